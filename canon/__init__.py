@@ -1,0 +1,25 @@
+"""Remove the symmetries of neural networks: groups from the graph, proved; alignment; merging."""
+
+from importlib import import_module
+from typing import Any
+
+# Loaded on first use: `canon --help` must answer before torch is imported.
+_HOME = {
+    "Axis": "spec",
+    "Factor": "spec",
+    "Group": "spec",
+    "PermutationSpec": "spec",
+    "apply": "permutation",
+    "compose": "permutation",
+    "identity": "permutation",
+    "invert": "permutation",
+    "random": "permutation",
+}
+
+__all__ = list(_HOME)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'canon' has no attribute {name!r}")
+    return getattr(import_module(f"canon.{_HOME[name]}"), name)

@@ -1,0 +1,9 @@
+"""What went wrong, by whose doing. A command ends with exit code 2 for the first, 1 for the second."""
+
+
+class InputError(ValueError):
+    """What was asked for, or a file that was given, cannot be used. The message says what to do."""
+
+
+class WorkError(RuntimeError):
+    """The input was fine and the work failed (NaN, a full disk, a worker lost)."""

@@ -1,0 +1,116 @@
+r"""The group algebra: apply, invert, compose, random.
+
+A permutation maps each group's name to an index tensor p with `new[i] = old[p[i]]`. Its shape is
+(size,), or (outer size, size) for a group within another: position (h, c) of the new tensor takes
+position (p_outer[h], p[h, c]) of the old one.
+
+Every function takes leading batch axes alike on the permutation and on the tensors, so that a
+thousand networks stacked on a first axis are relabelled by one gather.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import prod
+
+import torch
+from torch import Tensor
+
+from canon.spec import Axis, Factor, PermutationSpec
+
+Permutation = Mapping[str, Tensor]
+State = Mapping[str, Tensor]
+
+
+def identity(spec: PermutationSpec, batch: tuple[int, ...] = ()) -> dict[str, Tensor]:
+    """The permutation that moves nothing; tensors of shape (*batch, *spec.shape(group))."""
+    return {
+        name: torch.arange(group.size).expand(*batch, *spec.shape(name)).clone()
+        for name, group in spec.groups.items()
+    }
+
+
+def random(
+    spec: PermutationSpec, generator: torch.Generator, batch: tuple[int, ...] = ()
+) -> dict[str, Tensor]:
+    """A uniformly random element."""
+    return {
+        name: torch.rand(*batch, *spec.shape(name), generator=generator).argsort(dim=-1)
+        for name in spec.groups
+    }
+
+
+def axis_index(spec: PermutationSpec, axis: Axis, permutation: Permutation) -> Tensor:
+    """Source position of every position of `axis`: shape (*batch, axis.size)."""
+    parts, start = [], 0
+    for segment in axis.segments:
+        parts.append(start + _segment_index(spec, segment, permutation))
+        start += parts[-1].shape[-1]
+    batch = torch.broadcast_shapes(*(part.shape[:-1] for part in parts))
+    return torch.cat([part.expand(*batch, part.shape[-1]) for part in parts], dim=-1)
+
+
+def _segment_index(spec: PermutationSpec, segment: tuple[Factor, ...], permutation: Permutation) -> Tensor:
+    sizes = tuple(factor.size for factor in segment)
+    places = torch.unravel_index(torch.arange(prod(sizes)), sizes)
+    place_of = {factor.group: place for factor, place in zip(segment, places, strict=True)}
+    source = torch.zeros(1, dtype=torch.long)
+    for factor, place in zip(segment, places, strict=True):
+        if factor.group is None:
+            moved = place
+        else:
+            outer = spec.groups[factor.group].within
+            p = permutation[factor.group]
+            moved = p[..., place] if outer is None else p[..., place_of[outer], place]
+        source = source * factor.size + moved
+    return source
+
+
+def apply(spec: PermutationSpec, permutation: Permutation, state: State) -> dict[str, Tensor]:
+    """Relabel every tensor: a copy with the same keys, order, dtypes and devices.
+
+    With a permutation of batch shape (networks,), every tensor carries that leading axis.
+    Raises `InputError` where keys or shapes do not fit the spec.
+    """
+    first = next(iter(permutation), None)
+    batch = 0 if first is None else permutation[first].dim() - len(spec.shape(first))
+    spec.check(state, batch=batch)
+    return {name: _apply_one(spec, permutation, name, tensor, batch) for name, tensor in state.items()}
+
+
+def _apply_one(
+    spec: PermutationSpec, permutation: Permutation, name: str, tensor: Tensor, batch: int
+) -> Tensor:
+    moved = tensor.clone()
+    for number, axis in enumerate(spec.axes[name]):
+        if not axis.groups:
+            continue
+        index = axis_index(spec, axis, permutation).to(tensor.device)
+        dim = batch + number
+        if batch:
+            ones = [1] * (tensor.dim() - batch)
+            ones[number] = axis.size
+            moved = torch.take_along_dim(moved, index.reshape(*index.shape[:-1], *ones), dim=dim)
+        else:
+            moved = moved.index_select(dim, index)
+    return moved
+
+
+def invert(spec: PermutationSpec, permutation: Permutation) -> dict[str, Tensor]:
+    """The element that undoes `permutation`: apply(invert(p), apply(p, x)) is x, bit for bit."""
+    plain = {name: p.argsort(dim=-1) for name, p in permutation.items()}
+    return {name: _follow(plain[name], plain, spec.groups[name].within) for name in permutation}
+
+
+def compose(spec: PermutationSpec, first: Permutation, then: Permutation) -> dict[str, Tensor]:
+    """apply(compose(first, then), x) equals apply(then, apply(first, x))."""
+    return {
+        name: _follow(first[name], then, spec.groups[name].within).gather(-1, then[name]) for name in first
+    }
+
+
+def _follow(inner: Tensor, outer: Permutation, within: str | None) -> Tensor:
+    """Rows of a nested element, carried to where `outer` moves their unit."""
+    if within is None:
+        return inner
+    return torch.take_along_dim(inner, outer[within].unsqueeze(-1), dim=-2)

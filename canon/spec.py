@@ -1,0 +1,187 @@
+r"""Groups of interchangeable units, and how each tensor axis moves when they are relabelled.
+
+A network's function does not change when the units of a hidden layer are listed in another order,
+provided that every tensor that mentions them is reordered alike. A `Group` is a set of such units.
+An `Axis` says how one tensor axis is made of units: a concatenation of segments, each a row-major
+product of factors.
+
+    plain axis                 [(units)]
+    conv -> flatten -> linear  [(channels) x 49]
+    fused q, k, v of H heads   [(heads) x (qk) | (heads) x (qk) | (heads) x (vo)]
+
+A group `within` another has one independent relabelling for every unit of the outer group: the
+channels of head 3 may be reordered without touching those of head 5, and follow their head when the
+heads move. An element of such a group is an array (outer size, size).
+
+Positive-scale and sign symmetry live on the same units: a unit's scale `s` multiplies the entries of
+a factor by `s ** power`, so incoming weights have power 1 and outgoing weights power -1.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from math import prod
+from typing import Any, Literal
+
+from torch import Tensor
+
+from canon.errors import InputError
+
+Scale = Literal["none", "sign", "positive"]
+
+
+@dataclass(frozen=True)
+class Group:
+    """`size` interchangeable units; `within` another group, one relabelling per outer unit."""
+
+    name: str
+    size: int
+    within: str | None = None
+    scale: Scale = "none"
+
+
+@dataclass(frozen=True)
+class Factor:
+    """`size` consecutive positions of an axis: the units of `group`, or fixed where it is None."""
+
+    size: int
+    group: str | None = None
+    power: int = 0
+
+
+@dataclass(frozen=True)
+class Axis:
+    """A tensor axis: segments laid end to end, each a row-major product of factors."""
+
+    segments: tuple[tuple[Factor, ...], ...]
+
+    @classmethod
+    def fixed(cls, size: int) -> Axis:
+        return cls(((Factor(size),),))
+
+    @classmethod
+    def units(cls, group: str, size: int, block: int = 1, power: int = 0) -> Axis:
+        """Each unit owns `block` consecutive positions."""
+        tail = (Factor(block),) if block > 1 else ()
+        return cls(((Factor(size, group, power), *tail),))
+
+    @property
+    def size(self) -> int:
+        return sum(prod(factor.size for factor in segment) for segment in self.segments)
+
+    @property
+    def groups(self) -> frozenset[str]:
+        return frozenset(f.group for segment in self.segments for f in segment if f.group is not None)
+
+
+@dataclass(frozen=True)
+class PermutationSpec:
+    """The groups of one architecture and the action on every tensor of its `state_dict`.
+
+    `axes[name]` has one `Axis` for each axis of the tensor, fixed axes included. `statistics` names
+    tensors that move but say nothing about which unit is which (running statistics, counters): they
+    are permuted and never enter a matching objective. `frozen` says what could not move, and why.
+    """
+
+    groups: dict[str, Group]
+    axes: dict[str, tuple[Axis, ...]]
+    statistics: frozenset[str] = frozenset()
+    frozen: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for group in self.groups.values():
+            if group.within is not None and group.within not in self.groups:
+                raise InputError(f"group '{group.name}' lies within '{group.within}', which does not exist")
+        for tensor, axes in self.axes.items():
+            for number, axis in enumerate(axes):
+                self._check_axis(f"{tensor} axis {number}", axis)
+
+    def _check_axis(self, where: str, axis: Axis) -> None:
+        for segment in axis.segments:
+            seen: set[str] = set()
+            for factor in segment:
+                if factor.group is None:
+                    continue
+                group = self.groups.get(factor.group)
+                if group is None:
+                    raise InputError(f"{where} names group '{factor.group}', which does not exist")
+                if group.size != factor.size:
+                    raise InputError(
+                        f"group '{group.name}': {where} gives {factor.size} units, the group has {group.size}"
+                    )
+                if group.within is not None and group.within not in seen:
+                    raise InputError(
+                        f"group '{group.name}': {where} must name its outer group '{group.within}' before it"
+                    )
+                seen.add(factor.group)
+
+    def shape(self, group: str) -> tuple[int, ...]:
+        """Shape of an element of `group`: (size,) or (outer size, size)."""
+        own = self.groups[group]
+        return (own.size,) if own.within is None else (self.groups[own.within].size, own.size)
+
+    def uses(self, group: str) -> Iterator[tuple[str, int]]:
+        """Every (tensor, axis number) on which `group` acts."""
+        for tensor, axes in self.axes.items():
+            for number, axis in enumerate(axes):
+                if group in axis.groups:
+                    yield tensor, number
+
+    def check(self, state: Mapping[str, Tensor], *, batch: int = 0) -> None:
+        """Raise `InputError` unless keys and shapes fit; `batch` leading axes are ignored."""
+        missing, extra = self.axes.keys() - state.keys(), state.keys() - self.axes.keys()
+        if missing or extra:
+            raise InputError(
+                f"the tensors do not fit the spec: missing {sorted(missing)[:10]}, not known {sorted(extra)[:10]}"
+            )
+        for name, axes in self.axes.items():
+            found, expected = tuple(state[name].shape[batch:]), tuple(axis.size for axis in axes)
+            if found != expected:
+                raise InputError(f"{name} has shape {found}, the spec expects {expected}")
+
+    def to_json(self) -> str:
+        return json.dumps(
+            {
+                "format": "canon-spec-1",
+                "groups": [
+                    {"name": g.name, "size": g.size, "within": g.within, "scale": g.scale}
+                    for g in self.groups.values()
+                ],
+                "axes": {
+                    name: [
+                        [[[f.size, f.group, f.power] for f in seg] for seg in axis.segments] for axis in axes
+                    ]
+                    for name, axes in self.axes.items()
+                },
+                "statistics": sorted(self.statistics),
+                "frozen": self.frozen,
+            },
+            indent=1,
+        )
+
+    @classmethod
+    def from_json(cls, text: str) -> PermutationSpec:
+        try:
+            return cls._from_dict(json.loads(text))
+        except (KeyError, TypeError, IndexError, AttributeError, json.JSONDecodeError) as error:
+            raise InputError(
+                f"not a spec that canon wrote: {error!r}; write one with `canon inspect --spec`"
+            ) from None
+
+    @classmethod
+    def _from_dict(cls, data: dict[str, Any]) -> PermutationSpec:
+        if data["format"] != "canon-spec-1":
+            raise InputError(
+                f"spec format {data['format']!r} is not known; this version reads 'canon-spec-1'"
+            )
+        return cls(
+            groups={g["name"]: Group(**g) for g in data["groups"]},
+            axes={
+                name: tuple(Axis(tuple(tuple(Factor(*f) for f in seg) for seg in axis)) for axis in axes)
+                for name, axes in data["axes"].items()
+            },
+            statistics=frozenset(data["statistics"]),
+            frozen=dict(data["frozen"]),
+        )
