@@ -14,6 +14,8 @@ _HOME = {
     "identity": "permutation",
     "invert": "permutation",
     "random": "permutation",
+    "prove": "proof",
+    "trace": "trace",
 }
 
 __all__ = list(_HOME)
