@@ -170,7 +170,9 @@ def _parse_one(text: str, generator: torch.Generator) -> Tensor:
         if min(shape) < 1 or (below and limit < 1):
             raise ValueError
     except ValueError:
-        raise InputError(f"--input {text}: write a shape as 1x3x224x224, or 1x16@1000 for ids below 1000") from None
+        raise InputError(
+            f"--input {text}: write a shape as 1x3x224x224, or 1x16@1000 for ids below 1000"
+        ) from None
     if below:
         return torch.randint(limit, shape, generator=generator)
     return torch.randn(shape, generator=generator)

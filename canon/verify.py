@@ -52,7 +52,9 @@ def output_difference(
         outputs = [_outputs(module, state, inputs) for state in (first, second)]
         for a, b in zip(*outputs, strict=True):
             if not (a.isfinite().all() and b.isfinite().all()):
-                raise WorkError("the network's outputs on random inputs are not finite; nothing can be compared")
+                raise WorkError(
+                    "the network's outputs on random inputs are not finite; nothing can be compared"
+                )
             if a.numel():
                 absolute = max(absolute, (a - b).abs().max().item())
                 largest = max(largest, a.abs().max().item())
