@@ -8,11 +8,13 @@ _HOME = {
     "Axis": "spec",
     "Factor": "spec",
     "Group": "spec",
+    "Match": "match",
     "PermutationSpec": "spec",
     "apply": "permutation",
     "compose": "permutation",
     "identity": "permutation",
     "invert": "permutation",
+    "match_weights": "weight_matching",
     "random": "permutation",
 }
 
