@@ -26,6 +26,8 @@ from canon.spec import PermutationSpec
 
 Inputs = tuple[Any, ...]
 
+_PROVED = "every group of the spec was proved to keep the function, in float64"
+
 
 @dataclass(frozen=True)
 class Runnable:
@@ -41,10 +43,14 @@ class Runnable:
 
 @dataclass(frozen=True)
 class Resolved:
-    """The spec of a network, where it came from, and the network's code where it is known."""
+    """The spec of a network, where it came from, and the network's code where it is known.
+
+    `evidence` says why its groups are believed to keep the function.
+    """
 
     spec: PermutationSpec
     source: str
+    evidence: str
     runnable: Runnable | None = None
 
 
@@ -65,19 +71,22 @@ def resolve(
         raise InputError("--spec and --family both say what the groups are; give one")
     runnable = find_runnable(found, model=model, input=input)
     if spec is not None:
-        return Resolved(read_spec(spec, found.state), f"spec {os.fspath(spec)}", runnable)
+        evidence = "the spec was taken at its word"
+        return Resolved(read_spec(spec, found.state), f"spec {os.fspath(spec)}", evidence, runnable)
     if model is not None and runnable is not None:
         from canon.trace import trace
 
-        return Resolved(trace(runnable.module, runnable.inputs), f"traced from {model}", runnable)
+        spec_found = trace(runnable.module, runnable.inputs)
+        return Resolved(spec_found, f"traced from {model}", _PROVED, runnable)
     if found.program is not None and family is None:
         from canon.trace import trace
 
-        return Resolved(trace(found.program), "traced from the exported program", runnable)
+        return Resolved(trace(found.program), "traced from the exported program", _PROVED, runnable)
     from canon.families import recognise
 
     recognised = recognise(found.state, metadata=found.metadata, name=family)
-    return Resolved(recognised, f"family {family}" if family else "recognised by keys and shapes", runnable)
+    source = f"family {family}" if family else "recognised by keys and shapes"
+    return Resolved(recognised, source, _PROVED, runnable)
 
 
 def find_runnable(found: Checkpoint, *, model: str | None, input: str | None) -> Runnable | None:
@@ -130,7 +139,8 @@ def _callable(target: str, where: str, name: str) -> Any:
         if where.endswith(".py"):
             require_file(where)
             described = importlib.util.spec_from_file_location(Path(where).stem, where)
-            assert described is not None and described.loader is not None
+            if described is None or described.loader is None:
+                raise ImportError(f"{where} is no Python file")
             namespace = importlib.util.module_from_spec(described)
             described.loader.exec_module(namespace)
         else:

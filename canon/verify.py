@@ -44,8 +44,7 @@ def output_difference(
     among the values of the example. Raises `WorkError` where the outputs are not finite.
     """
     module = copy.deepcopy(runnable.module).double()
-    if type(module).__name__ != "GraphModule" or hasattr(module, "training"):
-        _evaluation(module)
+    _evaluation(module)
     absolute, largest = 0.0, 0.0
     for _ in range(draws):
         inputs = tuple(_draw(example, generator) for example in runnable.inputs)
@@ -82,7 +81,8 @@ def _draw(example: Any, generator: torch.Generator) -> Any:
 
 def _outputs(module: nn.Module, state: Mapping[str, Tensor], inputs: tuple[Any, ...]) -> list[Tensor]:
     wide = {name: t.double() if t.is_floating_point() else t for name, t in state.items()}
-    found = [t.double() for t in _leaves(functional_call(module, wide, inputs)) if not t.is_complex()]
+    leaves = list(_leaves(functional_call(module, wide, inputs)))
+    found = [(torch.view_as_real(t) if t.is_complex() else t).double() for t in leaves]
     if not found:
         raise WorkError("the network returned no tensor; nothing can be compared")
     return found
