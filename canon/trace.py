@@ -178,7 +178,7 @@ class _Reader:
                 if found is not None
                 else [self.units.fixed(size, f"{name} is not used") for size in shape]
             )
-        self._mentions = [[self.context.axis(dim) for dim in dims] for dims in self.context.seen]
+        self._mentions = [[self.context.mention(dim) for dim in dims] for dims in self.context.seen]
         return structures
 
     def _names(self, axes: dict[str, list[Structure]]) -> dict[int, str]:

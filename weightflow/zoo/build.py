@@ -63,7 +63,9 @@ def _build_shard(
 
     state = train_many(architecture, data, tasks, seeds, recipe.training, on_step)
     measured = {
-        name: accuracies(predict_many(architecture, state, split.inputs, data, tasks), split.labels, data, tasks)
+        name: accuracies(
+            predict_many(architecture, state, split.inputs, data, tasks), split.labels, data, tasks
+        )
         for name, split in (("train", data.train), ("validation", data.validation))
     }
     records = [

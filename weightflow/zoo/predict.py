@@ -41,9 +41,7 @@ def predict_many(
     return torch.cat(result)
 
 
-def in_task(
-    labels: Int[Tensor, " examples"], data: ClassificationData, tasks: Sequence[Task]
-) -> Tensor:
+def in_task(labels: Int[Tensor, " examples"], data: ClassificationData, tasks: Sequence[Task]) -> Tensor:
     """Which examples belong to each task's classes: (networks, examples)."""
     member = torch.zeros(len(tasks), len(data.class_names), dtype=torch.bool)
     for row, task in enumerate(tasks):
