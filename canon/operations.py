@@ -176,17 +176,22 @@ def homogeneous(c: Context, a: SimpleNamespace, out: Any) -> list[Structure]:
     return _marked(c, c.axes(a.self), c.units.positive)
 
 
+_TABLE = "a table of sines and cosines made without parameters, as rotary embeddings use"
+
+
 @handles(*_ODD.split())
 def odd(c: Context, a: SimpleNamespace, out: Any) -> list[Structure]:
     if not a.self.learned and c.name == "sin":
-        c.freeze(a.self, "a table of sines and cosines made without parameters, as rotary embeddings do")
+        c.freeze(a.self, _TABLE)
+        return c.fixed(out.shape, _TABLE)
     return _marked(c, c.axes(a.self), c.units.odd)
 
 
 @handles("cos")
 def even(c: Context, a: SimpleNamespace, out: Any) -> list[Structure]:
     if not a.self.learned:
-        c.freeze(a.self, "a table of sines and cosines made without parameters, as rotary embeddings do")
+        c.freeze(a.self, _TABLE)
+        return c.fixed(out.shape, _TABLE)
     c.still(c.axes(a.self))
     return c.axes(a.self)
 

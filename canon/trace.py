@@ -155,12 +155,22 @@ class _Reader:
         structures: dict[str, list[Structure]] = {}
         tensors: dict[Any, list[Structure]] = {}
         arguments: list[Any] = []
+        used = self.program.used
         for slot in self.program.slots:
             if not isinstance(slot.value, Tensor):
                 arguments.append(slot.value)
+            elif slot.kind == "state" and slot.identity not in used:
+                arguments.append(None)
             elif slot.kind == "state":
                 if slot.identity not in tensors:
-                    tensors[slot.identity] = [self.units.free(size) for size in slot.value.shape]
+                    # A buffer of rank one may be a running statistic; of a higher rank it is a table.
+                    table = not slot.learned and slot.value.dim() > 1
+                    tensors[slot.identity] = [
+                        self.units.fixed(size, f"{slot.name} is a table, not learned")
+                        if table
+                        else self.units.free(size)
+                        for size in slot.value.shape
+                    ]
                 arguments.append(Traced(slot.value, list(tensors[slot.identity]), slot.learned))
             else:
                 reasons = [f"axis {n} of {slot.kind} {slot.name}" for n in range(slot.value.dim())]
