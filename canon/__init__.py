@@ -21,6 +21,8 @@ _HOME = {
     "invert": "permutation",
     "match_weights": "weight_matching",
     "random": "permutation",
+    "prove": "proof",
+    "trace": "trace",
 }
 
 __all__ = list(_HOME)
