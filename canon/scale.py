@@ -35,8 +35,9 @@ def apply_scale(
     for name, tensor in state.items():
         axes = spec.axes[name]
         if any(group in scales for axis in axes for group in axis.groups) and tensor.is_floating_point():
-            multiplier = _multiplier(spec, axes, scales).to(tensor.device)
-            scaled[name] = (tensor.double() * multiplier).to(tensor.dtype)
+            precision = torch.promote_types(tensor.dtype, torch.float32)
+            multiplier = _multiplier(spec, axes, scales).to(tensor.device, precision)
+            scaled[name] = (tensor * multiplier).to(tensor.dtype)
         else:
             scaled[name] = tensor.clone()
     return scaled
@@ -81,9 +82,12 @@ def _energies(spec: PermutationSpec, name: str, tensor: Tensor, stacked: bool) -
         return
     scaled = [_scaled(spec, axis) for axis in axes]
     if any(scaled):
-        squares = tensor.detach().double().square().cpu()
-        for number, moves in enumerate(scaled):
-            squares = squares if moves else squares.sum(number + int(stacked), keepdim=True)
+        still = [number + int(stacked) for number, moves in enumerate(scaled) if not moves]
+        if still:
+            norms = torch.linalg.vector_norm(tensor, dim=still, keepdim=True, dtype=torch.float64)
+        else:
+            norms = tensor.double()
+        squares = norms.square().cpu()
         kept = tuple(axis if moves else Axis.fixed(1) for axis, moves in zip(axes, scaled, strict=True))
         yield _Energy(kept, squares)
 
