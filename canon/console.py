@@ -1,0 +1,217 @@
+"""What the command lines share: errors in one line, exit codes, progress, machine-readable results.
+
+Exit codes: 0 done, 1 the work failed, 2 the command was wrong, 130 interrupted. Results go to standard
+output, all talk to standard error. Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import math
+import os
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, NoReturn
+
+import typer
+from rich.console import Console, RenderableType
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+from canon.errors import InputError, WorkError
+
+JSON = typer.Option(
+    False, "--json", help="Print the result as JSON on standard output; all talk goes to standard error."
+)
+QUIET = typer.Option(False, "--quiet", "-q", help="No progress and no talk.")
+DEBUG = typer.Option(False, "--debug", help="Show the traceback of an error (may stand anywhere).")
+
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+
+
+def application(help: str) -> typer.Typer:
+    """A command line with the options that all of ours have."""
+    app = typer.Typer(
+        help=help,
+        no_args_is_help=True,
+        rich_markup_mode="rich",
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+
+    @app.callback()
+    def _options(debug: bool = DEBUG) -> None: ...
+
+    return app
+
+
+def run(app: typer.Typer, arguments: Sequence[str] | None = None, *, name: str | None = None) -> NoReturn:
+    """Run a command line to its end and exit with the code that says how it went."""
+    sys.exit(guarded(app, sys.argv[1:] if arguments is None else arguments, name=name))
+
+
+def guarded(app: typer.Typer, arguments: Sequence[str], *, name: str | None = None) -> int:
+    """Run a command line and return its exit code; an error becomes one line on standard error."""
+    debug = "--debug" in arguments
+    rest = [argument for argument in arguments if argument != "--debug"]
+    try:
+        app(rest, prog_name=name, standalone_mode=True)
+    except SystemExit as stop:
+        if stop.code == 130:
+            say(_interrupted(stop))
+        return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+    except KeyboardInterrupt as stop:
+        say(_interrupted(stop))
+        return 130
+    except Exception as error:
+        if debug:
+            Console(stderr=True).print_exception()
+        code, text = explain(error)
+        say(f"error: {text}")
+        return code
+    return 0
+
+
+def explain(error: Exception) -> tuple[int, str]:
+    """The exit code and the one line for an exception."""
+    if isinstance(error, InputError):
+        return 2, _line(error)
+    if isinstance(error, WorkError):
+        return 1, _line(error)
+    if isinstance(error, MemoryError):
+        return 1, "out of memory; use a smaller batch or a larger machine"
+    if isinstance(error, OSError):
+        if error.errno in _FULL:
+            return 1, f"{error.strerror}; free some space and run again"
+        usage = isinstance(error, (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError))
+        where = f"{error.filename}: " if error.filename else ""
+        return (2 if usage else 1), f"{where}{error.strerror or _line(error)}"
+    return 1, f"{type(error).__name__}: {_line(error)} (unexpected; --debug shows where)"
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+@contextmanager
+def on_interrupt(message: str) -> Iterator[None]:
+    """Within the block, Ctrl-C ends the command with `message`: what is kept and how to go on."""
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        stop.add_note(message)
+        raise
+
+
+def _interrupted(stop: BaseException | None) -> str:
+    notes: list[str] = []
+    while stop is not None:
+        notes += getattr(stop, "__notes__", [])
+        stop = stop.__cause__ or stop.__context__
+    return f"interrupted: {notes[0] if notes else 'nothing was written; run the same command again'}"
+
+
+def say(text: str) -> None:
+    """One line of talk, on standard error."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def show(result: Mapping[str, Any], text: RenderableType, as_json: bool) -> None:
+    """The result of a command, on standard output: JSON for machines, `text` for people."""
+    if as_json:
+        print(json_text(result), flush=True)
+    else:
+        Console().print(text, soft_wrap=isinstance(text, str), highlight=False, markup=False)
+
+
+def json_text(result: Any) -> str:
+    """JSON that every reader accepts: a number that is not finite becomes null."""
+    return json.dumps(_plain(result), indent=2, allow_nan=False)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    return value
+
+
+class Steps:
+    """What `progress` hands out: call `advance` after each step, with a note if there is news."""
+
+    def advance(self, steps: int = 1, note: str = "") -> None:
+        """Count `steps` more; `note` (a loss, a file's name) stands behind the bar."""
+
+
+class _Lines(Steps):
+    """A plain line every few seconds, for logs."""
+
+    def __init__(self, total: int | None, description: str, every: float) -> None:
+        self.total, self.description, self.every = total, description, every
+        self.done, self.started = 0, time.monotonic()
+        self.said = self.started
+
+    def advance(self, steps: int = 1, note: str = "") -> None:
+        self.done += steps
+        now = time.monotonic()
+        if now - self.said >= self.every or (self.done == self.total and self.said > self.started):
+            self.said = now
+            say(self._text(now - self.started, note))
+
+    def _text(self, seconds: float, note: str) -> str:
+        rate = self.done / max(seconds, 1e-9)
+        left = "" if self.total is None else f", {(self.total - self.done) / max(rate, 1e-9):.0f} s left"
+        of = "" if self.total is None else f"/{self.total}"
+        return f"{self.description}: {self.done}{of}, {rate:.3g}/s{left}{'  ' + note if note else ''}"
+
+
+class _Bar(Steps):
+    def __init__(self, bar: Progress, task: Any) -> None:
+        self.bar, self.task = bar, task
+
+    def advance(self, steps: int = 1, note: str = "") -> None:
+        self.bar.update(self.task, advance=steps, note=note)
+
+
+class _Rate(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text("" if speed is None else f"{speed:.3g}/s")
+
+
+@contextmanager
+def progress(
+    total: int | None, description: str, *, quiet: bool = False, every: float = 5.0
+) -> Iterator[Steps]:
+    """Progress on standard error: a bar with rate and time left on a terminal, plain lines elsewhere."""
+    if quiet:
+        yield Steps()
+    elif not sys.stderr.isatty():
+        yield _Lines(total, description, every)
+    else:
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate())
+        with Progress(
+            *columns,
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
+            console=Console(stderr=True),
+            transient=True,
+        ) as bar:
+            yield _Bar(bar, bar.add_task(description, total=total, note=""))
