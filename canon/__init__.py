@@ -5,14 +5,21 @@ from typing import Any
 
 # Loaded on first use: `canon --help` must answer before torch is imported.
 _HOME = {
+    "Aligned": "canonical",
     "Axis": "spec",
     "Factor": "spec",
     "Group": "spec",
+    "Match": "match",
     "PermutationSpec": "spec",
+    "align_many": "canonical",
+    "align_to": "canonical",
     "apply": "permutation",
+    "apply_scale": "scale",
+    "balance": "scale",
     "compose": "permutation",
     "identity": "permutation",
     "invert": "permutation",
+    "match_weights": "weight_matching",
     "random": "permutation",
 }
 

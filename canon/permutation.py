@@ -83,17 +83,19 @@ def _apply_one(
 ) -> Tensor:
     moved = tensor.clone()
     for number, axis in enumerate(spec.axes[name]):
-        if not axis.groups:
-            continue
-        index = axis_index(spec, axis, permutation).to(tensor.device)
-        dim = batch + number
-        if batch:
-            ones = [1] * (tensor.dim() - batch)
-            ones[number] = axis.size
-            moved = torch.take_along_dim(moved, index.reshape(*index.shape[:-1], *ones), dim=dim)
-        else:
-            moved = moved.index_select(dim, index)
+        if axis.groups:
+            moved = take(moved, axis_index(spec, axis, permutation), batch + number)
     return moved
+
+
+def take(tensor: Tensor, index: Tensor, dim: int) -> Tensor:
+    """Positions `index` (*batch, positions) of axis `dim`; batch axes lead alike on the tensor."""
+    index = index.to(tensor.device)
+    if index.dim() == 1:
+        return tensor.index_select(dim, index)
+    ones = [1] * (tensor.dim() - index.dim() + 1)
+    ones[dim - index.dim() + 1] = index.shape[-1]
+    return torch.take_along_dim(tensor, index.reshape(*index.shape[:-1], *ones), dim=dim)
 
 
 def invert(spec: PermutationSpec, permutation: Permutation) -> dict[str, Tensor]:

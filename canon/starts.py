@@ -1,0 +1,76 @@
+r"""Where coordinate ascent begins. From the identity it fails on residual networks; from here it does not.
+
+`anchored` begins at what cannot move (inputs, classes), solves the group that the most fixed positions
+speak about, counts it as fixed, and goes on outward. A group that nothing fixed speaks about is
+recognised by `signatures`: each unit's weights, sorted along every axis that others may reorder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+
+from canon.gram import Family, Grams, Scores, Use, gram
+from canon.transfusion import solve_family
+
+# Fills in `scores.permutation`, for all networks.
+Start = Callable[[Scores], None]
+
+
+def identity(scores: Scores) -> None:
+    """Begin where the networks are."""
+
+
+def anchored(scores: Scores) -> None:
+    """Progressive anchoring: solve a group from tensors whose other axes are fixed or already solved."""
+    everyone, known = torch.arange(scores.count), set[str]()
+    waiting = [family for family in scores.families if scores.uses[family]]
+    while waiting:
+        family = max(waiting, key=lambda family: _evidence(scores, family, known))
+        chosen = _anchored_uses(scores, family, known)
+        grams = scores.fresh(chosen, everyone) if chosen else signature_grams(scores, family)
+        scores.accept(family, everyone, solve_family(scores.spec, family, grams))
+        known |= family.members
+        waiting.remove(family)
+
+
+def signatures(scores: Scores) -> None:
+    """Recognise every unit by its sorted weights, without a look at how other groups lie."""
+    found = {
+        family: solve_family(scores.spec, family, signature_grams(scores, family))
+        for family in scores.families
+        if scores.uses[family]
+    }
+    for family, permutation in found.items():
+        scores.accept(family, torch.arange(scores.count), permutation)
+
+
+def _anchored_uses(scores: Scores, family: Family, known: set[str]) -> list[Use]:
+    return [use for needs, chosen in scores.uses[family].items() if needs <= known for use in chosen]
+
+
+def _evidence(scores: Scores, family: Family, known: set[str]) -> float:
+    """Share of a unit's entries that the anchored tensors hold."""
+    anchored = {use.tensor for use in _anchored_uses(scores, family, known)}
+    every = {use.tensor for chosen in scores.uses[family].values() for use in chosen}
+    return sum(scores.size(name) for name in anchored) / sum(scores.size(name) for name in every)
+
+
+def signature_grams(scores: Scores, family: Family) -> Grams:
+    """Gram matrices of sorted weights: they do not change when other groups are relabelled."""
+    total: Grams = {}
+    for chosen in scores.uses[family].values():
+        for use in chosen:
+            part = gram(_sorted(scores, use, scores.reference), _sorted(scores, use, scores.networks)).cpu()
+            total[use.signature] = total[use.signature] + part if use.signature in total else part
+    return total
+
+
+def _sorted(scores: Scores, use: Use, state: Mapping[str, Tensor]) -> Tensor:
+    units = use.units(scores.spec.axes[use.tensor], state[use.tensor])
+    return units.sort(dim=2).values.flatten(2)
+
+
+STARTS: dict[str, Start] = {"identity": identity, "anchored": anchored, "signatures": signatures}
