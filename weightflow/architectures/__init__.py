@@ -1,0 +1,101 @@
+"""Architectures by name and arguments. A new family is one file here and one line in `FAMILIES`.
+
+Symmetries are derived by `canon.trace`, never written here. So are the class axes: the axes of the
+parameters whose size follows the number of classes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from canon.errors import InputError
+from canon.spec import PermutationSpec
+from weightflow.architectures.mlp import mlp
+from weightflow.names import pick
+
+FAMILIES: dict[str, Callable[..., nn.Module]] = {
+    "mlp": mlp,
+}
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A name and arguments that build an `nn.Module` for any number of classes.
+
+    `classes` is the largest number; networks with fewer are stored padded with zeros and handed out
+    trimmed. `input_shape` is the shape of one example.
+    """
+
+    name: str
+    arguments: Mapping[str, Any] = field(hash=False)
+    input_shape: tuple[int, ...]
+    classes: int
+
+    def build(self, classes: int | None = None) -> nn.Module:
+        """A freshly initialised module with `classes` logits (all of them by default)."""
+        try:
+            return pick(FAMILIES, self.name, "architecture")(
+                **self.arguments, classes=classes or self.classes
+            )
+        except TypeError as error:
+            raise InputError(f"architecture '{self.name}': {error}") from None
+
+    @cached_property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        return {name: tuple(t.shape) for name, t in self._skeleton(self.classes).items()}
+
+    @cached_property
+    def class_axes(self) -> dict[str, int]:
+        """The axis of each parameter that has one entry per class: found by building twice."""
+        wider = self._skeleton(self.classes + 1)
+        return {
+            name: axis
+            for name, shape in self.shapes.items()
+            for axis, size in enumerate(shape)
+            if wider[name].shape[axis] != size
+        }
+
+    def _skeleton(self, classes: int) -> dict[str, Tensor]:
+        with torch.device("meta"):
+            return dict(self.build(classes).state_dict())
+
+    @cached_property
+    def spec(self) -> PermutationSpec:
+        """The permutation groups, derived and proved by `canon`."""
+        import canon
+
+        return canon.trace(self.build().eval(), (torch.zeros(2, *self.input_shape),))
+
+    def trim(self, state: Mapping[str, Tensor], classes: int) -> dict[str, Tensor]:
+        """Drop the padding: the `state_dict` of a module with `classes` logits."""
+        return {
+            name: tensor.narrow(self.class_axes[name], 0, classes).clone()
+            if name in self.class_axes
+            else tensor.clone()
+            for name, tensor in state.items()
+        }
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "arguments": dict(self.arguments),
+            "input_shape": list(self.input_shape),
+            "classes": self.classes,
+        }
+
+    def to_json(self) -> str:
+        return json.dumps(self.to_dict(), sort_keys=True)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Architecture:
+        try:
+            return cls(data["name"], data["arguments"], tuple(data["input_shape"]), data["classes"])
+        except (KeyError, TypeError) as error:
+            raise InputError(f"not an architecture: {error!r}") from None

@@ -1,0 +1,112 @@
+"""Bring a zoo into one frame: scale balance, then weight matching to the running mean.
+
+Networks of different tasks have different logits, so they are compared in a wider architecture with
+one logit for every class of the data set: each network's rows are scattered to the classes they stand
+for, absent classes stay zero. The frame is learned from the networks that the generator may see; the
+others are aligned to it afterwards. It is stored beside the zoo, so that any network can follow.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from canon import checkpoint
+from canon.canonical import align_many, align_to
+from canon.errors import InputError
+from weightflow import datasets
+from weightflow.architectures import Architecture
+from weightflow.zoo.store import Zoo, write_zoo
+from weightflow.zoo.tasks import Task
+from weightflow.zoo.training import class_table
+
+State = dict[str, Tensor]
+FRAME = "frame.safetensors"
+
+
+def widen(architecture: Architecture, classes: int) -> Architecture:
+    """The same architecture with one logit for each of `classes`."""
+    return dataclasses.replace(architecture, classes=classes)
+
+
+def _logit_of_class(architecture: Architecture, tasks: Sequence[Task]) -> Tensor:
+    return class_table(datasets.load(tasks[0].dataset), tasks, architecture.classes)[0]
+
+
+def scatter_classes(architecture: Architecture, state: State, tasks: Sequence[Task]) -> State:
+    """Stacked states with class axes reordered to the data set's classes; absent ones are zero."""
+    return _move_classes(architecture, state, _logit_of_class(architecture, tasks))
+
+
+def gather_classes(architecture: Architecture, wide: State, tasks: Sequence[Task]) -> State:
+    """The inverse: each task's logits out of all classes, padded with zeros to the architecture's."""
+    data = datasets.load(tasks[0].dataset)
+    index = torch.full((len(tasks), architecture.classes), -1)
+    for row, task in enumerate(tasks):
+        index[row, : len(task.classes)] = torch.tensor(data.class_index(task.classes))
+    return _move_classes(architecture, wide, index)
+
+
+def _move_classes(architecture: Architecture, state: State, index: Tensor) -> State:
+    """Entry i of each class axis becomes entry index[i] of the old one, or zero where that is -1."""
+    moved = {}
+    for name, tensor in state.items():
+        axis = architecture.class_axes.get(name)
+        if axis is not None:
+            shape = [len(index)] + [1] * (tensor.dim() - 1)
+            shape[axis + 1] = index.shape[1]
+            wanted = index.view(shape)
+            picked = torch.take_along_dim(tensor, wanted.clamp(min=0), dim=axis + 1)
+            tensor = torch.where(wanted >= 0, picked, torch.zeros((), dtype=tensor.dtype))
+        moved[name] = tensor
+    return moved
+
+
+def follow(zoo_architecture: Architecture, frame: State, state: State, tasks: Sequence[Task]) -> State:
+    """Align stacked networks of any tasks to a frame; their functions stay what they are."""
+    data = datasets.load(tasks[0].dataset)
+    wide = widen(zoo_architecture, len(data.class_names))
+    aligned = align_to(wide.spec, frame, scatter_classes(zoo_architecture, state, tasks))
+    return gather_classes(zoo_architecture, aligned.state, tasks)
+
+
+def canonicalize_zoo(zoo: Zoo, out: Path, progress: Callable[[int], None] = lambda n: None) -> None:
+    """Write the canonical zoo and its frame to `out`; ids, tasks, seeds and accuracies are kept."""
+    if out.resolve() == zoo.path.resolve():
+        raise InputError(f"{out} is the zoo itself; name another folder for the canonical one")
+    architecture, records = zoo.architecture, zoo.records
+    seen = zoo.rows("seen") or zoo.rows()
+    others = sorted(set(range(len(records))) - set(seen))
+    wide = widen(architecture, len(datasets.load(zoo.dataset).class_names))
+
+    def wide_state(rows: list[int]) -> State:
+        return scatter_classes(architecture, zoo.load(rows), [records[i].task for i in rows])
+
+    aligned = align_many(wide.spec, wide_state(seen))
+    progress(len(seen))
+    parts = [(seen, aligned.state)]
+    if others:
+        parts.append((others, align_to(wide.spec, aligned.frame, wide_state(others)).state))
+        progress(len(others))
+    narrow = [gather_classes(architecture, s, [records[i].task for i in rows]) for rows, s in parts]
+    order = torch.tensor([row for rows, _ in parts for row in rows]).argsort()
+    state = {name: torch.cat([part[name] for part in narrow])[order] for name in narrow[0]}
+    out.mkdir(parents=True, exist_ok=True)
+    checkpoint.write(out / FRAME, aligned.frame)
+    header = {
+        key: value for key, value in zoo.manifest.items() if key not in ("format", "shards", "records_sha256")
+    }
+    write_zoo(out, {**header, "canonical": {"source": zoo.identity}}, state, records)
+
+
+def read_frame(zoo: Zoo) -> State:
+    """The frame of a canonical zoo; `InputError` says how to make one."""
+    if not (zoo.path / FRAME).exists():
+        raise InputError(
+            f"{zoo.path} is not canonical; run: weightflow canonicalize {zoo.path} --out {zoo.path}-canonical"
+        )
+    return checkpoint.read(zoo.path / FRAME).state

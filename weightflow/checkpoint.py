@@ -1,0 +1,166 @@
+"""A run on disk: settings, layout, averaged and raw weights, and the state to go on from.
+
+config.toml               every setting, defaults included, and the zoo's identity
+layout.json               architecture and layout
+metrics.jsonl             one line an event
+checkpoint.safetensors    raw.*, average.*, coordinates.*: what sampling needs
+state.safetensors         everything that an exact resume needs, written whole or not at all
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+import torch
+from torch import Tensor, nn
+
+from canon import checkpoint
+from canon.errors import InputError
+from canon.files import atomic_write
+from weightflow import config as settings
+from weightflow.architectures import Architecture
+from weightflow.coordinates import Coordinates
+from weightflow.tokens import Layout
+from weightflow.trainconfig import TrainConfig
+
+FORMAT = "weightflow-run-1"
+
+
+@dataclass(frozen=True)
+class ZooReference:
+    """Which zoo a run learned from; the identity changes when any network of it does."""
+
+    path: str
+    identity: str
+    dataset: str
+
+
+@dataclass(frozen=True)
+class RunHeader:
+    """What is fixed before the first step."""
+
+    config: TrainConfig
+    zoo: ZooReference
+    architecture: Architecture
+    layout: Layout
+    encoder: str
+
+
+def write_header(folder: Path, header: RunHeader) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    tables = {
+        "format": FORMAT,
+        "encoder_identity": header.encoder,
+        "zoo": dataclasses.asdict(header.zoo),
+        "train": settings.to_dict(header.config),
+    }
+    shape = {"architecture": header.architecture.to_dict(), "layout": header.layout.to_dict()}
+    atomic_write(folder / "layout.json", json.dumps(shape, indent=1))
+    atomic_write(folder / "config.toml", tomli_w.dumps(tables))
+
+
+def read_header(folder: Path) -> RunHeader:
+    """`InputError` where the folder is no run, or one of a format that this version cannot read."""
+    if not (folder / "config.toml").exists():
+        raise InputError(f"{folder} is not a run: it has no config.toml; make one with `weightflow train`")
+    tables = settings.read_toml(folder / "config.toml")
+    if tables.get("format") != FORMAT:
+        raise InputError(
+            f"{folder} is a run of format {tables.get('format')!r}; this version reads {FORMAT!r}: train it again"
+        )
+    try:
+        shape = json.loads((folder / "layout.json").read_text(encoding="utf-8"))
+        return RunHeader(
+            config=settings.build(TrainConfig, tables["train"], "train."),
+            zoo=ZooReference(**tables["zoo"]),
+            architecture=Architecture.from_dict(shape["architecture"]),
+            layout=Layout.from_dict(shape["layout"]),
+            encoder=tables["encoder_identity"],
+        )
+    except (OSError, KeyError, TypeError, json.JSONDecodeError) as error:
+        raise InputError(f"{folder} is damaged ({error!r}); train the run again") from None
+
+
+def write_checkpoint(
+    folder: Path,
+    raw: Mapping[str, Tensor],
+    average: Mapping[str, Tensor],
+    coordinates: Coordinates,
+    step: int,
+) -> None:
+    tensors = {
+        **{f"raw.{name}": tensor for name, tensor in raw.items()},
+        **{f"average.{name}": tensor for name, tensor in average.items()},
+        "coordinates.mean": coordinates.mean,
+        "coordinates.std": coordinates.std,
+    }
+    checkpoint.write(folder / "checkpoint.safetensors", tensors, {"format": FORMAT, "step": str(step)})
+
+
+@dataclass(frozen=True)
+class Weights:
+    """The averaged weights of a run and the coordinates they live in."""
+
+    average: dict[str, Tensor]
+    coordinates: Coordinates
+
+
+def read_checkpoint(folder: Path, header: RunHeader) -> Weights:
+    path = folder / "checkpoint.safetensors"
+    if not path.exists():
+        raise InputError(
+            f"{folder} has no checkpoint yet; go on with: weightflow train {header.zoo.path} --out {folder} --resume"
+        )
+    tensors = checkpoint.read(path).state
+    average = {name.removeprefix("average."): t for name, t in tensors.items() if name.startswith("average.")}
+    mean, std = tensors["coordinates.mean"], tensors["coordinates.std"]
+    return Weights(average, Coordinates(header.architecture, header.layout, mean, std))
+
+
+def pack(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {f"{prefix}.{name}": tensor.detach() for name, tensor in tensors.items()}
+
+
+def unpack(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    start = prefix + "."
+    return {name[len(start) :]: t for name, t in tensors.items() if name.startswith(start)}
+
+
+def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """The optimizer's moments and step counts, keyed by parameter name."""
+    names = {id(p): name for name, p in model.named_parameters()}
+    return {
+        f"{names[id(p)]}.{key}": value for p, state in optimizer.state.items() for key, value in state.items()
+    }
+
+
+def restore_optimizer(
+    model: nn.Module, optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]
+) -> None:
+    parameters = dict(model.named_parameters())
+    for name, tensor in tensors.items():
+        owner, _, key = name.rpartition(".")
+        optimizer.state[parameters[owner]][key] = tensor
+
+
+def append_metrics(folder: Path, line: Mapping[str, Any]) -> None:
+    with open(folder / "metrics.jsonl", "a", encoding="utf-8") as file:
+        file.write(json.dumps(line) + "\n")
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    path = folder / "metrics.jsonl"
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    return [json.loads(line) for line in lines if line.endswith("}")]
+
+
+def cut_metrics(folder: Path, step: int) -> None:
+    """Drop what was logged after the step that a run goes on from."""
+    kept = [line for line in read_metrics(folder) if line["step"] <= step]
+    atomic_write(folder / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in kept))

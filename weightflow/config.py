@@ -1,0 +1,111 @@
+"""One frozen dataclass a stage, read from TOML and written back whole, defaults included."""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+import types
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import tomli_w
+
+from canon.errors import InputError
+from canon.files import atomic_write
+from weightflow.names import suggest
+
+C = TypeVar("C")
+
+
+def read_toml(path: str | Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path} does not exist") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is not TOML: {error}") from None
+
+
+def build(cls: type[C], data: Mapping[str, Any], where: str = "") -> C:
+    """A config dataclass from nested tables; an unknown key raises and names the nearest valid ones."""
+    kinds = typing.get_type_hints(cls)
+    values = {}
+    for key, value in data.items():
+        if key not in kinds:
+            raise InputError(f"unknown setting '{where}{key}'; nearest: {suggest(key, kinds)}")
+        values[key] = _convert(kinds[key], value, f"{where}{key}")
+    try:
+        return cls(**values)
+    except TypeError as error:
+        raise InputError(f"settings{' of ' + where.rstrip('.') if where else ''}: {error}") from None
+
+
+def _convert(kind: Any, value: Any, where: str) -> Any:
+    if dataclasses.is_dataclass(kind) and isinstance(kind, type):
+        if not isinstance(value, Mapping):
+            raise InputError(f"setting '{where}' is a table of settings, found {value!r}")
+        return build(kind, value, where + ".")
+    origin = typing.get_origin(kind)
+    if origin is tuple:
+        if not isinstance(value, (list, tuple)):
+            raise InputError(f"setting '{where}' is a list, found {value!r}")
+        return tuple(_convert(typing.get_args(kind)[0], item, where) for item in value)
+    if origin in (types.UnionType, typing.Union):
+        return value
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if isinstance(kind, type) and (not isinstance(value, kind) or (kind is int and isinstance(value, bool))):
+        raise InputError(f"setting '{where}' is {kind.__name__}, found {value!r}")
+    return value
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """Nested plain tables; settings that are None are left out, as TOML has no word for them."""
+    return _plain(dataclasses.asdict(config))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items() if item is not None}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value
+
+
+def write(path: str | Path, config: Any) -> None:
+    atomic_write(path, tomli_w.dumps(to_dict(config)))
+
+
+def replace_nested(data: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """`data` with `changes` laid over it, table by table; a change to None is no change."""
+    merged = dict(data)
+    for key, value in changes.items():
+        if isinstance(value, Mapping):
+            merged[key] = replace_nested(merged.get(key, {}), value)
+        elif value is not None:
+            merged[key] = value
+    return merged
+
+
+def dotted(assignments: list[str]) -> dict[str, Any]:
+    """`["a.b=1", "c=x"]` as nested tables; values are read as TOML, and as text where they are not."""
+    tables: dict[str, Any] = {}
+    for assignment in assignments:
+        key, separator, text = assignment.partition("=")
+        if not separator or not key.strip():
+            raise InputError(f"'{assignment}' is not a setting; write name=value, for instance steps=500")
+        *path, last = key.strip().split(".")
+        table = tables
+        for part in path:
+            table = table.setdefault(part, {})
+        table[last] = _value(text.strip())
+    return tables
+
+
+def _value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text

@@ -1,0 +1,45 @@
+"""From the flow's coordinates to plain networks, as modules and as files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from canon import checkpoint
+from canon.errors import WorkError
+from weightflow.architectures import Architecture
+from weightflow.coordinates import Coordinates
+from weightflow.text import PromptBatch
+from weightflow.zoo.training import State
+
+
+def decode(coordinates: Coordinates, z: Tensor, prompts: PromptBatch) -> State:
+    """Tokens (networks, tokens, width) to stacked networks. Raises `WorkError` where one is not finite."""
+    finite = z.isfinite().flatten(1).all(dim=1)
+    if not finite.all():
+        raise WorkError(
+            f"{int((~finite).sum())} of {len(z)} generated networks are not finite; use more solver steps"
+        )
+    return coordinates.decode(z, prompts.present)
+
+
+def to_module(architecture: Architecture, state: Mapping[str, Tensor], classes: int) -> nn.Module:
+    """One unstacked, possibly padded state as a module in evaluation mode with `classes` logits."""
+    module = architecture.build(classes)
+    module.load_state_dict(architecture.trim(state, classes))
+    return module.eval()
+
+
+def write_network(
+    path: Path, architecture: Architecture, state: Mapping[str, Tensor], classes: tuple[str, ...]
+) -> None:
+    """One trimmed network as safetensors; architecture and classes in the metadata."""
+    own = {**architecture.to_dict(), "classes": len(classes)}
+    checkpoint.write(
+        path,
+        dict(state),
+        {"architecture": json.dumps(own, sort_keys=True), "classes": json.dumps(list(classes))},
+    )

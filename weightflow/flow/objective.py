@@ -1,0 +1,94 @@
+r"""The loss of flow matching and of diffusion: one model, one line of mathematics.
+
+    x_t = alpha(t) x_1 + sigma(t) x_0,   x_0 ~ N(0, 1),   t uniform or logit-normal
+    loss = mean |prediction - target|^2  with target x_1 (clean) or alpha' x_1 + sigma' x_0 (velocity)
+
+Noise is fresh at every step. Sources: Lipman et al. 2023, arXiv:2210.02747; Esser et al. 2024,
+arXiv:2403.03206 (logit-normal times); Ho et al. 2020, arXiv:2006.11239.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from canon.errors import InputError
+from weightflow.flow.schedule import SCHEDULES, Schedule, expand_time
+from weightflow.flow.velocity import CleanToVelocity, Prediction, VelocityToClean
+from weightflow.names import pick
+
+
+def uniform_times(count: int, generator: torch.Generator) -> Tensor:
+    return torch.rand(count, generator=generator)
+
+
+def logit_normal_times(count: int, generator: torch.Generator) -> Tensor:
+    return torch.randn(count, generator=generator).sigmoid()
+
+
+TIMES: dict[str, Callable[[int, torch.Generator], Tensor]] = {
+    "uniform": uniform_times,
+    "logit-normal": logit_normal_times,
+}
+PREDICTS = ("clean", "velocity")
+
+
+@dataclass(frozen=True)
+class ObjectiveConfig:
+    """`path` flow or diffusion, `predict` clean or velocity, `times` uniform or logit-normal."""
+
+    path: str = "flow"
+    predict: str = "clean"
+    times: str = "uniform"
+
+    def __post_init__(self) -> None:
+        pick(SCHEDULES, self.path, "path")
+        pick(TIMES, self.times, "distribution of times")
+        if self.predict not in PREDICTS:
+            raise InputError(f"the model cannot predict '{self.predict}'; it can: {', '.join(PREDICTS)}")
+
+    @property
+    def schedule(self) -> Schedule:
+        return SCHEDULES[self.path]
+
+    def clean(self, model: Prediction) -> Prediction:
+        """The prediction of x_1 that a model of this objective implies."""
+        return model if self.predict == "clean" else VelocityToClean(model, self.schedule)
+
+    def velocity(self, model: Prediction) -> Prediction:
+        """The velocity that a model of this objective implies."""
+        return model if self.predict == "velocity" else CleanToVelocity(model, self.schedule)
+
+
+@dataclass(frozen=True)
+class Matched:
+    """Squared error of each network (batch,), the predicted clean networks, and their times."""
+
+    error: Float[Tensor, " batch"]
+    x_1: Float[Tensor, "batch tokens width"]
+    t: Float[Tensor, " batch"]
+
+
+def match(
+    config: ObjectiveConfig,
+    model: Prediction,
+    x_1: Float[Tensor, "batch tokens width"],
+    used: Bool[Tensor, "batch tokens width"],
+    generator: torch.Generator,
+) -> Matched:
+    """One draw of noise and time for each network, and the model's error on it over the used entries."""
+    s = config.schedule
+    t = TIMES[config.times](len(x_1), generator)
+    x_0 = torch.randn(x_1.shape, generator=generator) * used
+    x_t = expand_time(s.alpha(t), x_1) * x_1 + expand_time(s.sigma(t), x_1) * x_0
+    predicted = model(x_t, t) * used
+    target = x_1
+    if config.predict == "velocity":
+        target = expand_time(s.d_alpha(t), x_1) * x_1 + expand_time(s.d_sigma(t), x_1) * x_0
+    error = ((predicted - target) ** 2 * used).sum((1, 2)) / used.sum((1, 2))
+    clean = config.clean(lambda x, time: predicted)(x_t, t)
+    return Matched(error, clean, t)

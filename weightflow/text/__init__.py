@@ -1,0 +1,50 @@
+"""Words to vectors. A new encoder is one file here and one line in `ENCODERS`.
+
+An encoder is named by a text: `wordllama`, `table:vectors.npz`, `open_clip:ViT-B-32:laion2b_s34b_b79k`
+or `open_clip:ViT-B-32:weights.pt`.
+"""
+
+from collections.abc import Callable
+from functools import cache
+
+from canon.errors import InputError
+from weightflow.names import pick
+from weightflow.text.encoder import Remembered, TextEncoder
+from weightflow.text.prompt import Prompt, PromptBatch, encode_prompts
+
+__all__ = ["Prompt", "PromptBatch", "TextEncoder", "encode_prompts", "load_encoder"]
+
+
+def _wordllama(rest: str) -> TextEncoder:
+    from weightflow.text.static_words import WordLlamaEncoder
+
+    return WordLlamaEncoder()
+
+
+def _table(rest: str) -> TextEncoder:
+    from weightflow.text.table import TableEncoder
+
+    return TableEncoder(rest)
+
+
+def _open_clip(rest: str) -> TextEncoder:
+    from weightflow.text.open_clip_encoder import OpenClipEncoder
+
+    model, _, weights = rest.partition(":")
+    if not model or not weights:
+        raise InputError("write open_clip:MODEL:WEIGHTS, for instance open_clip:ViT-B-32:laion2b_s34b_b79k")
+    return OpenClipEncoder(model, weights)
+
+
+ENCODERS: dict[str, Callable[[str], TextEncoder]] = {
+    "wordllama": _wordllama,
+    "table": _table,
+    "open_clip": _open_clip,
+}
+
+
+@cache
+def load_encoder(name: str) -> TextEncoder:
+    """The encoder that `name` describes; it remembers what it has encoded."""
+    kind, _, rest = name.partition(":")
+    return Remembered(pick(ENCODERS, kind, "text encoder")(rest))

@@ -1,0 +1,295 @@
+"""The loop: canonical weights in, a generator out. Resumes bit for bit.
+
+One step: draw networks of the zoo, put noise on them, predict the clean ones from words, compare in
+weights (the flow's objective) and, where it is switched on, in behaviour on training images. The
+averaged weights that held-out networks like best are what the run keeps for sampling.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from canon import checkpoint
+from canon.errors import InputError, WorkError
+from weightflow import checkpoint as runs
+from weightflow import datasets
+from weightflow.behaviour import Behaviour
+from weightflow.coordinates import Coordinates, used_entries
+from weightflow.datasets import Split
+from weightflow.flow.objective import match
+from weightflow.model.transformer import WeightTransformer
+from weightflow.text import Prompt, PromptBatch, encode_prompts, load_encoder
+from weightflow.tokens import make_layout
+from weightflow.trainconfig import TrainConfig
+from weightflow.zoo.store import Zoo
+
+
+@dataclass(frozen=True)
+class Population:
+    """Networks of one split, ready for the model: tokens, prompts, and the label of each logit."""
+
+    z: Tensor
+    prompts: PromptBatch
+    labels: Tensor
+
+    def __getitem__(self, rows: Tensor) -> Population:
+        return Population(self.z[rows], self.prompts[rows], self.labels[rows])
+
+    def __len__(self) -> int:
+        return len(self.z)
+
+
+@dataclass(frozen=True)
+class Terms:
+    """Mean terms of the loss over a batch, and their weighted sum."""
+
+    total: Tensor
+    match: Tensor
+    behaviour: Tensor
+
+
+@dataclass
+class Progress:
+    """What changes while a run goes on, beside the weights."""
+
+    step: int = 0
+    best: float = math.inf
+    best_step: int = 0
+    stale: int = 0
+
+
+class Trainer:
+    """A zoo, a configuration and a folder; `run` goes on from wherever the folder is."""
+
+    def __init__(self, zoo: Zoo, config: TrainConfig, folder: Path) -> None:
+        self.config, self.folder = config, folder
+        encoder, architecture = load_encoder(config.encoder), zoo.architecture
+        rows = {split: zoo.rows(split) for split in ("seen", "validation")}
+        if not all(rows.values()):
+            raise InputError(
+                f"{zoo.path} has {len(rows['seen'])} networks to train on and {len(rows['validation'])} held out "
+                "to choose checkpoints by; both are needed"
+            )
+        self.data = datasets.load(zoo.dataset)
+        state = zoo.load(rows["seen"])
+        prompts = {split: _prompts(zoo, rows[split], config) for split in rows}
+        layout = make_layout(architecture, config.layout, config.chunk)
+        self.coordinates = Coordinates.fit(architecture, layout, state, prompts["seen"].present)
+        self.behaviour = Behaviour(self.coordinates, self.data, config.behaviour.images)
+        self.populations = {
+            split: Population(
+                self.coordinates.encode(zoo.load(rows[split]), prompts[split].present),
+                prompts[split],
+                self.behaviour.labels([zoo.records[i].task for i in rows[split]]),
+            )
+            for split in rows
+        }
+        self.header = runs.RunHeader(
+            config,
+            runs.ZooReference(str(zoo.path.resolve()), zoo.identity, zoo.dataset),
+            architecture,
+            layout,
+            encoder.identity,
+        )
+        self.generator = torch.Generator().manual_seed(config.seed)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            self.model = WeightTransformer(layout, encoder.width, architecture.classes, config.model)
+        self.average = copy.deepcopy(self.model).requires_grad_(False)
+        self.best_average = {k: v.clone() for k, v in self.average.state_dict().items()}
+        self.optimizer = torch.optim.AdamW(
+            self.model.parameters(),
+            lr=config.learning_rate,
+            betas=(0.9, 0.99),
+            weight_decay=config.weight_decay,
+        )
+        self.progress = Progress()
+
+    def run(self, on_step: Callable[[int, str], None] = lambda steps, note: None) -> Progress:
+        """Train to the end, saving as it goes. Raises `WorkError` with step and cause on NaN."""
+        config, started = self.config, time.monotonic()
+        on_step(self.progress.step, "")
+        while not self.finished:
+            note = ""
+            with torch.random.fork_rng(devices=[]):
+                # dropout draws from the global stream: here it is a function of the step
+                torch.manual_seed(config.seed * 2**20 + self.progress.step)
+                terms = self._step()
+            self.progress.step += 1
+            last = self.progress.step == config.steps
+            if last or self.progress.step % config.evaluate_every == 0:
+                note = self._evaluate(terms, time.monotonic() - started)
+            if self.finished or self.progress.step % config.save_every == 0:
+                self.save()
+            on_step(1, note)
+        return self.progress
+
+    @property
+    def finished(self) -> bool:
+        """All steps taken, or no gain on held-out networks for too long."""
+        return self.progress.step >= self.config.steps or self.progress.stale >= self.config.patience
+
+    def _step(self) -> Terms:
+        config, seen = self.config, self.populations["seen"]
+        self.model.train()
+        for group in self.optimizer.param_groups:
+            group["lr"] = config.learning_rate * _warmup_cosine(self.progress.step, config)
+        batch = seen[torch.randint(len(seen), (config.batch_size,), generator=self.generator)]
+        kept = torch.rand(len(batch), 1, generator=self.generator) >= config.drop_prompt
+        terms = self._loss(self.model, batch, kept, self.data.train, self.generator)
+        self.optimizer.zero_grad(set_to_none=True)
+        terms.total.backward()
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.clip)
+        if not torch.isfinite(norm):
+            raise WorkError(self._not_finite(terms))
+        self.optimizer.step()
+        self._follow()
+        return terms
+
+    def _loss(
+        self,
+        model: WeightTransformer,
+        batch: Population,
+        kept: Tensor,
+        split: Split,
+        generator: torch.Generator,
+    ) -> Terms:
+        """`kept` (batch, 1) says which prompts the model is shown; behaviour counts only for those."""
+        config, prompts = self.config, batch.prompts
+        used = used_entries(self.header.architecture, self.header.layout, prompts.present)
+        matched = match(
+            config.objective,
+            lambda x_t, t: model(x_t, t, prompts.vectors, prompts.present & kept),
+            batch.z,
+            used,
+            generator,
+        )
+        error, behaviour = matched.error.mean(), matched.error.new_zeros(())
+        if config.behaviour.weight:
+            loss = self.behaviour.loss(matched.x_1 * used, batch.labels, prompts.present, split, generator)
+            behaviour = (loss * matched.t**config.behaviour.power * kept.squeeze(1)).mean()
+        return Terms(error + config.behaviour.weight * behaviour, error.detach(), behaviour.detach())
+
+    @torch.no_grad()
+    def _follow(self) -> None:
+        """Averaged weights with a half-life that is a share of the steps so far (Karras et al. 2024)."""
+        half_life = max(self.config.average_half_life * (self.progress.step + 1), 1e-9)
+        weight = 1 - 0.5 ** (1 / half_life)
+        torch._foreach_lerp_(list(self.average.parameters()), list(self.model.parameters()), weight)
+
+    @torch.no_grad()
+    def _evaluate(self, terms: Terms, seconds: float) -> str:
+        """The objective on held-out networks, with the same noise and validation images every time."""
+        held_out = self.populations["validation"]
+        self.average.eval()
+        generator = torch.Generator().manual_seed(self.config.seed + 1)
+        # every network four times: one draw of time and noise each is too few to rank checkpoints by
+        batch = held_out[torch.arange(len(held_out)).repeat(4)]
+        kept = torch.ones(len(batch), 1, dtype=torch.bool)
+        found = self._loss(self.average, batch, kept, self.data.validation, generator)
+        score, p = float(found.total), self.progress
+        if score < p.best:
+            p.best, p.best_step, p.stale = score, p.step, 0
+            self.best_average = {k: v.clone() for k, v in self.average.state_dict().items()}
+        else:
+            p.stale += 1
+        line = {
+            "step": p.step,
+            "seconds": round(seconds, 3),
+            "match": float(terms.match),
+            "behaviour": float(terms.behaviour),
+            "held_out": score,
+            "held_out_match": float(found.match),
+            "held_out_behaviour": float(found.behaviour),
+        }
+        runs.append_metrics(self.folder, line)
+        return f"held-out {score:.3f} (weights {found.match:.3f}, behaviour {found.behaviour:.3f})"
+
+    def _not_finite(self, terms: Terms) -> str:
+        parts = {"weights": terms.match, "behaviour": terms.behaviour}
+        cause = next((name for name, value in parts.items() if not torch.isfinite(value)), "gradient")
+        return (
+            f"training stopped at step {self.progress.step}: the {cause} term is not finite; lower the learning "
+            f"rate (now {self.config.learning_rate}). The last good state is in {self.folder}"
+        )
+
+    def save(self) -> None:
+        """Write the state to go on from, then the checkpoint to sample from."""
+        tensors = {
+            **runs.pack("raw", self.model.state_dict()),
+            **runs.pack("average", self.average.state_dict()),
+            **runs.pack("best", self.best_average),
+            **runs.pack("optimizer", runs.optimizer_tensors(self.model, self.optimizer)),
+            "generator": self.generator.get_state(),
+        }
+        p = self.progress
+        counters = {
+            "step": str(p.step),
+            "best": p.best.hex(),
+            "best_step": str(p.best_step),
+            "stale": str(p.stale),
+        }
+        checkpoint.write(self.folder / "state.safetensors", tensors, counters)
+        runs.write_checkpoint(
+            self.folder, self.model.state_dict(), self.best_average, self.coordinates, p.best_step
+        )
+
+    def restore(self) -> None:
+        """Go on from the folder's state: weights, averages, moments, random numbers, counters."""
+        found = checkpoint.read(self.folder / "state.safetensors")
+        self.model.load_state_dict(runs.unpack("raw", found.state))
+        self.average.load_state_dict(runs.unpack("average", found.state))
+        self.best_average = runs.unpack("best", found.state)
+        runs.restore_optimizer(self.model, self.optimizer, runs.unpack("optimizer", found.state))
+        self.generator.set_state(found.state["generator"])
+        m = found.metadata
+        self.progress = Progress(
+            int(m["step"]), float.fromhex(m["best"]), int(m["best_step"]), int(m["stale"])
+        )
+        runs.cut_metrics(self.folder, self.progress.step)
+
+
+def _prompts(zoo: Zoo, rows: list[int], config: TrainConfig) -> PromptBatch:
+    prompts = [Prompt(zoo.records[i].classes) for i in rows]
+    return encode_prompts(load_encoder(config.encoder), prompts, zoo.architecture.classes)
+
+
+def _warmup_cosine(step: int, config: TrainConfig) -> float:
+    return min(1.0, (step + 1) / config.warmup) * 0.5 * (1 + math.cos(math.pi * step / config.steps))
+
+
+def start(zoo: Zoo, config: TrainConfig, folder: Path) -> Trainer:
+    """A new run in an empty folder."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(f"{folder} is not empty; choose another name, or go on with it: --resume")
+    trainer = Trainer(zoo, config, folder)
+    runs.write_header(folder, trainer.header)
+    trainer.save()
+    return trainer
+
+
+def resume(zoo: Zoo, folder: Path) -> Trainer:
+    """Go on with a run; `InputError` where its zoo is not the one it began with."""
+    header = runs.read_header(folder)
+    if zoo.identity != header.zoo.identity:
+        raise InputError(
+            f"{folder} was trained on the zoo {header.zoo.path} ({header.zoo.identity[:12]}); {zoo.path} is "
+            f"{zoo.identity[:12]}: give the zoo it began with"
+        )
+    trainer = Trainer(zoo, header.config, folder)
+    if (folder / "state.safetensors").exists():
+        trainer.restore()
+    return trainer
+
+
+def with_seed(config: TrainConfig, seed: int | None) -> TrainConfig:
+    return config if seed is None else dataclasses.replace(config, seed=seed)

@@ -1,0 +1,44 @@
+"""The settings of a run of training, in one place, without the code that uses them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from canon.errors import InputError
+from weightflow.behaviour import BehaviourConfig
+from weightflow.flow.objective import ObjectiveConfig
+from weightflow.model.transformer import TransformerConfig
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Everything that decides a run. Times are in steps; `average_half_life` is a share of the run so far.
+
+    `patience` counts evaluations on held-out networks without improvement before the run stops early.
+    """
+
+    encoder: str = "wordllama"
+    layout: str = "rows"
+    chunk: int = 576
+    objective: ObjectiveConfig = ObjectiveConfig()
+    behaviour: BehaviourConfig = BehaviourConfig()
+    model: TransformerConfig = TransformerConfig()
+    steps: int = 1200
+    batch_size: int = 64
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.01
+    warmup: int = 50
+    clip: float = 1.0
+    drop_prompt: float = 0.1
+    average_half_life: float = 0.05
+    evaluate_every: int = 200
+    save_every: int = 200
+    patience: int = 5
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "evaluate_every", "save_every", "patience"):
+            if getattr(self, name) < 1:
+                raise InputError(f"setting '{name}' is {getattr(self, name)}; it must be at least 1")
+        if not 0 <= self.drop_prompt < 1:
+            raise InputError(f"setting 'drop_prompt' is {self.drop_prompt}; it is a share from 0 to below 1")

@@ -1,0 +1,1 @@
+"""Populations of networks: tasks, training many at once, the store on disk."""

@@ -1,0 +1,115 @@
+"""Build a zoo from a recipe, shard by shard. What is there and sound is kept; the rest is trained."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from canon.errors import InputError
+from canon.files import atomic_write, sha256
+from weightflow import config, datasets
+from weightflow.architectures import Architecture
+from weightflow.zoo.recipe import ZooRecipe
+from weightflow.zoo.store import Record, read_manifest, shard_path, write_manifest, write_shard
+from weightflow.zoo.tasks import Task
+from weightflow.zoo.predict import accuracies, predict_many
+from weightflow.zoo.training import train_many
+
+
+def build_zoo(
+    recipe: ZooRecipe,
+    folder: Path,
+    progress: Callable[[int], None] = lambda networks: None,
+) -> int:
+    """Build or complete the zoo in `folder`; returns how many networks were trained now.
+
+    Raises `InputError` where the folder holds a zoo of another recipe.
+    """
+    tasks, architecture = recipe.make_tasks(), recipe.make_architecture()
+    starts = list(range(0, len(tasks), recipe.shard_size))
+    _claim(folder, recipe)
+    trained = 0
+    for index, start in enumerate(starts):
+        part = tasks[start : start + recipe.shard_size]
+        if not _is_sound(folder, index):
+            _build_shard(folder, index, start, part, recipe, architecture, progress)
+            trained += len(part)
+        else:
+            progress(len(part))
+    if trained or not (folder / "zoo.json").exists():
+        write_manifest(folder, _header(recipe, architecture), len(starts))
+    return trained
+
+
+def _build_shard(
+    folder: Path,
+    index: int,
+    start: int,
+    tasks: list[Task],
+    recipe: ZooRecipe,
+    architecture: Architecture,
+    progress: Callable[[int], None],
+) -> None:
+    data = datasets.load(recipe.dataset)
+    # one stream of seeds per zoo: 2^20 apart, so that neighbouring zoos never share a network
+    seeds = [recipe.seed * 2**20 + start + row for row in range(len(tasks))]
+    done = 0
+
+    def on_step(step: int) -> None:
+        nonlocal done
+        before, done = done * len(tasks) // recipe.training.steps, done + step
+        progress(done * len(tasks) // recipe.training.steps - before)
+
+    state = train_many(architecture, data, tasks, seeds, recipe.training, on_step)
+    measured = {
+        name: accuracies(predict_many(architecture, state, split.inputs, data, tasks), split.labels, data, tasks)
+        for name, split in (("train", data.train), ("validation", data.validation))
+    }
+    records = [
+        Record(
+            id=f"n{start + row:06d}",
+            seed=seeds[row],
+            dataset=recipe.dataset,
+            split=task.split,
+            classes=task.classes,
+            lineage=recipe.lineage,
+            accuracy={name: round(float(values[row]), 6) for name, values in measured.items()},
+            steps=recipe.training.steps,
+        )
+        for row, task in enumerate(tasks)
+    ]
+    write_shard(folder, index, state, records)
+
+
+def _claim(folder: Path, recipe: ZooRecipe) -> None:
+    """Note the recipe in the folder before anything is trained; refuse a folder of another recipe."""
+    path, text = folder / "recipe.json", json.dumps(config.to_dict(recipe), indent=1, sort_keys=True)
+    if path.exists():
+        if path.read_text(encoding="utf-8") != text:
+            raise InputError(
+                f"{folder} holds a zoo of another recipe; choose another folder, or delete this one"
+            )
+        return
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(f"{folder} is not an empty folder and holds no zoo; choose another name")
+    folder.mkdir(parents=True, exist_ok=True)
+    atomic_write(path, text)
+
+
+def _is_sound(folder: Path, index: int) -> bool:
+    path = shard_path(folder, index)
+    if not path.exists():
+        return False
+    if not (folder / "zoo.json").exists():
+        return True  # shards are written whole or not at all; the manifest comes last
+    return sha256(path) == read_manifest(folder)["shards"][index]["sha256"]
+
+
+def _header(recipe: ZooRecipe, architecture: Architecture) -> dict[str, object]:
+    return {
+        "architecture": architecture.to_dict(),
+        "dataset": recipe.dataset,
+        "lineage": recipe.lineage,
+        "recipe": config.to_dict(recipe),
+    }

@@ -1,0 +1,62 @@
+"""What many networks say of the same examples, in one vmapped forward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.func import functional_call, vmap
+
+from weightflow.architectures import Architecture
+from weightflow.datasets import ClassificationData
+from weightflow.zoo.tasks import Task
+from weightflow.zoo.training import State, class_table
+
+
+@torch.no_grad()
+def predict_many(
+    architecture: Architecture,
+    state: State,
+    inputs: Float[Tensor, "examples *shape"],
+    data: ClassificationData,
+    tasks: Sequence[Task],
+    chunk: int = 256,
+) -> Int[Tensor, "networks examples"]:
+    """The label, in the data set's numbering, that each network gives to each example.
+
+    `chunk` networks are run at a time, so that memory is bounded by their logits.
+    """
+    positions, mask = class_table(data, tasks, architecture.classes)
+    skeleton = architecture.build().to("meta").eval()
+    forward = vmap(lambda s, x: functional_call(skeleton, s, (x,)), in_dims=(0, None))
+    # logit -> label: the inverse of label -> logit; labels outside the task sort to the end
+    labels = torch.where(positions < 0, len(data.class_names), positions).argsort(dim=1)
+    result = []
+    for rows in torch.arange(len(tasks)).split(chunk):
+        logits = forward({name: tensor[rows] for name, tensor in state.items()}, inputs)
+        chosen = logits.masked_fill(~mask[rows].unsqueeze(1), -torch.inf).argmax(-1)
+        result.append(labels[rows].gather(1, chosen))
+    return torch.cat(result)
+
+
+def in_task(
+    labels: Int[Tensor, " examples"], data: ClassificationData, tasks: Sequence[Task]
+) -> Tensor:
+    """Which examples belong to each task's classes: (networks, examples)."""
+    member = torch.zeros(len(tasks), len(data.class_names), dtype=torch.bool)
+    for row, task in enumerate(tasks):
+        member[row, data.class_index(task.classes)] = True
+    return member[:, labels]
+
+
+def accuracies(
+    predicted: Int[Tensor, "networks examples"],
+    labels: Int[Tensor, " examples"],
+    data: ClassificationData,
+    tasks: Sequence[Task],
+) -> Float[Tensor, " networks"]:
+    """Accuracy of each network, a fraction, over the examples of its own classes."""
+    counted = in_task(labels, data, tasks)
+    return ((predicted == labels) & counted).sum(1) / counted.sum(1)

@@ -1,0 +1,215 @@
+"""A zoo on disk: many networks of one architecture, each with its task, seed, lineage and accuracies.
+
+    zoo.json                    format, architecture, data set, recipe, shards with their SHA-256
+    shards/00000.safetensors    one tensor per parameter, first axis = networks of the shard
+    records.jsonl               one line per network
+
+A shard's records travel in its own metadata too, so that a folder of shards is enough to go on
+building and to write the manifest again. Shards are checked against their hash before they are read.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from canon import checkpoint
+from canon.errors import InputError
+from canon.files import atomic_write, sha256
+from weightflow.architectures import Architecture
+from weightflow.zoo.tasks import Task
+
+FORMAT = "weightflow-zoo-1"
+State = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Record:
+    """One network of a zoo. Accuracies are fractions on training and validation examples."""
+
+    id: str
+    seed: int
+    dataset: str
+    split: str
+    classes: tuple[str, ...]
+    lineage: str
+    parent: str | None = None
+    accuracy: Mapping[str, float] = field(default_factory=dict)
+    steps: int | None = None
+    shard: int = 0
+    row: int = 0
+
+    @property
+    def task(self) -> Task:
+        return Task(self.dataset, self.classes, self.split)
+
+    def to_json(self) -> str:
+        return json.dumps(dataclasses.asdict(self), sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> Record:
+        data = json.loads(text)
+        return cls(**{**data, "classes": tuple(data["classes"])})
+
+
+def shard_path(folder: Path, index: int) -> Path:
+    return folder / "shards" / f"{index:05d}.safetensors"
+
+
+def write_shard(folder: Path, index: int, state: Mapping[str, Tensor], records: Sequence[Record]) -> None:
+    """Write one shard, all of it or nothing, with its records in the metadata."""
+    path = shard_path(folder, index)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    placed = [dataclasses.replace(r, shard=index, row=row) for row, r in enumerate(records)]
+    lines = "\n".join(record.to_json() for record in placed)
+    checkpoint.write(path, dict(state), {"format": FORMAT, "records": lines})
+
+
+def read_shard_records(path: Path) -> list[Record]:
+    from safetensors import safe_open
+
+    try:
+        with safe_open(path, framework="pt") as shard:  # type: ignore[no-untyped-call]
+            return [Record.from_json(line) for line in shard.metadata()["records"].splitlines()]
+    except Exception as error:
+        raise InputError(f"{path} is damaged ({error}); delete it and build the zoo again") from None
+
+
+def write_manifest(folder: Path, header: Mapping[str, Any], count: int) -> None:
+    """Write records.jsonl and zoo.json for the first `count` shards that lie in the folder."""
+    shards, lines = [], []
+    for index in range(count):
+        path = shard_path(folder, index)
+        records = read_shard_records(path)
+        lines += [record.to_json() for record in records]
+        shards.append({"file": f"shards/{path.name}", "networks": len(records), "sha256": sha256(path)})
+    text = "\n".join(lines) + "\n"
+    atomic_write(folder / "records.jsonl", text)
+    manifest = {
+        "format": FORMAT,
+        **header,
+        "records_sha256": hashlib.sha256(text.encode()).hexdigest(),
+        "shards": shards,
+    }
+    atomic_write(folder / "zoo.json", json.dumps(manifest, indent=1))
+
+
+def write_zoo(
+    folder: Path, header: Mapping[str, Any], state: State, records: Sequence[Record], shard_size: int = 500
+) -> None:
+    """Write a whole zoo at once; for populations that are already in memory."""
+    if (folder / "zoo.json").exists():
+        (folder / "zoo.json").unlink()
+    starts = range(0, len(records), shard_size)
+    for index, start in enumerate(starts):
+        part = slice(start, start + shard_size)
+        write_shard(folder, index, {k: v[part].contiguous() for k, v in state.items()}, records[part])
+    write_manifest(folder, header, len(starts))
+
+
+class Zoo:
+    """A zoo opened for reading. Tensors are read shard by shard, each checked against its hash."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.manifest = read_manifest(self.path)
+        self.architecture = Architecture.from_dict(self.manifest["architecture"])
+        self.dataset: str = self.manifest["dataset"]
+
+    @cached_property
+    def records(self) -> list[Record]:
+        path = self.path / "records.jsonl"
+        try:
+            text = path.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            raise InputError(f"{path} is missing; run the command that built the zoo again") from None
+        if hashlib.sha256(text.encode()).hexdigest() != self.manifest["records_sha256"]:
+            raise InputError(f"{path} does not match its hash in zoo.json; build the zoo again to restore it")
+        return [Record.from_json(line) for line in text.splitlines()]
+
+    @property
+    def identity(self) -> str:
+        """A hash of all that the zoo holds: manifest, records and shards by their hashes."""
+        return hashlib.sha256(json.dumps(self.manifest, sort_keys=True).encode()).hexdigest()
+
+    def __len__(self) -> int:
+        return sum(shard["networks"] for shard in self.manifest["shards"])
+
+    def rows(self, split: str | None = None) -> list[int]:
+        """Indices of the networks of one split, or of all."""
+        return [i for i, record in enumerate(self.records) if split is None or record.split == split]
+
+    def load(self, rows: Iterable[int] | None = None) -> State:
+        """Stacked tensors (networks, *shape) of the given rows, in that order; all rows by default."""
+        wanted = list(range(len(self))) if rows is None else list(rows)
+        by_shard: dict[int, list[int]] = {}
+        for position, row in enumerate(wanted):
+            by_shard.setdefault(self.records[row].shard, []).append(position)
+        result: State = {}
+        for shard, positions in by_shard.items():
+            state = self._shard(shard)
+            inside = torch.tensor([self.records[wanted[p]].row for p in positions])
+            for name, tensor in state.items():
+                if name not in result:
+                    result[name] = tensor.new_empty(len(wanted), *tensor.shape[1:])
+                result[name][torch.tensor(positions)] = tensor[inside]
+        return result
+
+    def network(self, row: int) -> State:
+        """One network as a plain `state_dict`, trimmed to its own classes."""
+        state = {name: tensor[0] for name, tensor in self.load([row]).items()}
+        return self.architecture.trim(state, len(self.records[row].classes))
+
+    def verify(self) -> list[str]:
+        """What is wrong with each missing or damaged shard, one line each; empty when all is well."""
+        return [
+            problem
+            for index in range(len(self.manifest["shards"]))
+            if (problem := self._problem(index)) is not None
+        ]
+
+    def _shard(self, index: int) -> State:
+        problem = self._problem(index)
+        if problem is not None:
+            raise InputError(problem)
+        return checkpoint.read(shard_path(self.path, index)).state
+
+    def _problem(self, index: int) -> str | None:
+        entry, path = self.manifest["shards"][index], shard_path(self.path, index)
+        again = "run the command that built the zoo again to rebuild just this shard"
+        if not path.exists():
+            return f"shard {path} is missing; {again}"
+        if sha256(path) != entry["sha256"]:
+            return f"shard {path} is damaged: its SHA-256 is not the one in zoo.json; {again}"
+        return None
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """zoo.json, checked; `InputError` says what the folder is instead."""
+    path = folder / "zoo.json"
+    if not folder.is_dir():
+        raise InputError(f"{folder} is not a zoo: there is no such folder")
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(
+            f"{folder} is not a zoo: it has no zoo.json; was its building stopped? Run it again"
+        ) from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is damaged ({error}); build the zoo again to restore it") from None
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        found = manifest.get("format") if isinstance(manifest, dict) else type(manifest).__name__
+        raise InputError(f"{path} has format {found!r}; this version reads {FORMAT!r}")
+    missing = {"architecture", "dataset", "records_sha256", "shards"} - manifest.keys()
+    if missing:
+        raise InputError(f"{path} lacks {', '.join(sorted(missing))}; build the zoo again to restore it")
+    return manifest

@@ -1,0 +1,78 @@
+"""Tasks: ordered choices of classes. Which combinations the generator may see is fixed by the seed.
+
+A combination is a set of classes; its order is the order of the logits. Combinations are dealt into
+three splits once: `seen` (the generator trains on their networks), `validation` (checkpoints are
+chosen on them) and `unseen_combinations` (touched by evaluation alone).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from math import comb
+
+import numpy as np
+
+from canon.errors import InputError
+
+SPLITS = ("seen", "validation", "unseen_combinations", "unseen_classes")
+
+
+@dataclass(frozen=True)
+class Task:
+    """A data set and an ordered tuple of its classes, in logit order."""
+
+    dataset: str
+    classes: tuple[str, ...]
+    split: str = "seen"
+
+
+def deal_combinations(
+    class_names: Sequence[str],
+    sizes: tuple[int, int],
+    *,
+    validation_fraction: float,
+    unseen_fraction: float,
+    seed: int,
+    limit: int = 100_000,
+) -> dict[str, list[tuple[str, ...]]]:
+    """Every combination of `sizes[0]` to `sizes[1]` classes, dealt into splits.
+
+    Where there are more than `limit`, as many are drawn at random; the fractions hold for those.
+    """
+    low, high = sizes
+    if not 2 <= low <= high <= len(class_names):
+        raise InputError(f"tasks of {low} to {high} classes cannot be cut from {len(class_names)} classes")
+    rng = np.random.default_rng(seed)
+    if sum(comb(len(class_names), k) for k in range(low, high + 1)) <= limit:
+        pool = [c for k in range(low, high + 1) for c in combinations(class_names, k)]
+    else:
+        drawn = {
+            tuple(sorted(rng.choice(len(class_names), rng.integers(low, high + 1), replace=False)))
+            for _ in range(limit)
+        }
+        pool = [tuple(class_names[i] for i in chosen) for chosen in sorted(drawn)]
+    order = rng.permutation(len(pool))
+    unseen = round(unseen_fraction * len(pool))
+    validation = round(validation_fraction * len(pool))
+    return {
+        "unseen_combinations": [pool[i] for i in order[:unseen]],
+        "validation": [pool[i] for i in order[unseen : unseen + validation]],
+        "seen": [pool[i] for i in order[unseen + validation :]],
+    }
+
+
+def draw_tasks(
+    dataset: str, pool: Sequence[tuple[str, ...]], count: int, split: str, seed: int
+) -> list[Task]:
+    """`count` tasks: every combination once before any twice, each in a random logit order."""
+    rng = np.random.default_rng(seed)
+    if not pool:
+        raise InputError(f"no combination of classes is left for the split '{split}'; use a larger fraction")
+    tasks: list[Task] = []
+    while len(tasks) < count:
+        for index in rng.permutation(len(pool))[: count - len(tasks)]:
+            chosen = pool[index]
+            tasks.append(Task(dataset, tuple(chosen[i] for i in rng.permutation(len(chosen))), split))
+    return tasks
