@@ -67,12 +67,11 @@ def read(path: str | os.PathLike[str]) -> Checkpoint:
     suffix = check_suffix(path)
     size = require_file(path)
     if suffix == ".safetensors":
-        state, metadata = safetensors_file.read(path, size)
-        found = Checkpoint(state, metadata)
+        found = Checkpoint(*safetensors_file.read(path, size))
     elif suffix == ".pt2":
         found = _read_program(path)
     else:
-        found = _read_pickle(path, size)
+        found = _read_state_dict(path)
     if not found.state:
         raise InputError(f"{path} holds no tensor; save a network's state_dict")
     return found
@@ -86,13 +85,43 @@ def check_suffix(path: str | os.PathLike[str]) -> str:
     return suffix
 
 
-def _read_pickle(path: str | os.PathLike[str], size: int) -> Checkpoint:
+def require_same(a: Mapping[str, Tensor], b: Mapping[str, Tensor], who_a: str, who_b: str) -> None:
+    """Raise `InputError` unless keys and shapes agree; the first ten differences are listed."""
+    differences = []
+    for name in [*a, *(name for name in b if name not in a)]:
+        if name not in b:
+            differences.append(f"{name} {tuple(a[name].shape)} only in {who_a}")
+        elif name not in a:
+            differences.append(f"{name} {tuple(b[name].shape)} only in {who_b}")
+        elif a[name].shape != b[name].shape:
+            differences.append(f"{name} {tuple(a[name].shape)} and {tuple(b[name].shape)}")
+    if differences:
+        more = f"; and {len(differences) - 10} more" if len(differences) > 10 else ""
+        raise InputError(
+            f"{who_a} and {who_b} are different architectures: {'; '.join(differences[:10])}{more}"
+        )
+
+
+def require_finite(state: Mapping[str, Tensor], who: str) -> None:
+    """Raise `InputError` where a tensor holds NaN or infinity: no matching can make sense of it."""
+    for name, tensor in state.items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            bad = int((~tensor.isfinite()).sum())
+            raise InputError(f"{who}: {name} holds NaN or infinity ({bad} of {tensor.numel()} values)")
+
+
+def read_pickle(path: str | os.PathLike[str]) -> Any:
+    """Whatever a `.pt` file holds, if it needs no code: `InputError` otherwise."""
+    size = require_file(path)
     # Shapes first, on a device that allocates nothing: a small file may claim any size.
     claimed = sum(_storage_bytes(_tensors(_load(path, "meta"))))
     if claimed > size:
         raise InputError(f"{path} claims {claimed} bytes of tensors, the file holds {size}; save it again")
-    outer = _load(path, "cpu")
-    inner = _unnest(outer)
+    return _load(path, "cpu")
+
+
+def _read_state_dict(path: str | os.PathLike[str]) -> Checkpoint:
+    inner = _unnest(read_pickle(path))
     if not isinstance(inner, Mapping):
         raise InputError(
             f"{path} holds a {type(inner).__name__}, not a state_dict; save `model.state_dict()` instead"
