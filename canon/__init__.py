@@ -7,20 +7,28 @@ from typing import Any
 _HOME = {
     "Aligned": "canonical",
     "Axis": "spec",
+    "Checkpoint": "checkpoint",
     "Factor": "spec",
     "Group": "spec",
     "Match": "match",
     "PermutationSpec": "spec",
+    "Transform": "transform",
+    "align": "alignment",
     "align_many": "canonical",
     "align_to": "canonical",
     "apply": "permutation",
     "apply_scale": "scale",
     "balance": "scale",
     "compose": "permutation",
+    "curve": "interpolate",
     "identity": "permutation",
     "invert": "permutation",
+    "lerp": "interpolate",
     "match_weights": "weight_matching",
+    "merge": "interpolate",
     "random": "permutation",
+    "reestimate_batch_norm": "statistics",
+    "repair": "statistics",
 }
 
 __all__ = list(_HOME)

@@ -9,8 +9,8 @@ from torch import Tensor
 from canon.data import Data
 from canon.errors import InputError
 from canon.interpolate import Curve, State, curve
-from canon.repair import repairer
 from canon.runnable import Runnable
+from canon.statistics import repairer
 
 
 def barriers(

@@ -117,7 +117,7 @@ def align(
       canon align a.pt b.pt --model nets.py:build --input 1x3x32x32 --out c.pt --report r.json
     """
     _check_outputs(out, transform, report)
-    from canon.align import align
+    from canon.alignment import align
     from canon.methods import matcher_for
     from canon.resolve import read_pair, resolve
 
@@ -156,7 +156,7 @@ def canonicalize(
       canon canonicalize a.pt --out c.safetensors
     """
     _check_outputs(out, transform)
-    from canon.align import canonical_form
+    from canon.alignment import canonical_form
     from canon.resolve import read_one, resolve
 
     network = read_one(a)
@@ -299,7 +299,7 @@ def barrier(
       canon barrier a.pt b.pt --model nets.py:build --data test.npz --align --plot line.png
     """
     _check_outputs(plot)
-    from canon.align import align
+    from canon.alignment import align
     from canon.barrier import barriers
     from canon.data import read_data
     from canon.methods import matcher_for

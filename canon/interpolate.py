@@ -95,7 +95,13 @@ def evaluate(module: nn.Module, state: State, batches: Batches, loss: Loss = cro
     own = module.state_dict()
     loaded = {name: tensor.to(own[name].dtype) for name, tensor in state.items()}
     for x, y in batches:
-        logits = logits_of(functional_call(module, loaded, (x,)))
+        try:
+            output = functional_call(module, loaded, (x,))
+        except (RuntimeError, TypeError, ValueError, IndexError) as error:
+            raise InputError(
+                f"the network fails on x of shape {tuple(x.shape)}, {x.dtype}: {error}"
+            ) from error
+        logits = logits_of(output)
         total += loss(logits, y).double().item() * len(y)
         right += int((logits.argmax(dim=-1) == y).sum())
         count += len(y)

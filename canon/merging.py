@@ -7,15 +7,15 @@ from typing import Any
 
 import torch
 
-from canon.align import align
+from canon.alignment import align
 from canon.checkpoint import Checkpoint, require_finite, require_same
 from canon.data import Data
 from canon.errors import InputError
 from canon.interpolate import merge
 from canon.methods import Matcher
-from canon.repair import BATCH_NORMS, repairer
 from canon.resolve import Resolved
 from canon.runnable import Runnable
+from canon.statistics import BATCH_NORMS, repairer
 
 
 def parse_weights(text: str | None, count: int) -> list[float]:

@@ -8,7 +8,7 @@ import inspect
 import os
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ class Runnable:
 
     module: nn.Module
     inputs: Inputs
+    keywords: Mapping[str, Any] = field(default_factory=dict)
     fixed_batch: int | None = None
 
 
@@ -74,11 +75,9 @@ def _from_program(program: Any) -> Runnable | None:
     if program.example_inputs is None:
         return None
     inputs, keywords = program.example_inputs
-    if keywords:
-        return None  # only positional inputs are drawn; the spec is proved by the trace all the same
-    first = next((x for x in inputs if isinstance(x, Tensor) and x.dim()), None)
+    first = next((x for x in (*inputs, *keywords.values()) if isinstance(x, Tensor) and x.dim()), None)
     fixed = None if first is None or program.range_constraints else first.shape[0]
-    return Runnable(program.module(), tuple(inputs), fixed)
+    return Runnable(program.module(), tuple(inputs), dict(keywords), fixed)
 
 
 def build(target: str) -> tuple[nn.Module, Inputs | None]:
@@ -86,7 +85,11 @@ def build(target: str) -> tuple[nn.Module, Inputs | None]:
     where, _, name = target.rpartition(":")
     if not where or not name:
         raise InputError(f"--model {target}: write package.module:function or file.py:function")
-    made = _callable(target, where, name)()
+    function = _callable(target, where, name)
+    try:
+        made = function()
+    except Exception as error:  # whatever a person's code raises is the command's input
+        raise InputError(f"--model {target} failed: {type(error).__name__}: {error}") from error
     module, inputs = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
     if not isinstance(module, nn.Module):
         raise InputError(
@@ -100,6 +103,7 @@ def build(target: str) -> tuple[nn.Module, Inputs | None]:
 
 def _callable(target: str, where: str, name: str) -> Any:
     try:
+        sys.path.insert(0, str(Path(where).parent.resolve()) if where.endswith(".py") else os.getcwd())
         if where.endswith(".py"):
             require_file(where)
             described = importlib.util.spec_from_file_location(Path(where).stem, where)
@@ -108,11 +112,13 @@ def _callable(target: str, where: str, name: str) -> Any:
             namespace = importlib.util.module_from_spec(described)
             described.loader.exec_module(namespace)
         else:
-            if os.getcwd() not in sys.path:
-                sys.path.insert(0, os.getcwd())
             namespace = importlib.import_module(where)
+    except InputError:
+        raise
     except ImportError as error:
-        raise InputError(f"--model {target}: {error}; run from the folder that holds it") from None
+        raise InputError(f"--model {target}: {error}; run from the folder that holds it") from error
+    except Exception as error:  # whatever a person's code raises is the command's input
+        raise InputError(f"--model {target} failed: {type(error).__name__}: {error}") from error
     found = getattr(namespace, name, None)
     if not callable(found):
         public = [

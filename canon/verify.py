@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from canon.errors import WorkError
+from canon.errors import InputError, WorkError
 from canon.resolve import Resolved
 from canon.runnable import Runnable
 from canon.transform import Transform
@@ -51,7 +51,8 @@ def output_difference(
     absolute, largest = 0.0, 0.0
     for _ in range(draws):
         inputs = tuple(_draw(example, generator) for example in runnable.inputs)
-        outputs = [_outputs(module, state, inputs) for state in (first, second)]
+        keywords = {name: _draw(example, generator) for name, example in runnable.keywords.items()}
+        outputs = [_outputs(module, state, inputs, keywords) for state in (first, second)]
         for a, b in zip(*outputs, strict=True):
             if not (a.isfinite().all() and b.isfinite().all()):
                 raise WorkError(
@@ -82,9 +83,17 @@ def _draw(example: Any, generator: torch.Generator) -> Any:
     return flat[torch.randint(flat.numel(), example.shape, generator=generator)]
 
 
-def _outputs(module: nn.Module, state: Mapping[str, Tensor], inputs: tuple[Any, ...]) -> list[Tensor]:
+def _outputs(
+    module: nn.Module, state: Mapping[str, Tensor], inputs: tuple[Any, ...], keywords: dict[str, Any]
+) -> list[Tensor]:
     wide = {name: t.double() if t.is_floating_point() else t for name, t in state.items()}
-    leaves = list(_leaves(functional_call(module, wide, inputs)))
+    try:
+        leaves = list(_leaves(functional_call(module, wide, inputs, keywords)))
+    except (RuntimeError, TypeError, ValueError, IndexError) as error:
+        shapes = ", ".join(
+            str(tuple(x.shape)) for x in (*inputs, *keywords.values()) if isinstance(x, Tensor)
+        )
+        raise InputError(f"the network fails on inputs of shape {shapes}: {error}; see --input") from error
     found = [(torch.view_as_real(t) if t.is_complex() else t).double() for t in leaves]
     if not found:
         raise WorkError("the network returned no tensor; nothing can be compared")
