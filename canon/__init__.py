@@ -26,9 +26,11 @@ _HOME = {
     "lerp": "interpolate",
     "match_weights": "weight_matching",
     "merge": "interpolate",
+    "prove": "proof",
     "random": "permutation",
     "reestimate_batch_norm": "statistics",
     "repair": "statistics",
+    "trace": "trace",
 }
 
 __all__ = list(_HOME)
