@@ -10,10 +10,10 @@ from canon.errors import InputError
 from canon.files import atomic_write, sha256
 from weightflow import config, datasets
 from weightflow.architectures import Architecture
+from weightflow.zoo.predict import accuracies, predict_many
 from weightflow.zoo.recipe import ZooRecipe
 from weightflow.zoo.store import Record, read_manifest, shard_path, write_manifest, write_shard
 from weightflow.zoo.tasks import Task
-from weightflow.zoo.predict import accuracies, predict_many
 from weightflow.zoo.training import train_many
 
 

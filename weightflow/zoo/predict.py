@@ -19,7 +19,7 @@ from weightflow.zoo.training import State, class_table
 def predict_many(
     architecture: Architecture,
     state: State,
-    inputs: Float[Tensor, "examples *shape"],
+    inputs: Float[Tensor, "examples ..."],
     data: ClassificationData,
     tasks: Sequence[Task],
     chunk: int = 256,
