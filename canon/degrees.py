@@ -54,7 +54,7 @@ def _flat(units: Units, unit: int, degree: Degree) -> list[tuple[int, Degree]]:
 
 
 def _kernel(rows: Iterable[Row], mentions: list[Degree]) -> tuple[int, dict[Degree, int]]:
-    """How many independent solutions there are, and the solution where it is one in whole powers."""
+    """How many independent solutions there are, and the solution where it is one in powers of -1, 0, 1."""
     solved: dict[Degree, Row] = {}  # a variable as a sum of free ones
     for row in rows:
         reduced: Row = {}
@@ -81,6 +81,6 @@ def _kernel(rows: Iterable[Row], mentions: list[Degree]) -> tuple[int, dict[Degr
     powers = {degree: row.get(root, Fraction(0)) for degree, row in found.items()}
     first = next(power for power in powers.values() if power)
     powers = {degree: power / first for degree, power in powers.items()}
-    if any(power.denominator != 1 for power in powers.values()):
+    if any(power not in (-1, 0, 1) for power in powers.values()):
         return 1, {}
     return 1, {degree: int(power) for degree, power in powers.items()}

@@ -13,7 +13,8 @@ from torch.utils._pytree import tree_leaves
 import canon
 from canon import permutation as perm
 from canon.errors import InputError
-from canon.proof import random_scales, relative_difference, rescale
+from canon.proof import random_scales, relative_difference
+from canon.scale import apply_scale
 
 
 def build(case: Case):
@@ -60,7 +61,7 @@ def test_function_is_preserved(traced, generator):
 def test_scale_preserves_the_function(traced, generator):
     _, module, inputs, spec = traced
     state = module.state_dict()
-    scaled = rescale(spec, random_scales(spec, generator), state)
+    scaled = apply_scale(spec, random_scales(spec, generator), state)
     assert relative_difference(outputs(module, inputs, state), outputs(module, inputs, scaled)) < 1e-9
 
 
