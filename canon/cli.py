@@ -68,7 +68,7 @@ def align(
     ] = False,
     data: Examples = None,
     batch: Batch = 256,
-    seed: Seed = 0,
+    seed: Seed = None,
     transform: TransformOut = None,
     report: Annotated[
         Path | None, typer.Option("--report", metavar="R.json", help="Write the report.")
@@ -93,12 +93,11 @@ def align(
 
     pair = read_pair(a, b)
     resolved = resolve(pair.known, _hints(spec, model, family, input))
-    generator = _generator(seed)
     matcher = matcher_for(
-        method, start=start, generator=generator, runnable=resolved.runnable, data=_data(data), batch=batch
+        method, start=start, generator=_order(seed), runnable=resolved.runnable, data=_data(data), batch=batch
     )
     with console.progress(None, "matching", quiet=quiet):
-        done = align(pair.a, pair.b, resolved, matcher, balance=balance, generator=generator)
+        done = align(pair.a, pair.b, resolved, matcher, balance=balance, generator=_draws())
     _write(out, done.aligned)
     if transform is not None:
         done.transform.save(transform)
@@ -115,7 +114,6 @@ def canonicalize(
     model: Model = None,
     family: Family = None,
     input: Input = None,
-    seed: Seed = 0,
     transform: TransformOut = None,
     json: console.Json = False,
 ) -> None:
@@ -130,7 +128,7 @@ def canonicalize(
     from canon.resolve import read_one, resolve
 
     network = read_one(a)
-    done = canonical_form(network, resolve(network, _hints(spec, model, family, input)), _generator(seed))
+    done = canonical_form(network, resolve(network, _hints(spec, model, family, input)), _draws())
     _write(out, done.aligned)
     if transform is not None:
         done.transform.save(transform)
@@ -175,7 +173,7 @@ def verify(
     model: Model = None,
     family: Family = None,
     input: Input = None,
-    seed: Seed = 0,
+    seed: Annotated[int, typer.Option("--seed", help="Seed of the random inputs.")] = 0,
     json: console.Json = False,
 ) -> None:
     """Say whether A and B are the same function; exit code 0 if they are, 1 if not.
@@ -192,7 +190,7 @@ def verify(
 
     pair = read_pair(a, b)
     resolved = resolve(pair.known, _hints(spec, model, family, input))
-    result = same_function(pair.a.state, pair.b.state, resolved, _generator(seed))
+    result = same_function(pair.a.state, pair.b.state, resolved, _draws(seed))
     console.show(result, f"{result['verdict']}: {result['proof']}", json)
     if not result["same"]:
         raise typer.Exit(1)
@@ -255,7 +253,7 @@ def barrier(
     method: Method = "weights",
     start: Start = "auto",
     batch: Batch = 256,
-    seed: Seed = 0,
+    seed: Seed = None,
     json: console.Json = False,
     quiet: console.Quiet = False,
 ) -> None:
@@ -285,9 +283,9 @@ def barrier(
     lines = {"as they are": (pair.a.state, pair.b.state)}
     if aligned:
         matcher = matcher_for(
-            method, start=start, generator=_generator(seed), runnable=runnable, data=statistics, batch=batch
+            method, start=start, generator=_order(seed), runnable=runnable, data=statistics, batch=batch
         )
-        done = align(pair.a, pair.b, resolve(pair.known, hints), matcher, generator=_generator(seed))
+        done = align(pair.a, pair.b, resolve(pair.known, hints), matcher, generator=_draws())
         lines["aligned"] = (pair.a.state, done.aligned.state)
     with console.progress(points * len(lines), "scoring", quiet=quiet) as steps:
         curves = barriers(
@@ -325,7 +323,7 @@ def merge(
     method: Method = "weights",
     start: Start = "auto",
     batch: Batch = 256,
-    seed: Seed = 0,
+    seed: Seed = None,
     json: console.Json = False,
     quiet: console.Quiet = False,
 ) -> None:
@@ -353,13 +351,13 @@ def merge(
             [str(path) for path in networks],
             resolved=resolve(found[0], hints) if aligned else None,
             matcher=matcher_for(
-                method, start=start, generator=_generator(seed), runnable=runnable, data=examples, batch=batch
+                method, start=start, generator=_order(seed), runnable=runnable, data=examples, batch=batch
             ),
             runnable=runnable,
             repair=repair,
             train=examples,
             batch=batch,
-            generator=_generator(seed),
+            generator=_draws(),
             advance=steps.advance,
         )
     _write(out, merged)
@@ -374,7 +372,15 @@ def _hints(spec: Path | None, model: str | None, family: str | None, input: str 
     return Hints(spec, model, family, input)
 
 
-def _generator(seed: int) -> torch.Generator:
+def _order(seed: int | None) -> torch.Generator | None:
+    """What orders the groups in matching; None for the network's own order."""
+    import torch
+
+    return None if seed is None else torch.Generator().manual_seed(seed)
+
+
+def _draws(seed: int = 0) -> torch.Generator:
+    """What draws the inputs on which functions are compared."""
     import torch
 
     return torch.Generator().manual_seed(seed)

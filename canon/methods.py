@@ -17,7 +17,7 @@ Matcher = Callable[[PermutationSpec, Mapping[str, Tensor], Mapping[str, Tensor]]
 
 
 def weights(
-    start: str, generator: torch.Generator, runnable: Runnable | None, data: Data | None, batch: int
+    start: str, generator: torch.Generator | None, runnable: Runnable | None, data: Data | None, batch: int
 ) -> Matcher:
     """Git Re-Basin's weight matching, from `start`."""
     from canon.weight_matching import match_weights
@@ -32,7 +32,7 @@ def matcher_for(
     method: str,
     *,
     start: str,
-    generator: torch.Generator,
+    generator: torch.Generator | None,
     runnable: Runnable | None = None,
     data: Data | None = None,
     batch: int = 256,

@@ -82,11 +82,7 @@ def _ratio(goal: Tensor, deviation: Tensor) -> Tensor:
 
 
 def _loaded(module: nn.Module, state: State) -> nn.Module:
-    working = copy.deepcopy(module)
-    try:
-        working.eval()
-    except NotImplementedError:
-        raise InputError("an exported program has no layers to measure; give --model instead") from None
+    working = copy.deepcopy(module).eval()
     working.load_state_dict(dict(state))
     return working
 
@@ -182,6 +178,8 @@ def repairer(kind: str, module: nn.Module | None, train: Data | None, batch: int
         raise InputError(f"repair '{kind}' is not known; one of none, batch-norm, repair")
     if module is None or train is None:
         raise InputError(f"--repair {kind} runs the network on training examples; give --model and --train")
+    if not any(isinstance(part, (*UNITS, *BATCH_NORMS)) for part in module.modules()):
+        raise InputError(f"--repair {kind} found no layer to measure (an exported program has none); give --model")
     data, network = train, module
 
     def inputs() -> Iterator[Tensor]:
