@@ -113,9 +113,10 @@ def gram(ours: Tensor, theirs: Tensor) -> Tensor:
 
 
 def inner_product(ours: Tensor, theirs: Tensor) -> Tensor:
-    """(1 or networks, ...) with (networks, ...): (networks,), in float64, one network in memory at a time."""
-    pairs = zip(ours.expand_as(theirs), theirs, strict=True)
-    return torch.stack([torch.dot(a.double().flatten(), b.double().flatten()) for a, b in pairs]).cpu()
+    """(1 or networks, ...) with (networks, ...): (networks,), in float64."""
+    if len(ours) == 1:
+        return (theirs.flatten(1).double() @ ours[0].flatten().double()).cpu()
+    return (ours.flatten(1).double() * theirs.flatten(1).double()).sum(1).cpu()
 
 
 class Scores:
@@ -229,11 +230,11 @@ class Scores:
 
     def scale(self) -> Tensor:
         """|A| |B| for every network: what a change of the objective is small against."""
-        total = []
+        norms = []
         for state in (self.reference, self.networks):
-            squares = [inner_product(state[name], state[name]) for name in self.tensors]
-            total.append(torch.stack(squares).sum(0) if squares else torch.zeros(1, dtype=torch.float64))
-        return (total[0] * total[1]).sqrt()
+            parts = [torch.linalg.vector_norm(state[name].flatten(1).float(), dim=1) for name in self.tensors]
+            norms.append(torch.stack(parts).double().norm(dim=0).cpu() if parts else torch.zeros(1))
+        return norms[0] * norms[1]
 
     def _reference(self, tensor: str, rows: Tensor) -> Tensor:
         ours = self.reference[tensor]

@@ -93,9 +93,13 @@ def take(tensor: Tensor, index: Tensor, dim: int) -> Tensor:
     index = index.to(tensor.device)
     if index.dim() == 1:
         return tensor.index_select(dim, index)
-    ones = [1] * (tensor.dim() - index.dim() + 1)
-    ones[dim - index.dim() + 1] = index.shape[-1]
-    return torch.take_along_dim(tensor, index.reshape(*index.shape[:-1], *ones), dim=dim)
+    # Whole rows of one long table: several times faster than a gather of single entries.
+    rows = tensor.movedim(dim, index.dim() - 1)
+    batch, size = rows.shape[: index.dim() - 1], rows.shape[index.dim() - 1]
+    first = torch.arange(batch.numel(), device=tensor.device).mul(size).unsqueeze(-1)
+    source = (first + index.expand(*batch, -1).reshape(len(first), -1)).flatten()
+    taken = rows.reshape(len(first) * size, -1).index_select(0, source)
+    return taken.reshape(*batch, index.shape[-1], *rows.shape[index.dim() :]).movedim(index.dim() - 1, dim)
 
 
 def invert(spec: PermutationSpec, permutation: Permutation) -> dict[str, Tensor]:

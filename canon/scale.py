@@ -35,8 +35,9 @@ def apply_scale(
     for name, tensor in state.items():
         axes = spec.axes[name]
         if any(group in scales for axis in axes for group in axis.groups) and tensor.is_floating_point():
-            multiplier = _multiplier(spec, axes, scales).to(tensor.device)
-            scaled[name] = (tensor.double() * multiplier).to(tensor.dtype)
+            precision = torch.promote_types(tensor.dtype, torch.float32)
+            multiplier = _multiplier(spec, axes, scales).to(tensor.device, precision)
+            scaled[name] = (tensor * multiplier).to(tensor.dtype)
         else:
             scaled[name] = tensor.clone()
     return scaled
@@ -74,6 +75,17 @@ class _Energy:
     axes: tuple[Axis, ...]
     squares: Tensor
 
+    def along(self, spec: PermutationSpec, number: int, scales: Mapping[str, Tensor]) -> Tensor:
+        """Energy at every position of axis `number` under `scales`: (*batch, positions)."""
+        left, lead = self.squares, self.squares.dim() - len(self.axes)
+        for other in reversed(range(len(self.axes))):
+            if other != number:
+                weight = _along(spec, self.axes[other], scales).square()
+                ones = [1] * (left.dim() - lead - 2)
+                column = weight.reshape(*weight.shape[:-1], *ones, -1, 1)
+                left = (left.movedim(lead + other, -1) @ column).squeeze(-1)
+        return left * _along(spec, self.axes[number], scales).square()
+
 
 def _energies(spec: PermutationSpec, name: str, tensor: Tensor, stacked: bool) -> Iterator[_Energy]:
     axes = spec.axes[name]
@@ -81,9 +93,12 @@ def _energies(spec: PermutationSpec, name: str, tensor: Tensor, stacked: bool) -
         return
     scaled = [_scaled(spec, axis) for axis in axes]
     if any(scaled):
-        squares = tensor.detach().double().square().cpu()
-        for number, moves in enumerate(scaled):
-            squares = squares if moves else squares.sum(number + int(stacked), keepdim=True)
+        still = [number + int(stacked) for number, moves in enumerate(scaled) if not moves]
+        if still:
+            norms = torch.linalg.vector_norm(tensor, dim=still, keepdim=True, dtype=torch.float64)
+        else:
+            norms = tensor.double()
+        squares = norms.square().cpu()
         kept = tuple(axis if moves else Axis.fixed(1) for axis, moves in zip(axes, scaled, strict=True))
         yield _Energy(kept, squares)
 
@@ -106,11 +121,8 @@ def _step(spec: PermutationSpec, energies: list[_Energy], scales: dict[str, Tens
         if not mine:
             continue
         twice = twice or len(mine) > 1
-        lead = energy.squares.dim() - len(energy.axes)
-        now = energy.squares * _multiplier(spec, energy.axes, scales).square()
         for number in mine:
-            others = [lead + n for n in range(len(energy.axes)) if n != number]
-            along = now.sum(others) if others else now
+            along = energy.along(spec, number, scales)
             for power, positions, units in _places(spec, energy.axes[number], group):
                 if power:
                     flow[power].index_add_(-1, units, along[..., positions])
@@ -125,13 +137,21 @@ def _multiplier(spec: PermutationSpec, axes: tuple[Axis, ...], scales: Mapping[s
     """What the scales multiply every entry by: broadcasts against the tensor."""
     total = torch.ones([1] * len(axes), dtype=torch.float64)
     for number, axis in enumerate(axes):
-        for group in sorted(axis.groups & scales.keys()):
-            flat = scales[group].flatten(scales[group].dim() - len(spec.shape(group))).double()
-            for power, positions, units in _places(spec, axis, group):
-                factor = flat.new_ones(*flat.shape[:-1], axis.size)
-                factor[..., positions] = flat[..., units] ** power
-                ones = [1] * (len(axes) - 1)
-                total = total * factor.reshape(*flat.shape[:-1], *ones[:number], -1, *ones[number:])
+        if axis.groups & scales.keys():
+            factor, ones = _along(spec, axis, scales), [1] * (len(axes) - 1)
+            total = total * factor.reshape(*factor.shape[:-1], *ones[:number], -1, *ones[number:])
+    return total
+
+
+def _along(spec: PermutationSpec, axis: Axis, scales: Mapping[str, Tensor]) -> Tensor:
+    """What the scales multiply the positions of one axis by: (*batch, positions), or (positions,)."""
+    total = torch.ones(axis.size, dtype=torch.float64)
+    for group in sorted(axis.groups & scales.keys()):
+        flat = scales[group].flatten(scales[group].dim() - len(spec.shape(group))).double()
+        for power, positions, units in _places(spec, axis, group):
+            factor = flat.new_ones(*flat.shape[:-1], axis.size)
+            factor[..., positions] = flat[..., units] ** power
+            total = total * factor
     return total
 
 

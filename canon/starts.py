@@ -15,28 +15,35 @@ from torch import Tensor
 from canon.gram import Family, Grams, Scores, Use, gram
 from canon.transfusion import solve_family
 
-# Fills in `scores.permutation`, for all networks.
-Start = Callable[[Scores], None]
+# Sets `scores.permutation` for all networks; says how sure it is, from 0 to 1.
+Start = Callable[[Scores], float]
 
 
-def identity(scores: Scores) -> None:
+def identity(scores: Scores) -> float:
     """Begin where the networks are."""
+    return 0.0
 
 
-def anchored(scores: Scores) -> None:
-    """Progressive anchoring: solve a group from tensors whose other axes are fixed or already solved."""
+def anchored(scores: Scores) -> float:
+    """Progressive anchoring: solve a group from tensors whose other axes are fixed or already solved.
+
+    As sure as the least share of its entries that any group was solved from.
+    """
+    least_sure = 1.0
     everyone, known = torch.arange(scores.count), set[str]()
     waiting = [family for family in scores.families if scores.uses[family]]
     while waiting:
         family = max(waiting, key=lambda family: _evidence(scores, family, known))
+        least_sure = min(least_sure, _evidence(scores, family, known))
         chosen = _anchored_uses(scores, family, known)
         grams = scores.fresh(chosen, everyone) if chosen else signature_grams(scores, family)
         scores.accept(family, everyone, solve_family(scores.spec, family, grams))
         known |= family.members
         waiting.remove(family)
+    return least_sure
 
 
-def signatures(scores: Scores) -> None:
+def signatures(scores: Scores) -> float:
     """Recognise every unit by its sorted weights, without a look at how other groups lie."""
     found = {
         family: solve_family(scores.spec, family, signature_grams(scores, family))
@@ -45,6 +52,7 @@ def signatures(scores: Scores) -> None:
     }
     for family, permutation in found.items():
         scores.accept(family, torch.arange(scores.count), permutation)
+    return 0.0
 
 
 def _anchored_uses(scores: Scores, family: Family, known: set[str]) -> list[Use]:

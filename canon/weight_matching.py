@@ -27,8 +27,10 @@ from canon.transfusion import solve_family
 
 State = Mapping[str, Tensor]
 
-# Networks that are matched together: enough to fill the products, few enough to stay in memory.
-CHUNK_BYTES = 2**28
+# Networks that are matched together: enough to fill the products, few enough to stay near the cores.
+CHUNK_BYTES = 2**25
+# Where anchors decide every group by at least this share of its weights, one start is enough.
+SURE = 0.5
 
 
 def match_weights(
@@ -44,8 +46,9 @@ def match_weights(
     """The permutation that brings `networks` closest to `reference` in weights.
 
     `networks` is one state_dict, or many stacked on a first axis of every tensor; so may be
-    `reference`, for one reference each. `start` is a name in `canon.starts.STARTS` or "auto": identity
-    and anchored, and signatures where they disagree, the best objective kept for each network.
+    `reference`, for one reference each. `start` is a name in `canon.starts.STARTS` or "auto": anchored,
+    and unless that is well founded identity too, and signatures where the two disagree; the best
+    objective is kept for each network.
     A gain counts when it exceeds `tolerance` x |A| |B|. With a `generator` the order of the groups is
     random in every sweep, without one it is the spec's.
 
@@ -75,7 +78,8 @@ def _stacked(spec: PermutationSpec, reference: State, networks: State) -> tuple[
         extra = name in state and state[name].dim() > len(axes)
         spec.check(state, batch=int(extra))
         for key, tensor in state.items():
-            if tensor.is_floating_point() and not tensor.isfinite().all():
+            # A sum sees any NaN or infinity; entry by entry only where it may have overflowed.
+            if tensor.is_floating_point() and not (tensor.sum().isfinite() or tensor.isfinite().all()):
                 raise InputError(f"{who}: {key} holds NaN or infinity")
     batch = networks[name].dim() > len(axes)
     if not batch:
@@ -108,19 +112,20 @@ def _best_of(
     tolerance: float,
     generator: torch.Generator | None,
 ) -> _Ascent:
-    def ascend(name: str) -> _Ascent:
+    def ascend(name: str) -> tuple[_Ascent, float]:
         count = next(iter(networks.values())).shape[0]
         scores = Scores(spec, reference, networks, perm.identity(spec, (count,)))
         before = scores.objective()
-        STARTS[name](scores)
-        return _ascend(scores, before, sweeps, tolerance, generator)
+        sure = STARTS[name](scores)
+        return _ascend(scores, before, sweeps, tolerance, generator), sure
 
-    if start != "auto":
-        return ascend(start)
-    best, other = ascend("identity"), ascend("anchored")
+    best, sure = ascend("anchored" if start == "auto" else start)
+    if start != "auto" or sure >= SURE:
+        return best
+    other = ascend("identity")[0]
     agree = torch.isclose(best.after, other.after, rtol=1e-9).all()
     best = _keep_better(best, other)
-    return best if agree else _keep_better(best, ascend("signatures"))
+    return best if agree else _keep_better(best, ascend("signatures")[0])
 
 
 def _ascend(
