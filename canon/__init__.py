@@ -16,6 +16,7 @@ _HOME = {
     "apply": "permutation",
     "apply_scale": "scale",
     "balance": "scale",
+    "canonicalize": "canonical_form",
     "compose": "permutation",
     "identity": "permutation",
     "invert": "permutation",

@@ -39,7 +39,9 @@ def read_data(path: str | os.PathLike[str], *, labels: bool = False) -> Data:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in ("x", "y") if name in file}
     except (ValueError, OSError, AttributeError, TypeError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path} is no .npz of plain arrays ({error}); write np.savez(path, x=x, y=y)") from None
+        raise InputError(
+            f"{path} is no .npz of plain arrays ({error}); write np.savez(path, x=x, y=y)"
+        ) from None
     wanted = ("x", "y") if labels else ("x",)
     missing = [name for name in wanted if name not in arrays]
     if missing:
