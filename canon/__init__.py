@@ -19,6 +19,7 @@ _HOME = {
     "apply": "permutation",
     "apply_scale": "scale",
     "balance": "scale",
+    "canonicalize": "canonical_form",
     "compose": "permutation",
     "curve": "interpolate",
     "identity": "permutation",
