@@ -73,8 +73,8 @@ def align(
     report: Annotated[
         Path | None, typer.Option("--report", metavar="R.json", help="Write the report.")
     ] = None,
-    json: console.Json = False,
-    quiet: console.Quiet = False,
+    json: bool = console.JSON,
+    quiet: bool = console.QUIET,
 ) -> None:
     """Bring B into the order of A; what B computes does not change, and that is proved.
 
@@ -115,7 +115,7 @@ def canonicalize(
     family: Family = None,
     input: Input = None,
     transform: TransformOut = None,
-    json: console.Json = False,
+    json: bool = console.JSON,
 ) -> None:
     """Bring A into an order that depends on nothing but A: every relabelling of A gives the same file.
 
@@ -145,7 +145,7 @@ def inspect(
     model: Model = None,
     family: Family = None,
     input: Input = None,
-    json: console.Json = False,
+    json: bool = console.JSON,
 ) -> None:
     """Show the groups of A's units: what moves, what is frozen, and why.
 
@@ -174,7 +174,7 @@ def verify(
     family: Family = None,
     input: Input = None,
     seed: Annotated[int, typer.Option("--seed", help="Seed of the random inputs.")] = 0,
-    json: console.Json = False,
+    json: bool = console.JSON,
 ) -> None:
     """Say whether A and B are the same function; exit code 0 if they are, 1 if not.
 
@@ -208,7 +208,7 @@ def apply(
     fan_in_fan_out: Annotated[
         bool, typer.Option("--fan-in-fan-out", help="LoRA of weights stored (in, out), as GPT-2's.")
     ] = False,
-    json: console.Json = False,
+    json: bool = console.JSON,
 ) -> None:
     """Apply a transform to a network, or to what belongs to it.
 
@@ -254,8 +254,8 @@ def barrier(
     start: Start = "auto",
     batch: Batch = 256,
     seed: Seed = None,
-    json: console.Json = False,
-    quiet: console.Quiet = False,
+    json: bool = console.JSON,
+    quiet: bool = console.QUIET,
 ) -> None:
     """Walk the straight line from A to B and say how far loss and accuracy leave it.
 
@@ -324,8 +324,8 @@ def merge(
     start: Start = "auto",
     batch: Batch = 256,
     seed: Seed = None,
-    json: console.Json = False,
-    quiet: console.Quiet = False,
+    json: bool = console.JSON,
+    quiet: bool = console.QUIET,
 ) -> None:
     """Take the weighted mean of networks, aligned to the first; the result is like the first one's file.
 

@@ -179,7 +179,9 @@ def repairer(kind: str, module: nn.Module | None, train: Data | None, batch: int
     if module is None or train is None:
         raise InputError(f"--repair {kind} runs the network on training examples; give --model and --train")
     if not any(isinstance(part, (*UNITS, *BATCH_NORMS)) for part in module.modules()):
-        raise InputError(f"--repair {kind} found no layer to measure (an exported program has none); give --model")
+        raise InputError(
+            f"--repair {kind} found no layer to measure (an exported program has none); give --model"
+        )
     data, network = train, module
 
     def inputs() -> Iterator[Tensor]:
