@@ -88,14 +88,13 @@ def align(
     """
     _check_outputs(out, transform, report)
     from canon.alignment import align
-    from canon.methods import matcher_for
+    from canon.methods import Means, matcher_for
     from canon.resolve import read_pair, resolve
 
     pair = read_pair(a, b)
     resolved = resolve(pair.known, _hints(spec, model, family, input))
-    matcher = matcher_for(
-        method, start=start, generator=_order(seed), runnable=resolved.runnable, data=_data(data), batch=batch
-    )
+    means = Means(start, _order(seed), resolved.runnable, _data(data), batch)
+    matcher = matcher_for(method, means)
     with console.progress(None, "matching", quiet=quiet):
         done = align(pair.a, pair.b, resolved, matcher, balance=balance, generator=_draws())
     _write(out, done.aligned)
@@ -270,7 +269,7 @@ def barrier(
     from canon.alignment import align
     from canon.barrier import barriers
     from canon.data import read_data
-    from canon.methods import matcher_for
+    from canon.methods import Means, matcher_for
     from canon.plot import check_format, plot_curves
     from canon.resolve import read_pair, resolve
     from canon.runnable import find_runnable, require_runnable
@@ -282,9 +281,7 @@ def barrier(
     scored, statistics = read_data(data, labels=True), _data(train)
     lines = {"as they are": (pair.a.state, pair.b.state)}
     if aligned:
-        matcher = matcher_for(
-            method, start=start, generator=_order(seed), runnable=runnable, data=statistics, batch=batch
-        )
+        matcher = matcher_for(method, Means(start, _order(seed), runnable, statistics, batch))
         done = align(pair.a, pair.b, resolve(pair.known, hints), matcher, generator=_draws())
         lines["aligned"] = (pair.a.state, done.aligned.state)
     with console.progress(points * len(lines), "scoring", quiet=quiet) as steps:
@@ -337,7 +334,7 @@ def merge(
     """
     _check_outputs(out)
     from canon.merging import merge_networks, parse_weights
-    from canon.methods import matcher_for
+    from canon.methods import Means, matcher_for
     from canon.resolve import read_one, resolve
     from canon.runnable import find_runnable
 
@@ -350,9 +347,7 @@ def merge(
             shares,
             [str(path) for path in networks],
             resolved=resolve(found[0], hints) if aligned else None,
-            matcher=matcher_for(
-                method, start=start, generator=_order(seed), runnable=runnable, data=examples, batch=batch
-            ),
+            matcher=matcher_for(method, Means(start, _order(seed), runnable, examples, batch)),
             runnable=runnable,
             repair=repair,
             train=examples,

@@ -28,7 +28,11 @@ Input = Annotated[
     ),
 ]
 Method = Annotated[
-    str, typer.Option("--method", help="What is matched: weights, activations (needs --data) or transfusion.")
+    str,
+    typer.Option(
+        "--method",
+        help="weights or transfusion; activations and straight-through also run the network on examples.",
+    ),
 ]
 Start = Annotated[
     str, typer.Option("--start", help="Where matching starts; auto tries several, keeps the best.")

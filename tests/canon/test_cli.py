@@ -496,3 +496,26 @@ def test_the_first_ten_differences_are_listed(canon):
     assert "layer9 (2,) and (3,)" in err
     assert "layer10" not in err
     assert "and 4 more" in err
+
+
+@pytest.mark.parametrize("method", ["activations", "straight-through", "transfusion"])
+def test_every_method_finds_the_planted_order(canon, method):
+    line = f"align a.pt b.pt --spec s.json --method {method} --model nets.py:build --data x.npz --out c.pt"
+    code, _, err = canon(line)
+    assert err == ""
+    assert code == 0
+    assert same_tensors("a.pt", "c.pt")
+
+
+@pytest.mark.parametrize("method", ["activations", "straight-through"])
+def test_a_method_that_needs_examples_says_so(canon, method):
+    code, _, err = canon(f"align a.pt b.pt --spec s.json --method {method} --out c.pt")
+    assert code == 2
+    assert "give --model and --data" in err
+
+
+def test_the_help_names_every_method(canon):
+    from canon.methods import METHODS
+
+    out = canon("align --help")[1].replace("\n", " ")
+    assert all(name in out for name in METHODS)
