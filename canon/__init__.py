@@ -20,8 +20,10 @@ _HOME = {
     "compose": "permutation",
     "identity": "permutation",
     "invert": "permutation",
+    "match_activations": "activation_matching",
     "match_weights": "weight_matching",
     "random": "permutation",
+    "straight_through": "straight_through",
 }
 
 __all__ = list(_HOME)
