@@ -7,10 +7,13 @@ from typing import Any
 _HOME = {
     "Aligned": "canonical",
     "Axis": "spec",
+    "Checkpoint": "checkpoint",
     "Factor": "spec",
     "Group": "spec",
     "Match": "match",
     "PermutationSpec": "spec",
+    "Transform": "transform",
+    "align": "alignment",
     "align_many": "canonical",
     "align_to": "canonical",
     "apply": "permutation",
@@ -18,12 +21,19 @@ _HOME = {
     "balance": "scale",
     "canonicalize": "canonical_form",
     "compose": "permutation",
+    "curve": "interpolate",
     "identity": "permutation",
     "invert": "permutation",
+    "lerp": "interpolate",
     "match_activations": "activation_matching",
     "match_weights": "weight_matching",
+    "merge": "interpolate",
+    "prove": "proof",
     "random": "permutation",
+    "reestimate_batch_norm": "statistics",
+    "repair": "statistics",
     "straight_through": "straight_through",
+    "trace": "trace",
 }
 
 __all__ = list(_HOME)

@@ -7,18 +7,9 @@ program too; it is a program, so open only those whose origin you trust.
 
 from __future__ import annotations
 
-import copy
-import io
-import json
-import logging
 import os
-import pickle
-import re
-import warnings
-import zipfile
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from canon import safetensors_file
+from canon import pickle_file, program_file, safetensors_file
 from canon.errors import InputError
 from canon.files import replacing, require_file
 
@@ -67,12 +58,12 @@ def read(path: str | os.PathLike[str]) -> Checkpoint:
     suffix = check_suffix(path)
     size = require_file(path)
     if suffix == ".safetensors":
-        state, metadata = safetensors_file.read(path, size)
-        found = Checkpoint(state, metadata)
+        found = Checkpoint(*safetensors_file.read(path, size))
     elif suffix == ".pt2":
-        found = _read_program(path)
+        program = program_file.read(path)
+        found = Checkpoint({n: t.detach() for n, t in program.state_dict.items()}, program=program)
     else:
-        found = _read_pickle(path, size)
+        found = _read_state_dict(path)
     if not found.state:
         raise InputError(f"{path} holds no tensor; save a network's state_dict")
     return found
@@ -86,13 +77,33 @@ def check_suffix(path: str | os.PathLike[str]) -> str:
     return suffix
 
 
-def _read_pickle(path: str | os.PathLike[str], size: int) -> Checkpoint:
-    # Shapes first, on a device that allocates nothing: a small file may claim any size.
-    claimed = sum(_storage_bytes(_tensors(_load(path, "meta"))))
-    if claimed > size:
-        raise InputError(f"{path} claims {claimed} bytes of tensors, the file holds {size}; save it again")
-    outer = _load(path, "cpu")
-    inner = _unnest(outer)
+def require_same(a: Mapping[str, Tensor], b: Mapping[str, Tensor], who_a: str, who_b: str) -> None:
+    """Raise `InputError` unless keys and shapes agree; the first ten differences are listed."""
+    differences = []
+    for name in [*a, *(name for name in b if name not in a)]:
+        if name not in b:
+            differences.append(f"{name} {tuple(a[name].shape)} only in {who_a}")
+        elif name not in a:
+            differences.append(f"{name} {tuple(b[name].shape)} only in {who_b}")
+        elif a[name].shape != b[name].shape:
+            differences.append(f"{name} {tuple(a[name].shape)} and {tuple(b[name].shape)}")
+    if differences:
+        more = f"; and {len(differences) - 10} more" if len(differences) > 10 else ""
+        raise InputError(
+            f"{who_a} and {who_b} are different architectures: {'; '.join(differences[:10])}{more}"
+        )
+
+
+def require_finite(state: Mapping[str, Tensor], who: str) -> None:
+    """Raise `InputError` where a tensor holds NaN or infinity: no matching can make sense of it."""
+    for name, tensor in state.items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            bad = int((~tensor.isfinite()).sum())
+            raise InputError(f"{who}: {name} holds NaN or infinity ({bad} of {tensor.numel()} values)")
+
+
+def _read_state_dict(path: str | os.PathLike[str]) -> Checkpoint:
+    inner = _unnest(pickle_file.read(path))
     if not isinstance(inner, Mapping):
         raise InputError(
             f"{path} holds a {type(inner).__name__}, not a state_dict; save `model.state_dict()` instead"
@@ -116,98 +127,6 @@ def _unnest(found: Any) -> Any:
     return found
 
 
-def _load(path: str | os.PathLike[str], device: str) -> Any:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return torch.load(path, map_location=device, weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise InputError(_explain_pickle(path, str(error))) from None
-    except Exception as error:  # a damaged pickle can fail in any way at all
-        first = (str(error) or type(error).__name__).splitlines()[0]
-        raise InputError(
-            f"{path} is damaged or is no PyTorch file ({first[:120]}); save or download it again"
-        ) from None
-
-
-def _explain_pickle(path: str | os.PathLike[str], text: str) -> str:
-    named = re.search(r"GLOBAL (\S+)", text)
-    if named is None:
-        return (
-            f"{path} is no PyTorch file, or is a pickle that needs code; save the state_dict as safetensors"
-        )
-    return (
-        f"{path} is a pickle that needs the code of {named[1]} to load, which could do anything, so it was "
-        "refused; where you trust it, load it yourself and save `model.state_dict()` as .safetensors"
-    )
-
-
-def _tensors(found: Any) -> Iterator[Tensor]:
-    if isinstance(found, Tensor):
-        yield found
-    elif isinstance(found, Mapping):
-        for value in found.values():
-            yield from _tensors(value)
-    elif isinstance(found, (list, tuple)):
-        for value in found:
-            yield from _tensors(value)
-
-
-def _storage_bytes(tensors: Iterator[Tensor]) -> Iterator[int]:
-    seen = set()
-    for tensor in tensors:
-        storage = tensor.untyped_storage()
-        if storage._cdata not in seen:
-            seen.add(storage._cdata)
-            yield storage.nbytes()
-
-
-def _read_program(path: str | os.PathLike[str]) -> Checkpoint:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            _refuse_code(path, archive)
-        with _quiet_export():
-            program = torch.export.load(path)
-    except InputError:
-        raise
-    except Exception as error:  # torch.export raises whatever its parser met
-        first = (str(error) or type(error).__name__).splitlines()[0]
-        raise InputError(
-            f"{path} is damaged or is no torch.export file ({first[:120]}); write it with torch.export.save"
-        ) from None
-    return Checkpoint({name: tensor.detach() for name, tensor in program.state_dict.items()}, {}, program)
-
-
-def _refuse_code(path: str | os.PathLike[str], archive: zipfile.ZipFile) -> None:
-    # torch.export.load falls back to full unpickling for these records; here they must do without.
-    for name in archive.namelist():
-        folder, record = os.path.split(name)
-        if record.startswith("custom_obj"):
-            raise InputError(f"{path} carries the object {record}, which needs code to load; it was refused")
-        pickled = [name] if record.endswith(".pt") else []
-        if record.endswith("_config.json"):
-            entries = json.loads(archive.read(name)).get("config", {})
-            pickled = [f"{folder}/{e['path_name']}" for e in entries.values() if e.get("use_pickle")]
-        for item in pickled:
-            try:
-                torch.load(io.BytesIO(archive.read(item)), map_location="meta", weights_only=True)
-            except pickle.UnpicklingError as error:
-                raise InputError(_explain_pickle(path, str(error))) from None
-
-
-@contextmanager
-def _quiet_export() -> Iterator[None]:
-    logger = logging.getLogger("torch.export")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)
-
-
 def write(
     path: str | os.PathLike[str],
     state: Mapping[str, Tensor] | Checkpoint,
@@ -224,7 +143,7 @@ def write(
     if suffix == ".safetensors":
         safetensors_file.write(path, found.state, metadata)
     elif suffix == ".pt2":
-        _write_program(path, found)
+        program_file.write(path, found.program, found.state)
     else:
         _write_pickle(path, found, metadata)
 
@@ -237,20 +156,3 @@ def _write_pickle(path: str | os.PathLike[str], found: Checkpoint, metadata: Map
         whole.file_metadata = dict(metadata)
     with replacing(path) as file:
         torch.save(whole, file)
-
-
-def _write_program(path: str | os.PathLike[str], found: Checkpoint) -> None:
-    if found.program is None:
-        raise InputError(f"{path}: a .pt2 file holds a program, and there is none; write .safetensors")
-    program = copy.copy(found.program)
-    program._state_dict = {
-        name: torch.nn.Parameter(found.state[name])
-        if isinstance(old, torch.nn.Parameter)
-        else found.state[name]
-        for name, old in found.program.state_dict.items()
-    }
-    buffer = io.BytesIO()
-    with _quiet_export():
-        torch.export.save(program, buffer)
-    with replacing(path) as file:
-        file.write(buffer.getbuffer())

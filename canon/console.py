@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console, RenderableType
@@ -31,11 +31,12 @@ from rich.text import Text
 
 from canon.errors import InputError, WorkError
 
-JSON = typer.Option(
-    False, "--json", help="Print the result as JSON on standard output; all talk goes to standard error."
-)
-QUIET = typer.Option(False, "--quiet", "-q", help="No progress and no talk.")
-DEBUG = typer.Option(False, "--debug", help="Show the traceback of an error (may stand anywhere).")
+# Annotations for the options of a command, as in `json: console.Json = False`.
+Json = Annotated[
+    bool, typer.Option("--json", help="The result as JSON on standard output; all talk on standard error.")
+]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error (may stand anywhere).")]
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 
@@ -52,7 +53,7 @@ def application(help: str) -> typer.Typer:
     )
 
     @app.callback()
-    def _options(debug: bool = DEBUG) -> None: ...
+    def _options(debug: Debug = False) -> None: ...
 
     return app
 

@@ -87,3 +87,14 @@ def require_file(path: str | os.PathLike[str]) -> int:
     if size == 0:
         raise InputError(f"{path} is empty (0 bytes); save or download it again")
     return size
+
+
+def require_folder(path: str | os.PathLike[str]) -> None:
+    """`InputError` unless a file could be written at `path`: found out before the work, not after it."""
+    folder = Path(os.path.realpath(path)).parent
+    if os.path.isdir(path):
+        raise InputError(f"{path} is a directory; name a file in it")
+    if not folder.is_dir():
+        raise InputError(f"{path} cannot be written: its folder does not exist; create it first")
+    if not os.access(folder, os.W_OK):
+        raise InputError(f"{path} cannot be written: its folder is read-only")

@@ -90,10 +90,18 @@ def lerp(a: State, b: State, weight: float) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def evaluate(module: nn.Module, state: State, batches: Batches, loss: Loss = cross_entropy) -> Score:
-    """Mean loss and accuracy of `state` in evaluation mode, over (x, y) batches."""
+    """Mean loss and accuracy of `state`, in the module's own dtypes, over (x, y) batches."""
     total, right, count = 0.0, 0, 0
+    own = module.state_dict()
+    loaded = {name: tensor.to(own[name].dtype) for name, tensor in state.items()}
     for x, y in batches:
-        logits = logits_of(functional_call(module, dict(state), (x,)))
+        try:
+            output = functional_call(module, loaded, (x,))
+        except (RuntimeError, TypeError, ValueError, IndexError) as error:
+            raise InputError(
+                f"the network fails on x of shape {tuple(x.shape)}, {x.dtype}: {error}"
+            ) from error
+        logits = logits_of(output)
         total += loss(logits, y).double().item() * len(y)
         right += int((logits.argmax(dim=-1) == y).sum())
         count += len(y)

@@ -16,7 +16,6 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from math import prod
 from typing import Any
 
 import torch
@@ -24,8 +23,9 @@ from torch import Tensor
 
 from canon import checkpoint, permutation
 from canon.errors import InputError
-from canon.permutation import Permutation, axis_index
-from canon.spec import Axis, Factor, PermutationSpec
+from canon.permutation import Permutation
+from canon.scale import apply_scale
+from canon.spec import Axis, PermutationSpec
 
 FORMAT = "canon-transform-1"
 
@@ -83,11 +83,11 @@ class Transform:
     def apply(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The transformed network; keys, order and dtypes stay. `InputError` where it does not fit."""
         self.spec.check(state)
-        return self.apply_delta(state)
+        return self._act(state, self.spec.axes)
 
     def apply_delta(self, delta: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The transformed task vector (or any tensors shaped like parameters); it may lack some keys."""
-        return {name: self._move(name, tensor) for name, tensor in delta.items()}
+        return self._act(delta, {name: self._axes(name) for name in delta})
 
     def apply_lora(self, factors: Mapping[str, Tensor], *, fan_in_fan_out: bool = False) -> dict[str, Tensor]:
         """Low-rank factors in PEFT's naming: `….lora_A.weight` (rank, in), `….lora_B.weight` (out, rank).
@@ -95,7 +95,8 @@ class Transform:
         The rows of B follow the outputs of the weight, the columns of A its inputs; `fan_in_fan_out`
         where the weight is stored (in, out), as GPT-2's.
         """
-        return {name: self._move_factor(name, factor, fan_in_fan_out) for name, factor in factors.items()}
+        axes = {name: self._factor_axes(name, tensor, fan_in_fan_out) for name, tensor in factors.items()}
+        return self._act(factors, axes)
 
     def apply_optimizer(self, state: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
         """Optimizer state keyed by parameter name: {name: {"exp_avg": …, "step": …}}.
@@ -136,56 +137,41 @@ class Transform:
         outer, p = self.spec.groups[group].within, self.permutation[group]
         return values[p] if outer is None else values[self.permutation[outer]].gather(-1, p)
 
-    def _axes(self, name: str, shape: tuple[int, ...]) -> tuple[Axis, ...]:
+    def _act(
+        self, tensors: Mapping[str, Tensor], axes: Mapping[str, tuple[Axis, ...]], power: int = 1
+    ) -> dict[str, Tensor]:
+        spec = PermutationSpec(self.spec.groups, dict(axes))
+        if self.scales:
+            scales = {name: s.double() ** power for name, s in self.scales.items()}
+            tensors = apply_scale(spec, scales, tensors)
+        return permutation.apply(spec, self.permutation, tensors)
+
+    def _axes(self, name: str) -> tuple[Axis, ...]:
         if name not in self.spec.axes:
             raise InputError(f"{name} is not known to the transform's spec; is it of another architecture?")
-        axes = self.spec.axes[name]
-        expected = tuple(axis.size for axis in axes)
-        if shape != expected:
-            raise InputError(f"{name} has shape {shape}, the transform's spec expects {expected}")
-        return axes
+        return self.spec.axes[name]
 
-    def _move(self, name: str, tensor: Tensor, power: int = 1) -> Tensor:
-        return self._act(tensor, dict(enumerate(self._axes(name, tuple(tensor.shape)))), power)
-
-    def _act(self, tensor: Tensor, axes: Mapping[int, Axis], power: int = 1) -> Tensor:
-        dtype, moved = tensor.dtype, tensor
-        for dim, axis in axes.items():
-            factor = axis_scale(self.spec, axis, self.scales, power)
-            if factor is not None:
-                shape = [-1 if d == dim else 1 for d in range(tensor.dim())]
-                moved = moved.double() * factor.to(tensor.device).reshape(shape)
-        moved = moved.to(dtype)
-        for dim, axis in axes.items():
-            if axis.groups:
-                moved = moved.index_select(
-                    dim, axis_index(self.spec, axis, self.permutation).to(moved.device)
-                )
-        return moved.clone() if moved is tensor else moved
-
-    def _move_factor(self, name: str, factor: Tensor, fan_in_fan_out: bool) -> Tensor:
+    def _factor_axes(self, name: str, factor: Tensor, fan_in_fan_out: bool) -> tuple[Axis, ...]:
         found = _LORA.match(name.removesuffix(".weight"))
         if found is None:
             raise InputError(f"{name} is no low-rank factor; expected ….lora_A.weight or ….lora_B.weight")
         weight = f"{found['module']}.weight"
-        if weight not in self.spec.axes:
-            raise InputError(f"{name} changes {weight}, which the transform's spec does not have")
         outputs, inputs = (1, 0) if fan_in_fan_out else (0, 1)
-        dim, axis = (0, outputs) if found["side"] == "B" else (1, inputs)
-        own = self.spec.axes[weight][axis]
+        dim, number = (0, outputs) if found["side"] == "B" else (1, inputs)
+        own = self._axes(weight)[number]
         if factor.dim() < 2 or factor.shape[dim] != own.size:
             raise InputError(
-                f"{name} has shape {tuple(factor.shape)}, but axis {axis} of {weight} has {own.size} entries"
+                f"{name} has shape {tuple(factor.shape)}, but axis {number} of {weight} has {own.size} entries"
                 "; is the weight stored (in, out)? then say fan_in_fan_out"
             )
-        return self._act(factor, {dim: own})
+        return tuple(own if d == dim else Axis.fixed(size) for d, size in enumerate(factor.shape))
 
     def _move_moment(self, name: str, slot: str, value: Any) -> Any:
         if not isinstance(value, Tensor) or (value.dim() == 0 and slot not in MOMENTS):
             return value
         if slot not in MOMENTS and self.scales:
             raise InputError(f"{name}: how the optimizer's '{slot}' scales is not known; reset it")
-        return self._move(name, value, MOMENTS.get(slot, 1))
+        return self._act({name: value}, {name: self._axes(name)}, MOMENTS.get(slot, 1))[name]
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """One safetensors file: permutations and scales, the spec as JSON in its metadata."""
@@ -215,30 +201,3 @@ class Transform:
 def _require_safetensors(path: str | os.PathLike[str]) -> None:
     if not os.fspath(path).endswith(".safetensors"):
         raise InputError(f"{path}: a transform's file name ends in .safetensors")
-
-
-def axis_scale(
-    spec: PermutationSpec, axis: Axis, scales: Mapping[str, Tensor], power: int = 1
-) -> Tensor | None:
-    """What every position of `axis` is multiplied by, (axis.size,) float64; None where it is all ones."""
-    acting = [f for segment in axis.segments for f in segment if f.power and f.group in scales]
-    if not acting:
-        return None
-    return torch.cat([_segment_scale(spec, segment, scales, power) for segment in axis.segments])
-
-
-def _segment_scale(
-    spec: PermutationSpec, segment: tuple[Factor, ...], scales: Mapping[str, Tensor], power: int
-) -> Tensor:
-    sizes = tuple(factor.size for factor in segment)
-    places = torch.unravel_index(torch.arange(prod(sizes)), sizes)
-    place_of = {factor.group: place for factor, place in zip(segment, places, strict=True)}
-    total = torch.ones(prod(sizes), dtype=torch.float64)
-    for factor, place in zip(segment, places, strict=True):
-        if factor.group is None or not factor.power or factor.group not in scales:
-            continue
-        outer = spec.groups[factor.group].within
-        own = scales[factor.group].double()
-        unit = own[place] if outer is None else own[place_of[outer], place]
-        total = total * unit ** (factor.power * power)
-    return total

@@ -11,10 +11,13 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from canon.errors import WorkError
-from canon.resolve import Runnable
+from canon.errors import InputError, WorkError
+from canon.resolve import Resolved
+from canon.runnable import Runnable
+from canon.transform import Transform
 
 TOLERANCE = 1e-9  # relative, in float64
+NO_CODE = "the network's code is not known; give --model or a .pt2 file to compare outputs"
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,8 @@ def output_difference(
     absolute, largest = 0.0, 0.0
     for _ in range(draws):
         inputs = tuple(_draw(example, generator) for example in runnable.inputs)
-        outputs = [_outputs(module, state, inputs) for state in (first, second)]
+        keywords = {name: _draw(example, generator) for name, example in runnable.keywords.items()}
+        outputs = [_outputs(module, state, inputs, keywords) for state in (first, second)]
         for a, b in zip(*outputs, strict=True):
             if not (a.isfinite().all() and b.isfinite().all()):
                 raise WorkError(
@@ -79,9 +83,17 @@ def _draw(example: Any, generator: torch.Generator) -> Any:
     return flat[torch.randint(flat.numel(), example.shape, generator=generator)]
 
 
-def _outputs(module: nn.Module, state: Mapping[str, Tensor], inputs: tuple[Any, ...]) -> list[Tensor]:
+def _outputs(
+    module: nn.Module, state: Mapping[str, Tensor], inputs: tuple[Any, ...], keywords: dict[str, Any]
+) -> list[Tensor]:
     wide = {name: t.double() if t.is_floating_point() else t for name, t in state.items()}
-    leaves = list(_leaves(functional_call(module, wide, inputs)))
+    try:
+        leaves = list(_leaves(functional_call(module, wide, inputs, keywords)))
+    except (RuntimeError, TypeError, ValueError, IndexError) as error:
+        shapes = ", ".join(
+            str(tuple(x.shape)) for x in (*inputs, *keywords.values()) if isinstance(x, Tensor)
+        )
+        raise InputError(f"the network fails on inputs of shape {shapes}: {error}; see --input") from error
     found = [(torch.view_as_real(t) if t.is_complex() else t).double() for t in leaves]
     if not found:
         raise WorkError("the network returned no tensor; nothing can be compared")
@@ -97,3 +109,67 @@ def _leaves(found: Any) -> Iterator[Tensor]:
     elif isinstance(found, (list, tuple)):
         for value in found:
             yield from _leaves(value)
+
+
+def same_function(
+    a: Mapping[str, Tensor], b: Mapping[str, Tensor], resolved: Resolved, generator: torch.Generator
+) -> dict[str, Any]:
+    """Whether `a` and `b` compute the same: `same` is true, false, or null where it was not decided.
+
+    With the network's code both are run. Without it a relabelling of `b` that equals `a` is looked for;
+    finding one proves it, finding none proves nothing.
+    """
+    rounded = {
+        str(t.dtype).removeprefix("torch.")
+        for state in (a, b)
+        for t in state.values()
+        if t.is_floating_point()
+    }
+    note = (
+        f"; the files mix {' and '.join(sorted(rounded))}, whose rounding differs" if len(rounded) > 1 else ""
+    )
+    if resolved.runnable is not None:
+        found = output_difference(resolved.runnable, a, b, generator)
+        proof = f"outputs on {found.inputs} random batches in float64 differ by {found.relative:.1e} relative"
+        note = f" ({TOLERANCE:.0e} allowed){'' if found.same else note}"
+        return _verdict(found.same, proof + note, found.absolute)
+    if _equal(a, b):
+        return _verdict(True, "the tensors are equal", 0.0)
+    from canon.weight_matching import match_weights
+
+    match = match_weights(resolved.spec, *comparable(a, b), generator=generator)
+    if _equal(a, Transform(resolved.spec, match.permutation).apply(b)):
+        return _verdict(True, f"B is A relabelled, bit for bit; {resolved.evidence}", None)
+    proof = "no relabelling of B was found that equals A"
+    return _verdict(None, f"{proof}{note}; give --model or .pt2 files to run both", None)
+
+
+def _verdict(same: bool | None, proof: str, difference: float | None) -> dict[str, Any]:
+    verdict = {True: "the same function", False: "different functions", None: "not decided"}[same]
+    result: dict[str, Any] = {
+        "same": same,
+        "verdict": verdict,
+        "proof": proof,
+        "max_output_difference": difference,
+    }
+    if difference is None:
+        result["max_output_difference_reason"] = NO_CODE
+    return result
+
+
+def _equal(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> bool:
+    wide_a, wide_b = comparable(a, b)
+    return all(torch.equal(wide_a[name], wide_b[name]) for name in wide_a)
+
+
+def comparable(
+    a: Mapping[str, Tensor], b: Mapping[str, Tensor]
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Both networks in one dtype for each tensor, at least float32; equal dtypes cost no copy."""
+    wide_a, wide_b = {}, {}
+    for name in b:
+        dtype = torch.promote_types(a[name].dtype, b[name].dtype)
+        if dtype.is_floating_point:
+            dtype = torch.promote_types(dtype, torch.float32)
+        wide_a[name], wide_b[name] = a[name].to(dtype), b[name].to(dtype)
+    return wide_a, wide_b

@@ -78,6 +78,9 @@ def canonicalize_zoo(zoo: Zoo, out: Path, progress: Callable[[int], None] = lamb
     """Write the canonical zoo and its frame to `out`; ids, tasks, seeds and accuracies are kept."""
     if out.resolve() == zoo.path.resolve():
         raise InputError(f"{out} is the zoo itself; name another folder for the canonical one")
+    if out.exists() and not (out / FRAME).exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError(f"{out} is not empty and holds no canonical zoo; choose another name")
+    out.mkdir(parents=True, exist_ok=True)
     architecture, records = zoo.architecture, zoo.records
     seen = zoo.rows("seen") or zoo.rows()
     others = sorted(set(range(len(records))) - set(seen))
@@ -95,7 +98,6 @@ def canonicalize_zoo(zoo: Zoo, out: Path, progress: Callable[[int], None] = lamb
     narrow = [gather_classes(architecture, s, [records[i].task for i in rows]) for rows, s in parts]
     order = torch.tensor([row for rows, _ in parts for row in rows]).argsort()
     state = {name: torch.cat([part[name] for part in narrow])[order] for name in narrow[0]}
-    out.mkdir(parents=True, exist_ok=True)
     checkpoint.write(out / FRAME, aligned.frame)
     header = {
         key: value for key, value in zoo.manifest.items() if key not in ("format", "shards", "records_sha256")
@@ -110,3 +112,11 @@ def read_frame(zoo: Zoo) -> State:
             f"{zoo.path} is not canonical; run: weightflow canonicalize {zoo.path} --out {zoo.path}-canonical"
         )
     return checkpoint.read(zoo.path / FRAME).state
+
+
+def is_canonical_form_of(folder: Path, zoo: Zoo) -> bool:
+    """Whether `folder` holds the complete canonical form of exactly this zoo."""
+    if not (folder / "zoo.json").exists():
+        return False
+    found = Zoo(folder)
+    return found.manifest.get("canonical", {}).get("source") == zoo.identity and not found.verify()

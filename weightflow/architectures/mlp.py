@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from torch import nn
 
@@ -11,6 +12,6 @@ def mlp(inputs: int, hidden: Sequence[int], classes: int) -> nn.Sequential:
     """Linear layers with ReLU between them: inputs (batch, *any) are flattened to (batch, inputs)."""
     widths = [inputs, *hidden]
     layers: list[nn.Module] = [nn.Flatten()]
-    for before, after in zip(widths[:-1], widths[1:], strict=True):
+    for before, after in pairwise(widths):
         layers += [nn.Linear(before, after), nn.ReLU()]
     return nn.Sequential(*layers, nn.Linear(widths[-1], classes))

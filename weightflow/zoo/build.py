@@ -10,10 +10,10 @@ from canon.errors import InputError
 from canon.files import atomic_write, sha256
 from weightflow import config, datasets
 from weightflow.architectures import Architecture
+from weightflow.zoo.predict import accuracies, predict_many
 from weightflow.zoo.recipe import ZooRecipe
 from weightflow.zoo.store import Record, read_manifest, shard_path, write_manifest, write_shard
 from weightflow.zoo.tasks import Task
-from weightflow.zoo.predict import accuracies, predict_many
 from weightflow.zoo.training import train_many
 
 
@@ -63,7 +63,9 @@ def _build_shard(
 
     state = train_many(architecture, data, tasks, seeds, recipe.training, on_step)
     measured = {
-        name: accuracies(predict_many(architecture, state, split.inputs, data, tasks), split.labels, data, tasks)
+        name: accuracies(
+            predict_many(architecture, state, split.inputs, data, tasks), split.labels, data, tasks
+        )
         for name, split in (("train", data.train), ("validation", data.validation))
     }
     records = [

@@ -19,7 +19,7 @@ from weightflow.zoo.training import State, class_table
 def predict_many(
     architecture: Architecture,
     state: State,
-    inputs: Float[Tensor, "examples *shape"],
+    inputs: Float[Tensor, "examples ..."],
     data: ClassificationData,
     tasks: Sequence[Task],
     chunk: int = 256,
@@ -41,9 +41,7 @@ def predict_many(
     return torch.cat(result)
 
 
-def in_task(
-    labels: Int[Tensor, " examples"], data: ClassificationData, tasks: Sequence[Task]
-) -> Tensor:
+def in_task(labels: Int[Tensor, " examples"], data: ClassificationData, tasks: Sequence[Task]) -> Tensor:
     """Which examples belong to each task's classes: (networks, examples)."""
     member = torch.zeros(len(tasks), len(data.class_names), dtype=torch.bool)
     for row, task in enumerate(tasks):

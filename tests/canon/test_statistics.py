@@ -6,7 +6,7 @@ from torch import nn
 
 from canon.errors import InputError
 from canon.interpolate import merge
-from canon.repair import reestimate_batch_norm, repair
+from canon.statistics import reestimate_batch_norm, repair
 
 
 @pytest.fixture

@@ -1,32 +1,33 @@
-"""One job, whole: match B to A, relabel B, prove that its function stayed, report what was gained."""
+"""One job, whole: match B to A, transform B, prove that its function stayed, report what was gained."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from canon.checkpoint import Checkpoint
-from canon.errors import InputError, WorkError
+from canon.checkpoint import Checkpoint, require_finite, require_same
+from canon.errors import WorkError
 from canon.match import Match
-from canon.resolve import Resolved, require_finite, require_same
+from canon.methods import Matcher
+from canon.permutation import identity
+from canon.resolve import Resolved
+from canon.scale import balance as balance_scales
 from canon.spec import PermutationSpec
 from canon.transform import Transform
-from canon.verify import TOLERANCE, output_difference
-
-Matcher = Callable[[PermutationSpec, Mapping[str, Tensor], Mapping[str, Tensor]], Match]
+from canon.verify import NO_CODE, TOLERANCE, comparable, output_difference
 
 
 @dataclass(frozen=True)
 class Alignment:
-    """B in A's order: the network, the transform that made it, the match behind it, the report."""
+    """A network in another order: its file, the transform that made it, and the report."""
 
     aligned: Checkpoint
     transform: Transform
-    match: Match
     report: dict[str, Any]
 
 
@@ -37,11 +38,13 @@ def align(
     matcher: Matcher,
     *,
     generator: torch.Generator,
+    balance: bool = False,
     names: tuple[str, str] = ("A", "B"),
 ) -> Alignment:
     """Align `b` to `a` with `matcher` and prove that the function of `b` stayed.
 
-    The result keeps the keys, order, dtypes, metadata and ties of `b`; the two may differ in dtype.
+    With `balance` the two are matched in balanced scales and the units of the result get the scales of
+    A's. The result keeps the keys, order, dtypes, metadata and ties of `b`; the two may differ in dtype.
     Raises `InputError` where they are different architectures or not finite, `WorkError` where the
     aligned network does not compute what `b` computes.
     """
@@ -49,16 +52,15 @@ def align(
     for state, name in zip((a.state, b.state), names, strict=True):
         require_finite(state, name)
     spec = resolved.spec
-    match = matcher(spec, *comparable(a.state, b.state))
-    transform = Transform(spec, match.permutation)
+    match, transform = _match(spec, *comparable(a.state, b.state), matcher, balance)
     aligned = b.with_state(transform.apply(b.state))
     report = {
         "objective_before": match.objective_before.item(),
         "objective_after": match.objective.item(),
         "distance_before": distance(spec, a.state, b.state),
         "distance_after": distance(spec, a.state, aligned.state),
-        **prove(resolved, b.state, aligned.state, transform, generator),
-        "groups": describe_groups(match, spec),
+        **prove(resolved, b, aligned, transform, generator),
+        "groups": _groups(spec, match),
         "moved_fraction": moved_fraction(spec, match.moved),
         "sweeps": match.sweeps,
         "converged": match.converged,
@@ -69,20 +71,38 @@ def align(
     }
     if not report["moved_fraction"]:
         report["nothing_moved_because"] = _why_nothing_moved(spec, a.state, b.state)
-    return Alignment(aligned, transform, match, report)
+    return Alignment(aligned, transform, report)
 
 
-def comparable(
-    a: Mapping[str, Tensor], b: Mapping[str, Tensor]
-) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Both networks in one dtype for each tensor, at least float32; equal dtypes cost no copy."""
-    wide_a, wide_b = {}, {}
-    for name in b:
-        dtype = torch.promote_types(a[name].dtype, b[name].dtype)
-        if dtype.is_floating_point:
-            dtype = torch.promote_types(dtype, torch.float32)
-        wide_a[name], wide_b[name] = a[name].to(dtype), b[name].to(dtype)
-    return wide_a, wide_b
+def canonical_form(found: Checkpoint, resolved: Resolved, generator: torch.Generator) -> Alignment:
+    """`found` in the order that depends on nothing but itself, with the proof that its function stayed."""
+    from canon.canonical import canonicalize  # type: ignore[attr-defined]
+
+    canonical = canonicalize(resolved.spec, found.state)
+    transform = Transform(resolved.spec, canonical.permutation, canonical.scales)
+    aligned = found.with_state(canonical.state)
+    report = {
+        **prove(resolved, found, aligned, transform, generator),
+        "groups": [{"name": name, "moved": moved} for name, moved in transform.moved().items()],
+        "moved_fraction": moved_fraction(resolved.spec, transform.moved()),
+        **peak_memory(),
+        "spec_source": resolved.source,
+        "frozen": dict(resolved.spec.frozen),
+    }
+    return Alignment(aligned, transform, report)
+
+
+def _match(
+    spec: PermutationSpec, a: Mapping[str, Tensor], b: Mapping[str, Tensor], matcher: Matcher, balance: bool
+) -> tuple[Match, Transform]:
+    if not balance:
+        match = matcher(spec, a, b)
+        return match, Transform(spec, match.permutation)
+    scales_a, balanced_a = balance_scales(spec, a)
+    scales_b, balanced_b = balance_scales(spec, b)
+    match = matcher(spec, balanced_a, balanced_b)
+    unbalance_a = Transform(spec, identity(spec), {name: 1 / s for name, s in scales_a.items()})
+    return match, Transform(spec, match.permutation, scales_b).then(unbalance_a)
 
 
 def distance(spec: PermutationSpec, a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> float:
@@ -96,34 +116,45 @@ def distance(spec: PermutationSpec, a: Mapping[str, Tensor], b: Mapping[str, Ten
 
 def prove(
     resolved: Resolved,
-    before: Mapping[str, Tensor],
-    after: Mapping[str, Tensor],
+    before: Checkpoint,
+    after: Checkpoint,
     transform: Transform,
     generator: torch.Generator,
 ) -> dict[str, Any]:
-    """Report entries that say how it is known that `after` computes the function of `before`."""
+    """Report entries that say how it is known that `after` computes the function of `before`.
+
+    Raises `WorkError` where it does not. Scales are exact in float64 only: with them the float64
+    network is compared, and rounding to the file's dtype is left out.
+    """
+    moved = after.state
+    if transform.scales:
+        moved = transform.apply({name: _wide(tensor) for name, tensor in before.state.items()})
     if resolved.runnable is not None:
-        found = output_difference(resolved.runnable, before, after, generator)
+        found = output_difference(resolved.runnable, before.state, moved, generator)
         if not found.same:
             raise WorkError(
                 f"the result does not compute the same function (outputs differ by {found.relative:.2e} relative, "
-                f"allowed {TOLERANCE:.0e}): the spec ({resolved.source}) is wrong; nothing was written"
+                f"{TOLERANCE:.0e} allowed): the spec ({resolved.source}) is wrong; nothing was written"
             )
         proof = f"outputs compared in float64 on {found.inputs} random batches: {found.relative:.1e} relative"
         return {"max_output_difference": found.absolute, "proof": proof}
     if not transform.scales:
-        back = transform.inverse().apply(after)
-        if not all(torch.equal(back[name], before[name]) for name in before):
+        back = transform.inverse().apply(moved)
+        if not all(torch.equal(back[name], tensor) for name, tensor in before.state.items()):
             raise WorkError("the relabelling could not be undone bit for bit; nothing was written")
+    how = "a relabelling and scaling" if transform.scales else "a relabelling, undone bit for bit"
     return {
         "max_output_difference": None,
-        "max_output_difference_reason": "the network's code is not known; give --model or a .pt2 file to compare outputs",
-        "proof": f"a relabelling, undone bit for bit; {resolved.evidence}",
+        "max_output_difference_reason": NO_CODE,
+        "proof": f"{how}; {resolved.evidence}",
     }
 
 
-def describe_groups(match: Match, spec: PermutationSpec) -> list[dict[str, Any]]:
-    """Each group's size, gain and fraction moved, as the report lists them."""
+def _wide(tensor: Tensor) -> Tensor:
+    return tensor.double() if tensor.is_floating_point() else tensor
+
+
+def _groups(spec: PermutationSpec, match: Match) -> list[dict[str, Any]]:
     return [
         {
             "name": name,
@@ -157,16 +188,5 @@ def peak_memory() -> dict[str, Any]:
         import resource
     except ImportError:
         return {"peak_memory_bytes": None, "peak_memory_bytes_reason": "this system does not measure it"}
-    import sys
-
     unit = 1 if sys.platform == "darwin" else 1024
     return {"peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit}
-
-
-def matcher_for(method: str, start: str, generator: torch.Generator) -> Matcher:
-    """The matcher that a name on the command line stands for; `InputError` lists the names."""
-    if method == "weights":
-        from canon.weight_matching import match_weights
-
-        return lambda spec, a, b: match_weights(spec, a, b, start=start, generator=generator)
-    raise InputError(f"method '{method}' is not known; one of weights, activations, transfusion")

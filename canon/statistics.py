@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from canon.data import Data
 from canon.errors import InputError
 
 State = Mapping[str, Tensor]
@@ -165,3 +166,27 @@ def _correctable(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
         # A tied weight serves two layers and cannot be stretched for one of them.
         if isinstance(part, UNITS) and part.bias is not None and owners[id(part.weight)] == 1:
             yield name, part
+
+
+Mend = Callable[[State, Sequence[State], Sequence[float]], State]
+
+
+def repairer(kind: str, module: nn.Module | None, train: Data | None, batch: int) -> Mend:
+    """What `kind` names: (merged, sources, weights) -> the merged network with its statistics mended.
+
+    Raises `InputError` for an unknown name, or where the module or the training examples are missing.
+    """
+    if kind == "none":
+        return lambda merged, sources, weights: merged
+    if kind not in ("batch-norm", "repair"):
+        raise InputError(f"repair '{kind}' is not known; one of none, batch-norm, repair")
+    if module is None or train is None:
+        raise InputError(f"--repair {kind} runs the network on training examples; give --model and --train")
+    data, network = train, module
+
+    def inputs() -> Iterator[Tensor]:
+        return (x for x, _ in data.batches(batch))
+
+    if kind == "batch-norm":
+        return lambda merged, sources, weights: reestimate_batch_norm(network, merged, inputs)
+    return lambda merged, sources, weights: repair(network, merged, sources, weights, inputs)

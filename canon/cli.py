@@ -1,0 +1,411 @@
+"""The `canon` command line: read, call, write. Numerics are imported when a command needs them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from canon import console, describe
+from canon.options import (
+    Batch,
+    Examples,
+    Family,
+    Input,
+    Method,
+    Model,
+    Network,
+    Other,
+    Out,
+    Repair,
+    Seed,
+    Spec,
+    Start,
+    Train,
+    TransformOut,
+)
+
+if TYPE_CHECKING:
+    import torch
+
+    from canon.checkpoint import Checkpoint
+    from canon.data import Data
+    from canon.runnable import Hints
+
+app = console.application(
+    "Remove the symmetries of neural networks.\n\n"
+    "The units of a hidden layer can be listed in any order without a change in what the network computes. "
+    "canon finds those symmetries, proves them, and brings two networks into the same order, so that their "
+    "weights can be compared, interpolated and merged.\n\n"
+    "Networks are .safetensors, .pt, .pth, .bin or .pt2 files.\n\n"
+    "[bold]How canon learns the symmetries[/bold] (every command takes these):\n\n"
+    "  a .pt2 file (torch.export)      traced and proved\n\n"
+    "  --model pkg.mod:build           your module, traced and proved\n\n"
+    "  a bare checkpoint               well-known families are recognised by keys and shapes\n\n"
+    "  --spec S.json                   a spec that `canon inspect --spec` wrote, amended by hand if need be"
+)
+
+
+def main() -> None:
+    """The entry point of the `canon` command."""
+    console.run(app, name="canon")
+
+
+@app.command()
+def align(
+    a: Annotated[Path, typer.Argument(metavar="A", help="The network whose order is taken.")],
+    b: Annotated[Path, typer.Argument(metavar="B", help="The network that is reordered.")],
+    out: Out,
+    spec: Spec = None,
+    model: Model = None,
+    family: Family = None,
+    input: Input = None,
+    method: Method = "weights",
+    start: Start = "auto",
+    balance: Annotated[
+        bool, typer.Option("--balance", help="Match in balanced scales, and give C the scales of A's units.")
+    ] = False,
+    data: Examples = None,
+    batch: Batch = 256,
+    seed: Seed = 0,
+    transform: TransformOut = None,
+    report: Annotated[
+        Path | None, typer.Option("--report", metavar="R.json", help="Write the report.")
+    ] = None,
+    json: console.Json = False,
+    quiet: console.Quiet = False,
+) -> None:
+    """Bring B into the order of A; what B computes does not change, and that is proved.
+
+    C keeps B's keys, order, dtypes and metadata, so it loads wherever B did.
+
+    [bold]Examples[/bold]
+
+      canon align a.pt b.pt --out c.safetensors
+
+      canon align a.pt b.pt --model nets.py:build --input 1x3x32x32 --out c.pt --report r.json
+    """
+    _check_outputs(out, transform, report)
+    from canon.alignment import align
+    from canon.methods import matcher_for
+    from canon.resolve import read_pair, resolve
+
+    pair = read_pair(a, b)
+    resolved = resolve(pair.known, _hints(spec, model, family, input))
+    generator = _generator(seed)
+    matcher = matcher_for(
+        method, start=start, generator=generator, runnable=resolved.runnable, data=_data(data), batch=batch
+    )
+    with console.progress(None, "matching", quiet=quiet):
+        done = align(pair.a, pair.b, resolved, matcher, balance=balance, generator=generator)
+    _write(out, done.aligned)
+    if transform is not None:
+        done.transform.save(transform)
+    if report is not None:
+        _write_text(report, console.json_text(done.report) + "\n")
+    console.show(done.report, describe.alignment(done.report, str(out)), json)
+
+
+@app.command()
+def canonicalize(
+    a: Network,
+    out: Out,
+    spec: Spec = None,
+    model: Model = None,
+    family: Family = None,
+    input: Input = None,
+    seed: Seed = 0,
+    transform: TransformOut = None,
+    json: console.Json = False,
+) -> None:
+    """Bring A into an order that depends on nothing but A: every relabelling of A gives the same file.
+
+    [bold]Example[/bold]
+
+      canon canonicalize a.pt --out c.safetensors
+    """
+    _check_outputs(out, transform)
+    from canon.alignment import canonical_form
+    from canon.resolve import read_one, resolve
+
+    network = read_one(a)
+    done = canonical_form(network, resolve(network, _hints(spec, model, family, input)), _generator(seed))
+    _write(out, done.aligned)
+    if transform is not None:
+        done.transform.save(transform)
+    moved = f"{done.report['moved_fraction']:.1%} of the units moved"
+    console.show(done.report, f"{moved}; the function stayed: {done.report['proof']}\nwrote {out}", json)
+
+
+@app.command()
+def inspect(
+    a: Network,
+    spec: Annotated[
+        Path | None, typer.Option("--spec", metavar="OUT.json", help="Write the spec here, to keep or amend.")
+    ] = None,
+    model: Model = None,
+    family: Family = None,
+    input: Input = None,
+    json: console.Json = False,
+) -> None:
+    """Show the groups of A's units: what moves, what is frozen, and why.
+
+    [bold]Examples[/bold]
+
+      canon inspect resnet18.pth
+
+      canon inspect net.pt --model nets.py:build --input 1x3x32x32 --spec groups.json
+    """
+    _check_outputs(spec)
+    from canon.resolve import read_one, resolve
+
+    resolved = resolve(read_one(a), _hints(None, model, family, input))
+    if spec is not None:
+        _write_text(spec, resolved.spec.to_json() + "\n")
+    found = describe.spec(resolved.spec, resolved.source)
+    console.show(found, describe.tables(found), json)
+
+
+@app.command()
+def verify(
+    a: Network,
+    b: Other,
+    spec: Spec = None,
+    model: Model = None,
+    family: Family = None,
+    input: Input = None,
+    seed: Seed = 0,
+    json: console.Json = False,
+) -> None:
+    """Say whether A and B are the same function; exit code 0 if they are, 1 if not.
+
+    With --model or .pt2 files both are run in float64 on random inputs. Otherwise canon looks for a
+    transform that turns one into the other: finding one proves it, finding none decides nothing.
+
+    [bold]Example[/bold]
+
+      canon verify b.pt c.safetensors --model nets.py:build --input 1x3x32x32
+    """
+    from canon.resolve import read_pair, resolve
+    from canon.verify import same_function
+
+    pair = read_pair(a, b)
+    resolved = resolve(pair.known, _hints(spec, model, family, input))
+    result = same_function(pair.a.state, pair.b.state, resolved, _generator(seed))
+    console.show(result, f"{result['verdict']}: {result['proof']}", json)
+    if not result["same"]:
+        raise typer.Exit(1)
+
+
+@app.command()
+def apply(
+    t: Annotated[Path, typer.Argument(metavar="T", help="A transform that --transform wrote.")],
+    a: Network,
+    out: Out,
+    kind: Annotated[
+        str, typer.Option("--kind", help="What A is: network, task-vector, lora or optimizer.")
+    ] = "network",
+    invert: Annotated[bool, typer.Option("--invert", help="Apply the inverse.")] = False,
+    fan_in_fan_out: Annotated[
+        bool, typer.Option("--fan-in-fan-out", help="LoRA of weights stored (in, out), as GPT-2's.")
+    ] = False,
+    json: console.Json = False,
+) -> None:
+    """Apply a transform to a network, or to what belongs to it.
+
+    A task vector is the difference of two checkpoints, LoRA factors are named as PEFT names them, and
+    an optimizer's file holds `optimizer.state_dict()`.
+
+    [bold]Examples[/bold]
+
+      canon align a.pt b.pt --out c.pt --transform t.safetensors
+
+      canon apply t.safetensors b-finetuned.pt --out c-finetuned.pt
+
+      canon apply t.safetensors adapter.safetensors --kind lora --out moved.safetensors
+    """
+    _check_outputs(out)
+    from canon.carry import carry
+
+    count = carry(t, a, out, kind=kind, invert=invert, fan_in_fan_out=fan_in_fan_out)
+    console.show(
+        {"tensors": count, "out": str(out)}, f"{count} tensors of {a} transformed\nwrote {out}", json
+    )
+
+
+@app.command()
+def barrier(
+    a: Network,
+    b: Other,
+    data: Annotated[
+        Path, typer.Option("--data", metavar="X.npz", help="Where to score: an .npz with x and y.")
+    ],
+    aligned: Annotated[bool, typer.Option("--align", help="Also align B to A, and score that line.")] = False,
+    train: Train = None,
+    repair: Repair = "none",
+    plot: Annotated[
+        Path | None, typer.Option("--plot", metavar="P.png", help="Draw it (png, svg, pdf).")
+    ] = None,
+    points: Annotated[int, typer.Option("--points", min=3, help="Points on the line, ends included.")] = 11,
+    spec: Spec = None,
+    model: Model = None,
+    family: Family = None,
+    input: Input = None,
+    method: Method = "weights",
+    start: Start = "auto",
+    batch: Batch = 256,
+    seed: Seed = 0,
+    json: console.Json = False,
+    quiet: console.Quiet = False,
+) -> None:
+    """Walk the straight line from A to B and say how far loss and accuracy leave it.
+
+    The loss barrier is the largest rise of the loss above the straight line between its values at the
+    ends. The network's code must be known: give --model, or .pt2 files.
+
+    [bold]Example[/bold]
+
+      canon barrier a.pt b.pt --model nets.py:build --data test.npz --align --plot line.png
+    """
+    _check_outputs(plot)
+    from canon.alignment import align
+    from canon.barrier import barriers
+    from canon.data import read_data
+    from canon.methods import matcher_for
+    from canon.plot import check_format, plot_curves
+    from canon.resolve import read_pair, resolve
+    from canon.runnable import find_runnable, require_runnable
+
+    if plot is not None:
+        check_format(plot)
+    pair, hints = read_pair(a, b), _hints(spec, model, family, input)
+    runnable = require_runnable(find_runnable(pair.known, hints))
+    scored, statistics = read_data(data, labels=True), _data(train)
+    lines = {"as they are": (pair.a.state, pair.b.state)}
+    if aligned:
+        matcher = matcher_for(
+            method, start=start, generator=_generator(seed), runnable=runnable, data=statistics, batch=batch
+        )
+        done = align(pair.a, pair.b, resolve(pair.known, hints), matcher, generator=_generator(seed))
+        lines["aligned"] = (pair.a.state, done.aligned.state)
+    with console.progress(points * len(lines), "scoring", quiet=quiet) as steps:
+        curves = barriers(
+            runnable,
+            lines,
+            scored,
+            points=points,
+            batch=batch,
+            repair=repair,
+            train=statistics,
+            advance=steps.advance,
+        )
+    if plot is not None:
+        plot_curves(curves, plot)
+    result = {name: describe.curve(found) for name, found in curves.items()}
+    console.show(result, describe.barriers(result), json)
+
+
+@app.command()
+def merge(
+    networks: Annotated[list[Path], typer.Argument(metavar="A B…", help="Two networks or more.")],
+    out: Out,
+    weights: Annotated[
+        str | None, typer.Option("--weights", help="Their shares, as 0.7,0.3; equal if not given.")
+    ] = None,
+    aligned: Annotated[
+        bool, typer.Option("--align/--as-they-are", help="Align all to the first before taking the mean.")
+    ] = True,
+    train: Train = None,
+    repair: Repair = "none",
+    spec: Spec = None,
+    model: Model = None,
+    family: Family = None,
+    input: Input = None,
+    method: Method = "weights",
+    start: Start = "auto",
+    batch: Batch = 256,
+    seed: Seed = 0,
+    json: console.Json = False,
+    quiet: console.Quiet = False,
+) -> None:
+    """Take the weighted mean of networks, aligned to the first; the result is like the first one's file.
+
+    [bold]Examples[/bold]
+
+      canon merge a.pt b.pt c.pt --out mean.safetensors
+
+      canon merge a.pt b.pt --weights 0.7,0.3 --model nets.py:build --train x.npz --repair batch-norm -o m.pt
+    """
+    _check_outputs(out)
+    from canon.merging import merge_networks, parse_weights
+    from canon.methods import matcher_for
+    from canon.resolve import read_one, resolve
+    from canon.runnable import find_runnable
+
+    shares, examples = parse_weights(weights, len(networks)), _data(train)
+    found, hints = [read_one(path) for path in networks], _hints(spec, model, family, input)
+    runnable = find_runnable(found[0], hints)
+    with console.progress(len(networks) - 1, "merging", quiet=quiet) as steps:
+        merged, result = merge_networks(
+            found,
+            shares,
+            [str(path) for path in networks],
+            resolved=resolve(found[0], hints) if aligned else None,
+            matcher=matcher_for(
+                method, start=start, generator=_generator(seed), runnable=runnable, data=examples, batch=batch
+            ),
+            runnable=runnable,
+            repair=repair,
+            train=examples,
+            batch=batch,
+            generator=_generator(seed),
+            advance=steps.advance,
+        )
+    _write(out, merged)
+    for warning in result["warnings"]:
+        console.say(f"warning: {warning}")
+    console.show(result, f"the mean of {len(networks)} networks\nwrote {out}", json)
+
+
+def _hints(spec: Path | None, model: str | None, family: str | None, input: str | None) -> Hints:
+    from canon.runnable import Hints
+
+    return Hints(spec, model, family, input)
+
+
+def _generator(seed: int) -> torch.Generator:
+    import torch
+
+    return torch.Generator().manual_seed(seed)
+
+
+def _data(path: Path | None, labels: bool = False) -> Data | None:
+    from canon.data import read_data
+
+    return None if path is None else read_data(path, labels=labels)
+
+
+def _check_outputs(*paths: Path | None) -> None:
+    """Fail before the work, not after it."""
+    from canon.files import require_folder
+
+    for path in paths:
+        if path is not None:
+            require_folder(path)
+
+
+def _write(path: Path, found: Checkpoint) -> None:
+    from canon import checkpoint
+
+    checkpoint.write(path, found)
+
+
+def _write_text(path: Path, text: str) -> None:
+    from canon.files import atomic_write
+
+    atomic_write(path, text)
+
+
+if __name__ == "__main__":
+    main()

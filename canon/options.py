@@ -1,0 +1,53 @@
+"""The options that several commands share, each written once."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Network = Annotated[Path, typer.Argument(metavar="A", help="A network.", show_default=False)]
+Other = Annotated[Path, typer.Argument(metavar="B", help="Another network.", show_default=False)]
+Out = Annotated[Path, typer.Option("--out", "-o", help="Where the result goes; the suffix is the format.")]
+Spec = Annotated[Path | None, typer.Option("--spec", help="Read the groups from this JSON file.")]
+Model = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        metavar="PKG.MOD:FUNCTION",
+        help="A callable without arguments (or file.py:function) that returns the module, or the module and a "
+        "tuple of example inputs.",
+    ),
+]
+Family = Annotated[str | None, typer.Option("--family", help="Name the family instead of recognising it.")]
+Input = Annotated[
+    str | None,
+    typer.Option(
+        "--input",
+        metavar="SHAPE",
+        help="Example inputs for --model: 1x3x224x224, or 1x16@1000 for token ids below 1000; commas between.",
+    ),
+]
+Method = Annotated[
+    str, typer.Option("--method", help="What is matched: weights, activations (needs --data) or transfusion.")
+]
+Start = Annotated[
+    str, typer.Option("--start", help="Where matching starts; auto tries several, keeps the best.")
+]
+Seed = Annotated[int, typer.Option("--seed", help="Seed of every random choice.")]
+Examples = Annotated[
+    Path | None, typer.Option("--data", metavar="X.npz", help="Examples: an .npz with x, and y where needed.")
+]
+Batch = Annotated[int, typer.Option("--batch", min=1, help="Examples in a batch.")]
+TransformOut = Annotated[
+    Path | None, typer.Option("--transform", metavar="T", help="Keep the transform, for `canon apply`.")
+]
+Train = Annotated[
+    Path | None,
+    typer.Option("--train", metavar="X.npz", help="Training examples, for --repair and activations."),
+]
+Repair = Annotated[
+    str,
+    typer.Option(
+        "--repair", help="Statistics of merged networks: none, batch-norm or repair (needs --train)."
+    ),
+]

@@ -1,0 +1,415 @@
+"""The commands, end to end on files: what they write, say and refuse."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+from torch import nn
+
+from canon import checkpoint, console
+from canon import permutation as perm
+from canon.cli import app
+from canon.spec import Axis, Group, PermutationSpec
+from canon.transform import Transform
+
+IN, HIDDEN, OUT = 5, 12, 3
+SPEC = PermutationSpec(
+    groups={"h": Group("h", HIDDEN, scale="positive"), "g": Group("g", HIDDEN, scale="positive")},
+    axes={
+        "0.weight": (Axis.units("h", HIDDEN, power=1), Axis.fixed(IN)),
+        "0.bias": (Axis.units("h", HIDDEN, power=1),),
+        "2.weight": (Axis.units("g", HIDDEN, power=1), Axis.units("h", HIDDEN, power=-1)),
+        "2.bias": (Axis.units("g", HIDDEN, power=1),),
+        "4.weight": (Axis.fixed(OUT), Axis.units("g", HIDDEN, power=-1)),
+        "4.bias": (Axis.fixed(OUT),),
+    },
+)
+NETS = f"""
+import torch
+from torch import nn
+
+def build():
+    layers = nn.Linear({IN}, {HIDDEN}), nn.ReLU(), nn.Linear({HIDDEN}, {HIDDEN}), nn.ReLU(), nn.Linear({HIDDEN}, {OUT})
+    return nn.Sequential(*layers), torch.zeros(4, {IN})
+
+def bare():
+    return build()[0]
+
+def normed():
+    return nn.Sequential(nn.Linear({IN}, {HIDDEN}), nn.BatchNorm1d({HIDDEN}), nn.ReLU(), nn.Linear({HIDDEN}, {OUT}))
+
+def wrong():
+    return nn.Linear({IN}, {OUT})
+
+def needs(width):
+    return nn.Linear(width, {OUT})
+
+number = 3
+"""
+
+
+def net(seed):
+    torch.manual_seed(seed)
+    return nn.Sequential(
+        nn.Linear(IN, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, OUT)
+    )
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A folder with a.pt, its relabelling b.pt, an unrelated other.pt, s.json, nets.py and x.npz."""
+    monkeypatch.chdir(tmp_path)
+    a = net(0).state_dict()
+    b = perm.apply(SPEC, perm.random(SPEC, torch.Generator().manual_seed(1)), a)
+    torch.save(a, "a.pt")
+    torch.save(b, "b.pt")
+    torch.save(net(5).state_dict(), "other.pt")
+    (tmp_path / "s.json").write_text(SPEC.to_json())
+    (tmp_path / "nets.py").write_text(NETS)
+    generator = np.random.default_rng(0)
+    x = generator.standard_normal((40, IN), dtype=np.float32)
+    np.savez("x.npz", x=x, y=generator.integers(0, OUT, 40))
+    return tmp_path
+
+
+@pytest.fixture
+def canon(folder, capsys):
+    """Run a command; returns its exit code, standard output and standard error."""
+
+    def run(line):
+        code = console.guarded(app, line.split(), name="canon")
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run
+
+
+def same_tensors(a, b):
+    found_a, found_b = checkpoint.read(a).state, checkpoint.read(b).state
+    return found_a.keys() == found_b.keys() and all(torch.equal(found_a[k], found_b[k]) for k in found_a)
+
+
+def test_help_answers_before_torch():
+    command = [sys.executable, "-X", "importtime", "-m", "canon.cli", "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "align" in done.stdout
+    imported = {line.rsplit("|")[-1].strip() for line in done.stderr.splitlines()}
+    assert "canon.console" in imported
+    assert not {name for name in imported if name.split(".")[0] in ("torch", "numpy", "matplotlib")}
+
+
+@pytest.mark.parametrize(
+    "command", ["align", "canonicalize", "inspect", "verify", "apply", "barrier", "merge"]
+)
+def test_every_command_teaches(canon, command):
+    code, out, _ = canon(f"{command} --help")
+    assert code == 0
+    assert "Example" in out
+    assert f"canon {command}" in out
+
+
+def test_align_finds_the_planted_order(canon):
+    code, out, err = canon("align a.pt b.pt --spec s.json --out c.pt")
+    assert code == 0
+    assert same_tensors("a.pt", "c.pt")
+    assert "C computes the function of B" in out
+    assert err == ""
+
+
+def test_align_keeps_what_b_was(canon, folder):
+    state = checkpoint.read("b.pt").state
+    turned = {name: state[name].half() for name in reversed(list(state))}
+    checkpoint.write("b.safetensors", turned, {"format": "pt", "note": "mine"})
+    assert canon("align a.pt b.safetensors --spec s.json --out c.safetensors")[0] == 0
+    found = checkpoint.read("c.safetensors")
+    assert list(found.state) == list(turned)
+    assert {tensor.dtype for tensor in found.state.values()} == {torch.float16}
+    assert found.metadata == {"format": "pt", "note": "mine"}
+    with safe_open("c.safetensors", "pt") as file:
+        assert torch.equal(file.get_tensor("0.bias"), checkpoint.read("a.pt").state["0.bias"].half())
+
+
+def test_the_report_is_whole(canon):
+    code, out, err = canon(
+        "align a.pt other.pt --spec s.json --model nets.py:build --out c.pt --report r.json --json"
+    )
+    assert code == 0
+    assert err == ""
+    with open("r.json") as file:
+        report = json.load(file)
+    assert json.loads(out).keys() == report.keys()
+    expected = [
+        "objective_before",
+        "objective_after",
+        "distance_before",
+        "distance_after",
+        "max_output_difference",
+        "groups",
+        "moved_fraction",
+        "sweeps",
+        "converged",
+        "seconds",
+        "peak_memory_bytes",
+    ]
+    assert report.keys() >= set(expected)
+    assert report["objective_after"] > report["objective_before"]
+    assert report["distance_after"] < report["distance_before"]
+    assert 0 <= report["max_output_difference"] < 1e-12
+    assert report["peak_memory_bytes"] > 10**7
+    assert [group["name"] for group in report["groups"]] == ["h", "g"]
+
+
+def test_a_figure_that_was_not_measured_has_a_reason(canon):
+    _, out, _ = canon("align a.pt b.pt --spec s.json --out c.pt --json")
+    report = json.loads(out)
+    assert report["max_output_difference"] is None
+    assert "code is not known" in report["max_output_difference_reason"]
+
+
+def test_align_says_why_nothing_moved(canon, folder):
+    assert (
+        "nothing moved: A and B are the same network" in canon("align a.pt a.pt --spec s.json --out c.pt")[1]
+    )
+    none = PermutationSpec(
+        {}, {name: tuple(Axis.fixed(x.size) for x in axes) for name, axes in SPEC.axes.items()}
+    )
+    (folder / "none.json").write_text(none.to_json())
+    _, out, _ = canon("align a.pt b.pt --spec none.json --out c.pt")
+    assert "nothing moved: no group of units may move" in out
+
+
+def test_a_wrong_spec_is_caught_by_running_the_network(canon, folder):
+    text = SPEC.to_json().replace('"4.weight"', '"x"', 1)
+    axes = dict(SPEC.axes) | {"4.weight": (Axis.fixed(OUT), Axis.fixed(HIDDEN))}
+    (folder / "wrong.json").write_text(PermutationSpec(SPEC.groups, axes).to_json())
+    assert text
+    code, out, err = canon("align a.pt b.pt --spec wrong.json --model nets.py:build --out c.pt")
+    assert code == 1
+    assert "does not compute the same function" in err
+    assert out == ""
+    assert not (folder / "c.pt").exists()
+
+
+def test_balance_gives_c_the_scales_of_a(canon):
+    state = checkpoint.read("b.pt").state
+    scales = {name: torch.rand(HIDDEN, dtype=torch.float64) + 0.5 for name in SPEC.groups}
+    scaled = Transform(SPEC, perm.identity(SPEC), scales).apply({k: v.double() for k, v in state.items()})
+    checkpoint.write("b.pt", scaled)
+    code, _, _ = canon(
+        "align a.pt b.pt --spec s.json --balance --model nets.py:build --out c.pt --transform t.safetensors"
+    )
+    assert code == 0
+    a, c = checkpoint.read("a.pt").state, checkpoint.read("c.pt").state
+    assert all(torch.allclose(c[name], a[name].double(), atol=1e-6) for name in a)
+    assert canon("verify b.pt c.pt --spec s.json --model nets.py:build")[0] == 0
+
+
+def test_a_kept_transform_does_it_again_and_back(canon):
+    canon("align a.pt b.pt --spec s.json --out c.pt --transform t.safetensors")
+    assert canon("apply t.safetensors b.pt --out d.pt")[0] == 0
+    assert same_tensors("c.pt", "d.pt")
+    assert canon("apply t.safetensors d.pt --invert --out e.pt")[0] == 0
+    assert same_tensors("b.pt", "e.pt")
+
+
+def test_a_task_vector_and_low_rank_factors_are_carried(canon):
+    canon("align a.pt b.pt --spec s.json --out c.pt --transform t.safetensors")
+    checkpoint.write("delta.safetensors", {"2.weight": torch.randn(HIDDEN, HIDDEN)})
+    assert canon("apply t.safetensors delta.safetensors --kind task-vector --out d.safetensors")[0] == 0
+    factors = {"2.lora_A.weight": torch.randn(2, HIDDEN), "2.lora_B.weight": torch.randn(HIDDEN, 2)}
+    checkpoint.write("lora.safetensors", factors)
+    assert canon("apply t.safetensors lora.safetensors --kind lora --out e.safetensors")[0] == 0
+    moved = checkpoint.read("e.safetensors").state
+    assert list(moved) == list(factors)
+    t = Transform.load("t.safetensors")
+    whole = factors["2.lora_B.weight"] @ factors["2.lora_A.weight"]
+    product = moved["2.lora_B.weight"] @ moved["2.lora_A.weight"]
+    assert torch.allclose(product, t.apply_delta({"2.weight": whole})["2.weight"])
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_optimizer_state_is_carried(canon, named):
+    canon("align a.pt b.pt --spec s.json --out c.pt --transform t.safetensors")
+    module = net(0)
+    parameters = module.named_parameters() if named else module.parameters()
+    optimizer = torch.optim.Adam(parameters)
+    module(torch.randn(4, IN)).sum().backward()
+    optimizer.step()
+    torch.save(optimizer.state_dict(), "o.pt")
+    code, out, _ = canon("apply t.safetensors o.pt --kind optimizer --out p.pt")
+    assert code == 0
+    assert out.startswith("18 tensors")
+    before, after = torch.load("o.pt"), torch.load("p.pt")
+    t = Transform.load("t.safetensors")
+    assert torch.equal(after["state"][1]["exp_avg"], before["state"][1]["exp_avg"][t.permutation["h"]])
+    optimizer.load_state_dict(after)
+
+
+def test_an_optimizer_that_does_not_say_which_is_which(canon):
+    canon("align a.pt b.pt --spec s.json --out c.pt --transform t.safetensors")
+    parameters = list(net(0).parameters())
+    torch.save(
+        torch.optim.Adam([{"params": parameters[:2]}, {"params": parameters[2:]}]).state_dict(), "o.pt"
+    )
+    code, _, err = canon("apply t.safetensors o.pt --kind optimizer --out p.pt")
+    assert code == 2
+    assert "named_parameters" in err
+
+
+def test_verify_by_running(canon):
+    code, out, _ = canon("verify a.pt b.pt --spec s.json --model nets.py:build")
+    assert code == 0
+    assert out.startswith("the same function: outputs on 3 random batches")
+    code, out, _ = canon("verify a.pt other.pt --spec s.json --model nets.py:build --json")
+    assert code == 1
+    assert json.loads(out)["same"] is False
+
+
+def test_verify_by_transform(canon):
+    code, out, _ = canon("verify a.pt b.pt --spec s.json")
+    assert code == 0
+    assert "B is A relabelled, bit for bit" in out
+    code, out, _ = canon("verify a.pt other.pt --spec s.json --json")
+    assert code == 1
+    assert json.loads(out)["same"] is None
+
+
+def test_barrier_scores_both_lines_and_draws(canon, folder):
+    line = "barrier a.pt b.pt --spec s.json --model nets.py:build --data x.npz --points 5 --align --plot p.png --json"
+    code, out, _ = canon(line)
+    assert code == 0
+    lines = json.loads(out)
+    assert lines["aligned"]["loss_barrier"] == pytest.approx(0, abs=1e-6)
+    assert lines["as they are"]["loss"][0] == pytest.approx(lines["as they are"]["loss"][-1])
+    assert abs(lines["as they are"]["loss"][2] - lines["as they are"]["loss"][0]) > 1e-3
+    assert (folder / "p.png").stat().st_size > 1000
+
+
+@pytest.mark.parametrize("repair", ["batch-norm", "repair"])
+def test_barrier_repairs_with_training_examples(canon, repair):
+    torch.save({k: v + 1 if v.dtype == torch.long else v for k, v in normed().items()}, "n.pt")
+    line = (
+        f"barrier n.pt n.pt --model nets.py:normed --input 2x{IN} --data x.npz --repair {repair} --points 3"
+    )
+    code, _, err = canon(line)
+    assert code == 2
+    assert "--train" in err
+    assert canon(f"{line} --train x.npz")[0] == 0
+
+
+def normed():
+    torch.manual_seed(0)
+    layers = nn.Linear(IN, HIDDEN), nn.BatchNorm1d(HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, OUT)
+    return nn.Sequential(*layers).state_dict()
+
+
+def test_merge_of_relabellings_is_the_first(canon):
+    assert canon("merge a.pt b.pt b.pt --spec s.json --out m.pt")[0] == 0
+    a, m = checkpoint.read("a.pt").state, checkpoint.read("m.pt").state
+    assert all(torch.allclose(a[name], m[name], atol=1e-7) for name in a)
+
+
+def test_merge_as_they_are_needs_no_spec(canon):
+    assert canon("merge a.pt other.pt --as-they-are --weights 3,1 --out m.pt")[0] == 0
+    a, b, m = (checkpoint.read(f"{name}.pt").state["0.bias"] for name in ("a", "other", "m"))
+    assert torch.allclose(m, 0.75 * a + 0.25 * b)
+
+
+def test_merge_warns_of_running_statistics_and_mends_them(canon):
+    torch.save(normed(), "n.pt")
+    line = f"merge n.pt n.pt --as-they-are --model nets.py:normed --input 2x{IN} --out m.pt"
+    assert "re-estimate them" in canon(line)[2]
+    code, _, err = canon(f"{line} --repair batch-norm --train x.npz")
+    assert code == 0
+    assert err == ""
+    x = torch.from_numpy(np.load("x.npz")["x"])
+    found = checkpoint.read("m.pt").state
+    pre = nn.functional.linear(x, found["0.weight"], found["0.bias"])
+    assert torch.allclose(found["1.running_mean"], pre.mean(0), atol=1e-6)
+
+
+BAD = {
+    "missing": ("align a.pt gone.pt --spec s.json", "gone.pt does not exist"),
+    "directory": ("align a.pt d.pt --spec s.json", "d.pt is a directory"),
+    "empty": ("align a.pt empty.safetensors --spec s.json", "empty.safetensors is empty"),
+    "cut": ("align a.pt cut.safetensors --spec s.json", "cut.safetensors is damaged: its header claims"),
+    "not a network": ("align a.pt x.npz --spec s.json", "ends in one of .safetensors"),
+    "nan": ("align a.pt nan.pt --spec s.json", "nan.pt: 2.bias holds NaN or infinity (1 of 12 values)"),
+    "other architecture": (
+        "align a.pt big.pt --spec s.json",
+        "0.weight (12, 5) and (13, 5); 0.bias (12,) and (13,)",
+    ),
+    "other keys": ("align a.pt keys.pt --spec s.json", "0.weight (12, 5) only in a.pt"),
+    "spec and family": ("align a.pt b.pt --spec s.json --family mlp", "give one"),
+    "spec of another": ("align big.pt big.pt --spec s.json", "0.weight has shape (13, 5)"),
+    "no spec": ("align a.pt b.pt --spec nets.py", "not a spec that canon wrote"),
+    "no model": ("align a.pt b.pt --spec s.json --model gone.py:build", "gone.py does not exist"),
+    "no module": ("align a.pt b.pt --spec s.json --model gone_module:build", "No module named 'gone_module'"),
+    "no function": ("align a.pt b.pt --spec s.json --model nets.py:gone", "has no function gone"),
+    "no colon": ("align a.pt b.pt --spec s.json --model nets", "file.py:function"),
+    "not callable": ("align a.pt b.pt --spec s.json --model nets.py:number", "has no function number"),
+    "arguments": ("align a.pt b.pt --spec s.json --model nets.py:needs", "needs width"),
+    "no inputs": ("align a.pt b.pt --spec s.json --model nets.py:bare", "add --input"),
+    "bad input": ("align a.pt b.pt --spec s.json --model nets.py:bare --input 4xa", "write a shape as"),
+    "input alone": ("align a.pt b.pt --spec s.json --input 4x5", "give a --model too"),
+    "wrong model": (
+        f"align a.pt b.pt --spec s.json --model nets.py:wrong --input 4x{IN}",
+        "different architectures",
+    ),
+    "method": ("align a.pt b.pt --spec s.json --method magic", "one of weights"),
+    "start": ("align a.pt b.pt --spec s.json --start magic", "start 'magic' is not known"),
+    "out format": ("align a.pt b.pt --spec s.json --out c.onnx", "ends in one of .safetensors"),
+    "out folder": ("align a.pt b.pt --spec s.json --out gone/c.pt", "folder does not exist"),
+    "report folder": ("align a.pt b.pt --spec s.json --report gone/r.json", "folder does not exist"),
+    "out program": ("align a.pt b.pt --spec s.json --out c.pt2", "there is none"),
+    "transform": ("apply a.pt b.pt", "a transform's file name ends in .safetensors"),
+    "kind": ("apply t.safetensors b.pt --kind magic", "one of network, task-vector, lora, optimizer"),
+    "no code": ("barrier a.pt b.pt --data x.npz", "give --model or a .pt2 file"),
+    "no data": ("barrier a.pt b.pt --model nets.py:build --data s.json", "no .npz of plain arrays"),
+    "repair": ("merge a.pt b.pt --as-they-are --repair magic", "one of none, batch-norm, repair"),
+    "one network": ("merge a.pt", "two networks or more"),
+    "weights": ("merge a.pt b.pt --weights 1,2,3", "expected 2 numbers"),
+    "picture": ("barrier a.pt b.pt --model nets.py:build --data x.npz --plot p.txt", "ends in .png"),
+}
+
+
+@pytest.fixture
+def bad_files(folder):
+    state = checkpoint.read("a.pt").state
+    (folder / "d.pt").mkdir()
+    (folder / "empty.safetensors").write_bytes(b"")
+    checkpoint.write("cut.safetensors", state)
+    (folder / "cut.safetensors").write_bytes((folder / "cut.safetensors").read_bytes()[:-4])
+    nan = state | {"2.bias": torch.where(torch.arange(HIDDEN) == 3, torch.nan, state["2.bias"])}
+    torch.save(nan, "nan.pt")
+    big = nn.Sequential(nn.Linear(IN, 13), nn.ReLU(), nn.Linear(13, 13), nn.ReLU(), nn.Linear(13, OUT))
+    torch.save(big.state_dict(), "big.pt")
+    torch.save({f"net.{name}": tensor for name, tensor in state.items()}, "keys.pt")
+    Transform(SPEC, perm.identity(SPEC)).save("t.safetensors")
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input_is_one_line_and_leaves_nothing(canon, bad_files, folder, name):
+    line, message = BAD[name]
+    needs_out = line.split()[0] in ("align", "apply", "merge") and "--out" not in line
+    before = sorted(folder.iterdir())
+    code, out, err = canon(line + (" --out c.pt" if needs_out else ""))
+    assert code == 2
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert message in err
+    assert out == ""
+    assert [path for path in sorted(folder.iterdir()) if path.name != "__pycache__"] == before
+
+
+def test_the_first_ten_differences_are_listed(canon):
+    torch.save({f"layer{i}": torch.ones(2) for i in range(14)}, "a.pt")
+    torch.save({f"layer{i}": torch.ones(3) for i in range(14)}, "b.pt")
+    _, _, err = canon("align a.pt b.pt --spec s.json --out c.pt")
+    assert "layer9 (2,) and (3,)" in err
+    assert "layer10" not in err
+    assert "and 4 more" in err

@@ -1,0 +1,66 @@
+"""The proof accepts symmetries and nothing else."""
+
+import pytest
+import torch
+from torch import nn
+
+import canon
+from canon.errors import InputError
+from canon.spec import Axis, Group, PermutationSpec
+
+
+def mlp():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(3, 6), nn.ReLU(), nn.Linear(6, 2))
+
+
+def spec(row, bias, column):
+    def axis(here, size, power):
+        return Axis.units("units", size, power=power) if here else Axis.fixed(size)
+
+    return PermutationSpec(
+        groups={"units": Group("units", 6, scale="positive")},
+        axes={
+            "0.weight": (axis(row, 6, 1), Axis.fixed(3)),
+            "0.bias": (axis(bias, 6, 1),),
+            "2.weight": (Axis.fixed(2), axis(column, 6, -1)),
+            "2.bias": (Axis.fixed(2),),
+        },
+    )
+
+
+def test_a_symmetry_passes():
+    proof = canon.prove(mlp(), torch.randn(4, 3), spec(True, True, True))
+    assert proof.holds
+    assert proof.difference < 1e-12
+    assert proof.spec == spec(True, True, True)
+
+
+@pytest.mark.parametrize("wrong", [(True, True, False), (True, False, True), (False, True, True)])
+def test_a_wrong_pairing_is_frozen_and_named(wrong):
+    proof = canon.prove(mlp(), torch.randn(4, 3), spec(*wrong))
+    assert proof.failed["units"] > 1e-3
+    assert not proof.spec.groups
+    assert "the proof failed" in proof.spec.frozen["units"]
+
+
+def test_a_wrong_scale_is_taken_away_and_the_group_stays():
+    module = nn.Sequential(nn.Linear(3, 6), nn.GELU(), nn.Linear(6, 2))
+    proof = canon.prove(module, torch.randn(4, 3), spec(True, True, True))
+    assert proof.holds
+    assert proof.spec.groups["units"].scale == "none"
+    assert all(f.power == 0 for axes in proof.spec.axes.values() for a in axes for s in a.segments for f in s)
+
+
+def test_zero_initialised_branches_count():
+    """With the last layer at zero any pairing would pass unless the proof perturbs it."""
+    module = mlp()
+    nn.init.zeros_(module[2].weight)
+    assert canon.prove(module, torch.randn(4, 3), spec(True, True, False)).failed
+
+
+def test_a_spec_of_another_network_is_refused():
+    with pytest.raises(InputError, match=r"0\.weight has shape \(5, 3\)"):
+        canon.prove(
+            nn.Sequential(nn.Linear(3, 5), nn.ReLU(), nn.Linear(5, 2)), torch.randn(4, 3), spec(1, 1, 1)
+        )

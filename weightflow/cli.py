@@ -1,0 +1,286 @@
+"""The command line: parse, call, save. Reading the commands from top to bottom reads the pipeline."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from canon import console
+from canon.errors import InputError
+
+app = console.application(
+    "Generate neural networks from words.\n\n"
+    "tasks ─► zoo ─► canonicalize ─► train ─► sample ─► evaluate ─► report"
+)
+zoo_app = typer.Typer(help="Populations of trained networks: build, inspect, verify.", no_args_is_help=True)
+
+Seed = Annotated[int | None, typer.Option(help="Seed of everything random in this step.")]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Change one setting, for instance [bold]--set steps=500[/]. May be repeated."),
+]
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for everything the demo makes.")] = Path("demo"),
+    seed: Annotated[int, typer.Option(help="Two runs with one seed on one machine are identical.")] = 0,
+    as_json: bool = console.JSON,
+) -> None:
+    """The whole pipeline on the digits that scikit-learn ships, in a few minutes.
+
+    Every step is an ordinary command and is shown as you would type it. Stopped? Run it again: it goes
+    on where it was.
+    """
+    from weightflow.demo import run_demo
+
+    run_demo(app, out, seed, as_json)
+
+
+app.add_typer(zoo_app, name="zoo")
+
+
+@zoo_app.command("build")
+def zoo_build(
+    recipe: Annotated[str, typer.Argument(help="A recipe's name, or a TOML file.")],
+    out: Annotated[Path, typer.Option(help="Folder of the zoo.")],
+    seed: Seed = None,
+    settings: Settings = None,
+    as_json: bool = console.JSON,
+    quiet: bool = console.QUIET,
+) -> None:
+    """Train a population of networks. What is there and sound is kept, what is missing is trained.
+
+    Example: [bold]weightflow zoo build digits --out zoos/digits[/]
+    """
+    from weightflow import config
+    from weightflow.zoo.build import build_zoo
+    from weightflow.zoo.recipe import read_recipe
+    from weightflow.zoo.store import Zoo
+
+    changes = config.replace_nested(config.dotted(settings or []), {"seed": seed})
+    plan = read_recipe(recipe, changes)
+    total = plan.tasks.seen + plan.tasks.validation + plan.tasks.unseen
+    resume = f"finished shards are kept in {out}; run the same command again to go on"
+    with console.on_interrupt(resume), console.progress(total, "training networks", quiet=quiet) as steps:
+        trained = build_zoo(plan, out, steps.advance)
+    result = {"zoo": str(out), "networks": len(Zoo(out)), "trained_now": trained}
+    console.show(result, f"{out}: {len(Zoo(out))} networks, {trained} of them trained now", as_json)
+
+
+@zoo_app.command("inspect")
+def zoo_inspect(zoo: Annotated[Path, typer.Argument(help="Folder of a zoo.")], as_json: bool = console.JSON) -> None:
+    """Show what a zoo holds: architecture, lineage, splits, sizes, a histogram of accuracies."""
+    from weightflow.zoo.inspect import inspect_zoo, picture
+    from weightflow.zoo.store import Zoo
+
+    found = inspect_zoo(Zoo(zoo))
+    console.show(found, picture(found), as_json)
+
+
+@zoo_app.command("verify")
+def zoo_verify(zoo: Annotated[Path, typer.Argument(help="Folder of a zoo.")], as_json: bool = console.JSON) -> None:
+    """Check every shard against its hash. Exit code 1 where one is missing or damaged."""
+    from weightflow.zoo.store import Zoo
+
+    opened = Zoo(zoo)
+    problems = opened.verify()
+    sound = f"{zoo}: {len(opened)} networks in {len(opened.manifest['shards'])} shards, all sound"
+    console.show({"sound": not problems, "problems": problems}, "\n".join(problems) or sound, as_json)
+    if problems:
+        raise typer.Exit(1)
+
+
+@app.command()
+def canonicalize(
+    zoo: Annotated[Path, typer.Argument(help="Folder of a zoo.")],
+    out: Annotated[Path, typer.Option(help="Folder of the canonical zoo.")],
+    as_json: bool = console.JSON,
+    quiet: bool = console.QUIET,
+) -> None:
+    """Bring all networks of a zoo into one frame: balance scales, then match units to the mean.
+
+    Every network keeps its function. The frame is stored with the zoo.
+    """
+    from weightflow.canonicalize import canonicalize_zoo, is_canonical_form_of
+    from weightflow.zoo.store import Zoo
+
+    opened = Zoo(zoo)
+    if is_canonical_form_of(out, opened):
+        console.show({"zoo": str(out), "done_before": True}, f"{out}: already canonical", as_json)
+        return
+    with console.progress(len(opened), "aligning networks", quiet=quiet) as steps:
+        canonicalize_zoo(opened, out, steps.advance)
+    console.show(
+        {"zoo": str(out), "networks": len(opened)}, f"{out}: {len(opened)} networks in one frame", as_json
+    )
+
+
+@app.command()
+def train(
+    zoo: Annotated[Path, typer.Argument(help="Folder of a zoo, canonical if it is to learn well.")],
+    out: Annotated[Path, typer.Option(help="Folder of the run.")],
+    preset: Annotated[str, typer.Option(help="Settings to begin from.")] = "weightflow",
+    objective: Annotated[
+        str | None, typer.Option(help="flow or diffusion: the path from noise to networks.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was stopped.")] = False,
+    seed: Seed = None,
+    settings: Settings = None,
+    as_json: bool = console.JSON,
+    quiet: bool = console.QUIET,
+) -> None:
+    """Train the generator on a zoo. A stopped run goes on with [bold]--resume[/], bit for bit.
+
+    Example: [bold]weightflow train zoos/canonical --out runs/digits[/]
+    """
+    from weightflow import config
+    from weightflow import train as training
+    from weightflow.presets import read_preset
+    from weightflow.zoo.store import Zoo
+
+    opened = Zoo(zoo)
+    if resume and (out / "config.toml").exists():
+        if settings or seed is not None or objective:
+            console.say(f"going on with the settings in {out / 'config.toml'}")
+        trainer = training.resume(opened, out)
+    else:
+        changes = config.replace_nested(
+            config.dotted(settings or []), {"seed": seed, "objective": {"path": objective}}
+        )
+        trainer = training.start(opened, read_preset(preset, changes), out)
+    on = f"the run is kept in {out}; go on with: weightflow train {zoo} --out {out} --resume"
+    with console.on_interrupt(on), console.progress(trainer.config.steps, "training", quiet=quiet) as steps:
+        done = trainer.run(steps.advance)
+    result = {"run": str(out), "steps": done.step, "best_step": done.best_step, "held_out": done.best}
+    console.show(
+        result, f"{out}: {done.step} steps, held-out loss {done.best:.4f} at step {done.best_step}", as_json
+    )
+
+
+@app.command()
+def sample(
+    run: Annotated[Path, typer.Argument(help="Folder of a run.")],
+    out: Annotated[Path, typer.Option(help="Folder of the generated networks, a zoo.")],
+    classes: Annotated[str | None, typer.Option(help="Classes in logit order, separated by commas.")] = None,
+    prompts: Annotated[
+        Path | None, typer.Option(help="A file with one prompt a line; - reads standard input.")
+    ] = None,
+    count: Annotated[int, typer.Option(help="Networks for each prompt.")] = 1,
+    seed: Annotated[int, typer.Option(help="Seed of the first network; the next one has the next seed.")] = 0,
+    steps: Annotated[int, typer.Option(help="Steps of the solver.")] = 4,
+    method: Annotated[str, typer.Option(help="euler, midpoint, heun, rk4 or dopri5.")] = "euler",
+    guidance: Annotated[float, typer.Option(help="Above 1 follows the prompt harder.")] = 1.0,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Show the nearest known class of each class.")
+    ] = False,
+    as_json: bool = console.JSON,
+    quiet: bool = console.QUIET,
+) -> None:
+    """Generate networks from words.
+
+    Example: [bold]weightflow sample runs/digits --classes "three, seven, nine" --count 8 --out nets[/]
+    """
+    from weightflow.population import generate_zoo, read_prompts
+    from weightflow.sample import Flow, SampleConfig
+
+    asked = read_prompts(classes, prompts)
+    if count < 1:
+        raise InputError(f"--count is {count}; ask for 1 network or more")
+    flow = Flow(run)
+    config = SampleConfig(method=method, steps=steps, guidance=guidance)
+    neighbours = [n for prompt in asked for n in flow.neighbours(prompt)]
+    unknown = {n.described: n for n in neighbours if n.described not in flow.known_classes}
+    for near in unknown.values():
+        console.say(
+            f"'{near.described}' is not a class this run has seen; nearest: '{near.nearest}' "
+            f"(cosine {near.cosine:.2f}). Accuracy is not promised"
+        )
+    if explain:
+        for near in {n.described: n for n in neighbours}.values():
+            console.say(f"{near.described}: nearest known class '{near.nearest}', cosine {near.cosine:.2f}")
+    with console.progress(len(asked) * count, "generating", quiet=quiet) as bar:
+        made = generate_zoo(flow, asked, count, seed, config, out, bar.advance)
+    rate = made["networks"] / made["seconds"]
+    text = f"{out}: {made['networks']} networks for {len(asked)} prompts, {rate:.0f} networks per second"
+    console.show(made, text, as_json)
+
+
+@app.command()
+def evaluate(
+    networks: Annotated[Path, typer.Argument(help="Folder of generated networks, or any zoo.")],
+    as_json: bool = console.JSON,
+) -> None:
+    """Test accuracy of every network on real test images, beside chance."""
+    from weightflow.evaluate import evaluate_zoo
+    from weightflow.zoo.store import Zoo
+
+    found = evaluate_zoo(Zoo(networks))
+    lines = [
+        f"{', '.join(p['classes'])}: {100 * p['mean']:.1f} ± {100 * p['std']:.1f} % over {p['networks']} networks"
+        f" (chance {100 / len(p['classes']):.1f} %)"
+        for p in found["prompts"][:20]
+    ]
+    more = len(found["prompts"]) - len(lines)
+    a = found["zoo"]["accuracy"]
+    lines += [f"... and {more} more prompts"] if more > 0 else []
+    lines.append(f"all {found['zoo']['count']} networks: {100 * a['mean']:.1f} ± {100 * a['std']:.1f} %")
+    console.show(found, "\n".join(lines), as_json)
+
+
+@app.command()
+def report(
+    run: Annotated[Path, typer.Argument(help="Folder of a run.")],
+    out: Annotated[Path | None, typer.Option(help="Folder of the report; the run's own by default.")] = None,
+    limit: Annotated[int, typer.Option(help="Tasks of each split at most.")] = 200,
+    seed: Annotated[int, typer.Option(help="Seed of the generated networks.")] = 0,
+    steps: Annotated[int, typer.Option(help="Steps of the solver.")] = 4,
+    method: Annotated[str, typer.Option(help="euler, midpoint, heun, rk4 or dopri5.")] = "euler",
+    as_json: bool = console.JSON,
+    quiet: bool = console.QUIET,
+) -> None:
+    """Measure a run against trained networks and baselines: report.json and report.html."""
+    from canon.files import atomic_write
+    from weightflow.page import rich_table, write_page
+    from weightflow.report import make_report, verdict
+    from weightflow.sample import SampleConfig
+
+    folder = out or run
+    if limit < 1:
+        raise InputError(f"--limit is {limit}; it must be at least 1")
+    say = (lambda text: None) if quiet else console.say
+    found = make_report(run, seed, limit, SampleConfig(method=method, steps=steps), say)
+    folder.mkdir(parents=True, exist_ok=True)
+    atomic_write(folder / "report.json", console.json_text(found))
+    write_page(folder / "report.html", found)
+    console.show(found, rich_table(found), as_json)
+    if not as_json:
+        console.show({}, f"{verdict(found)}\n{folder / 'report.html'}", False)
+
+
+@app.command()
+def export(
+    networks: Annotated[Path, typer.Argument(help="Folder of generated networks, or any zoo.")],
+    out: Annotated[Path, typer.Option(help="Folder of the plain files.")],
+    count: Annotated[int | None, typer.Option(help="How many; all by default.")] = None,
+    as_json: bool = console.JSON,
+) -> None:
+    """Write networks as plain .safetensors files that load anywhere, one a network.
+
+    The architecture and the classes are in each file's metadata.
+    """
+    from weightflow.export import export_zoo
+    from weightflow.zoo.store import Zoo
+
+    files = export_zoo(Zoo(networks), out, count)
+    console.show({"files": [str(f) for f in files]}, f"{out}: {len(files)} networks", as_json)
+
+
+def main() -> None:
+    console.run(app, name="weightflow")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,63 @@
+"""What a zoo holds, in figures and as a histogram."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import numpy as np
+
+from weightflow.zoo.store import Zoo
+
+BARS = "▁▂▃▄▅▆▇█"
+
+
+def inspect_zoo(zoo: Zoo) -> dict[str, Any]:
+    """Counts by split, lineage and number of classes; validation accuracies with a histogram."""
+    records = zoo.records
+    values = np.array([r.accuracy["validation"] for r in records if "validation" in r.accuracy])
+    counts, edges = np.histogram(values, bins=20) if len(values) else (np.array([]), np.array([]))
+    parameters = sum(int(np.prod(shape)) for shape in zoo.architecture.shapes.values())
+    return {
+        "path": str(zoo.path),
+        "networks": len(zoo),
+        "architecture": zoo.architecture.to_dict(),
+        "parameters": parameters,
+        "dataset": zoo.dataset,
+        "canonical": "canonical" in zoo.manifest,
+        "shards": len(zoo.manifest["shards"]),
+        "lineage": dict(Counter(r.lineage for r in records)),
+        "splits": dict(Counter(r.split for r in records)),
+        "classes": {str(k): n for k, n in sorted(Counter(len(r.classes) for r in records).items())},
+        "combinations": len({frozenset(r.classes) for r in records}),
+        "validation_accuracy": {
+            "mean": float(values.mean()) if len(values) else None,
+            "std": float(values.std()) if len(values) else None,
+            "histogram": {"counts": counts.tolist(), "edges": edges.tolist()},
+            **({} if len(values) else {"reason": "the records hold no validation accuracy"}),
+        },
+    }
+
+
+def picture(found: dict[str, Any]) -> str:
+    """The same for people."""
+    a, accuracy = found["architecture"], found["validation_accuracy"]
+    lines = [
+        f"{found['path']}: {found['networks']} networks, {found['shards']} shards"
+        f"{', canonical' if found['canonical'] else ''}",
+        f"architecture  {a['name']} {a['arguments']}, {a['classes']} logits, {found['parameters']} parameters",
+        f"data set      {found['dataset']}",
+        f"lineage       {_counts(found['lineage'])}",
+        f"splits        {_counts(found['splits'])}",
+        f"classes       {_counts(found['classes'])} ({found['combinations']} combinations)",
+    ]
+    counts, edges = accuracy["histogram"]["counts"], accuracy["histogram"]["edges"]
+    if counts:
+        bars = "".join(BARS[round((len(BARS) - 1) * c / max(counts))] if c else " " for c in counts)
+        lines.append(f"validation    {100 * accuracy['mean']:.1f} ± {100 * accuracy['std']:.1f} %")
+        lines.append(f"              {100 * edges[0]:.0f} % {bars} {100 * edges[-1]:.0f} %")
+    return "\n".join(lines)
+
+
+def _counts(counts: dict[str, int]) -> str:
+    return ", ".join(f"{name} {count}" for name, count in counts.items())
