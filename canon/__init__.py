@@ -25,12 +25,14 @@ _HOME = {
     "identity": "permutation",
     "invert": "permutation",
     "lerp": "interpolate",
+    "match_activations": "activation_matching",
     "match_weights": "weight_matching",
     "merge": "interpolate",
     "prove": "proof",
     "random": "permutation",
     "reestimate_batch_norm": "statistics",
     "repair": "statistics",
+    "straight_through": "straight_through",
     "trace": "trace",
 }
 
