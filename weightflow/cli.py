@@ -71,7 +71,9 @@ def zoo_build(
 
 
 @zoo_app.command("inspect")
-def zoo_inspect(zoo: Annotated[Path, typer.Argument(help="Folder of a zoo.")], as_json: bool = console.JSON) -> None:
+def zoo_inspect(
+    zoo: Annotated[Path, typer.Argument(help="Folder of a zoo.")], as_json: bool = console.JSON
+) -> None:
     """Show what a zoo holds: architecture, lineage, splits, sizes, a histogram of accuracies."""
     from weightflow.zoo.inspect import inspect_zoo, picture
     from weightflow.zoo.store import Zoo
@@ -81,7 +83,9 @@ def zoo_inspect(zoo: Annotated[Path, typer.Argument(help="Folder of a zoo.")], a
 
 
 @zoo_app.command("verify")
-def zoo_verify(zoo: Annotated[Path, typer.Argument(help="Folder of a zoo.")], as_json: bool = console.JSON) -> None:
+def zoo_verify(
+    zoo: Annotated[Path, typer.Argument(help="Folder of a zoo.")], as_json: bool = console.JSON
+) -> None:
     """Check every shard against its hash. Exit code 1 where one is missing or damaged."""
     from weightflow.zoo.store import Zoo
 
