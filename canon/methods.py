@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -14,6 +13,7 @@ from canon.errors import InputError
 from canon.match import Match
 from canon.runnable import Runnable
 from canon.spec import PermutationSpec
+from canon.statistics import loaded
 
 State = Mapping[str, Tensor]
 Matcher = Callable[[PermutationSpec, State, State], Match]
@@ -44,10 +44,8 @@ def activations(means: Means) -> Matcher:
     runnable, data = _running(means, "activations")
 
     def match(spec: PermutationSpec, a: State, b: State) -> Match:
-        modules = [copy.deepcopy(runnable.module) for _ in (a, b)]
-        for module, state in zip(modules, (a, b), strict=True):
-            module.load_state_dict(dict(state))
-        return match_activations(spec, *modules, (x for x, _ in data.batches(means.batch)))
+        examples = (x for x, _ in data.batches(means.batch))
+        return match_activations(spec, loaded(runnable.module, a), loaded(runnable.module, b), examples)
 
     return match
 
@@ -83,5 +81,7 @@ def matcher_for(method: str, means: Means) -> Matcher:
 
 def _running(means: Means, method: str) -> tuple[Runnable, Data]:
     if means.runnable is None or means.data is None:
-        raise InputError(f"--method {method} runs the network on examples; give --model and --data (--train in barrier and merge)")
+        raise InputError(
+            f"--method {method} runs the network on examples; give --model and --data (--train in barrier and merge)"
+        )
     return means.runnable, means.data
