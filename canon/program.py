@@ -94,6 +94,14 @@ class Program:
         )
         return cls(_in_double(program.graph_module), tuple(slots), outputs, identities)
 
+    @property
+    def used(self) -> set[Any]:
+        """Identities of the tensors of the state that some operation reads."""
+        nodes = [node for node in self.graph.graph.nodes if node.op == "placeholder"]
+        return {
+            s.identity for s, node in zip(self.slots, nodes, strict=True) if s.kind == "state" and node.users
+        }
+
     def run(self, state: Mapping[str, Tensor]) -> list[Tensor]:
         """The outputs with this float64 state in place of the network's own."""
         arguments = [state[slot.name] if slot.kind == "state" else slot.value for slot in self.slots]

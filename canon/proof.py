@@ -18,6 +18,7 @@ from torch.export import ExportedProgram
 
 from canon import permutation
 from canon.program import Program
+from canon.scale import apply_scale
 from canon.spec import Axis, Factor, PermutationSpec
 
 TOLERANCE = 1e-9
@@ -59,7 +60,7 @@ def prove_program(program: Program, spec: PermutationSpec, *, seed: int = 0) -> 
 
     def difference(groups: Iterable[str], scaled: Mapping[str, Tensor]) -> float:
         chosen = permutation.identity(spec) | {name: element[name] for name in groups}
-        moved = permutation.apply(spec, chosen, rescale(spec, scaled, state))
+        moved = permutation.apply(spec, chosen, apply_scale(spec, scaled, state))
         return relative_difference(reference, program.run(moved))
 
     failed: dict[str, float] = {}
@@ -114,40 +115,6 @@ def random_scales(spec: PermutationSpec, generator: torch.Generator) -> dict[str
             draw = 2 * torch.rand(spec.shape(name), generator=generator, dtype=torch.float64) - 1
             scales[name] = torch.exp2(draw) if group.scale == "positive" else draw.sign()
     return scales
-
-
-def rescale(
-    spec: PermutationSpec, scales: Mapping[str, Tensor], state: Mapping[str, Tensor]
-) -> dict[str, Tensor]:
-    """Every entry times scale ** power of the units that it belongs to."""
-    scaled = dict(state)
-    for name, axes in spec.axes.items():
-        for number, axis in enumerate(axes):
-            if any(f.power and f.group in scales for segment in axis.segments for f in segment):
-                shape = [1] * len(axes)
-                shape[number] = -1
-                scaled[name] = scaled[name] * axis_scale(spec, axis, scales).reshape(shape).to(scaled[name])
-    return scaled
-
-
-def axis_scale(spec: PermutationSpec, axis: Axis, scales: Mapping[str, Tensor]) -> Tensor:
-    """The factor of every position of the axis; shape (axis.size,)."""
-    parts = []
-    for segment in axis.segments:
-        sizes = tuple(factor.size for factor in segment)
-        part = torch.ones(sizes, dtype=torch.float64)
-        places = dict(zip((factor.group for factor in segment), range(len(segment)), strict=True))
-        for number, factor in enumerate(segment):
-            if factor.group is None or not factor.power or factor.group not in scales:
-                continue
-            outer = spec.groups[factor.group].within
-            shape = [1] * len(segment)
-            shape[number] = factor.size
-            if outer is not None:
-                shape[places[outer]] = spec.groups[outer].size
-            part = part * (scales[factor.group] ** factor.power).reshape(shape)
-        parts.append(part.flatten())
-    return torch.cat(parts)
 
 
 def relative_difference(reference: list[Tensor], found: list[Tensor]) -> float:

@@ -155,12 +155,22 @@ class _Reader:
         structures: dict[str, list[Structure]] = {}
         tensors: dict[Any, list[Structure]] = {}
         arguments: list[Any] = []
+        used = self.program.used
         for slot in self.program.slots:
             if not isinstance(slot.value, Tensor):
                 arguments.append(slot.value)
+            elif slot.kind == "state" and slot.identity not in used:
+                arguments.append(None)
             elif slot.kind == "state":
                 if slot.identity not in tensors:
-                    tensors[slot.identity] = [self.units.free(size) for size in slot.value.shape]
+                    # A buffer of rank one may be a running statistic; of a higher rank it is a table.
+                    table = not slot.learned and slot.value.dim() > 1
+                    tensors[slot.identity] = [
+                        self.units.fixed(size, f"{slot.name} is a table, not learned")
+                        if table
+                        else self.units.free(size)
+                        for size in slot.value.shape
+                    ]
                 arguments.append(Traced(slot.value, list(tensors[slot.identity]), slot.learned))
             else:
                 reasons = [f"axis {n} of {slot.kind} {slot.name}" for n in range(slot.value.dim())]
@@ -178,7 +188,7 @@ class _Reader:
                 if found is not None
                 else [self.units.fixed(size, f"{name} is not used") for size in shape]
             )
-        self._mentions = [[self.context.axis(dim) for dim in dims] for dims in self.context.seen]
+        self._mentions = [[self.context.mention(dim) for dim in dims] for dims in self.context.seen]
         return structures
 
     def _names(self, axes: dict[str, list[Structure]]) -> dict[int, str]:

@@ -27,7 +27,7 @@ Settings = Annotated[
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for everything the demo makes.")] = Path("demo"),
     seed: Annotated[int, typer.Option(help="Two runs with one seed on one machine are identical.")] = 0,
-    as_json: console.Json = False,
+    as_json: bool = console.JSON,
 ) -> None:
     """The whole pipeline on the digits that scikit-learn ships, in a few minutes.
 
@@ -48,8 +48,8 @@ def zoo_build(
     out: Annotated[Path, typer.Option(help="Folder of the zoo.")],
     seed: Seed = None,
     settings: Settings = None,
-    as_json: console.Json = False,
-    quiet: console.Quiet = False,
+    as_json: bool = console.JSON,
+    quiet: bool = console.QUIET,
 ) -> None:
     """Train a population of networks. What is there and sound is kept, what is missing is trained.
 
@@ -72,7 +72,7 @@ def zoo_build(
 
 @zoo_app.command("inspect")
 def zoo_inspect(
-    zoo: Annotated[Path, typer.Argument(help="Folder of a zoo.")], as_json: console.Json = False
+    zoo: Annotated[Path, typer.Argument(help="Folder of a zoo.")], as_json: bool = console.JSON
 ) -> None:
     """Show what a zoo holds: architecture, lineage, splits, sizes, a histogram of accuracies."""
     from weightflow.zoo.inspect import inspect_zoo, picture
@@ -84,7 +84,7 @@ def zoo_inspect(
 
 @zoo_app.command("verify")
 def zoo_verify(
-    zoo: Annotated[Path, typer.Argument(help="Folder of a zoo.")], as_json: console.Json = False
+    zoo: Annotated[Path, typer.Argument(help="Folder of a zoo.")], as_json: bool = console.JSON
 ) -> None:
     """Check every shard against its hash. Exit code 1 where one is missing or damaged."""
     from weightflow.zoo.store import Zoo
@@ -101,8 +101,8 @@ def zoo_verify(
 def canonicalize(
     zoo: Annotated[Path, typer.Argument(help="Folder of a zoo.")],
     out: Annotated[Path, typer.Option(help="Folder of the canonical zoo.")],
-    as_json: console.Json = False,
-    quiet: console.Quiet = False,
+    as_json: bool = console.JSON,
+    quiet: bool = console.QUIET,
 ) -> None:
     """Bring all networks of a zoo into one frame: balance scales, then match units to the mean.
 
@@ -133,8 +133,8 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was stopped.")] = False,
     seed: Seed = None,
     settings: Settings = None,
-    as_json: console.Json = False,
-    quiet: console.Quiet = False,
+    as_json: bool = console.JSON,
+    quiet: bool = console.QUIET,
 ) -> None:
     """Train the generator on a zoo. A stopped run goes on with [bold]--resume[/], bit for bit.
 
@@ -180,8 +180,8 @@ def sample(
     explain: Annotated[
         bool, typer.Option("--explain", help="Show the nearest known class of each class.")
     ] = False,
-    as_json: console.Json = False,
-    quiet: console.Quiet = False,
+    as_json: bool = console.JSON,
+    quiet: bool = console.QUIET,
 ) -> None:
     """Generate networks from words.
 
@@ -215,7 +215,7 @@ def sample(
 @app.command()
 def evaluate(
     networks: Annotated[Path, typer.Argument(help="Folder of generated networks, or any zoo.")],
-    as_json: console.Json = False,
+    as_json: bool = console.JSON,
 ) -> None:
     """Test accuracy of every network on real test images, beside chance."""
     from weightflow.evaluate import evaluate_zoo
@@ -242,8 +242,8 @@ def report(
     seed: Annotated[int, typer.Option(help="Seed of the generated networks.")] = 0,
     steps: Annotated[int, typer.Option(help="Steps of the solver.")] = 4,
     method: Annotated[str, typer.Option(help="euler, midpoint, heun, rk4 or dopri5.")] = "euler",
-    as_json: console.Json = False,
-    quiet: console.Quiet = False,
+    as_json: bool = console.JSON,
+    quiet: bool = console.QUIET,
 ) -> None:
     """Measure a run against trained networks and baselines: report.json and report.html."""
     from canon.files import atomic_write
@@ -269,7 +269,7 @@ def export(
     networks: Annotated[Path, typer.Argument(help="Folder of generated networks, or any zoo.")],
     out: Annotated[Path, typer.Option(help="Folder of the plain files.")],
     count: Annotated[int | None, typer.Option(help="How many; all by default.")] = None,
-    as_json: console.Json = False,
+    as_json: bool = console.JSON,
 ) -> None:
     """Write networks as plain .safetensors files that load anywhere, one a network.
 
