@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from canon.canonical_form import canonical_permutation
 from canon.checkpoint import Checkpoint, require_finite, require_same
 from canon.errors import WorkError
 from canon.match import Match
@@ -76,11 +77,8 @@ def align(
 
 def canonical_form(found: Checkpoint, resolved: Resolved, generator: torch.Generator) -> Alignment:
     """`found` in the order that depends on nothing but itself, with the proof that its function stayed."""
-    from canon.canonical import canonicalize  # type: ignore[attr-defined]
-
-    canonical = canonicalize(resolved.spec, found.state)
-    transform = Transform(resolved.spec, canonical.permutation, canonical.scales)
-    aligned = found.with_state(canonical.state)
+    transform = Transform(resolved.spec, canonical_permutation(resolved.spec, found.state))
+    aligned = found.with_state(transform.apply(found.state))
     report = {
         **prove(resolved, found, aligned, transform, generator),
         "groups": [{"name": name, "moved": moved} for name, moved in transform.moved().items()],

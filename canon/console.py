@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Annotated, Any, NoReturn
+from typing import Any, NoReturn
 
 import typer
 from rich.console import Console, RenderableType
@@ -31,12 +31,12 @@ from rich.text import Text
 
 from canon.errors import InputError, WorkError
 
-# Annotations for the options of a command, as in `json: console.Json = False`.
-Json = Annotated[
-    bool, typer.Option("--json", help="The result as JSON on standard output; all talk on standard error.")
-]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
-Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error (may stand anywhere).")]
+# Defaults for the options of a command, as in `json: bool = console.JSON`.
+JSON = typer.Option(
+    False, "--json", help="The result as JSON on standard output; all talk on standard error."
+)
+QUIET = typer.Option(False, "--quiet", "-q", help="No progress.")
+DEBUG = typer.Option(False, "--debug", help="Show the traceback of an error (may stand anywhere).")
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 
@@ -53,7 +53,7 @@ def application(help: str) -> typer.Typer:
     )
 
     @app.callback()
-    def _options(debug: Debug = False) -> None: ...
+    def _options(debug: bool = DEBUG) -> None: ...
 
     return app
 

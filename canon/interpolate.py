@@ -97,7 +97,7 @@ def evaluate(module: nn.Module, state: State, batches: Batches, loss: Loss = cro
     for x, y in batches:
         try:
             output = functional_call(module, loaded, (x,))
-        except (RuntimeError, TypeError, ValueError, IndexError) as error:
+        except (AssertionError, RuntimeError, TypeError, ValueError, IndexError) as error:
             raise InputError(
                 f"the network fails on x of shape {tuple(x.shape)}, {x.dtype}: {error}"
             ) from error

@@ -123,7 +123,7 @@ def _step(spec: PermutationSpec, energies: list[_Energy], scales: dict[str, Tens
         twice = twice or len(mine) > 1
         for number in mine:
             along = energy.along(spec, number, scales)
-            for power, positions, units in _places(spec, energy.axes[number], group):
+            for power, positions, units in places(spec, energy.axes[number], group):
                 if power:
                     flow[power].index_add_(-1, units, along[..., positions])
     alive = (flow[1] > 0) & (flow[-1] > 0)
@@ -148,14 +148,14 @@ def _along(spec: PermutationSpec, axis: Axis, scales: Mapping[str, Tensor]) -> T
     total = torch.ones(axis.size, dtype=torch.float64)
     for group in sorted(axis.groups & scales.keys()):
         flat = scales[group].flatten(scales[group].dim() - len(spec.shape(group))).double()
-        for power, positions, units in _places(spec, axis, group):
+        for power, positions, units in places(spec, axis, group):
             factor = flat.new_ones(*flat.shape[:-1], axis.size)
             factor[..., positions] = flat[..., units] ** power
             total = total * factor
     return total
 
 
-def _places(spec: PermutationSpec, axis: Axis, group: str) -> Iterator[tuple[int, Tensor, Tensor]]:
+def places(spec: PermutationSpec, axis: Axis, group: str) -> Iterator[tuple[int, Tensor, Tensor]]:
     """(power, positions on the axis, units of `group` at them), for every factor that is the group's."""
     start = 0
     for segment in axis.segments:

@@ -3,6 +3,7 @@ r"""Where coordinate ascent begins. From the identity it fails on residual netwo
 `anchored` begins at what cannot move (inputs, classes), solves the group that the most fixed positions
 speak about, counts it as fixed, and goes on outward. A group that nothing fixed speaks about is
 recognised by `signatures`: each unit's weights, sorted along every axis that others may reorder.
+`frank_wolfe` moves all groups at once, from the point where none has been decided.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
+from canon.frank_wolfe import frank_wolfe
 from canon.gram import Family, Grams, Scores, Use, gram
 from canon.transfusion import solve_family
 
@@ -81,4 +83,9 @@ def _sorted(scores: Scores, use: Use, state: Mapping[str, Tensor]) -> Tensor:
     return units.sort(dim=2).values.flatten(2)
 
 
-STARTS: dict[str, Start] = {"identity": identity, "anchored": anchored, "signatures": signatures}
+STARTS: dict[str, Start] = {
+    "identity": identity,
+    "anchored": anchored,
+    "signatures": signatures,
+    "frank_wolfe": frank_wolfe,
+}

@@ -1,5 +1,6 @@
 """The commands, end to end on files: what they write, say and refuse."""
 
+import errno
 import json
 import subprocess
 import sys
@@ -332,6 +333,88 @@ def test_merge_warns_of_running_statistics_and_mends_them(canon):
     assert torch.allclose(found["1.running_mean"], pre.mean(0), atol=1e-6)
 
 
+def test_the_canonical_order_depends_on_nothing_but_the_network(canon):
+    assert canon("canonicalize a.pt --spec s.json --out ca.pt --transform t.safetensors")[0] == 0
+    assert canon("canonicalize b.pt --spec s.json --out cb.pt")[0] == 0
+    assert same_tensors("ca.pt", "cb.pt")
+    code, out, _ = canon("canonicalize ca.pt --spec s.json --model nets.py:build --out cc.pt --json")
+    assert code == 0
+    assert same_tensors("ca.pt", "cc.pt")
+    assert json.loads(out)["moved_fraction"] == 0
+    assert canon("apply t.safetensors a.pt --out d.pt")[0] == 0
+    assert same_tensors("ca.pt", "d.pt")
+
+
+def test_a_model_is_traced(canon, folder):
+    code, out, _ = canon("inspect a.pt --model nets.py:build --spec traced.json --json")
+    assert code == 0
+    found = json.loads(out)
+    assert sorted(group["size"] for group in found["groups"]) == [HIDDEN, HIDDEN]
+    assert found["frozen"]
+    assert found["parameters_in_moving_groups"] == found["parameters"] - OUT
+    assert canon("align a.pt b.pt --spec traced.json --out c.pt")[0] == 0
+    assert same_tensors("a.pt", "c.pt")
+    code, out, _ = canon("inspect a.pt --model nets.py:build")
+    assert "What moves" in out
+    assert "What stays in place" in out
+
+
+def test_exported_programs_need_no_class(canon):
+    module, x = net(0).eval(), torch.randn(4, IN)
+    torch.export.save(torch.export.export(module, (x,)), "a.pt2")
+    program = checkpoint.read("a.pt2")
+    checkpoint.write("b.pt2", program.with_state(checkpoint.read("b.pt").state))
+    code, out, _ = canon("align a.pt2 b.pt2 --out c.pt2")
+    assert code == 0
+    assert "outputs compared in float64" in out
+    assert same_tensors("c.pt2", "a.pt")
+    assert torch.allclose(checkpoint.read("c.pt2").program.module()(x), module(x), atol=1e-6)
+    assert canon("verify b.pt2 c.pt2")[0] == 0
+    checkpoint.write("other.pt2", program.with_state(checkpoint.read("other.pt").state))
+    assert canon("verify other.pt2 c.pt2")[0] == 1
+    code, out, _ = canon("barrier a.pt2 b.pt2 --data x.npz --align --json")
+    assert code == 0
+    assert json.loads(out)["aligned"]["loss_barrier"] == pytest.approx(0, abs=1e-6)
+    code, _, err = canon("merge a.pt2 b.pt2 --out m.pt2 --repair repair --train x.npz")
+    assert code == 2
+    assert "give --model" in err
+
+
+def test_an_interrupt_says_that_nothing_was_written(canon, folder, monkeypatch):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("canon.weight_matching.match_weights", interrupt)
+    code, _, err = canon("align a.pt b.pt --spec s.json --out c.pt")
+    assert code == 130
+    assert err == "interrupted: nothing was written; run the same command again\n"
+    assert not (folder / "c.pt").exists()
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing(canon, folder, monkeypatch):
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    before = sorted(folder.iterdir())
+    code, _, err = canon("align a.pt b.pt --spec s.json --out c.pt")
+    assert code == 1
+    assert err == "error: c.pt was not written: No space left on device; free some space and run again\n"
+    assert sorted(folder.iterdir()) == before
+
+
+def test_a_model_that_fails_is_told_from_a_bug(canon, folder):
+    (folder / "broken.py").write_text("def build():\n    return 1 / 0\n")
+    (folder / "typo.py").write_text("def build(:\n")
+    for name, message in (("broken", "ZeroDivisionError: division by zero"), ("typo", "SyntaxError")):
+        code, _, err = canon(f"align a.pt b.pt --spec s.json --model {name}.py:build --out c.pt")
+        assert code == 2
+        assert message in err
+    code, _, err = canon("verify a.pt b.pt --spec s.json --model nets.py:bare --input 2x7")
+    assert code == 2
+    assert "the network fails on inputs of shape (2, 7)" in err
+
+
 BAD = {
     "missing": ("align a.pt gone.pt --spec s.json", "gone.pt does not exist"),
     "directory": ("align a.pt d.pt --spec s.json", "d.pt is a directory"),
@@ -413,3 +496,26 @@ def test_the_first_ten_differences_are_listed(canon):
     assert "layer9 (2,) and (3,)" in err
     assert "layer10" not in err
     assert "and 4 more" in err
+
+
+@pytest.mark.parametrize("method", ["activations", "straight-through", "transfusion"])
+def test_every_method_finds_the_planted_order(canon, method):
+    line = f"align a.pt b.pt --spec s.json --method {method} --model nets.py:build --data x.npz --out c.pt"
+    code, _, err = canon(line)
+    assert err == ""
+    assert code == 0
+    assert same_tensors("a.pt", "c.pt")
+
+
+@pytest.mark.parametrize("method", ["activations", "straight-through"])
+def test_a_method_that_needs_examples_says_so(canon, method):
+    code, _, err = canon(f"align a.pt b.pt --spec s.json --method {method} --out c.pt")
+    assert code == 2
+    assert "give --model and --data" in err
+
+
+def test_the_help_names_every_method(canon):
+    from canon.methods import METHODS
+
+    out = canon("align --help")[1].replace("\n", " ")
+    assert all(name in out for name in METHODS)

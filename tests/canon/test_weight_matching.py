@@ -29,7 +29,7 @@ def planted(spec, generator, noise=0.0):
     return reference, noisy(perm.apply(spec, p, reference), noise, generator), perm.invert(spec, p)
 
 
-@pytest.mark.parametrize("start", ["identity", "anchored", "auto"])
+@pytest.mark.parametrize("start", ["identity", "anchored", "frank_wolfe", "auto"])
 def test_mlp_with_noise_twice_the_signal(generator, start):
     spec = mlp(300, 200, 20, 10)
     reference, network, wanted = planted(spec, generator, noise=2.0)
@@ -96,7 +96,7 @@ def test_objectives_are_what_they_say_and_gains_add_up(generator):
     assert sum(match.gains.values()) == pytest.approx(float(match.objective - match.objective_before))
 
 
-@pytest.mark.parametrize("start", ["identity", "anchored", "signatures", "auto"])
+@pytest.mark.parametrize("start", ["identity", "anchored", "signatures", "frank_wolfe", "auto"])
 def test_many_equal_one_at_a_time(generator, start):
     spec = residual_stack(6, 9, blocks=2)
     reference, networks = weights(spec, generator), weights(spec, generator, 7)
