@@ -9,11 +9,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
-from canon.errors import InputError, WorkError
+from canon.errors import WorkError
 from canon.resolve import Resolved
-from canon.runnable import Runnable
+from canon.runnable import Runnable, call
 from canon.transform import Transform
 
 TOLERANCE = 1e-9  # relative, in float64
@@ -87,13 +86,7 @@ def _outputs(
     module: nn.Module, state: Mapping[str, Tensor], inputs: tuple[Any, ...], keywords: dict[str, Any]
 ) -> list[Tensor]:
     wide = {name: t.double() if t.is_floating_point() else t for name, t in state.items()}
-    try:
-        leaves = list(_leaves(functional_call(module, wide, inputs, keywords)))
-    except (AssertionError, RuntimeError, TypeError, ValueError, IndexError) as error:
-        shapes = ", ".join(
-            str(tuple(x.shape)) for x in (*inputs, *keywords.values()) if isinstance(x, Tensor)
-        )
-        raise InputError(f"the network fails on inputs of shape {shapes}: {error}; see --input") from error
+    leaves = _leaves(call(module, wide, inputs, keywords))
     found = [(torch.view_as_real(t) if t.is_complex() else t).double() for t in leaves]
     if not found:
         raise WorkError("the network returned no tensor; nothing can be compared")

@@ -519,3 +519,40 @@ def test_the_help_names_every_method(canon):
 
     out = canon("align --help")[1].replace("\n", " ")
     assert all(name in out for name in METHODS)
+
+
+def test_tied_tensors_may_be_left_out_of_the_file(canon, folder, monkeypatch):
+    (folder / "tied.py").write_text(
+        "import torch\nfrom torch import nn\n\n"
+        "class Tied(nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.embed, self.head = nn.Embedding(7, 4), nn.Linear(4, 7, bias=False)\n"
+        "        self.up, self.down = nn.Linear(4, 6), nn.Linear(6, 4)\n"
+        "        self.head.weight = self.embed.weight\n"
+        "    def forward(self, x):\n"
+        "        h = self.embed(x)\n"
+        "        return self.head(h + self.down(torch.relu(self.up(h))))\n\n"
+        "def build():\n"
+        "    return Tied(), torch.randint(7, (2, 3))\n"
+    )
+    monkeypatch.syspath_prepend(folder)
+    import tied
+
+    torch.manual_seed(0)
+    module = tied.build()[0]
+    whole = module.state_dict()
+    torch.save(whole, "whole.pt")
+    order = torch.randperm(6)
+    moved = whole | {"up.weight": whole["up.weight"][order], "up.bias": whole["up.bias"][order]}
+    moved["down.weight"] = whole["down.weight"][:, order]
+    torch.save(moved, "moved.pt")
+    for name, state in (("whole", whole), ("moved", moved)):
+        lean = {key: tensor for key, tensor in state.items() if key != "head.weight"}
+        checkpoint.write(f"{name}.safetensors", lean)
+    for suffix in ("pt", "safetensors"):
+        code, _, err = canon(f"align whole.{suffix} moved.{suffix} --model tied.py:build --out c.{suffix}")
+        assert err == ""
+        assert code == 0
+        assert same_tensors(f"c.{suffix}", f"whole.{suffix}")
+    assert canon("verify whole.pt moved.pt --model tied.py:build")[0] == 0
