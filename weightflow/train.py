@@ -215,10 +215,10 @@ class Trainer:
         return f"held-out {score:.3f} (weights {found.match:.3f}, behaviour {found.behaviour:.3f})"
 
     def _not_finite(self, terms: Terms) -> str:
-        parts = {"weights": terms.match, "behaviour": terms.behaviour}
+        parts = {"loss in weights": terms.match, "loss in behaviour": terms.behaviour}
         cause = next((name for name, value in parts.items() if not torch.isfinite(value)), "gradient")
         return (
-            f"training stopped at step {self.progress.step}: the {cause} term is not finite; lower the learning "
+            f"training stopped at step {self.progress.step}: the {cause} is not finite; lower the learning "
             f"rate (now {self.config.learning_rate}). The last good state is in {self.folder}"
         )
 
