@@ -9,6 +9,7 @@ import typer
 
 from canon import console, describe
 from canon.options import (
+    Balance,
     Batch,
     Examples,
     Family,
@@ -63,9 +64,7 @@ def align(
     input: Input = None,
     method: Method = "weights",
     start: Start = "auto",
-    balance: Annotated[
-        bool, typer.Option("--balance", help="Match in balanced scales, and give C the scales of A's units.")
-    ] = False,
+    balance: Balance = False,
     data: Examples = None,
     batch: Batch = 256,
     seed: Seed = None,
@@ -251,6 +250,7 @@ def barrier(
     input: Input = None,
     method: Method = "weights",
     start: Start = "auto",
+    balance: Balance = False,
     batch: Batch = 256,
     seed: Seed = None,
     json: bool = console.JSON,
@@ -282,7 +282,7 @@ def barrier(
     lines = {"as they are": (pair.a.state, pair.b.state)}
     if aligned:
         matcher = matcher_for(method, Means(start, _order(seed), runnable, statistics, batch))
-        done = align(pair.a, pair.b, resolve(pair.known, hints), matcher, generator=_draws())
+        done = align(pair.a, pair.b, resolve(pair.known, hints), matcher, balance=balance, generator=_draws())
         lines["aligned"] = (pair.a.state, done.aligned.state)
     with console.progress(points * len(lines), "scoring", quiet=quiet) as steps:
         curves = barriers(
@@ -319,6 +319,7 @@ def merge(
     input: Input = None,
     method: Method = "weights",
     start: Start = "auto",
+    balance: Balance = False,
     batch: Batch = 256,
     seed: Seed = None,
     json: bool = console.JSON,
@@ -348,6 +349,7 @@ def merge(
             [str(path) for path in networks],
             resolved=resolve(found[0], hints) if aligned else None,
             matcher=matcher_for(method, Means(start, _order(seed), runnable, examples, batch)),
+            balance=balance,
             runnable=runnable,
             repair=repair,
             train=examples,

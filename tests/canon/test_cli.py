@@ -121,6 +121,18 @@ def test_align_finds_the_planted_order(canon):
     assert err == ""
 
 
+def test_two_bare_checkpoints_are_enough(canon, folder):
+    code, out, _ = canon("align a.pt b.pt --out c.safetensors")
+    assert code == 0
+    assert same_tensors("a.pt", "c.safetensors")
+    assert "recognised by keys and shapes" in out
+    assert "every group of the spec was proved" in out
+    assert canon("verify b.pt c.safetensors")[0] == 0
+    assert canon("merge a.pt b.pt --out m.pt")[0] == 0
+    assert canon("canonicalize b.pt --out d.pt")[0] == 0
+    assert json.loads(canon("inspect a.pt --json")[1])["groups"]
+
+
 def test_align_keeps_what_b_was(canon, folder):
     state = checkpoint.read("b.pt").state
     turned = {name: state[name].half() for name in reversed(list(state))}
@@ -312,6 +324,9 @@ def test_merge_of_relabellings_is_the_first(canon):
     assert canon("merge a.pt b.pt b.pt --spec s.json --out m.pt")[0] == 0
     a, m = checkpoint.read("a.pt").state, checkpoint.read("m.pt").state
     assert all(torch.allclose(a[name], m[name], atol=1e-7) for name in a)
+    assert canon("merge a.pt b.pt --spec s.json --balance --out n.pt")[0] == 0
+    n = checkpoint.read("n.pt").state
+    assert all(torch.allclose(a[name], n[name], atol=1e-6) for name in a)
 
 
 def test_merge_as_they_are_needs_no_spec(canon):
@@ -429,6 +444,8 @@ BAD = {
     "other keys": ("align a.pt keys.pt --spec s.json", "0.weight (12, 5) only in a.pt"),
     "spec and family": ("align a.pt b.pt --spec s.json --family mlp", "give one"),
     "spec of another": ("align big.pt big.pt --spec s.json", "0.weight has shape (13, 5)"),
+    "unknown family": ("align a.pt b.pt --family magic", "family 'magic' is not known"),
+    "not recognised": ("align odd.pt odd.pt", "--model pkg.mod:build"),
     "no spec": ("align a.pt b.pt --spec nets.py", "not a spec that canon wrote"),
     "no model": ("align a.pt b.pt --spec s.json --model gone.py:build", "gone.py does not exist"),
     "no module": ("align a.pt b.pt --spec s.json --model gone_module:build", "No module named 'gone_module'"),
@@ -471,6 +488,7 @@ def bad_files(folder):
     torch.save(nan, "nan.pt")
     big = nn.Sequential(nn.Linear(IN, 13), nn.ReLU(), nn.Linear(13, 13), nn.ReLU(), nn.Linear(13, OUT))
     torch.save(big.state_dict(), "big.pt")
+    torch.save({"foo": torch.ones(2, 3), "bar": torch.ones(5)}, "odd.pt")
     torch.save({f"net.{name}": tensor for name, tensor in state.items()}, "keys.pt")
     Transform(SPEC, perm.identity(SPEC)).save("t.safetensors")
 
