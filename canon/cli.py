@@ -176,8 +176,9 @@ def verify(
 ) -> None:
     """Say whether A and B are the same function; exit code 0 if they are, 1 if not.
 
-    With --model or .pt2 files both are run in float64 on random inputs. Otherwise canon looks for a
-    transform that turns one into the other: finding one proves it, finding none decides nothing.
+    With --model or .pt2 files both are run in float64 on random inputs.
+
+    Otherwise a relabelling that turns one into the other is sought: one proves it, none decides nothing.
 
     [bold]Example[/bold]
 
@@ -210,8 +211,11 @@ def apply(
 ) -> None:
     """Apply a transform to a network, or to what belongs to it.
 
-    A task vector is the difference of two checkpoints, LoRA factors are named as PEFT names them, and
-    an optimizer's file holds `optimizer.state_dict()`.
+    --kind task-vector is the difference of two checkpoints.
+
+    --kind lora holds low-rank factors, named as PEFT names them.
+
+    --kind optimizer holds what `optimizer.state_dict()` gave.
 
     [bold]Examples[/bold]
 
@@ -258,8 +262,9 @@ def barrier(
 ) -> None:
     """Walk the straight line from A to B and say how far loss and accuracy leave it.
 
-    The loss barrier is the largest rise of the loss above the straight line between its values at the
-    ends. The network's code must be known: give --model, or .pt2 files.
+    The loss barrier is the largest rise of the loss above the straight line between its ends.
+
+    The network's code must be known: give --model, or .pt2 files.
 
     [bold]Example[/bold]
 
@@ -303,7 +308,7 @@ def barrier(
 
 @app.command()
 def merge(
-    networks: Annotated[list[Path], typer.Argument(metavar="A B…", help="Two networks or more.")],
+    networks: Annotated[list[Path], typer.Argument(metavar="A B", help="Two networks or more.")],
     out: Out,
     weights: Annotated[
         str | None, typer.Option("--weights", help="Their shares, as 0.7,0.3; equal if not given.")

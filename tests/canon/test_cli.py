@@ -4,6 +4,7 @@ import errno
 import json
 import subprocess
 import sys
+from inspect import getdoc
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ import torch
 from safetensors import safe_open
 from torch import nn
 
-from canon import checkpoint, console
+from canon import checkpoint, cli, console
 from canon import permutation as perm
 from canon.cli import app
 from canon.spec import Axis, Group, PermutationSpec
@@ -111,6 +112,8 @@ def test_every_command_teaches(canon, command):
     assert code == 0
     assert "Example" in out
     assert f"canon {command}" in out
+    paragraphs = getdoc(getattr(cli, command)).split("\n\n")
+    assert all("\n" not in text for text in paragraphs[1:])  # the help would break where the source does
 
 
 def test_align_finds_the_planted_order(canon):
