@@ -165,20 +165,21 @@ class Steps:
 class _Lines(Steps):
     """A plain line every few seconds, for logs."""
 
-    def __init__(self, total: int | None, description: str, every: float) -> None:
+    def __init__(self, total: int | None, description: str, every: float, done: int) -> None:
         self.total, self.description, self.every = total, description, every
-        self.done, self.started = 0, time.monotonic()
+        self.before, self.done, self.started = done, done, time.monotonic()
         self.said = self.started
 
     def advance(self, steps: int = 1, note: str = "") -> None:
         self.done += steps
         now = time.monotonic()
-        if now - self.said >= self.every or (self.done == self.total and self.said > self.started):
+        last = self.done == self.total and self.said > self.started
+        if note or last or now - self.said >= self.every:
             self.said = now
             say(self._text(now - self.started, note))
 
     def _text(self, seconds: float, note: str) -> str:
-        rate = self.done / max(seconds, 1e-9)
+        rate = (self.done - self.before) / max(seconds, 1e-9)
         left = "" if self.total is None else f", {(self.total - self.done) / max(rate, 1e-9):.0f} s left"
         of = "" if self.total is None else f"/{self.total}"
         return f"{self.description}: {self.done}{of}, {rate:.3g}/s{left}{'  ' + note if note else ''}"
@@ -200,13 +201,16 @@ class _Rate(ProgressColumn):
 
 @contextmanager
 def progress(
-    total: int | None, description: str, *, quiet: bool = False, every: float = 5.0
+    total: int | None, description: str, *, done: int = 0, quiet: bool = False, every: float = 5.0
 ) -> Iterator[Steps]:
-    """Progress on standard error: a bar with rate and time left on a terminal, plain lines elsewhere."""
+    """Progress on standard error: a bar with rate and time left on a terminal, plain lines elsewhere.
+
+    `done` steps were taken before, by a run that was stopped: they count, but not for the rate.
+    """
     if quiet:
         yield Steps()
     elif not sys.stderr.isatty():
-        yield _Lines(total, description, every)
+        yield _Lines(total, description, every, done)
     else:
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate())
         with Progress(
@@ -216,4 +220,4 @@ def progress(
             console=Console(stderr=True),
             transient=True,
         ) as bar:
-            yield _Bar(bar, bar.add_task(description, total=total, note=""))
+            yield _Bar(bar, bar.add_task(description, total=total, completed=done, note=""))

@@ -156,7 +156,8 @@ def train(
         )
         trainer = training.start(opened, read_preset(preset, changes), out)
     on = f"the run is kept in {out}; go on with: weightflow train {zoo} --out {out} --resume"
-    with console.on_interrupt(on), console.progress(trainer.config.steps, "training", quiet=quiet) as steps:
+    total, before = trainer.config.steps, trainer.progress.step
+    with console.on_interrupt(on), console.progress(total, "training", done=before, quiet=quiet) as steps:
         done = trainer.run(steps.advance)
     result = {"run": str(out), "steps": done.step, "best_step": done.best_step, "held_out": done.best}
     console.show(

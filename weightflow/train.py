@@ -8,7 +8,6 @@ averaged weights that held-out networks like best are what the run keeps for sam
 from __future__ import annotations
 
 import copy
-import dataclasses
 import math
 import time
 from collections.abc import Callable
@@ -117,7 +116,6 @@ class Trainer:
     def run(self, on_step: Callable[[int, str], None] = lambda steps, note: None) -> Progress:
         """Train to the end, saving as it goes. Raises `WorkError` with step and cause on NaN."""
         config, started = self.config, time.monotonic()
-        on_step(self.progress.step, "")
         while not self.finished:
             note = ""
             with torch.random.fork_rng(devices=[]):
@@ -289,7 +287,3 @@ def resume(zoo: Zoo, folder: Path) -> Trainer:
     if (folder / "state.safetensors").exists():
         trainer.restore()
     return trainer
-
-
-def with_seed(config: TrainConfig, seed: int | None) -> TrainConfig:
-    return config if seed is None else dataclasses.replace(config, seed=seed)
