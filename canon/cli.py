@@ -185,11 +185,15 @@ def verify(
       canon verify b.pt c.safetensors --model nets.py:build --input 1x3x32x32
     """
     from canon.resolve import read_pair, resolve
-    from canon.verify import same_function
+    from canon.runnable import find_runnable
+    from canon.verify import same_by_relabelling, same_by_running
 
-    pair = read_pair(a, b)
-    resolved = resolve(pair.known, _hints(spec, model, family, input))
-    result = same_function(pair.a.state, pair.b.state, resolved, _draws(seed))
+    pair, hints = read_pair(a, b), _hints(spec, model, family, input)
+    runnable = find_runnable(pair.known, hints)
+    if runnable is not None:
+        result = same_by_running(pair.a.state, pair.b.state, runnable, _draws(seed))
+    else:
+        result = same_by_relabelling(pair.a.state, pair.b.state, resolve(pair.known, hints))
     console.show(result, f"{result['verdict']}: {result['proof']}", json)
     if not result["same"]:
         raise typer.Exit(1)
@@ -287,7 +291,9 @@ def barrier(
     lines = {"as they are": (pair.a.state, pair.b.state)}
     if aligned:
         matcher = matcher_for(method, Means(start, _order(seed), runnable, statistics, batch))
-        done = align(pair.a, pair.b, resolve(pair.known, hints), matcher, balance=balance, generator=_draws())
+        done = align(
+            pair.a, pair.b, resolve(pair.known, hints, runnable), matcher, balance=balance, generator=_draws()
+        )
         lines["aligned"] = (pair.a.state, done.aligned.state)
     with console.progress(points * len(lines), "scoring", quiet=quiet) as steps:
         curves = barriers(
@@ -352,7 +358,7 @@ def merge(
             found,
             shares,
             [str(path) for path in networks],
-            resolved=resolve(found[0], hints) if aligned else None,
+            resolved=resolve(found[0], hints, runnable) if aligned else None,
             matcher=matcher_for(method, Means(start, _order(seed), runnable, examples, batch)),
             balance=balance,
             runnable=runnable,

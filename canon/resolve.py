@@ -35,12 +35,12 @@ class Resolved:
     runnable: Runnable | None = None
 
 
-def resolve(found: Checkpoint, hints: Hints = Hints()) -> Resolved:
+def resolve(found: Checkpoint, hints: Hints = Hints(), runnable: Runnable | None = None) -> Resolved:
     """The spec of `found`: from the hints, from its program, or recognised by keys and shapes.
 
-    Raises `InputError` where nothing fits; the message names the ways out.
+    `runnable` is the network's code where `find_runnable` has found it already. Raises `InputError` where nothing fits; the message names the ways out.
     """
-    runnable = find_runnable(found, hints)
+    runnable = runnable or find_runnable(found, hints)
     if hints.spec is not None:
         evidence = "the spec was taken at its word"
         source = f"spec {os.fspath(hints.spec)}"
