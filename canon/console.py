@@ -136,7 +136,8 @@ def show(result: Mapping[str, Any], text: RenderableType, as_json: bool) -> None
     if as_json:
         print(json_text(result), flush=True)
     else:
-        Console().print(text, soft_wrap=isinstance(text, str), highlight=False, markup=False)
+        width = None if sys.stdout.isatty() else 160  # files and pipes have no edge to wrap at
+        Console(width=width).print(text, soft_wrap=isinstance(text, str), highlight=False, markup=False)
 
 
 def json_text(result: Any) -> str:

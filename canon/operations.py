@@ -58,6 +58,7 @@ class Context:
         self.where = ""
         self.statistics: set[int] = set()
         self.seen: list[list[Dim]] = []
+        self.read: list[Dim] = []
         self.learned = True
 
     def because(self, text: str) -> str:
@@ -139,6 +140,13 @@ class Context:
                 self.units.still(kept[name])
         return [kept.get(name, ONE) for name in out]
 
+
+_MOVES = (
+    "slice select split split_with_sizes chunk unbind narrow view reshape _unsafe_view flatten unflatten permute "
+    "transpose t squeeze unsqueeze clone contiguous alias detach _to_copy to expand"
+)
+MOVES = frozenset(_MOVES.split())
+"""Operations that only hand entries on: what they are given is not yet read."""
 
 Handler = Callable[[Context, SimpleNamespace, Any], list[Dim]]
 HANDLERS: dict[str, Callable[[Context, SimpleNamespace, Any], Any]] = {}

@@ -149,6 +149,18 @@ def test_what_is_never_called_is_covered_and_stays():
     assert spec.frozen["unused.weight axis 0"] == "unused.weight is not used"
 
 
+def test_positions_beyond_the_example_stay():
+    def forward(m, x):
+        return m.head(F.relu(m.stem(x) + m.position[: x.shape[1]]))
+
+    module = Network(
+        forward, stem=nn.Linear(5, 8), head=nn.Linear(8, 3), position=nn.Parameter(torch.randn(9, 8))
+    )
+    spec = canon.trace(module, torch.randn(2, 4, 5))
+    assert [g.size for g in spec.groups.values()] == [8]
+    assert not spec.axes["position"][0].groups
+
+
 def test_statistics_are_named():
     module, inputs = build(ARCHITECTURES["cnn"])
     expected = {"1.running_mean", "1.running_var", "1.num_batches_tracked"}
