@@ -1,4 +1,4 @@
-"""What every benchmark writes: where it ran, and one result file."""
+"""What every benchmark shares: the environment beside each number, and the file that it writes."""
 
 from __future__ import annotations
 
@@ -7,27 +7,65 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+
+from canon.console import json_text
+from canon.files import atomic_write
 
 RESULTS = Path(__file__).parent / "results"
 
 
 def environment() -> dict[str, Any]:
-    """Versions, processor, threads and commit."""
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=RESULTS.parent)
+    """Machine, versions, threads and commit."""
     return {
-        "python": platform.python_version(),
         "torch": torch.__version__,
-        "machine": platform.machine(),
-        "system": platform.system(),
-        "cpus": os.cpu_count(),
+        "python": platform.python_version(),
+        "processor": _processor(),
+        "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
-        "commit": commit.stdout.strip() or None,
+        "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "commit": _git("rev-parse", "HEAD"),
+        "changed_files": bool(_git("status", "--porcelain", "--untracked-files=no")),
     }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def _git(*arguments: str) -> str | None:
+    try:
+        done = subprocess.run(
+            ["git", *arguments], cwd=RESULTS.parent, capture_output=True, text=True, timeout=10, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
+
+
+def interval(values: Sequence[float], level: float = 0.95, draws: int = 10_000) -> list[float] | None:
+    """Bootstrap interval of the mean; None for fewer than two values."""
+    if len(values) < 2:
+        return None
+    rng, v = np.random.default_rng(0), np.asarray(values, dtype=np.float64)
+    means = v[rng.integers(len(v), size=(draws, len(v)))].mean(axis=1)
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return [round(float(low), 6), round(float(high), 6)]
+
+
+def aim(name: str, wanted: str, values: Sequence[float], met: bool) -> dict[str, Any]:
+    """One aim: what was wanted in words, the mean over seeds, its interval, and whether it is met."""
+    mean = round(float(np.mean(values)), 6)
+    return {"name": name, "aim": wanted, "value": mean, "interval": interval(values), "met": bool(met)}
 
 
 def write_result(
@@ -36,20 +74,24 @@ def write_result(
     size: str,
     seeds: Sequence[int],
     seconds: float,
-    rows: Sequence[Mapping[str, Any]],
-    aims: Sequence[Mapping[str, Any]],
+    rows: list[dict[str, Any]],
+    aims: list[dict[str, Any]],
 ) -> Path:
-    """Write results/NAME.json; each aim is {name, aim, value, interval, met}."""
-    RESULTS.mkdir(exist_ok=True)
+    """Write `results/NAME.json`; every aim is in it, met or not."""
+    RESULTS.mkdir(parents=True, exist_ok=True)
     path = RESULTS / f"{name}.json"
     result = {
-        "command": f"python benchmarks/{Path(sys.argv[0]).name} {' '.join(sys.argv[1:])}".strip(),
+        "command": "python -m benchmarks." + " ".join([Path(sys.argv[0]).stem, *sys.argv[1:]]),
         "size": size,
         "environment": environment(),
         "seeds": list(seeds),
         "seconds": round(seconds, 1),
-        "rows": list(rows),
-        "aims": list(aims),
+        "rows": rows,
+        "aims": aims,
     }
-    path.write_text(json.dumps(result, indent=1) + "\n")
+    atomic_write(path, json_text(result) + "\n")
     return path
+
+
+def read_result(name: str) -> dict[str, Any]:
+    return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))

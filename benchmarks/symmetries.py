@@ -19,11 +19,11 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 import torchvision
-from common import write_result
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 import canon
+from benchmarks.common import write_result
 from canon import permutation
 from canon.proof import TOLERANCE, random_scales, relative_difference
 from canon.scale import apply_scale
