@@ -90,7 +90,7 @@ class Program:
                     )
                 )
             elif spec.kind is InputKind.USER_INPUT:
-                slots.append(Slot("input", spec.arg.name, _double(next(given, None))))
+                slots.append(Slot("input", spec.arg.name, _varied(_double(next(given, None)))))
             else:
                 value = program.constants.get(spec.target, program.state_dict.get(spec.target))
                 slots.append(Slot("constant", spec.target or spec.arg.name, _double(value)))
@@ -165,6 +165,15 @@ def _identity(tensor: Tensor) -> Any:
 def _double(value: Any) -> Any:
     if isinstance(value, Tensor) and value.dtype in _NARROW:
         return value.double()
+    return value
+
+
+def _varied(value: Any) -> Any:
+    """An input of zeros, or of any one number, would hide what the first layer does."""
+    if isinstance(value, Tensor) and value.is_floating_point() and value.numel() > 1 and value.std() == 0:
+        generator = torch.Generator().manual_seed(0)
+        noise = torch.rand(value.shape, generator=generator, dtype=torch.float64)
+        return value + noise.to(value.device) - 0.5
     return value
 
 

@@ -69,6 +69,10 @@ def test_a_network_that_lets_nothing_through_is_redrawn():
     assert canon.prove(module, torch.randn(4, 3), spec(True, True, True)).spec.groups
 
 
+def test_inputs_of_zeros_do_not_hide_the_first_layer():
+    assert canon.prove(mlp(), torch.zeros(4, 3), spec(False, True, True)).failed
+
+
 def test_what_no_output_depends_on_is_frozen():
     class Deaf(nn.Sequential):
         def forward(self, x):
