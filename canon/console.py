@@ -28,6 +28,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.text import Text
+from typer.core import TyperGroup
 
 from canon.errors import InputError, WorkError
 
@@ -41,9 +42,10 @@ DEBUG = typer.Option(False, "--debug", help="Show the traceback of an error (may
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
-def application(help: str) -> typer.Typer:
-    """A command line with the options that all of ours have."""
+def application(help: str, cls: type[TyperGroup] | None = None) -> typer.Typer:
+    """A command line with the options that all of ours have; `cls` may order its commands."""
     app = typer.Typer(
+        cls=cls,
         help=help,
         no_args_is_help=True,
         rich_markup_mode="rich",

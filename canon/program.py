@@ -102,10 +102,10 @@ class Program:
             s.identity for s, node in zip(self.slots, nodes, strict=True) if s.kind == "state" and node.users
         }
 
-    def run(self, state: Mapping[str, Tensor]) -> list[Tensor]:
+    def run(self, state: Mapping[str, Tensor], *, grad: bool = False) -> list[Tensor]:
         """The outputs with this float64 state in place of the network's own."""
         arguments = [state[slot.name] if slot.kind == "state" else slot.value for slot in self.slots]
-        with torch.no_grad():
+        with torch.set_grad_enabled(grad):
             results = torch.fx.Interpreter(self.graph).run(*arguments)
         return [results[n] for n in self.outputs if isinstance(results[n], Tensor)]
 

@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from canon import console
 from canon.errors import InputError
 
+PIPELINE = ("demo", "zoo", "canonicalize", "train", "sample", "evaluate", "report", "export")
+
+
+class InPipelineOrder(TyperGroup):
+    """Lists commands in the order in which data flows through them."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return sorted(super().list_commands(ctx), key=PIPELINE.index)
+
+
 app = console.application(
     "Generate neural networks from words.\n\n"
-    "tasks ─► zoo ─► canonicalize ─► train ─► sample ─► evaluate ─► report"
+    "tasks ─► zoo ─► canonicalize ─► train ─► sample ─► evaluate ─► report",
+    InPipelineOrder,
 )
 zoo_app = typer.Typer(help="Populations of trained networks: build, inspect, verify.", no_args_is_help=True)
 
@@ -248,7 +260,7 @@ def report(
 ) -> None:
     """Measure a run against trained networks and baselines: report.json and report.html."""
     from canon.files import atomic_write
-    from weightflow.page import rich_table, write_page
+    from weightflow.page import rich_tables, write_page
     from weightflow.report import make_report, verdict
     from weightflow.sample import SampleConfig
 
@@ -260,7 +272,7 @@ def report(
     folder.mkdir(parents=True, exist_ok=True)
     atomic_write(folder / "report.json", console.json_text(found))
     write_page(folder / "report.html", found)
-    console.show(found, rich_table(found), as_json)
+    console.show(found, rich_tables(found), as_json)
     if not as_json:
         console.show({}, f"{verdict(found)}\n{folder / 'report.html'}", False)
 

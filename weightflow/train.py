@@ -278,6 +278,11 @@ def start(zoo: Zoo, config: TrainConfig, folder: Path) -> Trainer:
 def resume(zoo: Zoo, folder: Path) -> Trainer:
     """Go on with a run; `InputError` where its zoo is not the one it began with."""
     header = runs.read_header(folder)
+    if zoo.architecture != header.architecture:
+        raise InputError(
+            f"{folder} generates {header.architecture.to_json()}; the networks of {zoo.path} are "
+            f"{zoo.architecture.to_json()}: one run has one architecture"
+        )
     if zoo.identity != header.zoo.identity:
         raise InputError(
             f"{folder} was trained on the zoo {header.zoo.path} ({header.zoo.identity[:12]}); {zoo.path} is "
