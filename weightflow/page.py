@@ -150,7 +150,7 @@ def _solvers(report: dict[str, Any]) -> Any:
         )
     trained = report["splits"]["unseen_combinations"]["trained"]["mean"]
     axes.axhline(100 * trained, color="#555", linewidth=1, linestyle="--", label="trained (mean)")
-    axes.set(xlabel="evaluations of the model a network", ylabel="test accuracy, %", xscale="log")
+    axes.set(xlabel="evaluations of the model a network", ylabel="test accuracy, %")
     axes.legend(fontsize=8)
     return figure
 
