@@ -95,9 +95,9 @@ def prove_program(program: Program, spec: PermutationSpec, *, seed: int = 0) -> 
 def _lively(program: Program, spec: PermutationSpec, generator: torch.Generator) -> dict[str, Tensor]:
     """The network's state with constant tensors perturbed and random running statistics."""
 
-    def draw(value: Tensor, noise: Tensor) -> Tensor:
+    def draw(value: Tensor, noise: Callable[[], Tensor]) -> Tensor:
         if (value.numel() > 1 and value.std() == 0) or not value.isfinite().all():
-            return value.nan_to_num(0.0, 0.0, 0.0) + noise - 0.5
+            return value.nan_to_num(0.0, 0.0, 0.0) + noise() - 0.5
         return value
 
     return _drawn(program, spec, generator, draw)
@@ -106,10 +106,10 @@ def _lively(program: Program, spec: PermutationSpec, generator: torch.Generator)
 def _redrawn(program: Program, spec: PermutationSpec, generator: torch.Generator) -> dict[str, Tensor]:
     """New weights, for a network whose own let nothing through: symmetries belong to the architecture."""
 
-    def draw(value: Tensor, noise: Tensor) -> Tensor:
+    def draw(value: Tensor, noise: Callable[[], Tensor]) -> Tensor:
         if value.dim() > 1:
-            return (noise - 0.5) * (24.0 / max(1, value[0].numel())) ** 0.5  # twice 1 / fan-in, for ReLU
-        return noise - 0.5 + float(value.numel() > 0 and value.mean() > 0.5)
+            return (noise() - 0.5) * (24.0 / max(1, value[0].numel())) ** 0.5  # twice 1 / fan-in, for ReLU
+        return noise() - 0.5 + float(value.numel() > 0 and value.mean() > 0.5)
 
     return _drawn(program, spec, generator, draw)
 
@@ -118,9 +118,9 @@ def _drawn(
     program: Program,
     spec: PermutationSpec,
     generator: torch.Generator,
-    draw: Callable[[Tensor, Tensor], Tensor],
+    draw: Callable[[Tensor, Callable[[], Tensor]], Tensor],
 ) -> dict[str, Tensor]:
-    """A state with every tensor drawn once, tied ones alike; noise is uniform in [0, 1]."""
+    """A state with every tensor drawn once, tied ones alike; `noise()` is uniform in [0, 1]."""
     state: dict[str, Tensor] = {}
     drawn: dict[Any, Tensor] = {}
     values = {slot.identity: slot.value for slot in program.slots if slot.kind == "state"}
@@ -130,15 +130,18 @@ def _drawn(
             state[name] = torch.zeros(shape, dtype=torch.float64)
             continue
         if identity not in drawn:
-            noise = torch.rand(shape, generator=generator, dtype=torch.float64).to(value.device)
+
+            def noise(value: Tensor = value) -> Tensor:
+                return torch.rand(value.shape, generator=generator, dtype=torch.float64).to(value.device)
+
             if not value.is_floating_point():
                 drawn[identity] = value
             elif name not in spec.statistics:
                 drawn[identity] = draw(value, noise)
             elif value.numel() and value.min() >= 0 and value.max() > 0:  # a variance
-                drawn[identity] = noise + 0.5
+                drawn[identity] = noise() + 0.5
             else:
-                drawn[identity] = 0.2 * noise - 0.1
+                drawn[identity] = 0.2 * noise() - 0.1
         state[name] = drawn[identity]
     return state
 

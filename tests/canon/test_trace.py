@@ -173,6 +173,12 @@ def test_program_file_needs_no_class(tmp_path):
     assert canon.trace(torch.export.load(tmp_path / "network.pt2")) == canon.trace(module, inputs)
 
 
+def test_a_program_exported_in_training_mode_is_read_in_evaluation_mode():
+    module = nn.Sequential(nn.Linear(3, 6), nn.BatchNorm1d(6), nn.Dropout(0.5), nn.ReLU(), nn.Linear(6, 2))
+    program = torch.export.export(module.train(), (torch.randn(4, 3),))
+    assert [(g.size, g.scale) for g in canon.trace(program).groups.values()] == [(6, "positive")]
+
+
 def test_core_aten_program_gives_the_same_groups():
     """A program decomposed as far as torch does has other operations and the same symmetries."""
     for name in ("residual cnn", "transformer", "norms", "swiglu"):
