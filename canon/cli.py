@@ -9,6 +9,7 @@ import typer
 
 from canon import console, describe
 from canon.options import (
+    Balance,
     Batch,
     Examples,
     Family,
@@ -63,18 +64,16 @@ def align(
     input: Input = None,
     method: Method = "weights",
     start: Start = "auto",
-    balance: Annotated[
-        bool, typer.Option("--balance", help="Match in balanced scales, and give C the scales of A's units.")
-    ] = False,
+    balance: Balance = False,
     data: Examples = None,
     batch: Batch = 256,
-    seed: Seed = 0,
+    seed: Seed = None,
     transform: TransformOut = None,
     report: Annotated[
         Path | None, typer.Option("--report", metavar="R.json", help="Write the report.")
     ] = None,
-    json: console.Json = False,
-    quiet: console.Quiet = False,
+    json: bool = console.JSON,
+    quiet: bool = console.QUIET,
 ) -> None:
     """Bring B into the order of A; what B computes does not change, and that is proved.
 
@@ -88,17 +87,15 @@ def align(
     """
     _check_outputs(out, transform, report)
     from canon.alignment import align
-    from canon.methods import matcher_for
+    from canon.methods import Means, matcher_for
     from canon.resolve import read_pair, resolve
 
     pair = read_pair(a, b)
     resolved = resolve(pair.known, _hints(spec, model, family, input))
-    generator = _generator(seed)
-    matcher = matcher_for(
-        method, start=start, generator=generator, runnable=resolved.runnable, data=_data(data), batch=batch
-    )
+    means = Means(start, _order(seed), resolved.runnable, _data(data), batch)
+    matcher = matcher_for(method, means)
     with console.progress(None, "matching", quiet=quiet):
-        done = align(pair.a, pair.b, resolved, matcher, balance=balance, generator=generator)
+        done = align(pair.a, pair.b, resolved, matcher, balance=balance, generator=_draws())
     _write(out, done.aligned)
     if transform is not None:
         done.transform.save(transform)
@@ -115,9 +112,8 @@ def canonicalize(
     model: Model = None,
     family: Family = None,
     input: Input = None,
-    seed: Seed = 0,
     transform: TransformOut = None,
-    json: console.Json = False,
+    json: bool = console.JSON,
 ) -> None:
     """Bring A into an order that depends on nothing but A: every relabelling of A gives the same file.
 
@@ -130,7 +126,7 @@ def canonicalize(
     from canon.resolve import read_one, resolve
 
     network = read_one(a)
-    done = canonical_form(network, resolve(network, _hints(spec, model, family, input)), _generator(seed))
+    done = canonical_form(network, resolve(network, _hints(spec, model, family, input)), _draws())
     _write(out, done.aligned)
     if transform is not None:
         done.transform.save(transform)
@@ -147,7 +143,7 @@ def inspect(
     model: Model = None,
     family: Family = None,
     input: Input = None,
-    json: console.Json = False,
+    json: bool = console.JSON,
 ) -> None:
     """Show the groups of A's units: what moves, what is frozen, and why.
 
@@ -175,24 +171,29 @@ def verify(
     model: Model = None,
     family: Family = None,
     input: Input = None,
-    seed: Seed = 0,
-    json: console.Json = False,
+    seed: Annotated[int, typer.Option("--seed", help="Seed of the random inputs.")] = 0,
+    json: bool = console.JSON,
 ) -> None:
     """Say whether A and B are the same function; exit code 0 if they are, 1 if not.
 
-    With --model or .pt2 files both are run in float64 on random inputs. Otherwise canon looks for a
-    transform that turns one into the other: finding one proves it, finding none decides nothing.
+    With --model or .pt2 files both are run in float64 on random inputs.
+
+    Otherwise a relabelling that turns one into the other is sought: one proves it, none decides nothing.
 
     [bold]Example[/bold]
 
       canon verify b.pt c.safetensors --model nets.py:build --input 1x3x32x32
     """
     from canon.resolve import read_pair, resolve
-    from canon.verify import same_function
+    from canon.runnable import find_runnable
+    from canon.verify import same_by_relabelling, same_by_running
 
-    pair = read_pair(a, b)
-    resolved = resolve(pair.known, _hints(spec, model, family, input))
-    result = same_function(pair.a.state, pair.b.state, resolved, _generator(seed))
+    pair, hints = read_pair(a, b), _hints(spec, model, family, input)
+    runnable = find_runnable(pair.known, hints)
+    if runnable is not None:
+        result = same_by_running(pair.a.state, pair.b.state, runnable, _draws(seed))
+    else:
+        result = same_by_relabelling(pair.a.state, pair.b.state, resolve(pair.known, hints))
     console.show(result, f"{result['verdict']}: {result['proof']}", json)
     if not result["same"]:
         raise typer.Exit(1)
@@ -210,12 +211,15 @@ def apply(
     fan_in_fan_out: Annotated[
         bool, typer.Option("--fan-in-fan-out", help="LoRA of weights stored (in, out), as GPT-2's.")
     ] = False,
-    json: console.Json = False,
+    json: bool = console.JSON,
 ) -> None:
     """Apply a transform to a network, or to what belongs to it.
 
-    A task vector is the difference of two checkpoints, LoRA factors are named as PEFT names them, and
-    an optimizer's file holds `optimizer.state_dict()`.
+    --kind task-vector is the difference of two checkpoints.
+
+    --kind lora holds low-rank factors, named as PEFT names them.
+
+    --kind optimizer holds what `optimizer.state_dict()` gave.
 
     [bold]Examples[/bold]
 
@@ -254,15 +258,17 @@ def barrier(
     input: Input = None,
     method: Method = "weights",
     start: Start = "auto",
+    balance: Balance = False,
     batch: Batch = 256,
-    seed: Seed = 0,
-    json: console.Json = False,
-    quiet: console.Quiet = False,
+    seed: Seed = None,
+    json: bool = console.JSON,
+    quiet: bool = console.QUIET,
 ) -> None:
     """Walk the straight line from A to B and say how far loss and accuracy leave it.
 
-    The loss barrier is the largest rise of the loss above the straight line between its values at the
-    ends. The network's code must be known: give --model, or .pt2 files.
+    The loss barrier is the largest rise of the loss above the straight line between its ends.
+
+    The network's code must be known: give --model, or .pt2 files.
 
     [bold]Example[/bold]
 
@@ -272,7 +278,7 @@ def barrier(
     from canon.alignment import align
     from canon.barrier import barriers
     from canon.data import read_data
-    from canon.methods import matcher_for
+    from canon.methods import Means, matcher_for
     from canon.plot import check_format, plot_curves
     from canon.resolve import read_pair, resolve
     from canon.runnable import find_runnable, require_runnable
@@ -284,10 +290,10 @@ def barrier(
     scored, statistics = read_data(data, labels=True), _data(train)
     lines = {"as they are": (pair.a.state, pair.b.state)}
     if aligned:
-        matcher = matcher_for(
-            method, start=start, generator=_generator(seed), runnable=runnable, data=statistics, batch=batch
+        matcher = matcher_for(method, Means(start, _order(seed), runnable, statistics, batch))
+        done = align(
+            pair.a, pair.b, resolve(pair.known, hints, runnable), matcher, balance=balance, generator=_draws()
         )
-        done = align(pair.a, pair.b, resolve(pair.known, hints), matcher, generator=_generator(seed))
         lines["aligned"] = (pair.a.state, done.aligned.state)
     with console.progress(points * len(lines), "scoring", quiet=quiet) as steps:
         curves = barriers(
@@ -308,7 +314,7 @@ def barrier(
 
 @app.command()
 def merge(
-    networks: Annotated[list[Path], typer.Argument(metavar="A B…", help="Two networks or more.")],
+    networks: Annotated[list[Path], typer.Argument(metavar="A B", help="Two networks or more.")],
     out: Out,
     weights: Annotated[
         str | None, typer.Option("--weights", help="Their shares, as 0.7,0.3; equal if not given.")
@@ -324,10 +330,11 @@ def merge(
     input: Input = None,
     method: Method = "weights",
     start: Start = "auto",
+    balance: Balance = False,
     batch: Batch = 256,
-    seed: Seed = 0,
-    json: console.Json = False,
-    quiet: console.Quiet = False,
+    seed: Seed = None,
+    json: bool = console.JSON,
+    quiet: bool = console.QUIET,
 ) -> None:
     """Take the weighted mean of networks, aligned to the first; the result is like the first one's file.
 
@@ -339,7 +346,7 @@ def merge(
     """
     _check_outputs(out)
     from canon.merging import merge_networks, parse_weights
-    from canon.methods import matcher_for
+    from canon.methods import Means, matcher_for
     from canon.resolve import read_one, resolve
     from canon.runnable import find_runnable
 
@@ -351,15 +358,14 @@ def merge(
             found,
             shares,
             [str(path) for path in networks],
-            resolved=resolve(found[0], hints) if aligned else None,
-            matcher=matcher_for(
-                method, start=start, generator=_generator(seed), runnable=runnable, data=examples, batch=batch
-            ),
+            resolved=resolve(found[0], hints, runnable) if aligned else None,
+            matcher=matcher_for(method, Means(start, _order(seed), runnable, examples, batch)),
+            balance=balance,
             runnable=runnable,
             repair=repair,
             train=examples,
             batch=batch,
-            generator=_generator(seed),
+            generator=_draws(),
             advance=steps.advance,
         )
     _write(out, merged)
@@ -374,7 +380,15 @@ def _hints(spec: Path | None, model: str | None, family: str | None, input: str 
     return Hints(spec, model, family, input)
 
 
-def _generator(seed: int) -> torch.Generator:
+def _order(seed: int | None) -> torch.Generator | None:
+    """What orders the groups in matching; None for the network's own order."""
+    import torch
+
+    return None if seed is None else torch.Generator().manual_seed(seed)
+
+
+def _draws(seed: int = 0) -> torch.Generator:
+    """What draws the inputs on which functions are compared."""
     import torch
 
     return torch.Generator().manual_seed(seed)

@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Annotated, Any, NoReturn
+from typing import Any, NoReturn
 
 import typer
 from rich.console import Console, RenderableType
@@ -28,22 +28,24 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.text import Text
+from typer.core import TyperGroup
 
 from canon.errors import InputError, WorkError
 
-# Annotations for the options of a command, as in `json: console.Json = False`.
-Json = Annotated[
-    bool, typer.Option("--json", help="The result as JSON on standard output; all talk on standard error.")
-]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
-Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error (may stand anywhere).")]
+# Defaults for the options of a command, as in `json: bool = console.JSON`.
+JSON = typer.Option(
+    False, "--json", help="The result as JSON on standard output; all talk on standard error."
+)
+QUIET = typer.Option(False, "--quiet", "-q", help="No progress.")
+DEBUG = typer.Option(False, "--debug", help="Show the traceback of an error (may stand anywhere).")
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
-def application(help: str) -> typer.Typer:
-    """A command line with the options that all of ours have."""
+def application(help: str, cls: type[TyperGroup] | None = None) -> typer.Typer:
+    """A command line with the options that all of ours have; `cls` may order its commands."""
     app = typer.Typer(
+        cls=cls,
         help=help,
         no_args_is_help=True,
         rich_markup_mode="rich",
@@ -53,7 +55,7 @@ def application(help: str) -> typer.Typer:
     )
 
     @app.callback()
-    def _options(debug: Debug = False) -> None: ...
+    def _options(debug: bool = DEBUG) -> None: ...
 
     return app
 
@@ -134,7 +136,8 @@ def show(result: Mapping[str, Any], text: RenderableType, as_json: bool) -> None
     if as_json:
         print(json_text(result), flush=True)
     else:
-        Console().print(text, soft_wrap=isinstance(text, str), highlight=False, markup=False)
+        width = None if sys.stdout.isatty() else 160  # files and pipes have no edge to wrap at
+        Console(width=width).print(text, soft_wrap=isinstance(text, str), highlight=False, markup=False)
 
 
 def json_text(result: Any) -> str:
@@ -164,20 +167,21 @@ class Steps:
 class _Lines(Steps):
     """A plain line every few seconds, for logs."""
 
-    def __init__(self, total: int | None, description: str, every: float) -> None:
+    def __init__(self, total: int | None, description: str, every: float, done: int) -> None:
         self.total, self.description, self.every = total, description, every
-        self.done, self.started = 0, time.monotonic()
+        self.before, self.done, self.started = done, done, time.monotonic()
         self.said = self.started
 
     def advance(self, steps: int = 1, note: str = "") -> None:
         self.done += steps
         now = time.monotonic()
-        if now - self.said >= self.every or (self.done == self.total and self.said > self.started):
+        last = self.done == self.total and self.said > self.started
+        if note or last or now - self.said >= self.every:
             self.said = now
             say(self._text(now - self.started, note))
 
     def _text(self, seconds: float, note: str) -> str:
-        rate = self.done / max(seconds, 1e-9)
+        rate = (self.done - self.before) / max(seconds, 1e-9)
         left = "" if self.total is None else f", {(self.total - self.done) / max(rate, 1e-9):.0f} s left"
         of = "" if self.total is None else f"/{self.total}"
         return f"{self.description}: {self.done}{of}, {rate:.3g}/s{left}{'  ' + note if note else ''}"
@@ -199,13 +203,16 @@ class _Rate(ProgressColumn):
 
 @contextmanager
 def progress(
-    total: int | None, description: str, *, quiet: bool = False, every: float = 5.0
+    total: int | None, description: str, *, done: int = 0, quiet: bool = False, every: float = 5.0
 ) -> Iterator[Steps]:
-    """Progress on standard error: a bar with rate and time left on a terminal, plain lines elsewhere."""
+    """Progress on standard error: a bar with rate and time left on a terminal, plain lines elsewhere.
+
+    `done` steps were taken before, by a run that was stopped: they count, but not for the rate.
+    """
     if quiet:
         yield Steps()
     elif not sys.stderr.isatty():
-        yield _Lines(total, description, every)
+        yield _Lines(total, description, every, done)
     else:
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate())
         with Progress(
@@ -215,4 +222,4 @@ def progress(
             console=Console(stderr=True),
             transient=True,
         ) as bar:
-            yield _Bar(bar, bar.add_task(description, total=total, note=""))
+            yield _Bar(bar, bar.add_task(description, total=total, completed=done, note=""))

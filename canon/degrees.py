@@ -43,9 +43,9 @@ class Degrees:
         positive, odd = self._positive.get(unit, set()), self._odd.get(unit, set())
         kinds: tuple[tuple[Scale, set[Degree]], ...] = (("positive", odd), ("sign", positive))
         for kind, still in kinds:
-            powers = _kernel([*rows, *({degree: Fraction(1)} for degree in still)], mentions)
-            if powers is not None:
-                return kind, powers
+            ways, powers = _kernel([*rows, *({degree: Fraction(1)} for degree in still)], mentions)
+            if ways:
+                return (kind, powers) if powers else ("none", {})
         return "none", {}
 
 
@@ -53,8 +53,8 @@ def _flat(units: Units, unit: int, degree: Degree) -> list[tuple[int, Degree]]:
     return [leg for segment in units.leaves(unit, degree) for leg in segment]
 
 
-def _kernel(rows: Iterable[Row], mentions: list[Degree]) -> dict[Degree, int] | None:
-    """The one solution, or None where there is none but zero or more than one."""
+def _kernel(rows: Iterable[Row], mentions: list[Degree]) -> tuple[int, dict[Degree, int]]:
+    """How many independent solutions there are, and the solution where it is one in powers of -1, 0, 1."""
     solved: dict[Degree, Row] = {}  # a variable as a sum of free ones
     for row in rows:
         reduced: Row = {}
@@ -76,11 +76,11 @@ def _kernel(rows: Iterable[Row], mentions: list[Degree]) -> dict[Degree, int] | 
     found = {degree: solved.get(degree, {degree: Fraction(1)}) for degree in mentions}
     roots = {root for row in found.values() for root in row}
     if len(roots) != 1:
-        return None
+        return len(roots), {}
     (root,) = roots
     powers = {degree: row.get(root, Fraction(0)) for degree, row in found.items()}
     first = next(power for power in powers.values() if power)
     powers = {degree: power / first for degree, power in powers.items()}
-    if any(power.denominator != 1 for power in powers.values()):
-        return None
-    return {degree: int(power) for degree, power in powers.items()}
+    if any(power not in (-1, 0, 1) for power in powers.values()):
+        return 1, {}
+    return 1, {degree: int(power) for degree, power in powers.items()}

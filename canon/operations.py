@@ -58,6 +58,7 @@ class Context:
         self.where = ""
         self.statistics: set[int] = set()
         self.seen: list[list[Dim]] = []
+        self.read: list[Dim] = []
         self.learned = True
 
     def because(self, text: str) -> str:
@@ -72,6 +73,12 @@ class Context:
                 split.source, split.sizes, self.because("the view does not divide it")
             )
         return split.axes[dim.number]
+
+    def mention(self, dim: Dim) -> Structure:
+        """The axis as far as it was needed: a view that nothing used is not carried out."""
+        if isinstance(dim, Part):
+            return dim.split.source if dim.split.axes is None else dim.split.axes[dim.number]
+        return dim
 
     def axes(self, traced: Traced) -> list[Structure]:
         return [self.axis(dim) for dim in traced.dims]
@@ -134,6 +141,13 @@ class Context:
         return [kept.get(name, ONE) for name in out]
 
 
+_MOVES = (
+    "slice select split split_with_sizes chunk unbind narrow view reshape _unsafe_view flatten unflatten permute "
+    "transpose t squeeze unsqueeze clone contiguous alias detach _to_copy to expand"
+)
+MOVES = frozenset(_MOVES.split())
+"""Operations that only hand entries on: what they are given is not yet read."""
+
 Handler = Callable[[Context, SimpleNamespace, Any], list[Dim]]
 HANDLERS: dict[str, Callable[[Context, SimpleNamespace, Any], Any]] = {}
 
@@ -150,8 +164,8 @@ def handles(*names: str) -> Callable[[Any], Any]:
 # elementwise
 
 _LINEAR = "neg clone contiguous alias detach detach_ _to_copy to dropout feature_dropout alpha_dropout lift_fresh_copy type_as positive"
-_POSITIVE = "relu leaky_relu abs threshold hardshrink"
 _ODD = "tanh sin atan erf asinh sinh asin tan hardshrink softshrink tanhshrink sign"
+_POINTWISE = "hardswish hardsigmoid hardtanh relu6 gelu silu mish elu selu celu softplus log_sigmoid sigmoid logit rrelu threshold masked_fill where clamp exp expm1 log log1p log2 erfc softsign bernoulli nan_to_num"
 
 
 @handles(*_LINEAR.split())
@@ -170,17 +184,22 @@ def homogeneous(c: Context, a: SimpleNamespace, out: Any) -> list[Structure]:
     return _marked(c, c.axes(a.self), c.units.positive)
 
 
+_TABLE = "a table of sines and cosines made without parameters, as rotary embeddings use"
+
+
 @handles(*_ODD.split())
 def odd(c: Context, a: SimpleNamespace, out: Any) -> list[Structure]:
     if not a.self.learned and c.name == "sin":
-        c.freeze(a.self, "a table of sines and cosines made without parameters, as rotary embeddings do")
+        c.freeze(a.self, _TABLE)
+        return c.fixed(out.shape, _TABLE)
     return _marked(c, c.axes(a.self), c.units.odd)
 
 
 @handles("cos")
 def even(c: Context, a: SimpleNamespace, out: Any) -> list[Structure]:
     if not a.self.learned:
-        c.freeze(a.self, "a table of sines and cosines made without parameters, as rotary embeddings do")
+        c.freeze(a.self, _TABLE)
+        return c.fixed(out.shape, _TABLE)
     c.still(c.axes(a.self))
     return c.axes(a.self)
 
@@ -263,6 +282,7 @@ def root(c: Context, a: SimpleNamespace, out: Any) -> list[Structure]:
     return _power(c, c.axes(a.self), _EXPONENTS[c.name])
 
 
+@handles(*_POINTWISE.split())
 def pointwise(c: Context, a: SimpleNamespace, out: Any) -> list[Structure]:
     """Any function applied entry by entry: its units move together, and bear no scale."""
     axes = [c.axes(x) for x in vars(a).values() if isinstance(x, Traced)]

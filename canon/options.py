@@ -28,12 +28,22 @@ Input = Annotated[
     ),
 ]
 Method = Annotated[
-    str, typer.Option("--method", help="What is matched: weights, activations (needs --data) or transfusion.")
+    str,
+    typer.Option(
+        "--method",
+        help="weights or transfusion; activations and straight-through also run the network on examples.",
+    ),
 ]
 Start = Annotated[
     str, typer.Option("--start", help="Where matching starts; auto tries several, keeps the best.")
 ]
-Seed = Annotated[int, typer.Option("--seed", help="Seed of every random choice.")]
+Balance = Annotated[
+    bool, typer.Option("--balance", help="Match in balanced scales, and give B's units the scales of A's.")
+]
+Seed = Annotated[
+    int | None,
+    typer.Option("--seed", help="Match groups in a random order with this seed, not in the network's own."),
+]
 Examples = Annotated[
     Path | None, typer.Option("--data", metavar="X.npz", help="Examples: an .npz with x, and y where needed.")
 ]

@@ -94,10 +94,18 @@ class Program:
         )
         return cls(_in_double(program.graph_module), tuple(slots), outputs, identities)
 
-    def run(self, state: Mapping[str, Tensor]) -> list[Tensor]:
+    @property
+    def used(self) -> set[Any]:
+        """Identities of the tensors of the state that some operation reads."""
+        nodes = [node for node in self.graph.graph.nodes if node.op == "placeholder"]
+        return {
+            s.identity for s, node in zip(self.slots, nodes, strict=True) if s.kind == "state" and node.users
+        }
+
+    def run(self, state: Mapping[str, Tensor], *, grad: bool = False) -> list[Tensor]:
         """The outputs with this float64 state in place of the network's own."""
         arguments = [state[slot.name] if slot.kind == "state" else slot.value for slot in self.slots]
-        with torch.no_grad():
+        with torch.set_grad_enabled(grad):
             results = torch.fx.Interpreter(self.graph).run(*arguments)
         return [results[n] for n in self.outputs if isinstance(results[n], Tensor)]
 

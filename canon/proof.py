@@ -8,7 +8,7 @@ those that fail are frozen and named.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,6 +18,7 @@ from torch.export import ExportedProgram
 
 from canon import permutation
 from canon.program import Program
+from canon.scale import apply_scale
 from canon.spec import Axis, Factor, PermutationSpec
 
 TOLERANCE = 1e-9
@@ -53,13 +54,22 @@ def prove(
 def prove_program(program: Program, spec: PermutationSpec, *, seed: int = 0) -> Proof:
     generator = torch.Generator().manual_seed(seed)
     state = _lively(program, spec, generator)
+    silent = _silent(program, spec, state, generator)
+    if silent:
+        redrawn = _redrawn(program, spec, generator)
+        still = _silent(program, spec, redrawn, generator)
+        if len(still) < len(silent):
+            state, silent = redrawn, still
+    for name in silent:
+        if name in spec.groups:
+            spec = freeze(spec, name, "the proof could not exercise it: the outputs do not depend on it")
     reference = program.run(state)
     element = permutation.random(spec, generator)
     scales = random_scales(spec, generator)
 
     def difference(groups: Iterable[str], scaled: Mapping[str, Tensor]) -> float:
         chosen = permutation.identity(spec) | {name: element[name] for name in groups}
-        moved = permutation.apply(spec, chosen, rescale(spec, scaled, state))
+        moved = permutation.apply(spec, chosen, apply_scale(spec, scaled, state))
         return relative_difference(reference, program.run(moved))
 
     failed: dict[str, float] = {}
@@ -84,6 +94,33 @@ def prove_program(program: Program, spec: PermutationSpec, *, seed: int = 0) -> 
 
 def _lively(program: Program, spec: PermutationSpec, generator: torch.Generator) -> dict[str, Tensor]:
     """The network's state with constant tensors perturbed and random running statistics."""
+
+    def draw(value: Tensor, noise: Tensor) -> Tensor:
+        if (value.numel() > 1 and value.std() == 0) or not value.isfinite().all():
+            return value.nan_to_num(0.0, 0.0, 0.0) + noise - 0.5
+        return value
+
+    return _drawn(program, spec, generator, draw)
+
+
+def _redrawn(program: Program, spec: PermutationSpec, generator: torch.Generator) -> dict[str, Tensor]:
+    """New weights, for a network whose own let nothing through: symmetries belong to the architecture."""
+
+    def draw(value: Tensor, noise: Tensor) -> Tensor:
+        if value.dim() > 1:
+            return (noise - 0.5) * (24.0 / max(1, value[0].numel())) ** 0.5  # twice 1 / fan-in, for ReLU
+        return noise - 0.5 + float(value.numel() > 0 and value.mean() > 0.5)
+
+    return _drawn(program, spec, generator, draw)
+
+
+def _drawn(
+    program: Program,
+    spec: PermutationSpec,
+    generator: torch.Generator,
+    draw: Callable[[Tensor, Tensor], Tensor],
+) -> dict[str, Tensor]:
+    """A state with every tensor drawn once, tied ones alike; noise is uniform in [0, 1]."""
     state: dict[str, Tensor] = {}
     drawn: dict[Any, Tensor] = {}
     values = {slot.identity: slot.value for slot in program.slots if slot.kind == "state"}
@@ -96,14 +133,44 @@ def _lively(program: Program, spec: PermutationSpec, generator: torch.Generator)
             noise = torch.rand(shape, generator=generator, dtype=torch.float64).to(value.device)
             if not value.is_floating_point():
                 drawn[identity] = value
-            elif name in spec.statistics:
+            elif name not in spec.statistics:
+                drawn[identity] = draw(value, noise)
+            elif value.numel() and value.min() >= 0 and value.max() > 0:  # a variance
                 drawn[identity] = noise + 0.5
-            elif (value.numel() > 1 and value.std() == 0) or not value.isfinite().all():
-                drawn[identity] = value.nan_to_num(0.0, 0.0, 0.0) + noise - 0.5
             else:
-                drawn[identity] = value
+                drawn[identity] = 0.2 * noise - 0.1
         state[name] = drawn[identity]
     return state
+
+
+def _silent(
+    program: Program, spec: PermutationSpec, state: Mapping[str, Tensor], generator: torch.Generator
+) -> list[str]:
+    """Groups about which the outputs could say nothing: fewer than two of their tensors (all, if fewer)
+    change the outputs by more than 1e-7 of their size."""
+    learned = {slot.name for slot in program.slots if slot.learned}
+    tracked = {name: t.detach().requires_grad_(name in learned) for name, t in state.items()}
+    with torch.enable_grad():
+        total = torch.zeros((), dtype=torch.float64)
+        for output in program.run(tracked, grad=True):
+            if output.requires_grad and output.isfinite().all():
+                weights = torch.randn(output.shape, generator=generator, dtype=torch.float64).to(output)
+                total = total + (output * weights).sum() / output.detach().abs().max().clamp(min=1e-300)
+    if not total.requires_grad:
+        return list(spec.groups)
+    wanted = {name: t for name, t in tracked.items() if t.requires_grad}
+    slopes = torch.autograd.grad(total, list(wanted.values()), allow_unused=True)
+    heard = {
+        name
+        for (name, value), slope in zip(wanted.items(), slopes, strict=True)
+        if slope is not None and value.numel() and float((slope * value.detach()).abs().max()) > 1e-7
+    }
+    silent = []
+    for group in spec.groups:
+        tensors = {name for name, _ in spec.uses(group)} & wanted.keys()
+        if len(tensors & heard) < min(2, len(tensors)):
+            silent.append(group)
+    return silent
 
 
 def random_scales(spec: PermutationSpec, generator: torch.Generator) -> dict[str, Tensor]:
@@ -116,40 +183,6 @@ def random_scales(spec: PermutationSpec, generator: torch.Generator) -> dict[str
     return scales
 
 
-def rescale(
-    spec: PermutationSpec, scales: Mapping[str, Tensor], state: Mapping[str, Tensor]
-) -> dict[str, Tensor]:
-    """Every entry times scale ** power of the units that it belongs to."""
-    scaled = dict(state)
-    for name, axes in spec.axes.items():
-        for number, axis in enumerate(axes):
-            if any(f.power and f.group in scales for segment in axis.segments for f in segment):
-                shape = [1] * len(axes)
-                shape[number] = -1
-                scaled[name] = scaled[name] * axis_scale(spec, axis, scales).reshape(shape).to(scaled[name])
-    return scaled
-
-
-def axis_scale(spec: PermutationSpec, axis: Axis, scales: Mapping[str, Tensor]) -> Tensor:
-    """The factor of every position of the axis; shape (axis.size,)."""
-    parts = []
-    for segment in axis.segments:
-        sizes = tuple(factor.size for factor in segment)
-        part = torch.ones(sizes, dtype=torch.float64)
-        places = dict(zip((factor.group for factor in segment), range(len(segment)), strict=True))
-        for number, factor in enumerate(segment):
-            if factor.group is None or not factor.power or factor.group not in scales:
-                continue
-            outer = spec.groups[factor.group].within
-            shape = [1] * len(segment)
-            shape[number] = factor.size
-            if outer is not None:
-                shape[places[outer]] = spec.groups[outer].size
-            part = part * (scales[factor.group] ** factor.power).reshape(shape)
-        parts.append(part.flatten())
-    return torch.cat(parts)
-
-
 def relative_difference(reference: list[Tensor], found: list[Tensor]) -> float:
     """Largest difference of an output, relative to that output's largest entry."""
     worst = 0.0
@@ -158,6 +191,8 @@ def relative_difference(reference: list[Tensor], found: list[Tensor]) -> float:
             known = one.isfinite()
             if not torch.equal(known, two.isfinite()):
                 return float("inf")
+            if not known.any() and one.numel():
+                return float("inf")  # nothing to compare
             if known.any():
                 apart = (one[known] - two[known]).abs().max() / one[known].abs().max().clamp(min=1e-300)
                 worst = max(worst, float(apart))

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from canon.data import Data
 from canon.errors import InputError
+from canon.runnable import with_twins
 
 State = Mapping[str, Tensor]
 Inputs = Callable[[], Iterable[Tensor]]
@@ -35,7 +36,7 @@ def reestimate_batch_norm(module: nn.Module, state: State, inputs: Inputs) -> di
 
     Everything but batch norm stays in evaluation mode. A network without batch norm comes back as it was.
     """
-    working = _loaded(module, state)
+    working = loaded(module, state)
     norms = [part for part in working.modules() if isinstance(part, BATCH_NORMS) and part.track_running_stats]
     if not norms:
         return dict(state)
@@ -58,10 +59,10 @@ def repair(
     """
     goal: Moments = {}
     for share, state in zip(weights, sources, strict=True):
-        for name, (mean, deviation) in _moments(_loaded(module, state), inputs).items():
+        for name, (mean, deviation) in _moments(loaded(module, state), inputs).items():
             old = goal.get(name, (torch.zeros_like(mean), torch.zeros_like(deviation)))
             goal[name] = (old[0] + share * mean, old[1] + share * deviation)
-    working = _loaded(module, merged)
+    working = loaded(module, merged)
     for part in working.modules():
         if isinstance(part, BATCH_NORMS):
             part.train()  # normalise by the batch: the old running statistics describe nobody
@@ -81,13 +82,10 @@ def _ratio(goal: Tensor, deviation: Tensor) -> Tensor:
     return torch.where(alive, goal / deviation.clamp_min(1e-12), 1.0)
 
 
-def _loaded(module: nn.Module, state: State) -> nn.Module:
-    working = copy.deepcopy(module)
-    try:
-        working.eval()
-    except NotImplementedError:
-        raise InputError("an exported program has no layers to measure; give --model instead") from None
-    working.load_state_dict(dict(state))
+def loaded(module: nn.Module, state: State) -> nn.Module:
+    """A copy of `module` in evaluation mode with the tensors of `state`, in the module's own dtypes."""
+    working = copy.deepcopy(module).eval()
+    working.load_state_dict(with_twins(working, state))
     return working
 
 
@@ -182,6 +180,10 @@ def repairer(kind: str, module: nn.Module | None, train: Data | None, batch: int
         raise InputError(f"repair '{kind}' is not known; one of none, batch-norm, repair")
     if module is None or train is None:
         raise InputError(f"--repair {kind} runs the network on training examples; give --model and --train")
+    if not any(isinstance(part, (*UNITS, *BATCH_NORMS)) for part in module.modules()):
+        raise InputError(
+            f"--repair {kind} found no layer to measure (an exported program has none); give --model"
+        )
     data, network = train, module
 
     def inputs() -> Iterator[Tensor]:

@@ -22,6 +22,8 @@ Structure = tuple[Segment, ...]
 ONE: Structure = ((),)
 """An axis of size one."""
 
+_REPEATED = "it is repeated, and is a concatenation of different units"
+
 
 class Units:
     """The store of units, their sizes, equalities, refinements, and what is known of their degrees."""
@@ -100,14 +102,13 @@ class Units:
             if len(inner) == 1:
                 done = [segment + inner[0] for segment in done]
                 continue
-            grown: list[Segment] = []
-            for outer in done:
-                # A product over a concatenation is no concatenation of products unless the outer
-                # positions stay where they are.
-                for unit, _ in outer:
-                    self.freeze(unit, "it repeats a concatenation of different units")
-                grown += list(inner) * self.length(outer)
-            done = grown
+            # A product over a concatenation is no concatenation of products unless the outer positions
+            # stay where they are; where they move, what is concatenated stays.
+            if self.moving(tuple(done)):
+                self._close(leg[0], _REPEATED)
+                done = [(*segment, leg) for segment in done]
+            else:
+                done = [part for outer in done for part in inner * self.length(outer)]
         return done
 
     def moving(self, axis: Structure) -> list[Leg]:
@@ -120,11 +121,17 @@ class Units:
     def freeze(self, unit: int, reason: str) -> None:
         unit = self.find(unit)
         if unit in self.parts:
-            for part in self.parts[unit]:
-                for child in part:
-                    self.freeze(child, reason)
+            for child in (child for part in self.parts[unit] for child in part):
+                self.freeze(child, reason)
         else:
             self.reason.setdefault(unit, reason)
+
+    def _close(self, unit: int, reason: str) -> None:
+        """Freeze a unit and see it as one again."""
+        self.freeze(unit, reason)
+        unit = self.find(unit)
+        parts = self.parts.pop(unit)
+        self.reason[unit] = next((r for part in parts for u in part if (r := self.frozen(u))), reason)
 
     def freeze_axis(self, axis: Structure, reason: str) -> None:
         for segment in axis:
@@ -236,14 +243,14 @@ class Units:
         """Axes laid out row-major as one."""
         merged: Structure = ONE
         for axis in axes:
-            axis, grown = self.expand(axis), []
-            for segment in self.expand(merged):
-                if len(axis) == 1:
-                    grown.append(segment + axis[0])
-                    continue
-                self.freeze_axis((segment,), "it repeats a concatenation of different units")
-                grown += list(axis) * self.length(segment)
-            merged = tuple(grown)
+            axis, merged = self.expand(axis), self.expand(merged)
+            if len(axis) > 1 and self.moving(merged):
+                self.freeze_axis(axis, _REPEATED)
+                axis = self.fixed(self.size(axis), _REPEATED)
+            if len(axis) == 1:
+                merged = tuple(segment + axis[0] for segment in merged)
+            else:
+                merged = tuple(part for segment in merged for part in axis * self.length(segment))
         return merged
 
     def split(self, axis: Structure, sizes: Sequence[int], reason: str) -> list[Structure]:

@@ -1,7 +1,7 @@
 """What a generator must beat. Each baseline answers the same prompts with networks of its own.
 
-The retrieval and averaging baselines work in the frame where every class of the data set has its own
-logit, and may pick and reorder rows; anything less would be a baseline of straw.
+`zoo_mean` and `nearest_prompt` take networks as they are. Their `_rows` forms know which row stands for
+which class, and pick and reorder rows for the prompt: the strongest forms, and no baselines of straw.
 """
 
 from __future__ import annotations
@@ -73,10 +73,14 @@ def _for_tasks(known: Known, wide: State, tasks: Sequence[Task]) -> State:
 
 
 def zoo_mean(known: Known, tasks: Sequence[Task], seed: int) -> State:
-    """The mean of the aligned zoo, with the rows of the classes asked for."""
-    return _for_tasks(
-        known, {n: t.expand(len(tasks), *t.shape).clone() for n, t in known.mean.items()}, tasks
-    )
+    """The mean of the aligned networks as they are, each logit the mean of that logit."""
+    return {name: t.mean(0).expand(len(tasks), *t.shape[1:]).clone() for name, t in known.state.items()}
+
+
+def zoo_mean_rows(known: Known, tasks: Sequence[Task], seed: int) -> State:
+    """The mean of the aligned zoo with one mean row a class, put together for the classes asked for."""
+    wide = {name: t.expand(len(tasks), *t.shape).clone() for name, t in known.mean.items()}
+    return _for_tasks(known, wide, tasks)
 
 
 def gaussian_pc(known: Known, tasks: Sequence[Task], seed: int) -> State:
@@ -126,6 +130,7 @@ def shuffled_prompt(known: Known, tasks: Sequence[Task], seed: int) -> State:
 
 BASELINES: dict[str, Callable[[Known, Sequence[Task], int], State]] = {
     "zoo_mean": zoo_mean,
+    "zoo_mean_rows": zoo_mean_rows,
     "gaussian_pc": gaussian_pc,
     "nearest_prompt": nearest_prompt,
     "nearest_rows": nearest_rows,

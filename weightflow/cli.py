@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from canon import console
 from canon.errors import InputError
 
+PIPELINE = ("demo", "zoo", "canonicalize", "train", "sample", "evaluate", "report", "export")
+
+
+class InPipelineOrder(TyperGroup):
+    """Lists commands in the order in which data flows through them."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return sorted(super().list_commands(ctx), key=PIPELINE.index)
+
+
 app = console.application(
     "Generate neural networks from words.\n\n"
-    "tasks ─► zoo ─► canonicalize ─► train ─► sample ─► evaluate ─► report"
+    "tasks ─► zoo ─► canonicalize ─► train ─► sample ─► evaluate ─► report",
+    InPipelineOrder,
 )
 zoo_app = typer.Typer(help="Populations of trained networks: build, inspect, verify.", no_args_is_help=True)
 
@@ -71,7 +83,9 @@ def zoo_build(
 
 
 @zoo_app.command("inspect")
-def zoo_inspect(zoo: Annotated[Path, typer.Argument(help="Folder of a zoo.")], as_json: bool = console.JSON) -> None:
+def zoo_inspect(
+    zoo: Annotated[Path, typer.Argument(help="Folder of a zoo.")], as_json: bool = console.JSON
+) -> None:
     """Show what a zoo holds: architecture, lineage, splits, sizes, a histogram of accuracies."""
     from weightflow.zoo.inspect import inspect_zoo, picture
     from weightflow.zoo.store import Zoo
@@ -81,7 +95,9 @@ def zoo_inspect(zoo: Annotated[Path, typer.Argument(help="Folder of a zoo.")], a
 
 
 @zoo_app.command("verify")
-def zoo_verify(zoo: Annotated[Path, typer.Argument(help="Folder of a zoo.")], as_json: bool = console.JSON) -> None:
+def zoo_verify(
+    zoo: Annotated[Path, typer.Argument(help="Folder of a zoo.")], as_json: bool = console.JSON
+) -> None:
     """Check every shard against its hash. Exit code 1 where one is missing or damaged."""
     from weightflow.zoo.store import Zoo
 
@@ -152,7 +168,8 @@ def train(
         )
         trainer = training.start(opened, read_preset(preset, changes), out)
     on = f"the run is kept in {out}; go on with: weightflow train {zoo} --out {out} --resume"
-    with console.on_interrupt(on), console.progress(trainer.config.steps, "training", quiet=quiet) as steps:
+    total, before = trainer.config.steps, trainer.progress.step
+    with console.on_interrupt(on), console.progress(total, "training", done=before, quiet=quiet) as steps:
         done = trainer.run(steps.advance)
     result = {"run": str(out), "steps": done.step, "best_step": done.best_step, "held_out": done.best}
     console.show(
@@ -243,7 +260,7 @@ def report(
 ) -> None:
     """Measure a run against trained networks and baselines: report.json and report.html."""
     from canon.files import atomic_write
-    from weightflow.page import rich_table, write_page
+    from weightflow.page import rich_tables, write_page
     from weightflow.report import make_report, verdict
     from weightflow.sample import SampleConfig
 
@@ -255,7 +272,7 @@ def report(
     folder.mkdir(parents=True, exist_ok=True)
     atomic_write(folder / "report.json", console.json_text(found))
     write_page(folder / "report.html", found)
-    console.show(found, rich_table(found), as_json)
+    console.show(found, rich_tables(found), as_json)
     if not as_json:
         console.show({}, f"{verdict(found)}\n{folder / 'report.html'}", False)
 

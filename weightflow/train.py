@@ -8,7 +8,6 @@ averaged weights that held-out networks like best are what the run keeps for sam
 from __future__ import annotations
 
 import copy
-import dataclasses
 import math
 import time
 from collections.abc import Callable
@@ -117,7 +116,6 @@ class Trainer:
     def run(self, on_step: Callable[[int, str], None] = lambda steps, note: None) -> Progress:
         """Train to the end, saving as it goes. Raises `WorkError` with step and cause on NaN."""
         config, started = self.config, time.monotonic()
-        on_step(self.progress.step, "")
         while not self.finished:
             note = ""
             with torch.random.fork_rng(devices=[]):
@@ -215,10 +213,10 @@ class Trainer:
         return f"held-out {score:.3f} (weights {found.match:.3f}, behaviour {found.behaviour:.3f})"
 
     def _not_finite(self, terms: Terms) -> str:
-        parts = {"weights": terms.match, "behaviour": terms.behaviour}
+        parts = {"loss in weights": terms.match, "loss in behaviour": terms.behaviour}
         cause = next((name for name, value in parts.items() if not torch.isfinite(value)), "gradient")
         return (
-            f"training stopped at step {self.progress.step}: the {cause} term is not finite; lower the learning "
+            f"training stopped at step {self.progress.step}: the {cause} is not finite; lower the learning "
             f"rate (now {self.config.learning_rate}). The last good state is in {self.folder}"
         )
 
@@ -280,6 +278,11 @@ def start(zoo: Zoo, config: TrainConfig, folder: Path) -> Trainer:
 def resume(zoo: Zoo, folder: Path) -> Trainer:
     """Go on with a run; `InputError` where its zoo is not the one it began with."""
     header = runs.read_header(folder)
+    if zoo.architecture != header.architecture:
+        raise InputError(
+            f"{folder} generates {header.architecture.to_json()}; the networks of {zoo.path} are "
+            f"{zoo.architecture.to_json()}: one run has one architecture"
+        )
     if zoo.identity != header.zoo.identity:
         raise InputError(
             f"{folder} was trained on the zoo {header.zoo.path} ({header.zoo.identity[:12]}); {zoo.path} is "
@@ -289,7 +292,3 @@ def resume(zoo: Zoo, folder: Path) -> Trainer:
     if (folder / "state.safetensors").exists():
         trainer.restore()
     return trainer
-
-
-def with_seed(config: TrainConfig, seed: int | None) -> TrainConfig:
-    return config if seed is None else dataclasses.replace(config, seed=seed)

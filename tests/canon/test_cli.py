@@ -1,8 +1,10 @@
 """The commands, end to end on files: what they write, say and refuse."""
 
+import errno
 import json
 import subprocess
 import sys
+from inspect import getdoc
 
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ import torch
 from safetensors import safe_open
 from torch import nn
 
-from canon import checkpoint, console
+from canon import checkpoint, cli, console
 from canon import permutation as perm
 from canon.cli import app
 from canon.spec import Axis, Group, PermutationSpec
@@ -110,6 +112,8 @@ def test_every_command_teaches(canon, command):
     assert code == 0
     assert "Example" in out
     assert f"canon {command}" in out
+    paragraphs = getdoc(getattr(cli, command)).split("\n\n")
+    assert all("\n" not in text for text in paragraphs[1:])  # the help would break where the source does
 
 
 def test_align_finds_the_planted_order(canon):
@@ -118,6 +122,18 @@ def test_align_finds_the_planted_order(canon):
     assert same_tensors("a.pt", "c.pt")
     assert "C computes the function of B" in out
     assert err == ""
+
+
+def test_two_bare_checkpoints_are_enough(canon, folder):
+    code, out, _ = canon("align a.pt b.pt --out c.safetensors")
+    assert code == 0
+    assert same_tensors("a.pt", "c.safetensors")
+    assert "recognised by keys and shapes" in out
+    assert "every group of the spec was proved" in out
+    assert canon("verify b.pt c.safetensors")[0] == 0
+    assert canon("merge a.pt b.pt --out m.pt")[0] == 0
+    assert canon("canonicalize b.pt --out d.pt")[0] == 0
+    assert json.loads(canon("inspect a.pt --json")[1])["groups"]
 
 
 def test_align_keeps_what_b_was(canon, folder):
@@ -311,6 +327,9 @@ def test_merge_of_relabellings_is_the_first(canon):
     assert canon("merge a.pt b.pt b.pt --spec s.json --out m.pt")[0] == 0
     a, m = checkpoint.read("a.pt").state, checkpoint.read("m.pt").state
     assert all(torch.allclose(a[name], m[name], atol=1e-7) for name in a)
+    assert canon("merge a.pt b.pt --spec s.json --balance --out n.pt")[0] == 0
+    n = checkpoint.read("n.pt").state
+    assert all(torch.allclose(a[name], n[name], atol=1e-6) for name in a)
 
 
 def test_merge_as_they_are_needs_no_spec(canon):
@@ -332,6 +351,88 @@ def test_merge_warns_of_running_statistics_and_mends_them(canon):
     assert torch.allclose(found["1.running_mean"], pre.mean(0), atol=1e-6)
 
 
+def test_the_canonical_order_depends_on_nothing_but_the_network(canon):
+    assert canon("canonicalize a.pt --spec s.json --out ca.pt --transform t.safetensors")[0] == 0
+    assert canon("canonicalize b.pt --spec s.json --out cb.pt")[0] == 0
+    assert same_tensors("ca.pt", "cb.pt")
+    code, out, _ = canon("canonicalize ca.pt --spec s.json --model nets.py:build --out cc.pt --json")
+    assert code == 0
+    assert same_tensors("ca.pt", "cc.pt")
+    assert json.loads(out)["moved_fraction"] == 0
+    assert canon("apply t.safetensors a.pt --out d.pt")[0] == 0
+    assert same_tensors("ca.pt", "d.pt")
+
+
+def test_a_model_is_traced(canon, folder):
+    code, out, _ = canon("inspect a.pt --model nets.py:build --spec traced.json --json")
+    assert code == 0
+    found = json.loads(out)
+    assert sorted(group["size"] for group in found["groups"]) == [HIDDEN, HIDDEN]
+    assert found["frozen"]
+    assert found["parameters_in_moving_groups"] == found["parameters"] - OUT
+    assert canon("align a.pt b.pt --spec traced.json --out c.pt")[0] == 0
+    assert same_tensors("a.pt", "c.pt")
+    code, out, _ = canon("inspect a.pt --model nets.py:build")
+    assert "What moves" in out
+    assert "What stays in place" in out
+
+
+def test_exported_programs_need_no_class(canon):
+    module, x = net(0).eval(), torch.randn(4, IN)
+    torch.export.save(torch.export.export(module, (x,)), "a.pt2")
+    program = checkpoint.read("a.pt2")
+    checkpoint.write("b.pt2", program.with_state(checkpoint.read("b.pt").state))
+    code, out, _ = canon("align a.pt2 b.pt2 --out c.pt2")
+    assert code == 0
+    assert "outputs compared in float64" in out
+    assert same_tensors("c.pt2", "a.pt")
+    assert torch.allclose(checkpoint.read("c.pt2").program.module()(x), module(x), atol=1e-6)
+    assert canon("verify b.pt2 c.pt2")[0] == 0
+    checkpoint.write("other.pt2", program.with_state(checkpoint.read("other.pt").state))
+    assert canon("verify other.pt2 c.pt2")[0] == 1
+    code, out, _ = canon("barrier a.pt2 b.pt2 --data x.npz --align --json")
+    assert code == 0
+    assert json.loads(out)["aligned"]["loss_barrier"] == pytest.approx(0, abs=1e-6)
+    code, _, err = canon("merge a.pt2 b.pt2 --out m.pt2 --repair repair --train x.npz")
+    assert code == 2
+    assert "give --model" in err
+
+
+def test_an_interrupt_says_that_nothing_was_written(canon, folder, monkeypatch):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("canon.weight_matching.match_weights", interrupt)
+    code, _, err = canon("align a.pt b.pt --spec s.json --out c.pt")
+    assert code == 130
+    assert err == "interrupted: nothing was written; run the same command again\n"
+    assert not (folder / "c.pt").exists()
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing(canon, folder, monkeypatch):
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    before = sorted(folder.iterdir())
+    code, _, err = canon("align a.pt b.pt --spec s.json --out c.pt")
+    assert code == 1
+    assert err == "error: c.pt was not written: No space left on device; free some space and run again\n"
+    assert sorted(folder.iterdir()) == before
+
+
+def test_a_model_that_fails_is_told_from_a_bug(canon, folder):
+    (folder / "broken.py").write_text("def build():\n    return 1 / 0\n")
+    (folder / "typo.py").write_text("def build(:\n")
+    for name, message in (("broken", "ZeroDivisionError: division by zero"), ("typo", "SyntaxError")):
+        code, _, err = canon(f"align a.pt b.pt --spec s.json --model {name}.py:build --out c.pt")
+        assert code == 2
+        assert message in err
+    code, _, err = canon("verify a.pt b.pt --spec s.json --model nets.py:bare --input 2x7")
+    assert code == 2
+    assert "the network fails on inputs of shape (2, 7)" in err
+
+
 BAD = {
     "missing": ("align a.pt gone.pt --spec s.json", "gone.pt does not exist"),
     "directory": ("align a.pt d.pt --spec s.json", "d.pt is a directory"),
@@ -346,6 +447,8 @@ BAD = {
     "other keys": ("align a.pt keys.pt --spec s.json", "0.weight (12, 5) only in a.pt"),
     "spec and family": ("align a.pt b.pt --spec s.json --family mlp", "give one"),
     "spec of another": ("align big.pt big.pt --spec s.json", "0.weight has shape (13, 5)"),
+    "unknown family": ("align a.pt b.pt --family magic", "family 'magic' is not known"),
+    "not recognised": ("align odd.pt odd.pt", "--model pkg.mod:build"),
     "no spec": ("align a.pt b.pt --spec nets.py", "not a spec that canon wrote"),
     "no model": ("align a.pt b.pt --spec s.json --model gone.py:build", "gone.py does not exist"),
     "no module": ("align a.pt b.pt --spec s.json --model gone_module:build", "No module named 'gone_module'"),
@@ -388,6 +491,7 @@ def bad_files(folder):
     torch.save(nan, "nan.pt")
     big = nn.Sequential(nn.Linear(IN, 13), nn.ReLU(), nn.Linear(13, 13), nn.ReLU(), nn.Linear(13, OUT))
     torch.save(big.state_dict(), "big.pt")
+    torch.save({"foo": torch.ones(2, 3), "bar": torch.ones(5)}, "odd.pt")
     torch.save({f"net.{name}": tensor for name, tensor in state.items()}, "keys.pt")
     Transform(SPEC, perm.identity(SPEC)).save("t.safetensors")
 
@@ -413,3 +517,63 @@ def test_the_first_ten_differences_are_listed(canon):
     assert "layer9 (2,) and (3,)" in err
     assert "layer10" not in err
     assert "and 4 more" in err
+
+
+@pytest.mark.parametrize("method", ["activations", "straight-through", "transfusion"])
+def test_every_method_finds_the_planted_order(canon, method):
+    line = f"align a.pt b.pt --spec s.json --method {method} --model nets.py:build --data x.npz --out c.pt"
+    code, _, err = canon(line)
+    assert err == ""
+    assert code == 0
+    assert same_tensors("a.pt", "c.pt")
+
+
+@pytest.mark.parametrize("method", ["activations", "straight-through"])
+def test_a_method_that_needs_examples_says_so(canon, method):
+    code, _, err = canon(f"align a.pt b.pt --spec s.json --method {method} --out c.pt")
+    assert code == 2
+    assert "give --model and --data" in err
+
+
+def test_the_help_names_every_method(canon):
+    from canon.methods import METHODS
+
+    out = canon("align --help")[1].replace("\n", " ")
+    assert all(name in out for name in METHODS)
+
+
+def test_tied_tensors_may_be_left_out_of_the_file(canon, folder, monkeypatch):
+    (folder / "tied.py").write_text(
+        "import torch\nfrom torch import nn\n\n"
+        "class Tied(nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.embed, self.head = nn.Embedding(7, 4), nn.Linear(4, 7, bias=False)\n"
+        "        self.up, self.down = nn.Linear(4, 6), nn.Linear(6, 4)\n"
+        "        self.head.weight = self.embed.weight\n"
+        "    def forward(self, x):\n"
+        "        h = self.embed(x)\n"
+        "        return self.head(h + self.down(torch.relu(self.up(h))))\n\n"
+        "def build():\n"
+        "    return Tied(), torch.randint(7, (2, 3))\n"
+    )
+    monkeypatch.syspath_prepend(folder)
+    import tied
+
+    torch.manual_seed(0)
+    module = tied.build()[0]
+    whole = module.state_dict()
+    torch.save(whole, "whole.pt")
+    order = torch.randperm(6)
+    moved = whole | {"up.weight": whole["up.weight"][order], "up.bias": whole["up.bias"][order]}
+    moved["down.weight"] = whole["down.weight"][:, order]
+    torch.save(moved, "moved.pt")
+    for name, state in (("whole", whole), ("moved", moved)):
+        lean = {key: tensor for key, tensor in state.items() if key != "head.weight"}
+        checkpoint.write(f"{name}.safetensors", lean)
+    for suffix in ("pt", "safetensors"):
+        code, _, err = canon(f"align whole.{suffix} moved.{suffix} --model tied.py:build --out c.{suffix}")
+        assert err == ""
+        assert code == 0
+        assert same_tensors(f"c.{suffix}", f"whole.{suffix}")
+    assert canon("verify whole.pt moved.pt --model tied.py:build")[0] == 0

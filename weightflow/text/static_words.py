@@ -12,7 +12,7 @@ from torch import Tensor
 from canon.errors import InputError
 from weightflow.text.encoder import TextEncoder
 
-_BYTE = re.compile(r"<0x[0-9A-F]{2}>|<unk>|<s>|</s>|▁")
+_BYTE = re.compile(r"<0x[0-9A-F]{2}>|<unk>|<s>|</s>|▁+")
 
 
 class WordLlamaEncoder(TextEncoder):

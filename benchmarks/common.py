@@ -1,0 +1,97 @@
+"""What every benchmark shares: the environment beside each number, and the file that it writes."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from canon.console import json_text
+from canon.files import atomic_write
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def environment() -> dict[str, Any]:
+    """Machine, versions, threads and commit."""
+    return {
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "commit": _git("rev-parse", "HEAD"),
+        "changed_files": bool(_git("status", "--porcelain", "--untracked-files=no")),
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def _git(*arguments: str) -> str | None:
+    try:
+        done = subprocess.run(
+            ["git", *arguments], cwd=RESULTS.parent, capture_output=True, text=True, timeout=10, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
+
+
+def interval(values: Sequence[float], level: float = 0.95, draws: int = 10_000) -> list[float] | None:
+    """Bootstrap interval of the mean; None for fewer than two values."""
+    if len(values) < 2:
+        return None
+    rng, v = np.random.default_rng(0), np.asarray(values, dtype=np.float64)
+    means = v[rng.integers(len(v), size=(draws, len(v)))].mean(axis=1)
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return [round(float(low), 6), round(float(high), 6)]
+
+
+def aim(name: str, wanted: str, values: Sequence[float], met: bool) -> dict[str, Any]:
+    """One aim: what was wanted in words, the mean over seeds, its interval, and whether it is met."""
+    mean = round(float(np.mean(values)), 6)
+    return {"name": name, "aim": wanted, "value": mean, "interval": interval(values), "met": bool(met)}
+
+
+def write_result(
+    name: str,
+    *,
+    size: str,
+    seeds: Sequence[int],
+    seconds: float,
+    rows: list[dict[str, Any]],
+    aims: list[dict[str, Any]],
+) -> Path:
+    """Write `results/NAME.json`; every aim is in it, met or not."""
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    path = RESULTS / f"{name}.json"
+    result = {
+        "command": "python -m benchmarks." + " ".join([Path(sys.argv[0]).stem, *sys.argv[1:]]),
+        "size": size,
+        "environment": environment(),
+        "seeds": list(seeds),
+        "seconds": round(seconds, 1),
+        "rows": rows,
+        "aims": aims,
+    }
+    atomic_write(path, json_text(result) + "\n")
+    return path
+
+
+def read_result(name: str) -> dict[str, Any]:
+    return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))

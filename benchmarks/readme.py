@@ -1,0 +1,110 @@
+"""Write the README's tables from the results. `--check` fails where one is out of date.
+
+python -m benchmarks.readme [--check]
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.common import read_result
+from canon.files import atomic_write
+
+README = Path(__file__).parents[1] / "README.md"
+
+
+def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
+
+
+def spread(values: Sequence[float], digits: int = 1, scale: float = 100) -> str:
+    v = scale * np.asarray(values)
+    return f"{v.mean():.{digits}f} ± {v.std():.{digits}f}"
+
+
+def origin(result: dict[str, Any]) -> str:
+    e = result["environment"]
+    return (
+        f"`{result['command']}`, {len(result['seeds'])} seeds, torch {e['torch']}, {e['threads']} threads of "
+        f"{e['processor']}, {result['seconds']:.0f} s"
+    )
+
+
+def demo() -> str:
+    result = read_result("demo")
+    rows = result["rows"]
+    names = ["generated", "trained", "zoo_mean_rows", "nearest_rows", "gaussian_pc", "nearest_prompt"]
+    names += ["zoo_mean", "shuffled_prompt", "chance"]
+    body = [(name.replace("_", " "), spread([r[name] for r in rows])) for name in names]
+    plain = {
+        "nearest-distance ratio": "nearest_distance_ratio",
+        "max wrong-IoU, generated": "wrong_iou_generated",
+        "max wrong-IoU, zoo against itself": "wrong_iou_zoo",
+        "root-mean-square ratio": "rms_ratio",
+    }
+    facts = [(label, spread([r[key] for r in rows], 2, 1)) for label, key in plain.items()]
+    facts.append(("seconds for 100 networks", spread([r["seconds_for_100"] for r in rows], 2, 1)))
+    return (
+        markdown(("unseen combinations, digits", "accuracy, %"), body)
+        + "\n\n"
+        + markdown(("new, healthy, fast?", ""), facts)
+        + f"\n\n{origin(result)}"
+    )
+
+
+def solvers() -> str:
+    rows = [r["solvers"] for r in read_result("demo")["rows"]]
+    body = [
+        (
+            f"{same[0]['method']}, {same[0]['steps']}",
+            str(same[0]["evaluations"]),
+            spread([s["mean"] for s in same]),
+            spread([s["rms_ratio"] for s in same], 2, 1),
+            spread([s["nearest_distance_ratio"] for s in same], 2, 1),
+        )
+        for same in zip(*rows, strict=True)
+    ]
+    head = ("solver, steps", "evaluations", "accuracy, %", "root-mean-square ratio", "nearest-distance ratio")
+    return markdown(head, body)
+
+
+def demo_aims() -> str:
+    return aims("demo")
+
+
+def aims(name: str) -> str:
+    rows = [
+        (a["name"], a["aim"], f"{a['value']:.3g}", "yes" if a["met"] else "**no**")
+        for a in read_result(name)["aims"]
+    ]
+    return markdown(("aim", "wanted", "reached", "met"), rows)
+
+
+TABLES: dict[str, Callable[[], str]] = {"demo": demo, "solvers": solvers, "demo aims": demo_aims}
+
+
+def filled(text: str) -> str:
+    """The text with every table between its marks written again."""
+
+    def fill(found: re.Match[str]) -> str:
+        return f"<!-- table: {found[1]} -->\n{TABLES[found[1]]()}\n<!-- end -->"
+
+    return re.sub(r"<!-- table: ([\w ]+) -->\n.*?<!-- end -->", fill, text, flags=re.DOTALL)
+
+
+def main() -> None:
+    text = README.read_text(encoding="utf-8")
+    if "--check" in sys.argv:
+        sys.exit("README.md is out of date; run python -m benchmarks.readme" if filled(text) != text else 0)
+    atomic_write(README, filled(text))
+
+
+if __name__ == "__main__":
+    main()

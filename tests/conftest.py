@@ -1,0 +1,14 @@
+"""Shape annotations are checked in tests, and only there. A small real population is built once."""
+
+import os
+
+from jaxtyping import install_import_hook
+
+if (
+    "PYTEST_XDIST_WORKER" in os.environ
+):  # one thread a worker: two pools on the same cores wait for each other
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+install_import_hook("weightflow", "beartype.beartype")
+
+pytest_plugins = ["tests.population"]

@@ -1,0 +1,51 @@
+"""The README is true: its Python runs, its commands exist, its tables come from the results."""
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+from typer.main import get_command
+
+from benchmarks.readme import README, filled
+from canon.cli import app as canon_app
+from weightflow.cli import app as weightflow_app
+
+TEXT = README.read_text(encoding="utf-8")
+
+
+def test_tables_are_what_the_benchmarks_wrote():
+    assert filled(TEXT) == TEXT
+
+
+def commands(tool, app):
+    names = set()
+
+    def walk(command, path):
+        children = getattr(command, "commands", None)
+        if children is None:
+            names.add(" ".join(path))
+            return
+        for name, child in children.items():
+            walk(child, [*path, name])
+
+    walk(get_command(app), [tool])
+    return names
+
+
+@pytest.mark.parametrize(
+    "line", re.findall(r"^    (?:\S.*&& )?((?:weightflow|canon) .*)$", TEXT, re.MULTILINE)
+)
+def test_every_command_shown_exists(line):
+    known = commands("weightflow", weightflow_app) | commands("canon", canon_app)
+    assert any(line.split("   ")[0].startswith(name) for name in known), line
+
+
+def test_python_blocks_run(run, tmp_path, monkeypatch):
+    (tmp_path / "demo").mkdir()
+    shutil.copytree(run, tmp_path / "demo" / "run")
+    monkeypatch.chdir(tmp_path)
+    blocks = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
+    assert blocks
+    for block in blocks:
+        exec(compile(block, str(Path(README)), "exec"), {})

@@ -1,0 +1,118 @@
+"""Laws of the flow: derivatives, orders of the solvers, conversions, guidance."""
+
+import math
+
+import pytest
+import torch
+
+from canon.errors import InputError
+from weightflow.flow.objective import ObjectiveConfig, match
+from weightflow.flow.schedule import SCHEDULES
+from weightflow.flow.solver import FIXED_STEP, solve
+from weightflow.flow.velocity import CleanToVelocity, Guided, VelocityToClean
+
+ALL_SCHEDULES = pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES)
+
+
+@ALL_SCHEDULES
+@pytest.mark.parametrize("name", ["alpha", "sigma"])
+def test_derivatives_equal_autograd(schedule, name):
+    t = torch.linspace(0.01, 0.99, 50, dtype=torch.float64, requires_grad=True)
+    (expected,) = torch.autograd.grad(getattr(schedule, name)(t).sum(), t)
+    torch.testing.assert_close(getattr(schedule, f"d_{name}")(t.detach()), expected, atol=1e-9, rtol=1e-9)
+
+
+@ALL_SCHEDULES
+def test_time_runs_from_noise_to_network(schedule):
+    t = torch.tensor([0.0, 1.0], dtype=torch.float64)
+    torch.testing.assert_close(schedule.alpha(t), t, atol=0.01, rtol=0)
+    torch.testing.assert_close(schedule.sigma(t), 1 - t, atol=0.01, rtol=0)
+
+
+def gaussian_velocity(schedule, spread):
+    """The exact velocity that carries N(0, 1) to N(0, spread^2) along a schedule."""
+
+    def velocity(x, t):
+        a, s = schedule.alpha(t), schedule.sigma(t)
+        variance = (a * spread) ** 2 + s**2
+        slope = (a * schedule.d_alpha(t) * spread**2 + s * schedule.d_sigma(t)) / variance
+        return slope.reshape(-1, 1) * x
+
+    return velocity
+
+
+def standard_deviation(schedule, spread, t):
+    time = torch.tensor(t, dtype=torch.float64)
+    return float(((schedule.alpha(time) * spread) ** 2 + schedule.sigma(time) ** 2).sqrt())
+
+
+@pytest.mark.parametrize(("name", "method"), FIXED_STEP.items(), ids=FIXED_STEP)
+def test_measured_order_of_each_solver(name, method):
+    # on the straight path the midpoint rule happens to be one order better than it is
+    schedule, spread, end = SCHEDULES["diffusion"], 0.5, 0.7
+    velocity = gaussian_velocity(schedule, spread)
+    x_0 = torch.full((1, 1), standard_deviation(schedule, spread, 0.0), dtype=torch.float64)
+    exact = standard_deviation(schedule, spread, end)
+    errors = [abs(float(solve(velocity, x_0, method=name, steps=n, end=end)) - exact) for n in (64, 128)]
+    assert math.log2(errors[0] / errors[1]) == pytest.approx(method.order, abs=0.1)
+
+
+def test_dopri5_reaches_the_exact_end():
+    x_0 = torch.ones(2, 3, dtype=torch.float64)
+    end = solve(gaussian_velocity(SCHEDULES["flow"], 3.0), x_0, method="dopri5", tolerance=1e-8)
+    torch.testing.assert_close(end, 3 * x_0, atol=1e-6, rtol=0)
+
+
+def test_an_unknown_solver_lists_what_there_is():
+    with pytest.raises(InputError, match="no solver is called 'rk5'; there are: euler, heun, midpoint, rk4"):
+        solve(lambda x, t: x, torch.ones(1, 1), method="rk5")
+
+
+@ALL_SCHEDULES
+def test_clean_and_velocity_predictions_are_inverse(schedule):
+    generator = torch.Generator().manual_seed(0)
+    x_t = torch.randn(5, 4, 3, generator=generator, dtype=torch.float64)
+    guess = torch.randn(5, 4, 3, generator=generator, dtype=torch.float64)
+    t = torch.linspace(0.1, 0.9, 5, dtype=torch.float64)
+    back = VelocityToClean(CleanToVelocity(lambda x, time: guess, schedule), schedule)(x_t, t)
+    torch.testing.assert_close(back, guess, atol=1e-9, rtol=1e-9)
+
+
+@pytest.mark.parametrize("path", SCHEDULES)
+@pytest.mark.parametrize("predict", ["clean", "velocity"])
+def test_a_perfect_prediction_has_no_loss_and_knows_the_network(path, predict):
+    config = ObjectiveConfig(path=path, predict=predict)
+    x_1 = torch.randn(6, 4, 3, generator=torch.Generator().manual_seed(0))
+    used = torch.ones_like(x_1, dtype=torch.bool)
+    s = config.schedule
+
+    def oracle(x_t, t):
+        a, b = s.alpha(t).view(-1, 1, 1), s.sigma(t).view(-1, 1, 1)
+        if predict == "clean":
+            return x_1
+        return s.d_alpha(t).view(-1, 1, 1) * x_1 + s.d_sigma(t).view(-1, 1, 1) * (x_t - a * x_1) / b
+
+    found = match(config, oracle, x_1, used, torch.Generator().manual_seed(1))
+    assert float(found.error.max()) < 1e-4
+    torch.testing.assert_close(found.x_1, x_1, atol=1e-2, rtol=1e-2)
+
+
+def test_noise_is_fresh_at_every_step():
+    seen = []
+
+    def spy(x_t, t):
+        seen.append(x_t)
+        return x_t
+
+    x_1, generator = torch.zeros(2, 3, 4), torch.Generator().manual_seed(0)
+    used = torch.ones_like(x_1, dtype=torch.bool)
+    for _ in range(2):
+        match(ObjectiveConfig(), spy, x_1, used, generator)
+    assert not torch.equal(seen[0], seen[1])
+
+
+def test_guidance_extrapolates_inside_its_interval_only():
+    yes, no = (lambda x, t: torch.full_like(x, 2.0)), (lambda x, t: torch.full_like(x, 1.0))
+    guided = Guided(yes, no, scale=3.0, interval=(0.4, 0.6))
+    x, t = torch.zeros(3, 1), torch.tensor([0.1, 0.5, 0.9])
+    assert guided(x, t).flatten().tolist() == [2.0, 4.0, 2.0]
