@@ -61,6 +61,9 @@ app.add_typer(zoo_app, name="zoo")
 def zoo_build(
     recipe: Annotated[str, typer.Argument(help="A recipe's name, or a TOML file.")],
     out: Annotated[Path, typer.Option(help="Folder of the zoo.")],
+    download: Annotated[
+        bool, typer.Option("--download", help="Fetch the data set first; needs torchvision.")
+    ] = False,
     seed: Seed = None,
     settings: Settings = None,
     as_json: bool = console.JSON,
@@ -77,6 +80,10 @@ def zoo_build(
 
     changes = config.replace_nested(config.dotted(settings or []), {"seed": seed})
     plan = read_recipe(recipe, changes)
+    if download:
+        from weightflow.datasets.fetch import fetch
+
+        console.say(f"data in {fetch(plan.dataset)}")
     total = plan.tasks.seen + plan.tasks.validation + plan.tasks.unseen
     resume = f"finished shards are kept in {out}; run the same command again to go on"
     with console.on_interrupt(resume), console.progress(total, "training networks", quiet=quiet) as steps:
