@@ -288,7 +288,7 @@ def barrier(
     pair, hints = read_pair(a, b), _hints(spec, model, family, input)
     runnable = require_runnable(find_runnable(pair.known, hints))
     scored, statistics = read_data(data, labels=True), _data(train)
-    lines = {"as they are": (pair.a.state, pair.b.state)}
+    lines = {"unaligned": (pair.a.state, pair.b.state)}
     if aligned:
         matcher = matcher_for(method, Means(start, _order(seed), runnable, statistics, batch))
         done = align(

@@ -10,7 +10,9 @@ import errno
 import json
 import math
 import os
+import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -25,6 +27,7 @@ from rich.progress import (
     ProgressColumn,
     Task,
     TextColumn,
+    TimeElapsedColumn,
     TimeRemainingColumn,
 )
 from rich.text import Text
@@ -70,7 +73,8 @@ def guarded(app: typer.Typer, arguments: Sequence[str], *, name: str | None = No
     debug = "--debug" in arguments
     rest = [argument for argument in arguments if argument != "--debug"]
     try:
-        app(rest, prog_name=name, standalone_mode=True)
+        with _hearing_interrupts() as interrupts:
+            app(rest, prog_name=name, standalone_mode=True)
     except SystemExit as stop:
         if stop.code == 130:
             say(_interrupted(stop))
@@ -79,12 +83,34 @@ def guarded(app: typer.Typer, arguments: Sequence[str], *, name: str | None = No
         say(_interrupted(stop))
         return 130
     except Exception as error:
+        if interrupts:  # a library took the interrupt for a failure of its own
+            say(_interrupted(error))
+            return 130
         if debug:
             Console(stderr=True).print_exception()
         code, text = explain(error)
         say(f"error: {text}")
         return code
     return 0
+
+
+@contextmanager
+def _hearing_interrupts() -> Iterator[list[int]]:
+    """Within the block, every Ctrl-C is also noted in the list that is handed out."""
+    heard: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield heard
+        return
+
+    def hear(number: int, frame: Any) -> None:
+        heard.append(number)
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, hear)
+    try:
+        yield heard
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def explain(error: Exception) -> tuple[int, str]:
@@ -113,7 +139,7 @@ def on_interrupt(message: str) -> Iterator[None]:
     """Within the block, Ctrl-C ends the command with `message`: what is kept and how to go on."""
     try:
         yield
-    except KeyboardInterrupt as stop:
+    except (KeyboardInterrupt, Exception) as stop:  # libraries turn the one into the other
         stop.add_note(message)
         raise
 
@@ -214,10 +240,11 @@ def progress(
     elif not sys.stderr.isatty():
         yield _Lines(total, description, every, done)
     else:
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate())
+        counted = (MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
         with Progress(
-            *columns,
-            TimeRemainingColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(),
+            *((TimeElapsedColumn(),) if total is None else counted),
             TextColumn("{task.fields[note]}"),
             console=Console(stderr=True),
             transient=True,

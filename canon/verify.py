@@ -166,8 +166,10 @@ def comparable(
     """Both networks in one dtype for each tensor, at least float32; equal dtypes cost no copy."""
     wide_a, wide_b = {}, {}
     for name in b:
-        dtype = torch.promote_types(a[name].dtype, b[name].dtype)
-        if dtype.is_floating_point:
-            dtype = torch.promote_types(dtype, torch.float32)
+        dtype = torch.promote_types(_at_least_float32(a[name].dtype), _at_least_float32(b[name].dtype))
         wide_a[name], wide_b[name] = a[name].to(dtype), b[name].to(dtype)
     return wide_a, wide_b
+
+
+def _at_least_float32(dtype: torch.dtype) -> torch.dtype:
+    return torch.float32 if dtype.is_floating_point and dtype.itemsize < 4 else dtype

@@ -109,9 +109,14 @@ def canonicalize_zoo(zoo: Zoo, out: Path, progress: Callable[[int], None] = lamb
     write_zoo(out, {**header, "canonical": {"source": zoo.identity}}, state, records)
 
 
+def is_canonical(zoo: Zoo) -> bool:
+    """Whether the zoo lies in a frame of its own."""
+    return (zoo.path / FRAME).exists()
+
+
 def read_frame(zoo: Zoo) -> State:
     """The frame of a canonical zoo; `InputError` says how to make one."""
-    if not (zoo.path / FRAME).exists():
+    if not is_canonical(zoo):
         raise InputError(
             f"{zoo.path} is not canonical; run: weightflow canonicalize {zoo.path} --out {zoo.path}-canonical"
         )

@@ -71,6 +71,7 @@ class Flow:
         self.header = runs.read_header(self.folder)
         weights = runs.read_checkpoint(self.folder, self.header)
         self.architecture, self.coordinates = self.header.architecture, weights.coordinates
+        self._frame = weights.frame
         if self.encoder.identity != self.header.encoder:
             raise InputError(
                 f"{folder} was trained with the text encoder {self.header.encoder}; "
@@ -85,6 +86,16 @@ class Flow:
     @cached_property
     def encoder(self) -> TextEncoder:
         return load_encoder(self.header.config.encoder)
+
+    @property
+    def frame(self) -> State:
+        """The frame that foreign networks are brought into; `InputError` where the run has none."""
+        if not self._frame:
+            raise InputError(
+                f"{self.folder} was trained on a zoo that is not canonical, so other networks have no place in "
+                "it; train on what `weightflow canonicalize` writes"
+            )
+        return self._frame
 
     @cached_property
     def known_classes(self) -> tuple[str, ...]:

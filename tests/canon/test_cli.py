@@ -149,6 +149,15 @@ def test_align_keeps_what_b_was(canon, folder):
         assert torch.equal(file.get_tensor("0.bias"), checkpoint.read("a.pt").state["0.bias"].half())
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float8_e4m3fn])
+def test_a_and_b_may_differ_in_dtype(canon, dtype):
+    a, b = checkpoint.read("a.pt").state, checkpoint.read("b.pt").state
+    checkpoint.write("b.safetensors", {name: tensor.to(dtype) for name, tensor in b.items()})
+    assert canon("align a.pt b.safetensors --spec s.json --model nets.py:build --out c.safetensors")[0] == 0
+    c = checkpoint.read("c.safetensors").state
+    assert all(torch.equal(c[name].float(), a[name].to(dtype).float()) for name in a)
+
+
 def test_the_report_is_whole(canon):
     code, out, err = canon(
         "align a.pt other.pt --spec s.json --model nets.py:build --out c.pt --report r.json --json"
@@ -300,8 +309,8 @@ def test_barrier_scores_both_lines_and_draws(canon, folder):
     assert code == 0
     lines = json.loads(out)
     assert lines["aligned"]["loss_barrier"] == pytest.approx(0, abs=1e-6)
-    assert lines["as they are"]["loss"][0] == pytest.approx(lines["as they are"]["loss"][-1])
-    assert abs(lines["as they are"]["loss"][2] - lines["as they are"]["loss"][0]) > 1e-3
+    assert lines["unaligned"]["loss"][0] == pytest.approx(lines["unaligned"]["loss"][-1])
+    assert abs(lines["unaligned"]["loss"][2] - lines["unaligned"]["loss"][0]) > 1e-3
     assert (folder / "p.png").stat().st_size > 1000
 
 

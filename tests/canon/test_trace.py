@@ -6,7 +6,6 @@ from collections import Counter
 import pytest
 import torch
 import torch.nn.functional as F
-from architectures import ARCHITECTURES, Case, Network
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
@@ -15,6 +14,7 @@ from canon import permutation as perm
 from canon.errors import InputError
 from canon.proof import random_scales, relative_difference
 from canon.scale import apply_scale
+from tests.canon.architectures import ARCHITECTURES, Case, Network
 
 
 def build(case: Case):

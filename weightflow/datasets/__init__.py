@@ -1,23 +1,88 @@
-"""Data sets by name. A new one is one file here and one line in `SOURCES`."""
+"""Data sets by name. A new one is one file here and one line in `SOURCES`.
 
+A name may bring a place and options: `imagefolder:photos?size=32&skip_corrupt`, `caltech256?size=64`.
+They are the arguments of the source's function, and part of the data's identity.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
 from collections.abc import Callable
 from functools import cache
+from typing import Any
 
-from weightflow.datasets import scikit_learn
-from weightflow.datasets.data import ClassificationData, Preprocessing, SealedSplit, Split
+from canon.errors import InputError
+from weightflow.datasets import (
+    caltech,
+    cifar,
+    idx,
+    image_folder,
+    npz,
+    scikit_learn,
+    tiny_imagenet,
+)
+from weightflow.datasets.data import ClassificationData, Preprocessing, SealedSplit, Split, StoredInputs
 from weightflow.names import pick
 
-SOURCES: dict[str, Callable[[], ClassificationData]] = {
+SOURCES: dict[str, Callable[..., ClassificationData]] = {
     "digits": scikit_learn.digits,
     "iris": scikit_learn.iris,
     "wine": scikit_learn.wine,
     "breast_cancer": scikit_learn.breast_cancer,
+    "mnist": idx.mnist,
+    "fashion_mnist": idx.fashion_mnist,
+    "cifar10": cifar.cifar10,
+    "cifar100": cifar.cifar100,
+    "caltech256": caltech.caltech256,
+    "tinyimagenet": tiny_imagenet.tinyimagenet,
+    "imagefolder": image_folder.imagefolder,
+    "npz": npz.npz,
 }
 
-__all__ = ["SOURCES", "ClassificationData", "Preprocessing", "SealedSplit", "Split", "load"]
+__all__ = [
+    "SOURCES",
+    "ClassificationData",
+    "Preprocessing",
+    "SealedSplit",
+    "Split",
+    "StoredInputs",
+    "load",
+]
 
 
 @cache
 def load(name: str) -> ClassificationData:
-    """Read a data set by name; `InputError` lists the names there are."""
-    return pick(SOURCES, name, "data set")()
+    """Read a data set by name; `InputError` lists the names, or the options, that there are.
+
+    The object's `name` is the whole name asked for, so that whoever stores it finds the same data again.
+    """
+    before, _, query = name.partition("?")
+    source, _, path = before.partition(":")
+    make = pick(SOURCES, source, "data set")
+    parameters = dict(inspect.signature(make).parameters)
+    arguments: dict[str, Any] = {}
+    if ("path" in parameters) != bool(path):
+        wanted = f"write {source}:PATH" if "path" in parameters else f"write {source}"
+        raise InputError(f"data set '{name}': {wanted}")
+    if path:
+        arguments["path"] = path
+    parameters.pop("path", None)
+    for part in filter(None, query.split("&")):
+        key, _, text = part.partition("=")
+        if key not in parameters:
+            known = f"its options are: {', '.join(parameters)}" if parameters else "it has none"
+            raise InputError(f"data set '{source}' has no option '{key}'; {known}")
+        arguments[key] = _value(name, key, text, flag=isinstance(parameters[key].default, bool))
+    found = make(**arguments)
+    return found if found.name == name else dataclasses.replace(found, name=name)
+
+
+def _value(name: str, key: str, text: str, flag: bool) -> bool | int:
+    if flag:
+        if text:
+            raise InputError(f"data set '{name}': option '{key}' takes no value")
+        return True
+    if not text.isdecimal() or int(text) < 1:
+        raise InputError(f"data set '{name}': option '{key}' is a whole number from 1, found '{text}'")
+    return int(text)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,21 +16,52 @@ from weightflow.names import suggest
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """`(x / divisor - mean) / std`; mean and std come from training inputs alone."""
+    """`(x / divisor - mean) / std`; mean and std come from training inputs alone.
+
+    One number each, or for images (..., channels, height, width) one a channel.
+    """
 
     divisor: float
-    mean: float
-    std: float
+    mean: float | tuple[float, ...]
+    std: float | tuple[float, ...]
 
     def __call__(self, inputs: Tensor) -> Tensor:
-        return (inputs.float() / self.divisor - self.mean) / self.std
+        mean, std = _per_channel(self.mean), _per_channel(self.std)
+        return (inputs.float() / self.divisor - mean) / std
+
+
+def _per_channel(values: float | tuple[float, ...]) -> float | Tensor:
+    return torch.tensor(values).view(-1, 1, 1) if isinstance(values, tuple) else values
+
+
+class StoredInputs:
+    """Examples as they are stored (bytes in a memory-mapped file), preprocessed when they are picked.
+
+    Indexing with rows gives float tensors, as a preprocessed tensor would; the whole set is never copied.
+    """
+
+    def __init__(self, stored: Tensor, rows: Tensor, preprocessing: Preprocessing) -> None:
+        self.stored, self.rows, self.preprocessing = stored, rows, preprocessing
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def shape(self) -> torch.Size:
+        return torch.Size((len(self.rows), *self.stored.shape[1:]))
+
+    def __getitem__(self, index: Any) -> Tensor:
+        return self.preprocessing(self.stored[self.rows[index]])
 
 
 @dataclass(frozen=True)
 class Split:
-    """Preprocessed inputs (examples, *shape) and labels (examples,) that index the class names."""
+    """Preprocessed inputs (examples, *shape) and labels (examples,) that index the class names.
 
-    inputs: Tensor
+    Whichever kind `inputs` is, `inputs[rows]` is a float tensor.
+    """
+
+    inputs: Tensor | StoredInputs
     labels: Tensor
 
     def __len__(self) -> int:
@@ -89,6 +121,34 @@ def stratified_parts(labels: np.ndarray, fractions: Sequence[float], seed: int) 
         for part, chunk in zip(parts, np.split(rows, cuts), strict=True):
             part.append(chunk)
     return [np.sort(np.concatenate(part)) for part in parts]
+
+
+def check_labels(name: str, labels: np.ndarray, class_names: Sequence[str]) -> None:
+    """`InputError` where a label names no class, or two classes have one name."""
+    if not np.issubdtype(labels.dtype, np.integer):
+        raise InputError(f"data set '{name}': labels are whole numbers, found {labels.dtype}")
+    outside = np.flatnonzero((labels < 0) | (labels >= len(class_names)))
+    if len(outside):
+        raise InputError(
+            f"data set '{name}': {len(outside)} labels are out of range, the first is {labels[outside[0]]} "
+            f"at example {outside[0]}; {len(class_names)} classes have labels 0 to {len(class_names) - 1}"
+        )
+    twice = [n for n in dict.fromkeys(class_names) if list(class_names).count(n) > 1]
+    if twice:
+        raise InputError(f"data set '{name}': two classes are called '{twice[0]}'; rename one")
+
+
+def check_parts(name: str, class_names: Sequence[str], parts: dict[str, np.ndarray]) -> None:
+    """`InputError` where a class has no example in one of the splits; `parts` holds labels by split."""
+    counts = {split: np.bincount(labels, minlength=len(class_names)) for split, labels in parts.items()}
+    for label, class_name in enumerate(class_names):
+        empty = [split for split, count in counts.items() if count[label] == 0]
+        if empty:
+            total = sum(int(count[label]) for count in counts.values())
+            raise InputError(
+                f"data set '{name}': class '{class_name}' has {total} examples, too few: none is left for "
+                f"{' and '.join(empty)}; add some or leave the class out"
+            )
 
 
 def from_arrays(

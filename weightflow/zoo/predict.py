@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.func import functional_call, vmap
 
 from weightflow.architectures import Architecture
-from weightflow.datasets import ClassificationData
+from weightflow.datasets import ClassificationData, StoredInputs
 from weightflow.zoo.tasks import Task
 from weightflow.zoo.training import State, class_table
 
@@ -19,14 +19,15 @@ from weightflow.zoo.training import State, class_table
 def predict_many(
     architecture: Architecture,
     state: State,
-    inputs: Float[Tensor, "examples ..."],
+    inputs: Float[Tensor, "examples ..."] | StoredInputs,
     data: ClassificationData,
     tasks: Sequence[Task],
     chunk: int = 256,
+    examples: int = 2048,
 ) -> Int[Tensor, "networks examples"]:
     """The label, in the data set's numbering, that each network gives to each example.
 
-    `chunk` networks are run at a time, so that memory is bounded by their logits.
+    `chunk` networks are run on `examples` examples at a time: that bounds the memory.
     """
     positions, mask = class_table(data, tasks, architecture.classes)
     skeleton = architecture.build().to("meta").eval()
@@ -35,9 +36,12 @@ def predict_many(
     labels = torch.where(positions < 0, len(data.class_names), positions).argsort(dim=1)
     result = []
     for rows in torch.arange(len(tasks)).split(chunk):
-        logits = forward({name: tensor[rows] for name, tensor in state.items()}, inputs)
-        chosen = logits.masked_fill(~mask[rows].unsqueeze(1), -torch.inf).argmax(-1)
-        result.append(labels[rows].gather(1, chosen))
+        part = {name: tensor[rows] for name, tensor in state.items()}
+        chosen = []
+        for some in torch.arange(len(inputs)).split(examples):
+            logits = forward(part, inputs[some])
+            chosen.append(logits.masked_fill(~mask[rows].unsqueeze(1), -torch.inf).argmax(-1))
+        result.append(labels[rows].gather(1, torch.cat(chosen, dim=1)))
     return torch.cat(result)
 
 
