@@ -22,7 +22,7 @@ def run_once(seed: int, folder: Path) -> dict[str, Any]:
     begin = time.perf_counter()
     out = folder / f"demo{seed}"
     command = [sys.executable, "-m", "weightflow.cli", "demo", "--out", str(out), "--seed", str(seed)]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     seconds = time.perf_counter() - begin
     return {"seed": seed, "seconds": seconds, "report": json.loads((out / "run" / "report.json").read_text())}
 

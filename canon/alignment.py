@@ -14,7 +14,7 @@ from canon.canonical_form import canonical_permutation
 from canon.checkpoint import Checkpoint, require_finite, require_same
 from canon.errors import WorkError
 from canon.match import Match
-from canon.methods import Matcher
+from canon.methods import Matcher, Means, weights
 from canon.permutation import identity
 from canon.resolve import Resolved
 from canon.scale import balance as balance_scales
@@ -36,14 +36,15 @@ def align(
     a: Checkpoint,
     b: Checkpoint,
     resolved: Resolved,
-    matcher: Matcher,
+    matcher: Matcher | None = None,
     *,
-    generator: torch.Generator,
+    generator: torch.Generator | None = None,
     balance: bool = False,
     names: tuple[str, str] = ("A", "B"),
 ) -> Alignment:
-    """Align `b` to `a` with `matcher` and prove that the function of `b` stayed.
+    """Align `b` to `a` with `matcher` (by weights if not given) and prove that the function of `b` stayed.
 
+    `generator` draws the inputs on which functions are compared.
     With `balance` the two are matched in balanced scales and the units of the result get the scales of
     A's. The result keeps the keys, order, dtypes, metadata and ties of `b`; the two may differ in dtype.
     Raises `InputError` where they are different architectures or not finite, `WorkError` where the
@@ -53,6 +54,7 @@ def align(
     for state, name in zip((a.state, b.state), names, strict=True):
         require_finite(state, name)
     spec = resolved.spec
+    matcher = matcher or weights(Means())
     match, transform = _match(spec, *comparable(a.state, b.state), matcher, balance)
     aligned = b.with_state(transform.apply(b.state))
     report = {
@@ -75,7 +77,9 @@ def align(
     return Alignment(aligned, transform, report)
 
 
-def canonical_form(found: Checkpoint, resolved: Resolved, generator: torch.Generator) -> Alignment:
+def canonical_form(
+    found: Checkpoint, resolved: Resolved, generator: torch.Generator | None = None
+) -> Alignment:
     """`found` in the order that depends on nothing but itself, with the proof that its function stayed."""
     transform = Transform(resolved.spec, canonical_permutation(resolved.spec, found.state))
     aligned = found.with_state(transform.apply(found.state))
@@ -117,7 +121,7 @@ def prove(
     before: Checkpoint,
     after: Checkpoint,
     transform: Transform,
-    generator: torch.Generator,
+    generator: torch.Generator | None = None,
 ) -> dict[str, Any]:
     """Report entries that say how it is known that `after` computes the function of `before`.
 
@@ -128,6 +132,7 @@ def prove(
     if transform.scales:
         moved = transform.apply({name: _wide(tensor) for name, tensor in before.state.items()})
     if resolved.runnable is not None:
+        generator = generator or torch.Generator().manual_seed(0)
         found = output_difference(resolved.runnable, before.state, moved, generator)
         if not found.same:
             raise WorkError(

@@ -1,8 +1,12 @@
-r"""One frame for many networks: balance their scales, then match every one to the mean of all.
+r"""One frame for many networks: balance their scales, then match each to the mean of the others.
 
-The first reference is one network; once the others lie near it their mean is a better one, because
-what it keeps is what they share. Every network carries a permutation to that common frame, so that
-the way from one network to another is a composition and any closed tour is the identity.
+The first reference is one network; once the others lie near it a mean is a better one, because what it
+keeps is what they share. A network is left out of the mean that it is matched to: its own noise would
+hold it where it stands. The networks take turns in a few blocks, so that later ones see earlier moves.
+Tensors that write the outputs weigh more in the match: their units meet labels that are fixed.
+
+Every network carries a permutation to the common frame, so that the way from one network to another is
+a composition and any closed tour is the identity.
 
 Crisostomi et al. 2024, arXiv:2405.17897 (matching to a universe); Stock et al. 2019 (balance).
 """
@@ -24,13 +28,17 @@ from canon.weight_matching import match_weights
 State = Mapping[str, Tensor]
 Progress = Callable[[int, int], None]
 
+# Measured on multilayer perceptrons from independent seeds: nearer means, and better ones.
+OUTPUTS = 3.0
+BLOCKS = 5
+
 
 @dataclass(frozen=True)
 class Aligned:
     """Networks in one frame. `state = apply(permutation, apply_scale(scales, networks))`.
 
-    `frame` is the reference that they were last matched to; `objective[r]` the mean over networks of
-    the inner product with the reference of round r.
+    `frame` is what a new network is matched to: their mean, or the first network. `objective[r]` is the
+    mean over networks of the inner product with the reference of round r, outputs emphasized.
     """
 
     state: dict[str, Tensor]
@@ -44,7 +52,7 @@ def align_many(
     spec: PermutationSpec,
     networks: State,
     *,
-    rounds: int = 3,
+    rounds: int = 4,
     balance: bool = True,
     reference: Literal["mean", "first"] = "mean",
     start: str = "auto",
@@ -53,29 +61,70 @@ def align_many(
 ) -> Aligned:
     """Align networks, stacked on a first axis of every tensor, to one frame.
 
-    Network 0 is the first reference; with `reference="mean"`, `rounds` more go to the mean of the
-    networks as they then lie. `progress(done, total)` is called after every round.
+    Network 0 is the first reference; with `reference="mean"`, up to `rounds` more go to the mean of
+    the other networks as they then lie. `progress(done, total)` is called after every round.
     """
     spec.check(networks, batch=1)
     count = next(iter(networks.values())).shape[0]
     scales, state = scale.balance(spec, networks, stacked=True) if balance else ({}, dict(networks))
-    total = 1 + (rounds if reference == "mean" else 0)
-    permutation, objective = perm.identity(spec, (count,)), []
+    total = 1 + (rounds if reference == "mean" and count > 1 else 0)
     frame = {name: tensor[0].clone() for name, tensor in state.items()}
-    for round_ in range(total):
-        if round_:
-            frame = mean(state)
-        match = match_weights(
-            spec, frame, state, start=start if round_ == 0 else "identity", generator=generator
-        )
-        permutation = perm.compose(spec, permutation, match.permutation)
-        state = perm.apply(spec, match.permutation, state)
-        objective.append(float(match.objective.mean()))
+    match = match_weights(spec, emphasize(spec, frame), state, start=start, generator=generator)
+    permutation, state = match.permutation, perm.apply(spec, match.permutation, state)
+    objective = [float(match.objective.mean())]
+    if progress is not None:
+        progress(1, total)
+    for round_ in range(1, total):
+        reached, moved = _round(spec, state, permutation, generator)
+        objective.append(reached)
         if progress is not None:
             progress(round_ + 1, total)
-        if round_ and not any(match.moved.values()):
+        if not moved:
             break
-    return Aligned(state, permutation, scales, frame, objective)
+    return Aligned(state, permutation, scales, mean(state) if total > 1 else frame, objective)
+
+
+def _round(
+    spec: PermutationSpec,
+    state: dict[str, Tensor],
+    permutation: dict[str, Tensor],
+    generator: torch.Generator | None,
+) -> tuple[float, bool]:
+    """Match every network to the mean of the others, in place: mean objective, did any unit move."""
+    count = next(iter(state.values())).shape[0]
+    order = torch.arange(count) if generator is None else torch.randperm(count, generator=generator)
+    reached, moved = 0.0, False
+    for rows in order.chunk(BLOCKS):
+        part = {name: tensor[rows] for name, tensor in state.items()}
+        others = {name: _mean_of_others(state[name], tensor) for name, tensor in part.items()}
+        match = match_weights(spec, emphasize(spec, others), part, start="identity", generator=generator)
+        reached += float(match.objective.sum()) / count
+        moved = moved or any(match.moved.values())
+        for name, tensor in perm.apply(spec, match.permutation, part).items():
+            state[name][rows] = tensor
+        before = {name: p[rows] for name, p in permutation.items()}
+        for name, p in perm.compose(spec, before, match.permutation).items():
+            permutation[name][rows] = p
+    return reached, moved
+
+
+def _mean_of_others(everyone: Tensor, part: Tensor) -> Tensor:
+    if not part.is_floating_point():
+        return part
+    total = everyone.sum(0, dtype=torch.promote_types(part.dtype, torch.float32))
+    return ((total - part) / (len(everyone) - 1)).to(part.dtype)
+
+
+def emphasize(spec: PermutationSpec, state: State) -> dict[str, Tensor]:
+    """A reference in which tensors that write the outputs count `OUTPUTS` times."""
+    return {
+        name: tensor * OUTPUTS if _writes_outputs(spec, name) else tensor for name, tensor in state.items()
+    }
+
+
+def _writes_outputs(spec: PermutationSpec, name: str) -> bool:
+    axes = spec.axes[name]
+    return len(axes) > 1 and not axes[0].groups and any(axis.groups for axis in axes[1:])
 
 
 def align_to(
@@ -91,7 +140,7 @@ def align_to(
     name, axes = max(spec.axes.items(), key=lambda item: len(item[1]))
     stacked = networks[name].dim() > len(axes)
     scales, state = scale.balance(spec, networks, stacked=stacked) if balance else ({}, dict(networks))
-    match = match_weights(spec, frame, state, start=start, generator=generator)
+    match = match_weights(spec, emphasize(spec, frame), state, start=start, generator=generator)
     state = perm.apply(spec, match.permutation, state)
     return Aligned(state, match.permutation, scales, dict(frame), [float(match.objective.mean())])
 

@@ -9,6 +9,7 @@ import typer
 
 from canon import console, describe
 from canon.options import (
+    Balance,
     Batch,
     Examples,
     Family,
@@ -63,9 +64,7 @@ def align(
     input: Input = None,
     method: Method = "weights",
     start: Start = "auto",
-    balance: Annotated[
-        bool, typer.Option("--balance", help="Match in balanced scales, and give C the scales of A's units.")
-    ] = False,
+    balance: Balance = False,
     data: Examples = None,
     batch: Batch = 256,
     seed: Seed = None,
@@ -177,19 +176,24 @@ def verify(
 ) -> None:
     """Say whether A and B are the same function; exit code 0 if they are, 1 if not.
 
-    With --model or .pt2 files both are run in float64 on random inputs. Otherwise canon looks for a
-    transform that turns one into the other: finding one proves it, finding none decides nothing.
+    With --model or .pt2 files both are run in float64 on random inputs.
+
+    Otherwise a relabelling that turns one into the other is sought: one proves it, none decides nothing.
 
     [bold]Example[/bold]
 
       canon verify b.pt c.safetensors --model nets.py:build --input 1x3x32x32
     """
     from canon.resolve import read_pair, resolve
-    from canon.verify import same_function
+    from canon.runnable import find_runnable
+    from canon.verify import same_by_relabelling, same_by_running
 
-    pair = read_pair(a, b)
-    resolved = resolve(pair.known, _hints(spec, model, family, input))
-    result = same_function(pair.a.state, pair.b.state, resolved, _draws(seed))
+    pair, hints = read_pair(a, b), _hints(spec, model, family, input)
+    runnable = find_runnable(pair.known, hints)
+    if runnable is not None:
+        result = same_by_running(pair.a.state, pair.b.state, runnable, _draws(seed))
+    else:
+        result = same_by_relabelling(pair.a.state, pair.b.state, resolve(pair.known, hints))
     console.show(result, f"{result['verdict']}: {result['proof']}", json)
     if not result["same"]:
         raise typer.Exit(1)
@@ -211,8 +215,11 @@ def apply(
 ) -> None:
     """Apply a transform to a network, or to what belongs to it.
 
-    A task vector is the difference of two checkpoints, LoRA factors are named as PEFT names them, and
-    an optimizer's file holds `optimizer.state_dict()`.
+    --kind task-vector is the difference of two checkpoints.
+
+    --kind lora holds low-rank factors, named as PEFT names them.
+
+    --kind optimizer holds what `optimizer.state_dict()` gave.
 
     [bold]Examples[/bold]
 
@@ -251,6 +258,7 @@ def barrier(
     input: Input = None,
     method: Method = "weights",
     start: Start = "auto",
+    balance: Balance = False,
     batch: Batch = 256,
     seed: Seed = None,
     json: bool = console.JSON,
@@ -258,8 +266,9 @@ def barrier(
 ) -> None:
     """Walk the straight line from A to B and say how far loss and accuracy leave it.
 
-    The loss barrier is the largest rise of the loss above the straight line between its values at the
-    ends. The network's code must be known: give --model, or .pt2 files.
+    The loss barrier is the largest rise of the loss above the straight line between its ends.
+
+    The network's code must be known: give --model, or .pt2 files.
 
     [bold]Example[/bold]
 
@@ -279,10 +288,12 @@ def barrier(
     pair, hints = read_pair(a, b), _hints(spec, model, family, input)
     runnable = require_runnable(find_runnable(pair.known, hints))
     scored, statistics = read_data(data, labels=True), _data(train)
-    lines = {"as they are": (pair.a.state, pair.b.state)}
+    lines = {"unaligned": (pair.a.state, pair.b.state)}
     if aligned:
         matcher = matcher_for(method, Means(start, _order(seed), runnable, statistics, batch))
-        done = align(pair.a, pair.b, resolve(pair.known, hints), matcher, generator=_draws())
+        done = align(
+            pair.a, pair.b, resolve(pair.known, hints, runnable), matcher, balance=balance, generator=_draws()
+        )
         lines["aligned"] = (pair.a.state, done.aligned.state)
     with console.progress(points * len(lines), "scoring", quiet=quiet) as steps:
         curves = barriers(
@@ -303,7 +314,7 @@ def barrier(
 
 @app.command()
 def merge(
-    networks: Annotated[list[Path], typer.Argument(metavar="A B…", help="Two networks or more.")],
+    networks: Annotated[list[Path], typer.Argument(metavar="A B", help="Two networks or more.")],
     out: Out,
     weights: Annotated[
         str | None, typer.Option("--weights", help="Their shares, as 0.7,0.3; equal if not given.")
@@ -319,6 +330,7 @@ def merge(
     input: Input = None,
     method: Method = "weights",
     start: Start = "auto",
+    balance: Balance = False,
     batch: Batch = 256,
     seed: Seed = None,
     json: bool = console.JSON,
@@ -346,8 +358,9 @@ def merge(
             found,
             shares,
             [str(path) for path in networks],
-            resolved=resolve(found[0], hints) if aligned else None,
+            resolved=resolve(found[0], hints, runnable) if aligned else None,
             matcher=matcher_for(method, Means(start, _order(seed), runnable, examples, batch)),
+            balance=balance,
             runnable=runnable,
             repair=repair,
             train=examples,

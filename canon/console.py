@@ -10,7 +10,9 @@ import errno
 import json
 import math
 import os
+import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -25,9 +27,11 @@ from rich.progress import (
     ProgressColumn,
     Task,
     TextColumn,
+    TimeElapsedColumn,
     TimeRemainingColumn,
 )
 from rich.text import Text
+from typer.core import TyperGroup
 
 from canon.errors import InputError, WorkError
 
@@ -41,9 +45,10 @@ DEBUG = typer.Option(False, "--debug", help="Show the traceback of an error (may
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
-def application(help: str) -> typer.Typer:
-    """A command line with the options that all of ours have."""
+def application(help: str, cls: type[TyperGroup] | None = None) -> typer.Typer:
+    """A command line with the options that all of ours have; `cls` may order its commands."""
     app = typer.Typer(
+        cls=cls,
         help=help,
         no_args_is_help=True,
         rich_markup_mode="rich",
@@ -68,7 +73,8 @@ def guarded(app: typer.Typer, arguments: Sequence[str], *, name: str | None = No
     debug = "--debug" in arguments
     rest = [argument for argument in arguments if argument != "--debug"]
     try:
-        app(rest, prog_name=name, standalone_mode=True)
+        with _hearing_interrupts() as interrupts:
+            app(rest, prog_name=name, standalone_mode=True)
     except SystemExit as stop:
         if stop.code == 130:
             say(_interrupted(stop))
@@ -77,12 +83,34 @@ def guarded(app: typer.Typer, arguments: Sequence[str], *, name: str | None = No
         say(_interrupted(stop))
         return 130
     except Exception as error:
+        if interrupts:  # a library took the interrupt for a failure of its own
+            say(_interrupted(error))
+            return 130
         if debug:
             Console(stderr=True).print_exception()
         code, text = explain(error)
         say(f"error: {text}")
         return code
     return 0
+
+
+@contextmanager
+def _hearing_interrupts() -> Iterator[list[int]]:
+    """Within the block, every Ctrl-C is also noted in the list that is handed out."""
+    heard: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield heard
+        return
+
+    def hear(number: int, frame: Any) -> None:
+        heard.append(number)
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, hear)
+    try:
+        yield heard
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def explain(error: Exception) -> tuple[int, str]:
@@ -111,7 +139,7 @@ def on_interrupt(message: str) -> Iterator[None]:
     """Within the block, Ctrl-C ends the command with `message`: what is kept and how to go on."""
     try:
         yield
-    except KeyboardInterrupt as stop:
+    except (KeyboardInterrupt, Exception) as stop:  # libraries turn the one into the other
         stop.add_note(message)
         raise
 
@@ -134,7 +162,8 @@ def show(result: Mapping[str, Any], text: RenderableType, as_json: bool) -> None
     if as_json:
         print(json_text(result), flush=True)
     else:
-        Console().print(text, soft_wrap=isinstance(text, str), highlight=False, markup=False)
+        width = None if sys.stdout.isatty() else 160  # files and pipes have no edge to wrap at
+        Console(width=width).print(text, soft_wrap=isinstance(text, str), highlight=False, markup=False)
 
 
 def json_text(result: Any) -> str:
@@ -211,10 +240,11 @@ def progress(
     elif not sys.stderr.isatty():
         yield _Lines(total, description, every, done)
     else:
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate())
+        counted = (MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
         with Progress(
-            *columns,
-            TimeRemainingColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(),
+            *((TimeElapsedColumn(),) if total is None else counted),
             TextColumn("{task.fields[note]}"),
             console=Console(stderr=True),
             transient=True,

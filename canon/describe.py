@@ -72,15 +72,22 @@ def tables(found: Mapping[str, Any]) -> RenderableType:
     if found["groups"]:
         parts.append(_groups(found["groups"]))
     if found["frozen"]:
-        table = Table("frozen", "why", title="What stays in place", title_justify="left")
+        table = _table("What stays in place", "frozen", "why")
         for name, reason in found["frozen"].items():
             table.add_row(name, reason)
         parts.append(table)
     return Together(*parts)
 
 
+def _table(title: str, *columns: str) -> Table:
+    table = Table(title=title, title_justify="left")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table
+
+
 def _groups(groups: list[dict[str, Any]]) -> Table:
-    table = Table("group", "units", "within", "scale", "moves", title="What moves", title_justify="left")
+    table = _table("What moves", "group", "units", "within", "scale", "moves")
     for group in groups:
         tensors = group["tensors"]
         more = f" and {len(tensors) - 3} more" if len(tensors) > 3 else ""

@@ -16,10 +16,10 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.nn.functional import cross_entropy
 
 from canon.errors import InputError
+from canon.runnable import call
 
 State = Mapping[str, Tensor]
 Batches = Iterable[tuple[Tensor, Tensor]]
@@ -95,13 +95,7 @@ def evaluate(module: nn.Module, state: State, batches: Batches, loss: Loss = cro
     own = module.state_dict()
     loaded = {name: tensor.to(own[name].dtype) for name, tensor in state.items()}
     for x, y in batches:
-        try:
-            output = functional_call(module, loaded, (x,))
-        except (AssertionError, RuntimeError, TypeError, ValueError, IndexError) as error:
-            raise InputError(
-                f"the network fails on x of shape {tuple(x.shape)}, {x.dtype}: {error}"
-            ) from error
-        logits = logits_of(output)
+        logits = logits_of(call(module, loaded, (x,)))
         total += loss(logits, y).double().item() * len(y)
         right += int((logits.argmax(dim=-1) == y).sum())
         count += len(y)

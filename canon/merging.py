@@ -40,6 +40,7 @@ def merge_networks(
     *,
     resolved: Resolved | None = None,
     matcher: Matcher | None = None,
+    balance: bool = False,
     runnable: Runnable | None = None,
     repair: str = "none",
     train: Data | None = None,
@@ -61,7 +62,8 @@ def merge_networks(
     for network, name in zip(networks[1:], names[1:], strict=True):
         state = network.state
         if resolved is not None and matcher is not None:
-            done = align(first, network, resolved, matcher, generator=generator, names=(names[0], name))
+            both = (names[0], name)
+            done = align(first, network, resolved, matcher, balance=balance, generator=generator, names=both)
             state = done.aligned.state
             reports.append(done.report)
         states.append(state)

@@ -37,6 +37,9 @@ Method = Annotated[
 Start = Annotated[
     str, typer.Option("--start", help="Where matching starts; auto tries several, keeps the best.")
 ]
+Balance = Annotated[
+    bool, typer.Option("--balance", help="Match in balanced scales, and give B's units the scales of A's.")
+]
 Seed = Annotated[
     int | None,
     typer.Option("--seed", help="Match groups in a random order with this seed, not in the network's own."),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import operator
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -62,8 +63,14 @@ class Program:
             # name of a tied tensor.
             state = dict(network.state_dict(keep_vars=True))
             program = _export(network, args, kwargs)
-        with _quiet():
-            program = program.run_decompositions({})
+        if any(_training(node) for node in program.graph.nodes):
+            program = copy.deepcopy(program)
+            for node in program.graph.nodes:
+                for number in _training(node):
+                    node.update_arg(number, False)
+        if not _functional(program.graph_module):
+            with _quiet():
+                program = program.run_decompositions({})
         return cls._lift(program, state, args, kwargs)
 
     @classmethod
@@ -102,10 +109,10 @@ class Program:
             s.identity for s, node in zip(self.slots, nodes, strict=True) if s.kind == "state" and node.users
         }
 
-    def run(self, state: Mapping[str, Tensor]) -> list[Tensor]:
+    def run(self, state: Mapping[str, Tensor], *, grad: bool = False) -> list[Tensor]:
         """The outputs with this float64 state in place of the network's own."""
         arguments = [state[slot.name] if slot.kind == "state" else slot.value for slot in self.slots]
-        with torch.no_grad():
+        with torch.set_grad_enabled(grad):
             results = torch.fx.Interpreter(self.graph).run(*arguments)
         return [results[n] for n in self.outputs if isinstance(results[n], Tensor)]
 
@@ -159,6 +166,20 @@ def _double(value: Any) -> Any:
     if isinstance(value, Tensor) and value.dtype in _NARROW:
         return value.double()
     return value
+
+
+def _training(node: torch.fx.Node) -> list[int]:
+    """Positions of the arguments that put an operation into training mode."""
+    arguments = enumerate(getattr(getattr(node.target, "_schema", None), "arguments", ()))
+    flags = [n for n, a in arguments if a.name in ("train", "training") and n < len(node.args)]
+    return [n for n in flags if node.args[n] is True]
+
+
+def _functional(graph: torch.fx.GraphModule) -> bool:
+    """Whether no operation writes in place or hides a graph of its own."""
+    calls: list[Any] = [node.target for node in graph.graph.nodes if node.op == "call_function"]
+    schemas = [getattr(target, "_schema", None) for target in calls if target is not operator.getitem]
+    return all(schema is not None and not schema.is_mutable for schema in schemas)
 
 
 def _widen(argument: Any) -> Any:

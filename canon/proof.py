@@ -8,7 +8,7 @@ those that fail are frozen and named.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -54,6 +54,15 @@ def prove(
 def prove_program(program: Program, spec: PermutationSpec, *, seed: int = 0) -> Proof:
     generator = torch.Generator().manual_seed(seed)
     state = _lively(program, spec, generator)
+    silent = _silent(program, spec, state, generator)
+    if silent:
+        redrawn = _redrawn(program, spec, generator)
+        still = _silent(program, spec, redrawn, generator)
+        if len(still) < len(silent):
+            state, silent = redrawn, still
+    for name in silent:
+        if name in spec.groups:
+            spec = freeze(spec, name, "the proof could not exercise it: the outputs do not depend on it")
     reference = program.run(state)
     element = permutation.random(spec, generator)
     scales = random_scales(spec, generator)
@@ -85,6 +94,33 @@ def prove_program(program: Program, spec: PermutationSpec, *, seed: int = 0) -> 
 
 def _lively(program: Program, spec: PermutationSpec, generator: torch.Generator) -> dict[str, Tensor]:
     """The network's state with constant tensors perturbed and random running statistics."""
+
+    def draw(value: Tensor, noise: Callable[[], Tensor]) -> Tensor:
+        if (value.numel() > 1 and value.std() == 0) or not value.isfinite().all():
+            return value.nan_to_num(0.0, 0.0, 0.0) + noise() - 0.5
+        return value
+
+    return _drawn(program, spec, generator, draw)
+
+
+def _redrawn(program: Program, spec: PermutationSpec, generator: torch.Generator) -> dict[str, Tensor]:
+    """New weights, for a network whose own let nothing through: symmetries belong to the architecture."""
+
+    def draw(value: Tensor, noise: Callable[[], Tensor]) -> Tensor:
+        if value.dim() > 1:
+            return (noise() - 0.5) * (24.0 / max(1, value[0].numel())) ** 0.5  # twice 1 / fan-in, for ReLU
+        return noise() - 0.5 + float(value.numel() > 0 and value.mean() > 0.5)
+
+    return _drawn(program, spec, generator, draw)
+
+
+def _drawn(
+    program: Program,
+    spec: PermutationSpec,
+    generator: torch.Generator,
+    draw: Callable[[Tensor, Callable[[], Tensor]], Tensor],
+) -> dict[str, Tensor]:
+    """A state with every tensor drawn once, tied ones alike; `noise()` is uniform in [0, 1]."""
     state: dict[str, Tensor] = {}
     drawn: dict[Any, Tensor] = {}
     values = {slot.identity: slot.value for slot in program.slots if slot.kind == "state"}
@@ -94,17 +130,50 @@ def _lively(program: Program, spec: PermutationSpec, generator: torch.Generator)
             state[name] = torch.zeros(shape, dtype=torch.float64)
             continue
         if identity not in drawn:
-            noise = torch.rand(shape, generator=generator, dtype=torch.float64).to(value.device)
+
+            def noise(value: Tensor = value) -> Tensor:
+                return torch.rand(value.shape, generator=generator, dtype=torch.float64).to(value.device)
+
             if not value.is_floating_point():
                 drawn[identity] = value
-            elif name in spec.statistics:
-                drawn[identity] = noise + 0.5
-            elif (value.numel() > 1 and value.std() == 0) or not value.isfinite().all():
-                drawn[identity] = value.nan_to_num(0.0, 0.0, 0.0) + noise - 0.5
+            elif name not in spec.statistics:
+                drawn[identity] = draw(value, noise)
+            elif value.numel() and value.min() >= 0 and value.max() > 0:  # a variance
+                drawn[identity] = noise() + 0.5
             else:
-                drawn[identity] = value
+                drawn[identity] = 0.2 * noise() - 0.1
         state[name] = drawn[identity]
     return state
+
+
+def _silent(
+    program: Program, spec: PermutationSpec, state: Mapping[str, Tensor], generator: torch.Generator
+) -> list[str]:
+    """Groups about which the outputs could say nothing: fewer than two of their tensors (all, if fewer)
+    change the outputs by more than 1e-7 of their size."""
+    learned = {slot.name for slot in program.slots if slot.learned}
+    tracked = {name: t.detach().requires_grad_(name in learned) for name, t in state.items()}
+    with torch.enable_grad():
+        total = torch.zeros((), dtype=torch.float64)
+        for output in program.run(tracked, grad=True):
+            if output.requires_grad and output.isfinite().all():
+                weights = torch.randn(output.shape, generator=generator, dtype=torch.float64).to(output)
+                total = total + (output * weights).sum() / output.detach().abs().max().clamp(min=1e-300)
+    if not total.requires_grad:
+        return list(spec.groups)
+    wanted = {name: t for name, t in tracked.items() if t.requires_grad}
+    slopes = torch.autograd.grad(total, list(wanted.values()), allow_unused=True)
+    heard = {
+        name
+        for (name, value), slope in zip(wanted.items(), slopes, strict=True)
+        if slope is not None and value.numel() and float((slope * value.detach()).abs().max()) > 1e-7
+    }
+    silent = []
+    for group in spec.groups:
+        tensors = {name for name, _ in spec.uses(group)} & wanted.keys()
+        if len(tensors & heard) < min(2, len(tensors)):
+            silent.append(group)
+    return silent
 
 
 def random_scales(spec: PermutationSpec, generator: torch.Generator) -> dict[str, Tensor]:
@@ -125,6 +194,8 @@ def relative_difference(reference: list[Tensor], found: list[Tensor]) -> float:
             known = one.isfinite()
             if not torch.equal(known, two.isfinite()):
                 return float("inf")
+            if not known.any() and one.numel():
+                return float("inf")  # nothing to compare
             if known.any():
                 apart = (one[known] - two[known]).abs().max() / one[known].abs().max().clamp(min=1e-300)
                 worst = max(worst, float(apart))

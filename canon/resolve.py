@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import Tensor
@@ -35,12 +35,12 @@ class Resolved:
     runnable: Runnable | None = None
 
 
-def resolve(found: Checkpoint, hints: Hints = Hints()) -> Resolved:
+def resolve(found: Checkpoint, hints: Hints = Hints(), runnable: Runnable | None = None) -> Resolved:
     """The spec of `found`: from the hints, from its program, or recognised by keys and shapes.
 
-    Raises `InputError` where nothing fits; the message names the ways out.
+    `runnable` is the network's code where `find_runnable` has found it already. Raises `InputError` where nothing fits; the message names the ways out.
     """
-    runnable = find_runnable(found, hints)
+    runnable = runnable or find_runnable(found, hints)
     if hints.spec is not None:
         evidence = "the spec was taken at its word"
         source = f"spec {os.fspath(hints.spec)}"
@@ -48,7 +48,7 @@ def resolve(found: Checkpoint, hints: Hints = Hints()) -> Resolved:
     if hints.family is None and hints.model is not None and runnable is not None:
         from canon.trace import trace
 
-        traced = trace(runnable.module, runnable.inputs)
+        traced = _within(trace(runnable.module, runnable.inputs), found)
         return Resolved(traced, f"traced from {hints.model}", _PROVED, runnable)
     if hints.family is None and found.program is not None:
         from canon.trace import trace
@@ -59,6 +59,12 @@ def resolve(found: Checkpoint, hints: Hints = Hints()) -> Resolved:
     recognised = recognise(found.state, metadata=found.metadata, name=hints.family)
     source = f"family {hints.family}" if hints.family else "recognised by keys and shapes"
     return Resolved(recognised, source, _PROVED, runnable)
+
+
+def _within(spec: PermutationSpec, found: Checkpoint) -> PermutationSpec:
+    """The spec without the keys that the file leaves out because they are tied to others."""
+    axes = {name: axes for name, axes in spec.axes.items() if name in found.state}
+    return replace(spec, axes=axes, statistics=spec.statistics & axes.keys())
 
 
 def read_spec(path: str | os.PathLike[str], state: Mapping[str, Tensor]) -> PermutationSpec:

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from canon.checkpoint import Checkpoint, require_same
 from canon.errors import InputError
@@ -159,6 +160,44 @@ def _parse_one(text: str, generator: torch.Generator) -> Tensor:
 
 
 def load(module: nn.Module, state: Mapping[str, Tensor], who: str) -> None:
-    """Load `state` into `module`; `InputError` with the keys and shapes that differ."""
-    require_same({name: t for name, t in module.state_dict().items()}, state, who, "the checkpoint")
-    module.load_state_dict(dict(state))
+    """Load `state` into `module`; `InputError` with the keys and shapes that differ.
+
+    A key may be left out whose tensor is tied to one that is there, as safetensors files do.
+    """
+    full = with_twins(module, state)
+    require_same(module.state_dict(), full, who, "the checkpoint")
+    module.load_state_dict(full)
+
+
+def with_twins(module: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """`state`, and under each of the module's keys that it lacks the tensor of a key tied to it."""
+    names: dict[int, list[str]] = {}
+    for name, tensor in module.state_dict(keep_vars=True).items():
+        names.setdefault(id(tensor), []).append(name)
+    full = dict(state)
+    for tied in names.values():
+        known = next((name for name in tied if name in state), None)
+        if known is not None:
+            full |= {name: state[known] for name in tied if name not in state}
+    return full
+
+
+def call(
+    module: nn.Module,
+    state: Mapping[str, Tensor],
+    inputs: tuple[Any, ...],
+    keywords: Mapping[str, Any] | None = None,
+) -> Any:
+    """What `module` returns with the tensors of `state`; the module is left as it was.
+
+    Raises `InputError` where it fails on these inputs.
+    """
+    try:
+        # Every key has its tensor, so that twins need not be one object (casts part them).
+        return functional_call(
+            module, with_twins(module, state), inputs, dict(keywords or {}), tie_weights=False
+        )
+    except (AssertionError, RuntimeError, TypeError, ValueError, IndexError) as error:
+        given = (*inputs, *(keywords or {}).values())
+        shapes = ", ".join(f"{tuple(x.shape)} {x.dtype}" for x in given if isinstance(x, Tensor))
+        raise InputError(f"the network fails on inputs of shape {shapes}: {error}") from error

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from canon.data import Data
 from canon.errors import InputError
+from canon.runnable import with_twins
 
 State = Mapping[str, Tensor]
 Inputs = Callable[[], Iterable[Tensor]]
@@ -84,7 +85,7 @@ def _ratio(goal: Tensor, deviation: Tensor) -> Tensor:
 def loaded(module: nn.Module, state: State) -> nn.Module:
     """A copy of `module` in evaluation mode with the tensors of `state`, in the module's own dtypes."""
     working = copy.deepcopy(module).eval()
-    working.load_state_dict(dict(state))
+    working.load_state_dict(with_twins(working, state))
     return working
 
 

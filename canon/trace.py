@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from canon.degrees import Degrees
-from canon.operations import HANDLERS, Context, Traced, pointwise, unknown
+from canon.operations import HANDLERS, MOVES, Context, Traced, pointwise, unknown
 from canon.program import Program
 from canon.proof import prove_program
 from canon.spec import Axis, Factor, Group, PermutationSpec
@@ -84,7 +84,10 @@ class _Interpreter(torch.fx.Interpreter):
             isinstance(out, list | tuple) and any(isinstance(x, Tensor) for x in out)
         ):
             return out
-        learned = any(x.learned for x in _tensors(list(given)))
+        tensors = _tensors(list(given))
+        learned = any(x.learned for x in tensors)
+        if self.context.name not in MOVES:
+            self.context.read += [dim for x in tensors for dim in x.dims]
         zeros = self.context.name.startswith(("zeros", "new_zeros"))
         dims = handler(self.context, arguments, out)
         if isinstance(out, Tensor):
@@ -188,8 +191,23 @@ class _Reader:
                 if found is not None
                 else [self.units.fixed(size, f"{name} is not used") for size in shape]
             )
+        self._freeze_unread(structures)
         self._mentions = [[self.context.mention(dim) for dim in dims] for dims in self.context.seen]
         return structures
+
+    def _freeze_unread(self, structures: dict[str, list[Structure]]) -> None:
+        """What these inputs do not reach (later positions of a table) may matter to others."""
+        read = {
+            self.units.find(unit)
+            for dim in self.context.read
+            for segment in self.units.expand(self.context.mention(dim))
+            for unit, _ in segment
+        }
+        for name, axes in structures.items():
+            for axis in axes:
+                for unit, _ in self.units.moving(axis):
+                    if self.units.find(unit) not in read:
+                        self.units.freeze(unit, f"{name} is not read there with these inputs")
 
     def _names(self, axes: dict[str, list[Structure]]) -> dict[int, str]:
         """A name for each moving unit: the first tensor whose rows it is."""

@@ -9,12 +9,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
-from canon.errors import InputError, WorkError
+from canon.canonical_form import canonicalize
+from canon.errors import WorkError
 from canon.resolve import Resolved
-from canon.runnable import Runnable
-from canon.transform import Transform
+from canon.runnable import Runnable, call
 
 TOLERANCE = 1e-9  # relative, in float64
 NO_CODE = "the network's code is not known; give --model or a .pt2 file to compare outputs"
@@ -46,7 +45,7 @@ def output_difference(
     Weights and inputs are float64, inputs shaped like the example inputs; integer inputs are drawn
     among the values of the example. Raises `WorkError` where the outputs are not finite.
     """
-    module = copy.deepcopy(runnable.module).double()
+    module = _skeleton(runnable.module).double()
     _evaluation(module)
     absolute, largest = 0.0, 0.0
     for _ in range(draws):
@@ -63,6 +62,12 @@ def output_difference(
                 largest = max(largest, a.abs().max().item())
     relative = absolute / largest if largest else absolute
     return Difference(absolute, relative, draws)
+
+
+def _skeleton(module: nn.Module) -> nn.Module:
+    """A copy without memory for parameters: every call brings its own."""
+    empty = {id(p): nn.Parameter(torch.empty_like(p, device="meta"), False) for p in module.parameters()}
+    return copy.deepcopy(module, empty)
 
 
 def _evaluation(module: nn.Module) -> None:
@@ -87,13 +92,7 @@ def _outputs(
     module: nn.Module, state: Mapping[str, Tensor], inputs: tuple[Any, ...], keywords: dict[str, Any]
 ) -> list[Tensor]:
     wide = {name: t.double() if t.is_floating_point() else t for name, t in state.items()}
-    try:
-        leaves = list(_leaves(functional_call(module, wide, inputs, keywords)))
-    except (AssertionError, RuntimeError, TypeError, ValueError, IndexError) as error:
-        shapes = ", ".join(
-            str(tuple(x.shape)) for x in (*inputs, *keywords.values()) if isinstance(x, Tensor)
-        )
-        raise InputError(f"the network fails on inputs of shape {shapes}: {error}; see --input") from error
+    leaves = _leaves(call(module, wide, inputs, keywords))
     found = [(torch.view_as_real(t) if t.is_complex() else t).double() for t in leaves]
     if not found:
         raise WorkError("the network returned no tensor; nothing can be compared")
@@ -111,37 +110,36 @@ def _leaves(found: Any) -> Iterator[Tensor]:
             yield from _leaves(value)
 
 
-def same_function(
-    a: Mapping[str, Tensor], b: Mapping[str, Tensor], resolved: Resolved, generator: torch.Generator
+def same_by_running(
+    a: Mapping[str, Tensor], b: Mapping[str, Tensor], runnable: Runnable, generator: torch.Generator
 ) -> dict[str, Any]:
-    """Whether `a` and `b` compute the same: `same` is true, false, or null where it was not decided.
+    """Whether `a` and `b` compute the same, from their outputs in float64."""
+    found = output_difference(runnable, a, b, generator)
+    proof = f"outputs on {found.inputs} random batches in float64 differ by {found.relative:.1e} relative"
+    note = f" ({TOLERANCE:.0e} allowed){'' if found.same else _rounding(a, b)}"
+    return _verdict(found.same, proof + note, found.absolute)
 
-    With the network's code both are run. Without it a relabelling of `b` that equals `a` is looked for;
-    finding one proves it, finding none proves nothing.
+
+def same_by_relabelling(
+    a: Mapping[str, Tensor], b: Mapping[str, Tensor], resolved: Resolved
+) -> dict[str, Any]:
+    """Whether `b` is a relabelling of `a`: finding it proves the function, finding none proves nothing.
+
+    `same` is then null. The canonical orders are compared, which agree if there is a relabelling.
     """
-    rounded = {
-        str(t.dtype).removeprefix("torch.")
-        for state in (a, b)
-        for t in state.values()
-        if t.is_floating_point()
-    }
-    note = (
-        f"; the files mix {' and '.join(sorted(rounded))}, whose rounding differs" if len(rounded) > 1 else ""
-    )
-    if resolved.runnable is not None:
-        found = output_difference(resolved.runnable, a, b, generator)
-        proof = f"outputs on {found.inputs} random batches in float64 differ by {found.relative:.1e} relative"
-        note = f" ({TOLERANCE:.0e} allowed){'' if found.same else note}"
-        return _verdict(found.same, proof + note, found.absolute)
     if _equal(a, b):
         return _verdict(True, "the tensors are equal", 0.0)
-    from canon.weight_matching import match_weights
-
-    match = match_weights(resolved.spec, *comparable(a, b))
-    if _equal(a, Transform(resolved.spec, match.permutation).apply(b)):
+    if _equal(*(canonicalize(resolved.spec, state) for state in comparable(a, b))):
         return _verdict(True, f"B is A relabelled, bit for bit; {resolved.evidence}", None)
-    proof = "no relabelling of B was found that equals A"
-    return _verdict(None, f"{proof}{note}; give --model or .pt2 files to run both", None)
+    proof = f"B is no relabelling of A by the groups known ({resolved.source}){_rounding(a, b)}"
+    proof += "; give --model or .pt2 files to run both"
+    return _verdict(None, proof, None)
+
+
+def _rounding(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> str:
+    tensors = [tensor for state in (a, b) for tensor in state.values() if tensor.is_floating_point()]
+    dtypes = sorted({str(tensor.dtype).removeprefix("torch.") for tensor in tensors})
+    return f"; the files mix {' and '.join(dtypes)}, whose rounding differs" if len(dtypes) > 1 else ""
 
 
 def _verdict(same: bool | None, proof: str, difference: float | None) -> dict[str, Any]:
@@ -168,8 +166,10 @@ def comparable(
     """Both networks in one dtype for each tensor, at least float32; equal dtypes cost no copy."""
     wide_a, wide_b = {}, {}
     for name in b:
-        dtype = torch.promote_types(a[name].dtype, b[name].dtype)
-        if dtype.is_floating_point:
-            dtype = torch.promote_types(dtype, torch.float32)
+        dtype = torch.promote_types(_at_least_float32(a[name].dtype), _at_least_float32(b[name].dtype))
         wide_a[name], wide_b[name] = a[name].to(dtype), b[name].to(dtype)
     return wide_a, wide_b
+
+
+def _at_least_float32(dtype: torch.dtype) -> torch.dtype:
+    return torch.float32 if dtype.is_floating_point and dtype.itemsize < 4 else dtype

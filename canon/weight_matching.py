@@ -47,8 +47,8 @@ def match_weights(
 
     `networks` is one state_dict, or many stacked on a first axis of every tensor; so may be
     `reference`, for one reference each. `start` is a name in `canon.starts.STARTS` or "auto": anchored,
-    and unless that is well founded identity too, and signatures where the two disagree; the best
-    objective is kept for each network.
+    and unless that is well founded identity too, and signatures where the two disagree and some group
+    has no anchor; the best objective is kept for each network.
     A gain counts when it exceeds `tolerance` x |A| |B|. With a `generator` the order of the groups is
     random in every sweep, without one it is the spec's.
 
@@ -125,7 +125,8 @@ def _best_of(
     other = ascend("identity")[0]
     agree = torch.isclose(best.after, other.after, rtol=1e-9).all()
     best = _keep_better(best, other)
-    return best if agree else _keep_better(best, ascend("signatures")[0])
+    # Sorted weights say little about trained networks: only where nothing at all was anchored.
+    return best if agree or sure > 0 else _keep_better(best, ascend("signatures")[0])
 
 
 def _ascend(

@@ -20,7 +20,7 @@ from canon.canonical import align_many, align_to
 from canon.errors import InputError
 from weightflow import datasets
 from weightflow.architectures import Architecture
-from weightflow.zoo.store import Zoo, write_zoo
+from weightflow.zoo.store import Zoo, read_manifest, write_zoo
 from weightflow.zoo.tasks import Task
 from weightflow.zoo.training import class_table
 
@@ -80,6 +80,10 @@ def canonicalize_zoo(zoo: Zoo, out: Path, progress: Callable[[int], None] = lamb
         raise InputError(f"{out} is the zoo itself; name another folder for the canonical one")
     if out.exists() and not (out / FRAME).exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out} is not empty and holds no canonical zoo; choose another name")
+    if (out / "zoo.json").exists() and _source(out) != zoo.identity:
+        raise InputError(
+            f"{out} holds the canonical form of another zoo than {zoo.path}; choose another name, or delete it"
+        )
     out.mkdir(parents=True, exist_ok=True)
     architecture, records = zoo.architecture, zoo.records
     seen = zoo.rows("seen") or zoo.rows()
@@ -105,9 +109,14 @@ def canonicalize_zoo(zoo: Zoo, out: Path, progress: Callable[[int], None] = lamb
     write_zoo(out, {**header, "canonical": {"source": zoo.identity}}, state, records)
 
 
+def is_canonical(zoo: Zoo) -> bool:
+    """Whether the zoo lies in a frame of its own."""
+    return (zoo.path / FRAME).exists()
+
+
 def read_frame(zoo: Zoo) -> State:
     """The frame of a canonical zoo; `InputError` says how to make one."""
-    if not (zoo.path / FRAME).exists():
+    if not is_canonical(zoo):
         raise InputError(
             f"{zoo.path} is not canonical; run: weightflow canonicalize {zoo.path} --out {zoo.path}-canonical"
         )
@@ -118,5 +127,9 @@ def is_canonical_form_of(folder: Path, zoo: Zoo) -> bool:
     """Whether `folder` holds the complete canonical form of exactly this zoo."""
     if not (folder / "zoo.json").exists():
         return False
-    found = Zoo(folder)
-    return found.manifest.get("canonical", {}).get("source") == zoo.identity and not found.verify()
+    return _source(folder) == zoo.identity and not Zoo(folder).verify()
+
+
+def _source(folder: Path) -> str | None:
+    """Identity of the zoo that a canonical zoo was made of."""
+    return read_manifest(folder).get("canonical", {}).get("source")

@@ -3,7 +3,7 @@
 config.toml               every setting, defaults included, and the zoo's identity
 layout.json               architecture and layout
 metrics.jsonl             one line an event
-checkpoint.safetensors    raw.*, average.*, coordinates.*: what sampling needs
+checkpoint.safetensors    raw.*, average.*, coordinates.*, frame.*: what sampling needs
 state.safetensors         everything that an exact resume needs, written whole or not at all
 """
 
@@ -92,23 +92,29 @@ def write_checkpoint(
     raw: Mapping[str, Tensor],
     average: Mapping[str, Tensor],
     coordinates: Coordinates,
+    frame: Mapping[str, Tensor],
     step: int,
 ) -> None:
     tensors = {
-        **{f"raw.{name}": tensor for name, tensor in raw.items()},
-        **{f"average.{name}": tensor for name, tensor in average.items()},
+        **pack("raw", raw),
+        **pack("average", average),
         "coordinates.mean": coordinates.mean,
         "coordinates.std": coordinates.std,
+        **pack("frame", frame),
     }
     checkpoint.write(folder / "checkpoint.safetensors", tensors, {"format": FORMAT, "step": str(step)})
 
 
 @dataclass(frozen=True)
 class Weights:
-    """The averaged weights of a run and the coordinates they live in."""
+    """The averaged weights of a run, the coordinates they live in, and the frame of its zoo.
+
+    The frame is empty where the run was trained on a zoo that is not canonical.
+    """
 
     average: dict[str, Tensor]
     coordinates: Coordinates
+    frame: dict[str, Tensor]
 
 
 def read_checkpoint(folder: Path, header: RunHeader) -> Weights:
@@ -118,9 +124,9 @@ def read_checkpoint(folder: Path, header: RunHeader) -> Weights:
             f"{folder} has no checkpoint yet; go on with: weightflow train {header.zoo.path} --out {folder} --resume"
         )
     tensors = checkpoint.read(path).state
-    average = {name.removeprefix("average."): t for name, t in tensors.items() if name.startswith("average.")}
     mean, std = tensors["coordinates.mean"], tensors["coordinates.std"]
-    return Weights(average, Coordinates(header.architecture, header.layout, mean, std))
+    coordinates = Coordinates(header.architecture, header.layout, mean, std)
+    return Weights(unpack("average", tensors), coordinates, unpack("frame", tensors))
 
 
 def pack(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -1,14 +1,11 @@
-"""From the flow's coordinates to plain networks, as modules and as files."""
+"""From the flow's coordinates to plain networks and to modules."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from pathlib import Path
 
 from torch import Tensor, nn
 
-from canon import checkpoint
 from canon.errors import WorkError
 from weightflow.architectures import Architecture
 from weightflow.coordinates import Coordinates
@@ -31,15 +28,3 @@ def to_module(architecture: Architecture, state: Mapping[str, Tensor], classes: 
     module = architecture.build(classes)
     module.load_state_dict(architecture.trim(state, classes))
     return module.eval()
-
-
-def write_network(
-    path: Path, architecture: Architecture, state: Mapping[str, Tensor], classes: tuple[str, ...]
-) -> None:
-    """One trimmed network as safetensors; architecture and classes in the metadata."""
-    own = {**architecture.to_dict(), "classes": len(classes)}
-    checkpoint.write(
-        path,
-        dict(state),
-        {"architecture": json.dumps(own, sort_keys=True), "classes": json.dumps(list(classes))},
-    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from canon.errors import InputError
-from weightflow.decode import write_network
+from weightflow.network import write_network
 from weightflow.zoo.store import Zoo
 
 
@@ -17,6 +17,6 @@ def export_zoo(zoo: Zoo, folder: Path, count: int | None = None) -> list[Path]:
     written = []
     for row, record in list(enumerate(zoo.records))[:count]:
         path = folder / f"{record.id}.safetensors"
-        write_network(path, zoo.architecture, zoo.network(row), record.classes)
+        write_network(path, zoo.architecture, zoo.load([row]), record.classes)
         written.append(path)
     return written

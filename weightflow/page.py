@@ -49,20 +49,32 @@ def write_page(path: Path, report: dict[str, Any]) -> None:
     )
 
 
-def rich_table(report: dict[str, Any]) -> Any:
-    """The same table for a terminal, with the facts below it."""
+def rich_tables(report: dict[str, Any]) -> Any:
+    """The same for a terminal: accuracies and facts, then accuracy against evaluations."""
+    from rich.console import Group
     from rich.table import Table
 
     head, *rows = table(report)
     shown = Table(title="accuracy on test images, per cent", title_justify="left")
     for number, title in enumerate(head):
         shown.add_column(title, justify="left" if number == 0 else "right")
-    for row in rows:
-        shown.add_row(*row)
+    for cells in rows:
+        shown.add_row(*cells)
     shown.add_section()
     for label, value in facts(report):
         shown.add_row(label, "", value)
-    return shown
+    by_steps = Table(title="accuracy against evaluations, unseen combinations", title_justify="left")
+    for title in ("solver", "steps", "evaluations", "accuracy", "root-mean-square ratio"):
+        by_steps.add_column(title, justify="left" if title == "solver" else "right")
+    for row in report["solvers"]:
+        by_steps.add_row(
+            row["method"],
+            str(row["steps"]),
+            str(row["evaluations"]),
+            f"{100 * row['mean']:.1f}",
+            f"{row['rms_ratio']:.2f}",
+        )
+    return Group(shown, by_steps)
 
 
 def facts(report: dict[str, Any]) -> list[tuple[str, str]]:
@@ -138,7 +150,7 @@ def _solvers(report: dict[str, Any]) -> Any:
         )
     trained = report["splits"]["unseen_combinations"]["trained"]["mean"]
     axes.axhline(100 * trained, color="#555", linewidth=1, linestyle="--", label="trained (mean)")
-    axes.set(xlabel="evaluations of the model a network", ylabel="test accuracy, %", xscale="log")
+    axes.set(xlabel="evaluations of the model a network", ylabel="test accuracy, %")
     axes.legend(fontsize=8)
     return figure
 

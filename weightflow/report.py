@@ -185,7 +185,15 @@ def _solvers(known: Known, made: Generated, seed: int) -> list[dict[str, Any]]:
     """Accuracy and root mean square against the number of evaluations, on unseen combinations."""
     flow, rows = known.flow, []
     words = flow.prompts([Prompt(task.classes) for task in made.tasks])
-    for method, steps in (("euler", 1), ("euler", 2), ("euler", 4), ("euler", 8), ("euler", 16), ("heun", 4)):
+    for method, steps in (
+        ("euler", 1),
+        ("euler", 2),
+        ("euler", 4),
+        ("euler", 8),
+        ("euler", 16),
+        ("heun", 4),
+        ("rk4", 3),
+    ):
         config = SampleConfig(method=method, steps=steps)
         z = flow.tokens(words, flow.noise([seed + i for i in range(len(words))], words.present), config)
         state = decode(flow.coordinates, z, words)
@@ -206,7 +214,11 @@ def _solvers(known: Known, made: Generated, seed: int) -> list[dict[str, Any]]:
 
 def _scatter(known: Known, made: Generated, seed: int) -> dict[str, list[dict[str, float]]]:
     """Nearest-distance ratio and accuracy of single networks: generated, trained, and each baseline."""
-    populations = {"generated": (made.distances, made.judged)}
+    rows = known.zoo.rows("unseen_combinations")[: len(made.tasks)]
+    populations = {
+        "generated": (made.distances, made.judged),
+        "trained": (nearest_distances(known, known.zoo.load(rows), made.tasks), made.trained),
+    }
     for name, make in BASELINES.items():
         state = make(known, made.tasks, seed)
         populations[name] = (

@@ -22,10 +22,17 @@ from weightflow.names import pick
 from weightflow.text import Prompt, PromptBatch, TextEncoder, encode_prompts, load_encoder
 from weightflow.zoo.training import State
 
+# The share of the way, one over this, that an adaptive solver leaves to the last jump.
+ADAPTIVE_SHARE = 20
+
 
 @dataclass(frozen=True)
 class SampleConfig:
-    """How to integrate. `steps` is for the fixed-step solvers; guidance 1 uses the prompt alone."""
+    """How to integrate. `steps` is for the fixed-step solvers; guidance 1 uses the prompt alone.
+
+    The last step is a jump to the predicted clean network: the velocity that it implies divides by
+    sigma, which is zero at the end. On the straight path an Euler step is that very jump.
+    """
 
     method: str = "euler"
     steps: int = 4
@@ -43,7 +50,8 @@ class SampleConfig:
         """Evaluations of the model a network, or None where the solver adapts."""
         if self.method == "dopri5":
             return None
-        return self.steps * FIXED_STEP[self.method].evaluations * (1 if self.guidance == 1.0 else 2)
+        solved = (self.steps - 1) * FIXED_STEP[self.method].evaluations
+        return (solved + 1) * (1 if self.guidance == 1.0 else 2)
 
 
 @dataclass(frozen=True)
@@ -63,6 +71,7 @@ class Flow:
         self.header = runs.read_header(self.folder)
         weights = runs.read_checkpoint(self.folder, self.header)
         self.architecture, self.coordinates = self.header.architecture, weights.coordinates
+        self._frame = weights.frame
         if self.encoder.identity != self.header.encoder:
             raise InputError(
                 f"{folder} was trained with the text encoder {self.header.encoder}; "
@@ -77,6 +86,16 @@ class Flow:
     @cached_property
     def encoder(self) -> TextEncoder:
         return load_encoder(self.header.config.encoder)
+
+    @property
+    def frame(self) -> State:
+        """The frame that foreign networks are brought into; `InputError` where the run has none."""
+        if not self._frame:
+            raise InputError(
+                f"{self.folder} was trained on a zoo that is not canonical, so other networks have no place in "
+                "it; train on what `weightflow canonicalize` writes"
+            )
+        return self._frame
 
     @cached_property
     def known_classes(self) -> tuple[str, ...]:
@@ -134,8 +153,12 @@ class Flow:
             config.guidance,
             (low, high),
         )
-        velocity = self.header.config.objective.velocity(guided)
-        return solve(velocity, x, method=config.method, steps=config.steps, start=start)
+        objective = self.header.config.objective
+        last = 1 - (1 - start) / (config.steps if config.method in FIXED_STEP else ADAPTIVE_SHARE)
+        if last > start:
+            velocity = objective.velocity(guided)
+            x = solve(velocity, x, method=config.method, steps=config.steps - 1, start=start, end=last)
+        return objective.clean(guided)(x, x.new_full((len(x),), last))
 
     def sample(
         self, prompts: Sequence[Prompt], seeds: Sequence[int], config: SampleConfig = SampleConfig()

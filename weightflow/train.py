@@ -22,6 +22,7 @@ from canon.errors import InputError, WorkError
 from weightflow import checkpoint as runs
 from weightflow import datasets
 from weightflow.behaviour import Behaviour
+from weightflow.canonicalize import is_canonical, read_frame
 from weightflow.coordinates import Coordinates, used_entries
 from weightflow.datasets import Split
 from weightflow.flow.objective import match
@@ -79,6 +80,7 @@ class Trainer:
                 "to choose checkpoints by; both are needed"
             )
         self.data = datasets.load(zoo.dataset)
+        self.frame = read_frame(zoo) if is_canonical(zoo) else {}
         state = zoo.load(rows["seen"])
         prompts = {split: _prompts(zoo, rows[split], config) for split in rows}
         layout = make_layout(architecture, config.layout, config.chunk)
@@ -238,7 +240,7 @@ class Trainer:
         }
         checkpoint.write(self.folder / "state.safetensors", tensors, counters)
         runs.write_checkpoint(
-            self.folder, self.model.state_dict(), self.best_average, self.coordinates, p.best_step
+            self.folder, self.model.state_dict(), self.best_average, self.coordinates, self.frame, p.best_step
         )
 
     def restore(self) -> None:
@@ -278,6 +280,11 @@ def start(zoo: Zoo, config: TrainConfig, folder: Path) -> Trainer:
 def resume(zoo: Zoo, folder: Path) -> Trainer:
     """Go on with a run; `InputError` where its zoo is not the one it began with."""
     header = runs.read_header(folder)
+    if zoo.architecture != header.architecture:
+        raise InputError(
+            f"{folder} generates {header.architecture.to_json()}; the networks of {zoo.path} are "
+            f"{zoo.architecture.to_json()}: one run has one architecture"
+        )
     if zoo.identity != header.zoo.identity:
         raise InputError(
             f"{folder} was trained on the zoo {header.zoo.path} ({header.zoo.identity[:12]}); {zoo.path} is "

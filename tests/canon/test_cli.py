@@ -4,6 +4,7 @@ import errno
 import json
 import subprocess
 import sys
+from inspect import getdoc
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ import torch
 from safetensors import safe_open
 from torch import nn
 
-from canon import checkpoint, console
+from canon import checkpoint, cli, console
 from canon import permutation as perm
 from canon.cli import app
 from canon.spec import Axis, Group, PermutationSpec
@@ -111,6 +112,8 @@ def test_every_command_teaches(canon, command):
     assert code == 0
     assert "Example" in out
     assert f"canon {command}" in out
+    paragraphs = getdoc(getattr(cli, command)).split("\n\n")
+    assert all("\n" not in text for text in paragraphs[1:])  # the help would break where the source does
 
 
 def test_align_finds_the_planted_order(canon):
@@ -119,6 +122,18 @@ def test_align_finds_the_planted_order(canon):
     assert same_tensors("a.pt", "c.pt")
     assert "C computes the function of B" in out
     assert err == ""
+
+
+def test_two_bare_checkpoints_are_enough(canon, folder):
+    code, out, _ = canon("align a.pt b.pt --out c.safetensors")
+    assert code == 0
+    assert same_tensors("a.pt", "c.safetensors")
+    assert "recognised by keys and shapes" in out
+    assert "every group of the spec was proved" in out
+    assert canon("verify b.pt c.safetensors")[0] == 0
+    assert canon("merge a.pt b.pt --out m.pt")[0] == 0
+    assert canon("canonicalize b.pt --out d.pt")[0] == 0
+    assert json.loads(canon("inspect a.pt --json")[1])["groups"]
 
 
 def test_align_keeps_what_b_was(canon, folder):
@@ -132,6 +147,15 @@ def test_align_keeps_what_b_was(canon, folder):
     assert found.metadata == {"format": "pt", "note": "mine"}
     with safe_open("c.safetensors", "pt") as file:
         assert torch.equal(file.get_tensor("0.bias"), checkpoint.read("a.pt").state["0.bias"].half())
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float8_e4m3fn])
+def test_a_and_b_may_differ_in_dtype(canon, dtype):
+    a, b = checkpoint.read("a.pt").state, checkpoint.read("b.pt").state
+    checkpoint.write("b.safetensors", {name: tensor.to(dtype) for name, tensor in b.items()})
+    assert canon("align a.pt b.safetensors --spec s.json --model nets.py:build --out c.safetensors")[0] == 0
+    c = checkpoint.read("c.safetensors").state
+    assert all(torch.equal(c[name].float(), a[name].to(dtype).float()) for name in a)
 
 
 def test_the_report_is_whole(canon):
@@ -285,8 +309,8 @@ def test_barrier_scores_both_lines_and_draws(canon, folder):
     assert code == 0
     lines = json.loads(out)
     assert lines["aligned"]["loss_barrier"] == pytest.approx(0, abs=1e-6)
-    assert lines["as they are"]["loss"][0] == pytest.approx(lines["as they are"]["loss"][-1])
-    assert abs(lines["as they are"]["loss"][2] - lines["as they are"]["loss"][0]) > 1e-3
+    assert lines["unaligned"]["loss"][0] == pytest.approx(lines["unaligned"]["loss"][-1])
+    assert abs(lines["unaligned"]["loss"][2] - lines["unaligned"]["loss"][0]) > 1e-3
     assert (folder / "p.png").stat().st_size > 1000
 
 
@@ -312,6 +336,9 @@ def test_merge_of_relabellings_is_the_first(canon):
     assert canon("merge a.pt b.pt b.pt --spec s.json --out m.pt")[0] == 0
     a, m = checkpoint.read("a.pt").state, checkpoint.read("m.pt").state
     assert all(torch.allclose(a[name], m[name], atol=1e-7) for name in a)
+    assert canon("merge a.pt b.pt --spec s.json --balance --out n.pt")[0] == 0
+    n = checkpoint.read("n.pt").state
+    assert all(torch.allclose(a[name], n[name], atol=1e-6) for name in a)
 
 
 def test_merge_as_they_are_needs_no_spec(canon):
@@ -429,6 +456,8 @@ BAD = {
     "other keys": ("align a.pt keys.pt --spec s.json", "0.weight (12, 5) only in a.pt"),
     "spec and family": ("align a.pt b.pt --spec s.json --family mlp", "give one"),
     "spec of another": ("align big.pt big.pt --spec s.json", "0.weight has shape (13, 5)"),
+    "unknown family": ("align a.pt b.pt --family magic", "family 'magic' is not known"),
+    "not recognised": ("align odd.pt odd.pt", "--model pkg.mod:build"),
     "no spec": ("align a.pt b.pt --spec nets.py", "not a spec that canon wrote"),
     "no model": ("align a.pt b.pt --spec s.json --model gone.py:build", "gone.py does not exist"),
     "no module": ("align a.pt b.pt --spec s.json --model gone_module:build", "No module named 'gone_module'"),
@@ -471,6 +500,7 @@ def bad_files(folder):
     torch.save(nan, "nan.pt")
     big = nn.Sequential(nn.Linear(IN, 13), nn.ReLU(), nn.Linear(13, 13), nn.ReLU(), nn.Linear(13, OUT))
     torch.save(big.state_dict(), "big.pt")
+    torch.save({"foo": torch.ones(2, 3), "bar": torch.ones(5)}, "odd.pt")
     torch.save({f"net.{name}": tensor for name, tensor in state.items()}, "keys.pt")
     Transform(SPEC, perm.identity(SPEC)).save("t.safetensors")
 
@@ -519,3 +549,40 @@ def test_the_help_names_every_method(canon):
 
     out = canon("align --help")[1].replace("\n", " ")
     assert all(name in out for name in METHODS)
+
+
+def test_tied_tensors_may_be_left_out_of_the_file(canon, folder, monkeypatch):
+    (folder / "tied.py").write_text(
+        "import torch\nfrom torch import nn\n\n"
+        "class Tied(nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.embed, self.head = nn.Embedding(7, 4), nn.Linear(4, 7, bias=False)\n"
+        "        self.up, self.down = nn.Linear(4, 6), nn.Linear(6, 4)\n"
+        "        self.head.weight = self.embed.weight\n"
+        "    def forward(self, x):\n"
+        "        h = self.embed(x)\n"
+        "        return self.head(h + self.down(torch.relu(self.up(h))))\n\n"
+        "def build():\n"
+        "    return Tied(), torch.randint(7, (2, 3))\n"
+    )
+    monkeypatch.syspath_prepend(folder)
+    import tied
+
+    torch.manual_seed(0)
+    module = tied.build()[0]
+    whole = module.state_dict()
+    torch.save(whole, "whole.pt")
+    order = torch.randperm(6)
+    moved = whole | {"up.weight": whole["up.weight"][order], "up.bias": whole["up.bias"][order]}
+    moved["down.weight"] = whole["down.weight"][:, order]
+    torch.save(moved, "moved.pt")
+    for name, state in (("whole", whole), ("moved", moved)):
+        lean = {key: tensor for key, tensor in state.items() if key != "head.weight"}
+        checkpoint.write(f"{name}.safetensors", lean)
+    for suffix in ("pt", "safetensors"):
+        code, _, err = canon(f"align whole.{suffix} moved.{suffix} --model tied.py:build --out c.{suffix}")
+        assert err == ""
+        assert code == 0
+        assert same_tensors(f"c.{suffix}", f"whole.{suffix}")
+    assert canon("verify whole.pt moved.pt --model tied.py:build")[0] == 0

@@ -3,6 +3,7 @@
 import errno
 import json
 import math
+import signal
 
 import pytest
 
@@ -81,6 +82,20 @@ def test_an_interrupt_without_a_word(capsys):
     assert "nothing was written" in capsys.readouterr().err
 
 
+def test_an_interrupt_that_a_library_turned_into_an_error(capsys):
+    def act():
+        with console.on_interrupt("3 shards are kept"):
+            try:
+                signal.raise_signal(signal.SIGINT)
+            except KeyboardInterrupt:
+                raise InputError("cannot follow the network") from None
+
+    before = signal.getsignal(signal.SIGINT)
+    assert console.guarded(command(act), ["go"]) == 130
+    assert capsys.readouterr().err == "interrupted: 3 shards are kept\n"
+    assert signal.getsignal(signal.SIGINT) is before
+
+
 def test_run_exits_with_the_code():
     with pytest.raises(SystemExit) as stop:
         console.run(raising(WorkError("x")), ["go"])
@@ -118,8 +133,9 @@ def test_quiet_progress_and_short_work_say_nothing(capsys):
     assert capsys.readouterr().err == ""
 
 
-def test_progress_on_a_terminal_is_a_bar(monkeypatch, capsys):
+@pytest.mark.parametrize("total", [2, None])
+def test_progress_on_a_terminal_is_a_bar(monkeypatch, capsys, total):
     monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
-    with console.progress(2, "training") as steps:
+    with console.progress(total, "training") as steps:
         steps.advance(2, note="done")
     assert capsys.readouterr().out == ""

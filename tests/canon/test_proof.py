@@ -59,6 +59,27 @@ def test_zero_initialised_branches_count():
     assert canon.prove(module, torch.randn(4, 3), spec(True, True, False)).failed
 
 
+def test_a_network_that_lets_nothing_through_is_redrawn():
+    """Dead units hide every mistake: the proof must not pass on outputs that are constant."""
+    module = mlp()
+    nn.init.constant_(module[0].bias, -1e3)
+    with torch.no_grad():
+        module[0].bias[0] -= 1
+    assert canon.prove(module, torch.randn(4, 3), spec(True, True, False)).failed
+    assert canon.prove(module, torch.randn(4, 3), spec(True, True, True)).spec.groups
+
+
+def test_what_no_output_depends_on_is_frozen():
+    class Deaf(nn.Sequential):
+        def forward(self, x):
+            return super().forward(x) * 0.0 + x[:, :2]
+
+    deaf = Deaf(nn.Linear(3, 6), nn.ReLU(), nn.Linear(6, 2))
+    proof = canon.prove(deaf, torch.randn(4, 3), spec(True, True, True))
+    assert not proof.spec.groups
+    assert "could not exercise" in proof.spec.frozen["units"]
+
+
 def test_a_spec_of_another_network_is_refused():
     with pytest.raises(InputError, match=r"0\.weight has shape \(5, 3\)"):
         canon.prove(

@@ -2,11 +2,13 @@
 
 import pytest
 import torch
+from sklearn.datasets import load_digits
 from torch import nn
 
+from canon.data import Data
 from canon.errors import InputError
-from canon.interpolate import merge
-from canon.statistics import reestimate_batch_norm, repair
+from canon.interpolate import curve, merge
+from canon.statistics import reestimate_batch_norm, repair, repairer
 
 
 @pytest.fixture
@@ -92,3 +94,25 @@ def test_dead_units_are_left_finite(inputs):
 def test_no_examples_are_refused():
     with pytest.raises(InputError, match="no examples"):
         reestimate_batch_norm(normed(0), normed(0).state_dict(), lambda: [])
+
+
+@pytest.mark.slow
+def test_repair_lowers_the_barrier_of_trained_networks():
+    digits = load_digits()
+    x, y = torch.from_numpy(digits.data).float() / 16, torch.from_numpy(digits.target)
+    trained = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        module = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
+        optimizer = torch.optim.Adam(module.parameters(), 3e-3)
+        for rows in torch.arange(len(x)).repeat(20).split(64):
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(module(x[rows]), y[rows]).backward()
+            optimizer.step()
+        trained.append({name: tensor.clone() for name, tensor in module.state_dict().items()})
+    mend = repairer("repair", module, Data(x[:1000]), 250)
+
+    def barrier(between):
+        return curve(module, *trained, lambda: [(x, y)], points=5, repair=between).loss_barrier
+
+    assert barrier(lambda state, weight: mend(state, trained, (1 - weight, weight))) < 0.6 * barrier(None)

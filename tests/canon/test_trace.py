@@ -6,7 +6,6 @@ from collections import Counter
 import pytest
 import torch
 import torch.nn.functional as F
-from architectures import ARCHITECTURES, Case, Network
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
@@ -15,6 +14,7 @@ from canon import permutation as perm
 from canon.errors import InputError
 from canon.proof import random_scales, relative_difference
 from canon.scale import apply_scale
+from tests.canon.architectures import ARCHITECTURES, Case, Network
 
 
 def build(case: Case):
@@ -149,6 +149,18 @@ def test_what_is_never_called_is_covered_and_stays():
     assert spec.frozen["unused.weight axis 0"] == "unused.weight is not used"
 
 
+def test_positions_beyond_the_example_stay():
+    def forward(m, x):
+        return m.head(F.relu(m.stem(x) + m.position[: x.shape[1]]))
+
+    module = Network(
+        forward, stem=nn.Linear(5, 8), head=nn.Linear(8, 3), position=nn.Parameter(torch.randn(9, 8))
+    )
+    spec = canon.trace(module, torch.randn(2, 4, 5))
+    assert [g.size for g in spec.groups.values()] == [8]
+    assert not spec.axes["position"][0].groups
+
+
 def test_statistics_are_named():
     module, inputs = build(ARCHITECTURES["cnn"])
     expected = {"1.running_mean", "1.running_var", "1.num_batches_tracked"}
@@ -159,6 +171,12 @@ def test_program_file_needs_no_class(tmp_path):
     module, inputs = build(ARCHITECTURES["attention, unbind"])
     torch.export.save(torch.export.export(module, inputs), tmp_path / "network.pt2")
     assert canon.trace(torch.export.load(tmp_path / "network.pt2")) == canon.trace(module, inputs)
+
+
+def test_a_program_exported_in_training_mode_is_read_in_evaluation_mode():
+    module = nn.Sequential(nn.Linear(3, 6), nn.BatchNorm1d(6), nn.Dropout(0.5), nn.ReLU(), nn.Linear(6, 2))
+    program = torch.export.export(module.train(), (torch.randn(4, 3),))
+    assert [(g.size, g.scale) for g in canon.trace(program).groups.values()] == [(6, "positive")]
 
 
 def test_core_aten_program_gives_the_same_groups():

@@ -1,5 +1,7 @@
 """A canonical zoo holds the same functions in one frame."""
 
+import dataclasses
+
 import pytest
 import torch
 
@@ -14,6 +16,7 @@ from weightflow.canonicalize import (
     read_frame,
     scatter_classes,
 )
+from weightflow.zoo.build import build_zoo
 from weightflow.zoo.store import Zoo
 from weightflow.zoo.training import forward_many
 
@@ -64,10 +67,14 @@ def test_done_before_is_recognised(raw_zoo, zoo, tmp_path):
     assert not is_canonical_form_of(raw_zoo.path, raw_zoo)
 
 
-def test_a_folder_with_other_content_is_left_alone(raw_zoo, tmp_path):
+def test_a_folder_with_other_content_is_left_alone(raw_zoo, zoo, tiny_recipe, tmp_path):
     (tmp_path / "thesis.txt").write_text("mine")
     with pytest.raises(InputError, match="is not empty and holds no canonical zoo"):
         canonicalize_zoo(raw_zoo, tmp_path)
+    other, small = tmp_path / "other", dataclasses.replace(tiny_recipe.tasks, seen=2, validation=1, unseen=1)
+    build_zoo(dataclasses.replace(tiny_recipe, tasks=small), other)
+    with pytest.raises(InputError, match="holds the canonical form of another zoo"):
+        canonicalize_zoo(Zoo(other), zoo.path)
     with pytest.raises(InputError, match="is the zoo itself"):
         canonicalize_zoo(raw_zoo, raw_zoo.path)
 

@@ -84,6 +84,31 @@ def test_every_solver_and_guidance_make_finite_networks(flow, method):
     assert all(tensor.isfinite().all() for tensor in flow.sample([THREE], [0], config).values())
 
 
+def test_every_solver_agrees_where_steps_are_many(flow):
+    words, seeds = flow.prompts([THREE]), [0]
+    noise = flow.noise(seeds, words.present)
+    ends = {
+        method: flow.tokens(words, noise, SampleConfig(method=method, steps=steps))
+        for method, steps in (("euler", 200), ("heun", 200), ("rk4", 200))
+    }
+    torch.testing.assert_close(ends["heun"], ends["rk4"], atol=1e-3, rtol=1e-2)
+    torch.testing.assert_close(ends["euler"], ends["rk4"], atol=2e-2, rtol=5e-2)
+
+
+def test_evaluations_are_counted(flow, monkeypatch):
+    calls = []
+    forward = flow.model.forward
+    monkeypatch.setattr(flow.model, "forward", lambda *a: calls.append(1) or forward(*a))
+    for config in (
+        SampleConfig(),
+        SampleConfig(method="heun", steps=3),
+        SampleConfig(method="rk4", steps=2, guidance=2.0),
+    ):
+        calls.clear()
+        flow.sample([THREE], [0], config)
+        assert len(calls) == config.evaluations
+
+
 def test_guidance_needs_dropped_prompts(zoo, tiny_config, tmp_path):
     import dataclasses
 

@@ -6,7 +6,7 @@ import torch
 
 from canon.errors import InputError
 from weightflow.text import Prompt, encode_prompts, load_encoder
-from weightflow.text.encoder import Remembered, TextEncoder
+from weightflow.text.encoder import Cached, TextEncoder
 from weightflow.text.table import TableEncoder
 
 
@@ -65,8 +65,10 @@ def test_a_table_with_objects_is_refused(tmp_path):
         TableEncoder(tmp_path / "t.npz")
 
 
-def test_open_clip_reads_a_local_checkpoint(tmp_path):
+def test_open_clip_reads_a_local_checkpoint(tmp_path, monkeypatch):
     import open_clip
+
+    monkeypatch.setenv("WEIGHTFLOW_CACHE", str(tmp_path / "cache"))
 
     model = open_clip.create_model("RN50-quickgelu", pretrained=None)
     path = tmp_path / "random.pt"
@@ -76,6 +78,10 @@ def test_open_clip_reads_a_local_checkpoint(tmp_path):
     assert vectors.shape == (2, encoder.width)
     assert not torch.allclose(vectors[0], vectors[1])
     assert encoder.identity.startswith("open_clip:RN50-quickgelu:")
+    load_encoder.cache_clear()
+    again = load_encoder(f"open_clip:RN50-quickgelu:{path}")
+    torch.testing.assert_close(again.encode(["dog", "cat"]), vectors.flip(0))
+    assert "_tower" not in again.inner.__dict__
 
 
 @pytest.mark.parametrize(
@@ -108,10 +114,23 @@ class Counting(TextEncoder):
 
 def test_a_description_is_encoded_once():
     inner = Counting()
-    encoder = Remembered(inner)
+    encoder = Cached(inner)
     encoder.encode(["a", "b", "a"])
     encoder.encode(["b", "c"])
     assert inner.asked == ["a", "b", "c"]
+
+
+def test_vectors_are_kept_by_content(tmp_path):
+    first, second = Counting(), Counting()
+    kept = Cached(first, tmp_path).encode(["a", "b"])
+    assert torch.equal(Cached(second, tmp_path).encode(["b", "a"]), kept.flip(0))
+    assert second.asked == []
+    next(tmp_path.iterdir()).write_bytes(b"rubbish")
+    Cached(second, tmp_path).encode(["a", "b"])
+    assert len(second.asked) == 1
+    second.identity = "another"
+    Cached(second, tmp_path).encode(["a"])
+    assert second.asked[1:] == ["a"]
 
 
 @pytest.mark.parametrize(

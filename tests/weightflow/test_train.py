@@ -16,6 +16,7 @@ from canon import checkpoint
 from canon.errors import InputError, WorkError
 from weightflow import checkpoint as runs
 from weightflow.train import resume, start
+from weightflow.zoo.build import build_zoo
 from weightflow.zoo.store import Zoo, shard_path
 
 
@@ -122,6 +123,14 @@ def test_a_folder_with_content_is_refused(zoo, run, tiny_config):
 def test_resuming_with_another_zoo_is_refused(raw_zoo, run):
     with pytest.raises(InputError, match="give the zoo it began with"):
         resume(raw_zoo, run)
+
+
+def test_resuming_with_another_architecture_is_refused(run, tiny_recipe, tmp_path):
+    architecture = dataclasses.replace(tiny_recipe.architecture, arguments={"inputs": 64, "hidden": [5]})
+    tasks = dataclasses.replace(tiny_recipe.tasks, seen=2, validation=1, unseen=1)
+    build_zoo(dataclasses.replace(tiny_recipe, architecture=architecture, tasks=tasks), tmp_path / "zoo")
+    with pytest.raises(InputError, match=r"\[12\].*\[5\].*: one run has one architecture"):
+        resume(Zoo(tmp_path / "zoo"), run)
 
 
 def test_an_older_format_is_refused(run, tmp_path):

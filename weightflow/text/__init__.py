@@ -9,7 +9,7 @@ from functools import cache
 
 from canon.errors import InputError
 from weightflow.names import pick
-from weightflow.text.encoder import Remembered, TextEncoder
+from weightflow.text.encoder import Cached, TextEncoder, cache_folder
 from weightflow.text.prompt import Prompt, PromptBatch, encode_prompts
 
 __all__ = ["Prompt", "PromptBatch", "TextEncoder", "encode_prompts", "load_encoder"]
@@ -18,7 +18,7 @@ __all__ = ["Prompt", "PromptBatch", "TextEncoder", "encode_prompts", "load_encod
 def _wordllama(rest: str) -> TextEncoder:
     from weightflow.text.static_words import WordLlamaEncoder
 
-    return WordLlamaEncoder()
+    return Cached(WordLlamaEncoder())
 
 
 def _table(rest: str) -> TextEncoder:
@@ -33,7 +33,7 @@ def _open_clip(rest: str) -> TextEncoder:
     model, _, weights = rest.partition(":")
     if not model or not weights:
         raise InputError("write open_clip:MODEL:WEIGHTS, for instance open_clip:ViT-B-32:laion2b_s34b_b79k")
-    return OpenClipEncoder(model, weights)
+    return Cached(OpenClipEncoder(model, weights), cache_folder())
 
 
 ENCODERS: dict[str, Callable[[str], TextEncoder]] = {
@@ -45,6 +45,6 @@ ENCODERS: dict[str, Callable[[str], TextEncoder]] = {
 
 @cache
 def load_encoder(name: str) -> TextEncoder:
-    """The encoder that `name` describes; it remembers what it has encoded."""
+    """The encoder that `name` describes; one object for one name."""
     kind, _, rest = name.partition(":")
-    return Remembered(pick(ENCODERS, kind, "text encoder")(rest))
+    return pick(ENCODERS, kind, "text encoder")(rest)

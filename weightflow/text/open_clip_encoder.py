@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -36,16 +38,28 @@ class OpenClipEncoder(TextEncoder):
             raise InputError(
                 f"'{weights}' is neither a file nor a pretrained tag of {model}; its tags: {tags}"
             )
+        self._name, self._weights = model, weights
+        self.identity = f"open_clip:{model}:{sha256(weights)[:16] if local else weights}"
+        self.width = int(open_clip.get_model_config(model)["embed_dim"])
+
+    @cached_property
+    def _tower(self) -> Any:
+        """The model, loaded when a description is first asked for."""
+        import open_clip
+
         try:
-            self._model = open_clip.create_model(model, pretrained=weights).eval()
+            return open_clip.create_model(self._name, pretrained=self._weights).eval()
         except Exception as error:
-            raise InputError(f"the weights '{weights}' of {model} could not be loaded: {error}") from None
-        self._tokenize = open_clip.get_tokenizer(model)
-        origin = sha256(weights)[:16] if local else weights
-        self.identity = f"open_clip:{model}:{origin}"
-        self.width = int(self._model.encode_text(self._tokenize(["a"])).shape[1])
+            raise InputError(
+                f"the weights '{self._weights}' of {self._name} could not be loaded: {error}"
+            ) from None
 
     @torch.no_grad()
     def vectors(self, descriptions: Sequence[str]) -> Tensor:
+        import open_clip
+
+        for text in descriptions:
+            if not text.strip():
+                raise InputError("CLIP has no vector for an empty description")
         texts = [d if len(d.split()) >= 4 else PROMPT.format(d) for d in descriptions]
-        return self._model.encode_text(self._tokenize(texts))
+        return self._tower.encode_text(open_clip.get_tokenizer(self._name)(texts))

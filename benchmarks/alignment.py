@@ -1,0 +1,227 @@
+"""How well and how fast canon aligns: planted and trained pairs, torchvision's networks, zoos."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torchvision
+from sklearn.datasets import load_digits
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from benchmarks import fashion
+from benchmarks.common import aim, interval, write_result
+from canon import canonical
+from canon import permutation as perm
+from canon.assignment import solve
+from canon.interpolate import curve
+from canon.spec import Axis, Group, PermutationSpec
+from canon.statistics import reestimate_batch_norm
+from canon.trace import trace
+from canon.weight_matching import match_weights
+
+Row = dict[str, Any]
+SPEED_AIMS = {"resnet18": 2.0, "resnet50": 6.0, "vit_b_16": 30.0}
+
+
+class ResidualMLP(nn.Module):
+    def __init__(self, width: int = 64, hidden: int = 64, blocks: int = 3) -> None:
+        super().__init__()
+        self.inputs, self.out = nn.Linear(64, width), nn.Linear(width, 10)
+        self.blocks = nn.ModuleList(
+            nn.Sequential(nn.Linear(width, hidden), nn.ReLU(), nn.Linear(hidden, width))
+            for _ in range(blocks)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.inputs(x)
+        for block in self.blocks:
+            x = x + block(x)
+        return self.out(x.relu())
+
+
+class SmallCNN(nn.Sequential):
+    def __init__(self) -> None:
+        super().__init__(
+            nn.Unflatten(1, (1, 8, 8)),
+            *(nn.Conv2d(1, 32, 3, padding=1), nn.BatchNorm2d(32), nn.ReLU()),
+            *(nn.Conv2d(32, 64, 3, stride=2, padding=1), nn.BatchNorm2d(64), nn.ReLU()),
+            *(nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(256, 10)),
+        )
+
+
+def planted(stream: int, hidden: int, cases: int) -> Row:
+    groups = {"stream": Group("stream", stream)}
+    axes = {}
+    for block in ("first", "second"):
+        groups[block] = Group(block, hidden)
+        up, down = Axis.units(block, hidden), Axis.units("stream", stream)
+        axes |= {f"{block}.up": (up, down), f"{block}.down": (down, up)}
+    spec, found = PermutationSpec(groups, axes), {"identity": 0, "auto": 0}
+    for seed in range(cases):
+        g = torch.Generator().manual_seed(seed)
+        a = {n: torch.randn(*(x.size for x in shape), generator=g) for n, shape in axes.items()}
+        p = perm.random(spec, g)
+        wanted = perm.invert(spec, p)
+        for start in found:
+            match = match_weights(spec, a, perm.apply(spec, p, a), start=start)
+            found[start] += all(torch.equal(match.permutation[n], q) for n, q in wanted.items())
+    return {"table": "planted", "stream": stream, "hidden": hidden, "cases": cases, "recovered": found}
+
+
+def train(build: Callable[[], nn.Module], seed: int, x: Tensor, y: Tensor, epochs: int = 30) -> nn.Module:
+    torch.manual_seed(seed)
+    model = build()
+    optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
+    for _ in range(epochs):
+        for rows in torch.randperm(len(x)).split(64):
+            optimizer.zero_grad()
+            cross_entropy(model(x[rows]), y[rows]).backward()
+            optimizer.step()
+    return model.eval()
+
+
+def barriers(name: str, build: Callable[[], nn.Module], pairs: int) -> Row:
+    """Loss barriers on held-out digits of independently trained pairs, by start."""
+    digits = load_digits()
+    x, y = torch.tensor(digits.data).float() / 16, torch.tensor(digits.target)
+    train_x, train_y, test = x[:1200], y[:1200], (x[1200:], y[1200:])
+    found: dict[str, list[float]] = {"unaligned": [], "identity": [], "auto": [], "frank_wolfe": []}
+    for pair in range(pairs):
+        a, b = (train(build, 2 * pair + n, train_x, train_y) for n in (0, 1))
+        spec = trace(a, x[:2])
+        for start, values in found.items():
+            state = b.state_dict()
+            if start != "unaligned":
+                match = match_weights(spec, a.state_dict(), state, start=start)
+                state = perm.apply(spec, match.permutation, state)
+
+            def repair(merged: dict[str, Tensor], weight: float, model: nn.Module = a) -> dict[str, Tensor]:
+                inputs = [train_x]
+                return reestimate_batch_norm(model, merged, lambda: inputs) if 0 < weight < 1 else merged
+
+            line = curve(a, a.state_dict(), state, lambda: [test], repair=repair)
+            values.append(line.loss_barrier)
+    means = {start: sum(values) / len(values) for start, values in found.items()}
+    return {"table": "barriers", "network": name, "pairs": pairs, "mean": means, "each": found}
+
+
+def plain_coordinate_descent(spec: PermutationSpec, a: dict[str, Tensor], b: dict[str, Tensor]) -> Tensor:
+    """Git Re-Basin's algorithm as its paper has it: every product anew for every group and sweep."""
+    now, generator = perm.identity(spec), torch.Generator().manual_seed(0)
+    names, progress = list(spec.groups), True
+    while progress:
+        progress = False
+        for number in torch.randperm(len(names), generator=generator).tolist():
+            group, size = names[number], spec.groups[names[number]].size
+            score = torch.zeros(size, size, dtype=torch.float64)
+            for tensor, axis in spec.uses(group):
+                if tensor in spec.statistics:
+                    continue
+                moved = b[tensor]
+                for n, other in enumerate(spec.axes[tensor]):
+                    if n != axis and other.groups:
+                        moved = perm.take(moved, perm.axis_index(spec, other, now), n)
+                rows = [t.movedim(axis, 0).reshape(size, -1).double() for t in (a[tensor], moved)]
+                score += rows[0] @ rows[1].T
+            new, units = solve(score), torch.arange(size)
+            if score[units, new].sum() > score[units, now[group]].sum() + 1e-9:
+                now[group], progress = new, True
+    moved = perm.apply(spec, now, b)
+    used = [n for n, t in a.items() if t.is_floating_point() and n not in spec.statistics]
+    return torch.stack([(a[n].double() * moved[n].double()).sum() for n in used]).sum()
+
+
+def speed(name: str) -> Row:
+    torch.manual_seed(0)
+    a, b = (getattr(torchvision.models, name)().eval() for _ in range(2))
+    size = 224 if "vit" in name else 64
+    spec = trace(a, torch.randn(2, 3, size, size), prove=False)
+    states = [m.state_dict() for m in (a, b)]
+    started = time.perf_counter()
+    match = match_weights(spec, *states)
+    seconds, started = time.perf_counter() - started, time.perf_counter()
+    row = {"table": "speed", "network": name, "seconds": seconds, "objective": float(match.objective)}
+    if any(group.within for group in spec.groups.values()):
+        reason = "its groups are plain; nested ones (heads) are not in its paper"
+        return {**row, "plain_objective": None, "plain_seconds": None, "plain_reason": reason}
+    plain = float(plain_coordinate_descent(spec, *states))
+    return {**row, "plain_objective": plain, "plain_seconds": time.perf_counter() - started}
+
+
+def thousand(count: int) -> Row:
+    spec, generator = fashion.spec(), torch.Generator().manual_seed(0)
+    networks = {
+        n: torch.randn(count, *(axis.size for axis in axes), generator=generator)
+        for n, axes in spec.axes.items()
+    }
+    started = time.perf_counter()
+    match_weights(spec, {n: t[0] for n, t in networks.items()}, networks)
+    return {"table": "many", "networks": count, "seconds": time.perf_counter() - started}
+
+
+def means(path: Path) -> list[Row]:
+    spec, zoo, data = fashion.spec(), fashion.zoo(path), fashion.test_data()
+    single = [float(fashion.accuracy({n: t[i] for n, t in zoo.items()}, data)) for i in range(100)]
+    average = sum(single) / len(single)
+    first = {n: t[0] for n, t in zoo.items()}
+    matched = perm.apply(spec, match_weights(spec, first, zoo, start="identity").permutation, zoo)
+    ways = {"unaligned": zoo, "Git Re-Basin to network 0": matched}
+    ways["balance, then to network 0"] = canonical.align_many(spec, zoo, reference="first").state
+    ways["default without balance"] = canonical.align_many(spec, zoo, balance=False).state
+    ways["default"] = canonical.align_many(spec, zoo).state
+    rows = []
+    for way, state in ways.items():
+        reached = float(fashion.accuracy({n: t.mean(0) for n, t in state.items()}, data))
+        rows.append({"table": "mean of the zoo", "way": way, "accuracy": reached, "ratio": reached / average})
+    return [{"table": "mean of the zoo", "way": "the zoo's own mean accuracy", "accuracy": average}, *rows]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--networks", nargs="*", default=list(SPEED_AIMS), choices=list(SPEED_AIMS))
+    parser.add_argument("--pairs", type=int, default=6)
+    parser.add_argument("--many", type=int, default=1000)
+    parser.add_argument("--zoo", type=Path, help="file of the Fashion-MNIST networks; made when missing")
+    asked = parser.parse_args()
+    started, rows, aims = time.perf_counter(), [], []
+
+    def tell(row: Row) -> Row:
+        rows.append(row)
+        print({k: v for k, v in row.items() if k != "each"}, flush=True)
+        return row
+
+    for stream, hidden, cases in ((30, 50, 100), (128, 256, 20)):
+        share = tell(planted(stream, hidden, cases))["recovered"]["auto"] / cases
+        aims.append(aim(f"planted stack {stream}/{hidden}: recovered", "1.0", [share], share == 1))
+    for name, build in (("residual MLP", ResidualMLP), ("batch-norm CNN", SmallCNN)):
+        row = tell(barriers(name, build, asked.pairs))
+        gain = [a - b for a, b in zip(row["each"]["identity"], row["each"]["auto"], strict=True)]
+        row["interval_of_gain"] = interval(gain)
+        better = row["mean"]["auto"] <= row["mean"]["identity"]
+        aims.append(aim(f"{name}: barrier, default", "<= identity start", row["each"]["auto"], better))
+    row = tell(thousand(asked.many))
+    aims.append(aim(f"{asked.many} MLPs to one reference, s", "<= 5", [row["seconds"]], row["seconds"] <= 5))
+    if asked.zoo is not None:
+        for row in means(asked.zoo):
+            tell(row)
+        aims.append(aim("mean of 100 MLPs / zoo", ">= 0.93", [row["ratio"]], row["ratio"] >= 0.93))
+    for name in asked.networks:
+        row = tell(speed(name))
+        limit, plain = SPEED_AIMS[name], row["plain_objective"]
+        aims.append(aim(f"{name} pair, s", f"<= {limit}", [row["seconds"]], row["seconds"] <= limit))
+        if plain is not None:
+            higher = row["objective"] >= plain
+            aims.append(aim(f"{name}: objective minus plain", ">= 0", [row["objective"] - plain], higher))
+    size = f"{asked.pairs} trained pairs, {asked.many} random MLPs, 100 Fashion-MNIST MLPs of 3 epochs"
+    seconds = time.perf_counter() - started
+    print(write_result("alignment", size=size, seeds=[0], seconds=seconds, rows=rows, aims=aims))
+
+
+if __name__ == "__main__":
+    main()

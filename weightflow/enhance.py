@@ -1,0 +1,45 @@
+r"""Move networks partway towards noise and back under their prompts.
+
+A network x_1, brought into the run's frame, is noised to the time t = 1 - strength,
+
+    x_t = alpha(t) x_1 + sigma(t) x_0
+
+and generated from there. Strength 0 gives the network back, strength 1 forgets it. The idea is the
+weight enhancement of Text2Weight (arXiv:2508.13633) and the editing of Meng et al. (arXiv:2108.01073).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from canon.errors import InputError
+from weightflow.canonicalize import follow
+from weightflow.decode import decode
+from weightflow.flow.schedule import expand_time
+from weightflow.sample import Flow, SampleConfig
+from weightflow.text import Prompt
+from weightflow.zoo.tasks import Task
+from weightflow.zoo.training import State
+
+
+def enhance(
+    flow: Flow,
+    state: State,
+    tasks: Sequence[Task],
+    strength: float,
+    seeds: Sequence[int],
+    config: SampleConfig = SampleConfig(),
+) -> State:
+    """Stacked networks of the run's architecture, from anywhere, made anew by `strength` from 0 to 1."""
+    if not 0 <= strength <= 1:
+        raise InputError(f"strength is {strength}; it is a share from 0 (as it is) to 1 (made anew)")
+    if strength == 0:
+        return dict(state)
+    words = flow.prompts([Prompt(task.classes) for task in tasks])
+    x_1 = flow.coordinates.encode(follow(flow.architecture, flow.frame, state, tasks), words.present)
+    t, schedule = torch.full((len(tasks),), 1 - strength), flow.header.config.objective.schedule
+    x_0 = flow.noise(seeds, words.present)
+    x_t = expand_time(schedule.alpha(t), x_1) * x_1 + expand_time(schedule.sigma(t), x_1) * x_0
+    return decode(flow.coordinates, flow.tokens(words, x_t, config, start=1 - strength), words)
