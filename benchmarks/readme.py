@@ -90,6 +90,24 @@ def aims(name: str) -> str:
     return markdown(("aim", "wanted", "reached", "met"), rows)
 
 
+def ablations() -> str:
+    result = read_result("ablations")
+    body = []
+    for name in dict.fromkeys(r["variant"] for r in result["rows"]):
+        rows = [r for r in result["rows"] if r["variant"] == name]
+        ratios = [r["nearest_distance_ratio"] for r in rows]
+        body.append(
+            (
+                name,
+                spread([r["accuracy"] / r["trained"] for r in rows]),
+                spread([r["rms_ratio"] for r in rows], 2, 1),
+                rows[0].get("reason", "") if None in ratios else spread(ratios, 2, 1),
+            )
+        )
+    head = (f"{result['size']}", "% of trained accuracy", "root-mean-square ratio", "nearest-distance ratio")
+    return markdown(head, body) + f"\n\n{origin(result)}"
+
+
 def symmetries() -> str:
     result = read_result("symmetries")
     rows = [
@@ -124,6 +142,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "demo": demo,
     "solvers": solvers,
     "demo aims": demo_aims,
+    "ablations": ablations,
     "symmetries": symmetries,
     "barriers": barriers,
     "alignment aims": alignment_aims,
