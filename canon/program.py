@@ -111,10 +111,19 @@ class Program:
 
     def run(self, state: Mapping[str, Tensor], *, grad: bool = False) -> list[Tensor]:
         """The outputs with this float64 state in place of the network's own."""
-        arguments = [state[slot.name] if slot.kind == "state" else slot.value for slot in self.slots]
         with torch.set_grad_enabled(grad):
-            results = torch.fx.Interpreter(self.graph).run(*arguments)
+            results = torch.fx.Interpreter(self.graph).run(*self.arguments(state))
         return [results[n] for n in self.outputs if isinstance(results[n], Tensor)]
+
+    def arguments(self, state: Mapping[str, Tensor]) -> list[Any]:
+        """What the graph is called with for this state."""
+        return [state[slot.name] if slot.kind == "state" else slot.value for slot in self.slots]
+
+
+def module_of(node: torch.fx.Node) -> str:
+    """The name of the innermost module that an operation belongs to, empty for the network itself."""
+    stack = list((node.meta.get("nn_module_stack") or {}).values())
+    return stack[-1][0] if stack else ""
 
 
 def _arguments(example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
