@@ -56,10 +56,10 @@ def _build_shard(
     seeds = [recipe.seed * 2**20 + start + row for row in range(len(tasks))]
     done = 0
 
-    def on_step(step: int) -> None:
+    def on_step(steps: int) -> None:
         nonlocal done
-        before, done = done * len(tasks) // recipe.training.steps, done + step
-        progress(done * len(tasks) // recipe.training.steps - before)
+        before, done = done // recipe.training.steps, done + steps
+        progress(done // recipe.training.steps - before)
 
     state = train_many(architecture, data, tasks, seeds, recipe.training, on_step)
     measured = {
