@@ -84,7 +84,7 @@ def zoo_build(
         from weightflow.datasets.fetch import fetch
 
         console.say(f"data in {fetch(plan.dataset)}")
-    total = plan.tasks.seen + plan.tasks.validation + plan.tasks.unseen
+    total = plan.tasks.networks
     resume = f"finished shards are kept in {out}; run the same command again to go on"
     with console.on_interrupt(resume), console.progress(total, "training networks", quiet=quiet) as steps:
         trained = build_zoo(plan, out, steps.advance)

@@ -6,15 +6,22 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
+
 from canon.errors import InputError
 from canon.files import atomic_write, sha256
 from weightflow import config, datasets
 from weightflow.architectures import Architecture
+from weightflow.datasets import Split
+from weightflow.zoo.base import BASE, BASE_FILE, branches, trained_base
 from weightflow.zoo.predict import accuracies, predict_many
 from weightflow.zoo.recipe import ZooRecipe
 from weightflow.zoo.store import Record, read_manifest, shard_path, write_manifest, write_shard
 from weightflow.zoo.tasks import Task
-from weightflow.zoo.training import train_many
+from weightflow.zoo.training import State, initialise, train_many
+
+# one stream of seeds a zoo: so far apart that neighbouring zoos never share a network
+SEEDS = 2**20
 
 
 def build_zoo(
@@ -29,16 +36,17 @@ def build_zoo(
     tasks, architecture = recipe.make_tasks(), recipe.make_architecture()
     starts = list(range(0, len(tasks), recipe.shard_size))
     _claim(folder, recipe)
+    base = trained_base(folder, recipe) if recipe.lineage == "branched" else None
     trained = 0
     for index, start in enumerate(starts):
         part = tasks[start : start + recipe.shard_size]
         if not _is_sound(folder, index):
-            _build_shard(folder, index, start, part, recipe, architecture, progress)
+            _build_shard(folder, index, start, part, recipe, architecture, base, progress)
             trained += len(part)
         else:
             progress(len(part))
     if trained or not (folder / "zoo.json").exists():
-        write_manifest(folder, _header(recipe, architecture), len(starts))
+        write_manifest(folder, _header(folder, recipe, architecture), len(starts))
     return trained
 
 
@@ -49,11 +57,17 @@ def _build_shard(
     tasks: list[Task],
     recipe: ZooRecipe,
     architecture: Architecture,
+    base: State | None,
     progress: Callable[[int], None],
 ) -> None:
     data = datasets.load(recipe.dataset)
-    # one stream of seeds per zoo: 2^20 apart, so that neighbouring zoos never share a network
-    seeds = [recipe.seed * 2**20 + start + row for row in range(len(tasks))]
+    seeds = [recipe.seed * SEEDS + start + row for row in range(len(tasks))]
+    begin = None
+    if base is not None:
+        begin = branches(architecture, base, tasks)
+    elif recipe.initialisations:
+        shared = [recipe.seed * SEEDS + (start + row) % recipe.initialisations for row in range(len(tasks))]
+        begin = initialise(architecture, shared)
     done = 0
 
     def on_step(steps: int) -> None:
@@ -61,12 +75,12 @@ def _build_shard(
         before, done = done // recipe.training.steps, done + steps
         progress(done // recipe.training.steps - before)
 
-    state = train_many(architecture, data, tasks, seeds, recipe.training, on_step)
+    state = train_many(architecture, data, tasks, seeds, recipe.training, on_step, begin)
     measured = {
         name: accuracies(
             predict_many(architecture, state, split.inputs, data, tasks), split.labels, data, tasks
         )
-        for name, split in (("train", data.train), ("validation", data.validation))
+        for name, split in (("train", some_of(data.train)), ("validation", data.validation))
     }
     records = [
         Record(
@@ -76,12 +90,21 @@ def _build_shard(
             split=task.split,
             classes=task.classes,
             lineage=recipe.lineage,
+            parent=BASE if base is not None else None,
             accuracy={name: round(float(values[row]), 6) for name, values in measured.items()},
             steps=recipe.training.steps,
         )
         for row, task in enumerate(tasks)
     ]
     write_shard(folder, index, state, records)
+
+
+def some_of(split: Split, most: int = 10_000) -> Split:
+    """At most so many examples, evenly spaced: enough to tell how well training went."""
+    if len(split) <= most:
+        return split
+    rows = torch.linspace(0, len(split) - 1, most).long()
+    return Split(split.inputs[rows], split.labels[rows])
 
 
 def _claim(folder: Path, recipe: ZooRecipe) -> None:
@@ -108,10 +131,15 @@ def _is_sound(folder: Path, index: int) -> bool:
     return sha256(path) == read_manifest(folder)["shards"][index]["sha256"]
 
 
-def _header(recipe: ZooRecipe, architecture: Architecture) -> dict[str, object]:
-    return {
+def _header(folder: Path, recipe: ZooRecipe, architecture: Architecture) -> dict[str, object]:
+    header: dict[str, object] = {
         "architecture": architecture.to_dict(),
         "dataset": recipe.dataset,
         "lineage": recipe.lineage,
         "recipe": config.to_dict(recipe),
     }
+    if recipe.tasks.held_out:
+        header["held_out_classes"] = list(recipe.held_out_classes())
+    if recipe.lineage == "branched":
+        header["base"] = {"id": BASE, "file": BASE_FILE, "sha256": sha256(folder / BASE_FILE)}
+    return header
