@@ -29,7 +29,9 @@ app = console.application(
     "tasks ─► zoo ─► canonicalize ─► train ─► sample ─► evaluate ─► report",
     InPipelineOrder,
 )
-zoo_app = typer.Typer(help="Populations of trained networks: build, inspect, verify.", no_args_is_help=True)
+zoo_app = typer.Typer(
+    help="Populations of trained networks: build, import, inspect, verify.", no_args_is_help=True
+)
 
 Seed = Annotated[int | None, typer.Option(help="Seed of everything random in this step.")]
 Settings = Annotated[
@@ -117,6 +119,55 @@ def zoo_verify(
     console.show({"sound": not problems, "problems": problems}, "\n".join(problems) or sound, as_json)
     if problems:
         raise typer.Exit(1)
+
+
+@zoo_app.command("import")
+def zoo_import(
+    folder: Annotated[Path, typer.Argument(help="Folder of ordinary checkpoints of one architecture.")],
+    out: Annotated[Path, typer.Option(help="Folder of the zoo.")],
+    recipe: Annotated[
+        str | None, typer.Option(help="A recipe whose architecture and data set they have.")
+    ] = None,
+    dataset: Annotated[str | None, typer.Option(help="Data set; the recipe's by default.")] = None,
+    classes: Annotated[str | None, typer.Option(help="Classes in logit order, separated by commas.")] = None,
+    lineage: Annotated[
+        str, typer.Option(help="What is known of their origin: independent, branched or imported.")
+    ] = "imported",
+    settings: Settings = None,
+    as_json: bool = console.JSON,
+    quiet: bool = console.QUIET,
+) -> None:
+    """Make a zoo of a folder of checkpoints. A file that does not fit is named.
+
+    Example: [bold]weightflow zoo import files --dataset digits --out zoos/mine[/]
+    """
+    from weightflow import config
+    from weightflow.text import Prompt
+    from weightflow.zoo.imports import checkpoint_files, import_zoo, own_architecture
+    from weightflow.zoo.recipe import read_recipe
+
+    files = checkpoint_files(folder)
+    plan = read_recipe(recipe, config.dotted(settings or [])) if recipe else None
+    name = dataset or (plan.dataset if plan else None)
+    if name is None:
+        raise InputError("name the data set whose classes they tell apart: --dataset, or --recipe")
+    architecture = plan.make_architecture() if plan else own_architecture(files)
+    asked = Prompt.parse(classes).classes if classes else None
+    with console.progress(len(files), "reading networks", quiet=quiet) as steps:
+        count = import_zoo(files, out, architecture, name, asked, lineage, progress=steps.advance)
+    console.show({"zoo": str(out), "networks": count}, f"{out}: {count} networks", as_json)
+
+
+@zoo_app.command("card")
+def zoo_card(
+    zoo: Annotated[Path, typer.Argument(help="Folder of a zoo.")], as_json: bool = console.JSON
+) -> None:
+    """Write the data-set card (README.md) that makes the folder publishable as it lies."""
+    from weightflow.zoo.card import write_card
+    from weightflow.zoo.store import Zoo
+
+    path = write_card(Zoo(zoo))
+    console.show({"card": str(path)}, str(path), as_json)
 
 
 @app.command()

@@ -7,7 +7,8 @@ from canon import checkpoint
 from canon.errors import InputError
 from weightflow import datasets
 from weightflow.zoo.base import BASE_FILE, branches, trained_base
-from weightflow.zoo.build import build_zoo, some_of
+from weightflow.zoo.build import build_zoo
+from weightflow.zoo.measure import some_of
 from weightflow.zoo.recipe import read_recipe
 from weightflow.zoo.store import Zoo
 from weightflow.zoo.tasks import Task

@@ -6,15 +6,12 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-import torch
-
 from canon.errors import InputError
 from canon.files import atomic_write, sha256
 from weightflow import config, datasets
 from weightflow.architectures import Architecture
-from weightflow.datasets import Split
 from weightflow.zoo.base import BASE, BASE_FILE, branches, trained_base
-from weightflow.zoo.predict import accuracies, predict_many
+from weightflow.zoo.measure import measured
 from weightflow.zoo.recipe import ZooRecipe
 from weightflow.zoo.store import Record, read_manifest, shard_path, write_manifest, write_shard
 from weightflow.zoo.tasks import Task
@@ -76,12 +73,7 @@ def _build_shard(
         progress(done // recipe.training.steps - before)
 
     state = train_many(architecture, data, tasks, seeds, recipe.training, on_step, begin)
-    measured = {
-        name: accuracies(
-            predict_many(architecture, state, split.inputs, data, tasks), split.labels, data, tasks
-        )
-        for name, split in (("train", some_of(data.train)), ("validation", data.validation))
-    }
+    accuracy = measured(architecture, state, data, tasks)
     records = [
         Record(
             id=f"n{start + row:06d}",
@@ -91,20 +83,12 @@ def _build_shard(
             classes=task.classes,
             lineage=recipe.lineage,
             parent=BASE if base is not None else None,
-            accuracy={name: round(float(values[row]), 6) for name, values in measured.items()},
+            accuracy=accuracy[row],
             steps=recipe.training.steps,
         )
         for row, task in enumerate(tasks)
     ]
     write_shard(folder, index, state, records)
-
-
-def some_of(split: Split, most: int = 10_000) -> Split:
-    """At most so many examples, evenly spaced: enough to tell how well training went."""
-    if len(split) <= most:
-        return split
-    rows = torch.linspace(0, len(split) - 1, most).long()
-    return Split(split.inputs[rows], split.labels[rows])
 
 
 def _claim(folder: Path, recipe: ZooRecipe) -> None:
