@@ -208,3 +208,11 @@ def test_inspection_counts_what_is_there(raw_zoo):
     assert found["splits"] == {"seen": 40, "validation": 6, "unseen_combinations": 8}
     assert found["lineage"] == {"independent": 54}
     assert "54 networks" in picture(found)
+
+
+def test_a_histogram_of_equal_accuracies_stays_within_0_and_1(raw_zoo, monkeypatch):
+    same = [dataclasses.replace(r, accuracy={"validation": 0.99}) for r in raw_zoo.records]
+    zoo = Zoo(raw_zoo.path)
+    monkeypatch.setattr(zoo, "records", same)
+    edges = inspect_zoo(zoo)["validation_accuracy"]["histogram"]["edges"]
+    assert 0 <= edges[0] < 0.99 < edges[-1] <= 1

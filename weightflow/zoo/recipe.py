@@ -132,14 +132,21 @@ class ZooRecipe:
         return tuple(names[i] for i in sorted(chosen))
 
 
+SMALL = "-small"
+
+
 def built_in() -> dict[str, Path]:
-    """Recipes that come with the package, by name."""
+    """Recipes that come with the package, by name; `NAME-small` is the same at a size for trying out."""
     folder = Path(str(resources.files("weightflow") / "recipes"))
-    return {path.stem: path for path in sorted(folder.glob("*.toml"))}
+    paths = {path.stem: path for path in sorted(folder.glob("*.toml"))}
+    return paths | {name + SMALL: path for name, path in paths.items() if "small" in config.read_toml(path)}
 
 
 def read_recipe(name_or_path: str, changes: dict[str, Any] | None = None) -> ZooRecipe:
-    """A recipe by name or from a TOML file, with `changes` laid over it."""
+    """A recipe by name or from a TOML file, with `changes` laid over it.
+
+    A recipe's table `small` holds what the small size changes.
+    """
     known = built_in()
     if name_or_path in known:
         path = known[name_or_path]
@@ -149,4 +156,8 @@ def read_recipe(name_or_path: str, changes: dict[str, Any] | None = None) -> Zoo
         raise InputError(
             f"no recipe is called '{name_or_path}'; nearest: {suggest(name_or_path, known)}; or name a .toml file"
         )
-    return config.build(ZooRecipe, config.replace_nested(config.read_toml(path), changes or {}))
+    tables = config.read_toml(path)
+    small = tables.pop("small", {})
+    if name_or_path.endswith(SMALL):
+        tables = config.replace_nested(tables, small)
+    return config.build(ZooRecipe, config.replace_nested(tables, changes or {}))
