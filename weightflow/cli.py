@@ -66,6 +66,8 @@ def zoo_build(
     download: Annotated[
         bool, typer.Option("--download", help="Fetch the data set first; needs torchvision.")
     ] = False,
+    executor: Annotated[str, typer.Option(help="Who trains the shards: local.")] = "local",
+    workers: Annotated[int, typer.Option(help="Processes that train shards side by side.")] = 1,
     seed: Seed = None,
     settings: Settings = None,
     as_json: bool = console.JSON,
@@ -76,7 +78,7 @@ def zoo_build(
     Example: [bold]weightflow zoo build digits --out zoos/digits[/]
     """
     from weightflow import config
-    from weightflow.zoo.build import build_zoo
+    from weightflow.zoo.executors import build_with
     from weightflow.zoo.recipe import read_recipe
     from weightflow.zoo.store import Zoo
 
@@ -89,7 +91,7 @@ def zoo_build(
     total = plan.tasks.networks
     resume = f"finished shards are kept in {out}; run the same command again to go on"
     with console.on_interrupt(resume), console.progress(total, "training networks", quiet=quiet) as steps:
-        trained = build_zoo(plan, out, steps.advance)
+        trained = build_with(executor, plan, out, steps.advance, workers)
     result = {"zoo": str(out), "networks": len(Zoo(out)), "trained_now": trained}
     console.show(result, f"{out}: {len(Zoo(out))} networks, {trained} of them trained now", as_json)
 

@@ -11,6 +11,7 @@ from canon.files import atomic_write, sha256
 from weightflow import config, datasets
 from weightflow.architectures import Architecture
 from weightflow.zoo.base import BASE, BASE_FILE, branches, trained_base
+from weightflow.zoo.lock import holding
 from weightflow.zoo.measure import measured
 from weightflow.zoo.recipe import ZooRecipe
 from weightflow.zoo.store import Record, read_manifest, shard_path, write_manifest, write_shard
@@ -28,23 +29,44 @@ def build_zoo(
 ) -> int:
     """Build or complete the zoo in `folder`; returns how many networks were trained now.
 
+    Several builders may work on one folder: each shard is locked by the one that trains it.
+
     Raises `InputError` where the folder holds a zoo of another recipe.
     """
     tasks, architecture = recipe.make_tasks(), recipe.make_architecture()
     starts = list(range(0, len(tasks), recipe.shard_size))
     _claim(folder, recipe)
-    base = trained_base(folder, recipe) if recipe.lineage == "branched" else None
-    trained = 0
-    for index, start in enumerate(starts):
-        part = tasks[start : start + recipe.shard_size]
-        if not _is_sound(folder, index):
-            _build_shard(folder, index, start, part, recipe, architecture, base, progress)
-            trained += len(part)
-        else:
+    base = None
+    if recipe.lineage == "branched":
+        with holding(_lock(folder, BASE), wait=True):
+            base = trained_base(folder, recipe)
+    trained, elsewhere = 0, []
+
+    def complete(index: int) -> int:
+        part = tasks[starts[index] : starts[index] + recipe.shard_size]
+        if _is_sound(folder, index):
             progress(len(part))
-    if trained or not (folder / "zoo.json").exists():
-        write_manifest(folder, _header(folder, recipe, architecture), len(starts))
+            return 0
+        _build_shard(folder, index, starts[index], part, recipe, architecture, base, progress)
+        return len(part)
+
+    for index in range(len(starts)):
+        with holding(_lock(folder, f"shard{index:05d}"), wait=False) as mine:
+            if mine:
+                trained += complete(index)
+            else:
+                elsewhere.append(index)
+    for index in elsewhere:  # whoever had it has finished it by now, or has died
+        with holding(_lock(folder, f"shard{index:05d}"), wait=True):
+            trained += complete(index)
+    with holding(_lock(folder, "manifest"), wait=True):
+        if trained or not (folder / "zoo.json").exists():
+            write_manifest(folder, _header(folder, recipe, architecture), len(starts))
     return trained
+
+
+def _lock(folder: Path, name: str) -> Path:
+    return folder / ".locks" / name
 
 
 def _build_shard(
@@ -100,10 +122,15 @@ def _claim(folder: Path, recipe: ZooRecipe) -> None:
                 f"{folder} holds a zoo of another recipe; choose another folder, or delete this one"
             )
         return
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if folder.exists() and (not folder.is_dir() or _visible(folder)):
         raise InputError(f"{folder} is not an empty folder and holds no zoo; choose another name")
     folder.mkdir(parents=True, exist_ok=True)
     atomic_write(path, text)
+
+
+def _visible(folder: Path) -> bool:
+    """Whether anything lies in the folder but what another builder is about to write."""
+    return any(not path.name.startswith(".") for path in folder.iterdir())
 
 
 def _is_sound(folder: Path, index: int) -> bool:
