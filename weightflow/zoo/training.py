@@ -81,7 +81,8 @@ def initialise(architecture: Architecture, seeds: Sequence[int]) -> State:
     modules = []
     with torch.random.fork_rng(devices=[]):
         for seed in seeds:
-            torch.manual_seed(seed)
+            # torch.manual_seed would note a stack trace for every accelerator, slower than the building
+            torch.default_generator.manual_seed(seed)
             modules.append(architecture.build())
     parameters, buffers = stack_module_state(modules)
     stacked = {**parameters, **buffers}
@@ -250,7 +251,7 @@ def _train_group(
 def _optimizer(recipe: TrainingRecipe, tensors: list[Tensor]) -> torch.optim.Optimizer:
     more = {"momentum": recipe.momentum} if recipe.optimizer == "sgd" else {}
     return OPTIMIZERS[recipe.optimizer](
-        tensors, lr=recipe.learning_rate, weight_decay=recipe.weight_decay, **more
+        tensors, lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True, **more
     )
 
 
