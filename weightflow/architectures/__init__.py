@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from canon.errors import InputError
 from canon.spec import PermutationSpec
+from canon.statistics import BATCH_NORMS
 from weightflow.architectures.cnn import cnn
 from weightflow.architectures.head import adapter, linear_head
 from weightflow.architectures.mlp import mlp
@@ -98,6 +99,12 @@ class Architecture:
         if callable(own):
             return own(batch, generator)
         return torch.randn(batch, *self.input_shape, generator=generator)
+
+    @cached_property
+    def has_statistics(self) -> bool:
+        """Whether it keeps running statistics, which are estimated from examples and not trained."""
+        with torch.device("meta"):
+            return any(isinstance(part, BATCH_NORMS) for part in self.build().modules())
 
     @property
     def has_logits(self) -> bool:
