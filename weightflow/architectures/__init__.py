@@ -152,6 +152,6 @@ def from_metadata(data: Any) -> tuple[nn.Module, tuple[Tensor, ...]] | None:
     """
     try:
         architecture = Architecture.from_dict(data)
-        return architecture.build().eval(), (torch.zeros(2, *architecture.input_shape),)
+        return architecture.build().eval(), (architecture.example(2),)
     except (InputError, TypeError, ValueError, RuntimeError):  # another package's architecture
         return None
