@@ -26,6 +26,7 @@ _HOME = {
     "invert": "permutation",
     "lerp": "interpolate",
     "match_activations": "activation_matching",
+    "match_signed": "sign_matching",
     "match_weights": "weight_matching",
     "merge": "interpolate",
     "prove": "proof",

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from canon.canonical_form import canonical_permutation
+from canon.canonical_form import canonical_element
 from canon.checkpoint import Checkpoint, require_finite, require_same
 from canon.errors import WorkError
 from canon.match import Match
@@ -81,7 +81,7 @@ def canonical_form(
     found: Checkpoint, resolved: Resolved, generator: torch.Generator | None = None
 ) -> Alignment:
     """`found` in the order that depends on nothing but itself, with the proof that its function stayed."""
-    transform = Transform(resolved.spec, canonical_permutation(resolved.spec, found.state))
+    transform = Transform(resolved.spec, *canonical_element(resolved.spec, found.state))
     aligned = found.with_state(transform.apply(found.state))
     report = {
         **prove(resolved, found, aligned, transform, generator),
@@ -99,12 +99,12 @@ def _match(
 ) -> tuple[Match, Transform]:
     if not balance:
         match = matcher(spec, a, b)
-        return match, Transform(spec, match.permutation)
+        return match, Transform(spec, match.permutation, match.scales)
     scales_a, balanced_a = balance_scales(spec, a)
     scales_b, balanced_b = balance_scales(spec, b)
     match = matcher(spec, balanced_a, balanced_b)
     unbalance_a = Transform(spec, identity(spec), {name: 1 / s for name, s in scales_a.items()})
-    return match, Transform(spec, match.permutation, scales_b).then(unbalance_a)
+    return match, Transform(spec, match.permutation, scales_b | match.scales).then(unbalance_a)
 
 
 def distance(spec: PermutationSpec, a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> float:

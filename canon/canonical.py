@@ -22,8 +22,10 @@ from torch import Tensor
 
 from canon import permutation as perm
 from canon import scale
+from canon.match import Match
+from canon.sign import of_old_units
+from canon.sign_matching import match_signed
 from canon.spec import PermutationSpec
-from canon.weight_matching import match_weights
 
 State = Mapping[str, Tensor]
 Progress = Callable[[int, int], None]
@@ -69,13 +71,13 @@ def align_many(
     scales, state = scale.balance(spec, networks, stacked=True) if balance else ({}, dict(networks))
     total = 1 + (rounds if reference == "mean" and count > 1 else 0)
     frame = {name: tensor[0].clone() for name, tensor in state.items()}
-    match = match_weights(spec, emphasize(spec, frame), state, start=start, generator=generator)
-    permutation, state = match.permutation, perm.apply(spec, match.permutation, state)
+    match = match_signed(spec, emphasize(spec, frame), state, start=start, generator=generator)
+    permutation, scales, state = match.permutation, scales | match.scales, _moved(spec, match, state)
     objective = [float(match.objective.mean())]
     if progress is not None:
         progress(1, total)
     for round_ in range(1, total):
-        reached, moved = _round(spec, state, permutation, generator)
+        reached, moved = _round(spec, state, permutation, scales, generator)
         objective.append(reached)
         if progress is not None:
             progress(round_ + 1, total)
@@ -88,6 +90,7 @@ def _round(
     spec: PermutationSpec,
     state: dict[str, Tensor],
     permutation: dict[str, Tensor],
+    scales: dict[str, Tensor],
     generator: torch.Generator | None,
 ) -> tuple[float, bool]:
     """Match every network to the mean of the others, in place: mean objective, did any unit move."""
@@ -97,15 +100,25 @@ def _round(
     for rows in order.chunk(BLOCKS):
         part = {name: tensor[rows] for name, tensor in state.items()}
         others = {name: _mean_of_others(state[name], tensor) for name, tensor in part.items()}
-        match = match_weights(spec, emphasize(spec, others), part, start="identity", generator=generator)
+        match = match_signed(spec, emphasize(spec, others), part, start="identity", generator=generator)
         reached += float(match.objective.sum()) / count
-        moved = moved or any(match.moved.values())
-        for name, tensor in perm.apply(spec, match.permutation, part).items():
+        negated = any(bool((sign < 0).any()) for sign in match.scales.values())
+        moved = moved or negated or any(match.moved.values())
+        for name, tensor in _moved(spec, match, part).items():
             state[name][rows] = tensor
         before = {name: p[rows] for name, p in permutation.items()}
+        for name, sign in of_old_units(spec, match.scales, before).items():
+            scales[name][rows] *= sign
         for name, p in perm.compose(spec, before, match.permutation).items():
             permutation[name][rows] = p
     return reached, moved
+
+
+def _moved(spec: PermutationSpec, match: Match, networks: State) -> dict[str, Tensor]:
+    if match.scales:
+        stacked = match.objective.dim() == 1
+        networks = scale.apply_scale(spec, match.scales, networks, stacked)
+    return perm.apply(spec, match.permutation, networks)
 
 
 def _mean_of_others(everyone: Tensor, part: Tensor) -> Tensor:
@@ -140,9 +153,11 @@ def align_to(
     name, axes = max(spec.axes.items(), key=lambda item: len(item[1]))
     stacked = networks[name].dim() > len(axes)
     scales, state = scale.balance(spec, networks, stacked=stacked) if balance else ({}, dict(networks))
-    match = match_weights(spec, emphasize(spec, frame), state, start=start, generator=generator)
-    state = perm.apply(spec, match.permutation, state)
-    return Aligned(state, match.permutation, scales, dict(frame), [float(match.objective.mean())])
+    match = match_signed(spec, emphasize(spec, frame), state, start=start, generator=generator)
+    state = _moved(spec, match, state)
+    return Aligned(
+        state, match.permutation, scales | match.scales, dict(frame), [float(match.objective.mean())]
+    )
 
 
 def mean(networks: State) -> dict[str, Tensor]:

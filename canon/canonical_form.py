@@ -5,6 +5,9 @@ sees: its weights, each with the colours of the units at its other end, sorted. 
 colours until nothing splits. All of it compares bits and adds nothing up, so that no order of
 summation can leak in. With trained weights one look at one tensor tells all units apart.
 
+Units of odd activations may also be negated: they are ordered by the size of what they see, and their
+signs fixed afterwards (`canon.sign`).
+
 Units that stay alike are either interchangeable (dead, or copies: any order gives the same bits), or
 tied by regularity, as in quantised weights; there every choice is followed and the least outcome taken.
 """
@@ -19,7 +22,8 @@ from torch import Tensor
 
 from canon import permutation as perm
 from canon.errors import InputError
-from canon.scale import places
+from canon.scale import apply_scale, multiplier, places
+from canon.sign import fix_signs, of_old_units, sign_groups, signed_tensors
 from canon.spec import Axis, PermutationSpec
 
 State = Mapping[str, Tensor]
@@ -32,23 +36,25 @@ _INTEGER = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 def canonicalize(spec: PermutationSpec, state: State) -> dict[str, Tensor]:
     """The state in canonical order: canonicalize(apply(g, x)) is canonicalize(x), bit for bit.
 
-    Only relabels, so that the function stays. Raises `InputError` where the state does not fit the
-    spec or holds NaN, which has no order.
+    Only relabels, and negates units of odd activations, so that the function stays. Raises
+    `InputError` where the state does not fit the spec or holds NaN, which has no order.
     """
-    return perm.apply(spec, canonical_permutation(spec, state), state)
+    permutation, signs = canonical_element(spec, state)
+    return perm.apply(spec, permutation, apply_scale(spec, signs, state) if signs else state)
 
 
-def canonical_permutation(spec: PermutationSpec, state: State) -> dict[str, Tensor]:
-    """The relabelling that `canonicalize` applies."""
+def canonical_element(spec: PermutationSpec, state: State) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The relabelling that `canonicalize` applies, and before it the signs of the units."""
     spec.check(state)
-    bits = {}
+    bits, signed = {}, signed_tensors(spec)
     # Small tensors first: a bias is cheaper to sort than a matrix. Statistics only where weights are alike.
     for name in sorted(state, key=lambda name: (name in spec.statistics, state[name].numel(), name)):
         if state[name].is_floating_point() and state[name].isnan().any():
             raise InputError(f"{name} holds NaN, which has no order")
-        bits[name] = _ordered_bits(state[name])
+        bits[name] = _signed_bits(state[name]) if name in signed else _ordered_bits(state[name])
     start = {name: torch.zeros(spec.shape(name), dtype=torch.long) for name in spec.groups}
-    return _order(spec, _settle(spec, bits, start))
+    order = _order(spec, _settle(spec, bits, start))
+    return order, of_old_units(spec, fix_signs(spec, perm.apply(spec, order, bits)), order)
 
 
 def _ordered_bits(tensor: Tensor) -> Tensor:
@@ -60,6 +66,11 @@ def _ordered_bits(tensor: Tensor) -> Tensor:
     if tensor.is_floating_point():
         bits = torch.where(bits < 0, bits ^ torch.iinfo(bits.dtype).max, bits)
     return bits.long()
+
+
+def _signed_bits(tensor: Tensor) -> Tensor:
+    """The same where a unit's sign may change: the negative has the negative integer."""
+    return _ordered_bits(tensor.abs()) * tensor.detach().cpu().sign().long()
 
 
 def _settle(spec: PermutationSpec, bits: State, colours: Colours) -> Colours:
@@ -86,7 +97,8 @@ def _before(colour: Tensor, units: list[tuple[int, ...]]) -> Tensor:
 
 def _refine(spec: PermutationSpec, bits: State, colours: Colours) -> Colours:
     """Split colours by what the units see, until nothing splits."""
-    colours = dict(colours)
+    colours, signed = dict(colours), signed_tensors(spec)
+    bits = {name: tensor.abs() if name in signed else tensor for name, tensor in bits.items()}
     looks = {name: [(t, n) for t in bits for u, n in spec.uses(name) if u == t] for name in spec.groups}
     before = -1
     while (now := sum(len(colour.unique()) for colour in colours.values())) != before:
@@ -157,14 +169,28 @@ def _tied(spec: PermutationSpec, colours: Colours) -> tuple[str, list[tuple[int,
 
 
 def _interchangeable(spec: PermutationSpec, bits: State, name: str, units: list[tuple[int, ...]]) -> bool:
-    """Does exchanging any two of them leave every bit where it is?"""
-    for other in units[1:]:
-        swap = perm.identity(spec)
-        swap[name][units[0]], swap[name][other] = other[-1], units[0][-1]
-        moved = perm.apply(spec, swap, bits)
-        if not all(torch.equal(moved[tensor], bits[tensor]) for tensor in bits):
-            return False
-    return True
+    """Does exchanging any two of them, or each for the other's negative, leave every bit where it is?"""
+    return all(_exchangeable(spec, bits, name, units[0], other) for other in units[1:])
+
+
+def _exchangeable(
+    spec: PermutationSpec, bits: State, name: str, one: tuple[int, ...], other: tuple[int, ...]
+) -> bool:
+    swap = perm.identity(spec)
+    swap[name][one], swap[name][other] = other[-1], one[-1]
+    moved = perm.apply(spec, swap, bits)
+    if all(torch.equal(moved[tensor], bits[tensor]) for tensor in bits):
+        return True
+    if name not in sign_groups(spec):
+        return False
+    negative = torch.ones(spec.shape(name), dtype=torch.float64)
+    negative[one] = negative[other] = -1
+    moved = _negated(spec, {name: negative}, moved)
+    return all(torch.equal(moved[tensor], bits[tensor]) for tensor in bits)
+
+
+def _negated(spec: PermutationSpec, signs: Mapping[str, Tensor], bits: State) -> dict[str, Tensor]:
+    return {name: t * multiplier(spec, spec.axes[name], signs).long() for name, t in bits.items()}
 
 
 def _order(spec: PermutationSpec, colours: Colours) -> dict[str, Tensor]:
@@ -177,4 +203,5 @@ def _order(spec: PermutationSpec, colours: Colours) -> dict[str, Tensor]:
 
 def _outcome(spec: PermutationSpec, bits: State, colours: Colours) -> list[int]:
     ordered = perm.apply(spec, _order(spec, colours), bits)
+    ordered = _negated(spec, fix_signs(spec, ordered), ordered)
     return [value for tensor in ordered.values() for value in tensor.flatten().tolist()]

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from torch import Tensor
+
+State = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -13,7 +16,8 @@ class Match:
 
     For many networks at once every tensor carries a leading axis of networks; objectives are float64.
     `gains[group]` is the share of the objective's rise that came with that group, `moved[group]` the
-    fraction of its units that changed place.
+    fraction of its units that changed place. `scales` holds the signs of B's units where they were
+    matched too: B is scaled first and then relabelled.
     """
 
     permutation: dict[str, Tensor]
@@ -24,3 +28,4 @@ class Match:
     seconds: float
     gains: dict[str, float]
     moved: dict[str, float]
+    scales: dict[str, Tensor] = field(default_factory=dict)

@@ -31,10 +31,10 @@ class Means:
 
 
 def weights(means: Means) -> Matcher:
-    """Git Re-Basin's weight matching; within attention it matches as TransFusion does."""
-    from canon.weight_matching import match_weights
+    """Git Re-Basin's weight matching, with signs; within attention it matches as TransFusion does."""
+    from canon.sign_matching import match_signed
 
-    return lambda spec, a, b: match_weights(spec, a, b, start=means.start, generator=means.generator)
+    return lambda spec, a, b: match_signed(spec, a, b, start=means.start, generator=means.generator)
 
 
 def activations(means: Means) -> Matcher:

@@ -90,7 +90,7 @@ class Program:
                     )
                 )
             elif spec.kind is InputKind.USER_INPUT:
-                slots.append(Slot("input", spec.arg.name, _double(next(given, None))))
+                slots.append(Slot("input", spec.arg.name, _varied(_double(next(given, None)))))
             else:
                 value = program.constants.get(spec.target, program.state_dict.get(spec.target))
                 slots.append(Slot("constant", spec.target or spec.arg.name, _double(value)))
@@ -111,10 +111,19 @@ class Program:
 
     def run(self, state: Mapping[str, Tensor], *, grad: bool = False) -> list[Tensor]:
         """The outputs with this float64 state in place of the network's own."""
-        arguments = [state[slot.name] if slot.kind == "state" else slot.value for slot in self.slots]
         with torch.set_grad_enabled(grad):
-            results = torch.fx.Interpreter(self.graph).run(*arguments)
+            results = torch.fx.Interpreter(self.graph).run(*self.arguments(state))
         return [results[n] for n in self.outputs if isinstance(results[n], Tensor)]
+
+    def arguments(self, state: Mapping[str, Tensor]) -> list[Any]:
+        """What the graph is called with for this state."""
+        return [state[slot.name] if slot.kind == "state" else slot.value for slot in self.slots]
+
+
+def module_of(node: torch.fx.Node) -> str:
+    """The name of the innermost module that an operation belongs to, empty for the network itself."""
+    stack = list((node.meta.get("nn_module_stack") or {}).values())
+    return stack[-1][0] if stack else ""
 
 
 def _arguments(example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -165,6 +174,15 @@ def _identity(tensor: Tensor) -> Any:
 def _double(value: Any) -> Any:
     if isinstance(value, Tensor) and value.dtype in _NARROW:
         return value.double()
+    return value
+
+
+def _varied(value: Any) -> Any:
+    """An input of zeros, or of any one number, would hide what the first layer does."""
+    if isinstance(value, Tensor) and value.is_floating_point() and value.numel() > 1 and value.std() == 0:
+        generator = torch.Generator().manual_seed(0)
+        noise = torch.rand(value.shape, generator=generator, dtype=torch.float64)
+        return value + noise.to(value.device) - 0.5
     return value
 
 

@@ -3,7 +3,7 @@ r"""Proof by numbers: a group that is a symmetry leaves the network's function a
 The network runs in float64 and evaluation mode with perturbed parameters and random running
 statistics (so that zero-initialised branches count), then once more with a random element of every
 group applied. Where the outputs differ by more than 1e-9 relative, groups are tried one at a time;
-those that fail are frozen and named.
+those that fail are frozen and named, with the operation that broke them.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from canon import permutation
+from canon.culprit import breaking_operation
 from canon.program import Program
 from canon.scale import apply_scale
 from canon.spec import Axis, Factor, PermutationSpec
@@ -67,18 +68,22 @@ def prove_program(program: Program, spec: PermutationSpec, *, seed: int = 0) -> 
     element = permutation.random(spec, generator)
     scales = random_scales(spec, generator)
 
-    def difference(groups: Iterable[str], scaled: Mapping[str, Tensor]) -> float:
+    def move(groups: Iterable[str], scaled: Mapping[str, Tensor]) -> dict[str, Tensor]:
         chosen = permutation.identity(spec) | {name: element[name] for name in groups}
-        moved = permutation.apply(spec, chosen, apply_scale(spec, scaled, state))
-        return relative_difference(reference, program.run(moved))
+        return permutation.apply(spec, chosen, apply_scale(spec, scaled, state))
+
+    def difference(groups: Iterable[str], scaled: Mapping[str, Tensor]) -> float:
+        return relative_difference(reference, program.run(move(groups, scaled)))
 
     failed: dict[str, float] = {}
+    culprits: dict[str, str | None] = {}
     unscaled: list[str] = []
     worst = difference(spec.groups, scales)
     if worst > TOLERANCE:
         for name in spec.groups:
             if (apart := difference([name], {})) > TOLERANCE:
                 failed[name] = apart
+                culprits[name] = breaking_operation(program, state, move([name], {}))
             elif name in scales and difference([], {name: scales[name]}) > TOLERANCE:
                 unscaled.append(name)
         kept = [name for name in spec.groups if name not in failed]
@@ -88,7 +93,8 @@ def prove_program(program: Program, spec: PermutationSpec, *, seed: int = 0) -> 
             worst = 0.0
     spec = _without_scale(spec, unscaled)
     for name, apart in failed.items():
-        spec = freeze(spec, name, f"the proof failed: outputs change by {apart:.1e} of their size")
+        where = f", broken by {culprits[name]}" if culprits.get(name) else ""
+        spec = freeze(spec, name, f"the proof failed: outputs change by {apart:.1e} of their size{where}")
     return Proof(spec, worst, failed)
 
 

@@ -36,8 +36,9 @@ def apply_scale(
         axes = spec.axes[name]
         if any(group in scales for axis in axes for group in axis.groups) and tensor.is_floating_point():
             precision = torch.promote_types(tensor.dtype, torch.float32)
-            multiplier = _multiplier(spec, axes, scales).to(tensor.device, precision)
-            scaled[name] = (tensor * multiplier).to(tensor.dtype)
+            factor = multiplier(spec, axes, scales).to(tensor.device, precision)
+            # + 0.0: a sign would make -0.0 of zero, other bits for the same network.
+            scaled[name] = (tensor * factor + 0.0).to(tensor.dtype)
         else:
             scaled[name] = tensor.clone()
     return scaled
@@ -133,11 +134,13 @@ def _step(spec: PermutationSpec, energies: list[_Energy], scales: dict[str, Tens
     return step
 
 
-def _multiplier(spec: PermutationSpec, axes: tuple[Axis, ...], scales: Mapping[str, Tensor]) -> Tensor:
-    """What the scales multiply every entry by: broadcasts against the tensor."""
+def multiplier(
+    spec: PermutationSpec, axes: tuple[Axis, ...], scales: Mapping[str, Tensor], skip: int | None = None
+) -> Tensor:
+    """What the scales multiply every entry by, those of axis `skip` left out: broadcasts against the tensor."""
     total = torch.ones([1] * len(axes), dtype=torch.float64)
     for number, axis in enumerate(axes):
-        if axis.groups & scales.keys():
+        if axis.groups & scales.keys() and number != skip:
             factor, ones = _along(spec, axis, scales), [1] * (len(axes) - 1)
             total = total * factor.reshape(*factor.shape[:-1], *ones[:number], -1, *ones[number:])
     return total

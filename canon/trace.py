@@ -21,7 +21,7 @@ from torch.export import ExportedProgram
 
 from canon.degrees import Degrees
 from canon.operations import HANDLERS, MOVES, Context, Traced, pointwise, unknown
-from canon.program import Program
+from canon.program import Program, module_of
 from canon.proof import prove_program
 from canon.spec import Axis, Factor, Group, PermutationSpec
 from canon.units import Structure
@@ -69,8 +69,7 @@ class _Interpreter(torch.fx.Interpreter):
         name = schema.name.partition("::")[2]
         name = name.rstrip("_") if not name.startswith("__") else name
         self.context.name = name
-        stack = list((node.meta.get("nn_module_stack") or {}).values())
-        module = stack[-1][0] if stack else ""
+        module = module_of(node)
         self.context.where = f"{name} in {module}" if module else name
         given = {a.name: (a.default_value if a.has_default_value() else None) for a in schema.arguments}
         given |= {a.name: value for a, value in zip(schema.arguments, args, strict=False)} | kwargs

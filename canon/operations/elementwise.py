@@ -5,13 +5,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
-from canon.operations.context import (
-    Context,
-    Dim,
-    Traced,
-    handles,
-    marked,
-)
+from canon.operations.context import Context, Dim, Traced, handles, marked
 from canon.units import Structure
 
 _LINEAR = "neg clone contiguous alias detach detach_ _to_copy to dropout feature_dropout alpha_dropout lift_fresh_copy type_as positive"
@@ -75,7 +69,7 @@ def add(c: Context, a: SimpleNamespace, out: Any) -> list[Structure]:
     for place, having in zip(range(-len(result), 0), owners, strict=True):
         if len(having) == 2:
             c.units.equate(axes[0][place], axes[1][place])
-        elif not any(zeros) and any(x.value.numel() for x in operands):
+        elif not any(zeros):
             c.still([axes[n][place] for n in having])
     return result
 

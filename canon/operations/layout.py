@@ -8,16 +8,7 @@ from typing import Any
 
 import torch
 
-from canon.operations.context import (
-    Context,
-    Dim,
-    Part,
-    Split,
-    copies,
-    handles,
-    places,
-    unknown,
-)
+from canon.operations.context import Context, Dim, Part, Split, copies, handles, places, unknown
 from canon.units import ONE, Structure
 
 

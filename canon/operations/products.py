@@ -7,11 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from canon.operations.context import (
-    Context,
-    Traced,
-    handles,
-)
+from canon.operations.context import Context, Traced, handles
 from canon.units import Structure
 
 

@@ -7,13 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from canon.operations.context import (
-    Context,
-    Traced,
-    handles,
-    marked,
-    places,
-)
+from canon.operations.context import Context, Traced, handles, marked, places
 from canon.operations.elementwise import pointwise
 from canon.units import ONE, Structure
 

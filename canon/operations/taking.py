@@ -8,15 +8,7 @@ from typing import Any
 
 import torch
 
-from canon.operations.context import (
-    Context,
-    Dim,
-    Part,
-    Split,
-    Traced,
-    handles,
-    unknown,
-)
+from canon.operations.context import Context, Dim, Part, Split, Traced, handles, unknown
 from canon.units import ONE, Structure
 
 

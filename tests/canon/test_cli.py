@@ -1,5 +1,6 @@
 """The commands, end to end on files: what they write, say and refuse."""
 
+import dataclasses
 import errno
 import json
 import subprocess
@@ -372,6 +373,36 @@ def test_the_canonical_order_depends_on_nothing_but_the_network(canon):
     assert same_tensors("ca.pt", "d.pt")
 
 
+@pytest.fixture
+def negated(folder):
+    """tanh.pt, and turned.pt: its units in another order, some negated; odd.py builds the network."""
+    (folder / "odd.py").write_text(NETS.replace("ReLU", "Tanh"))
+    torch.save(net(0).state_dict(), "tanh.pt")
+    generator = torch.Generator().manual_seed(1)
+    groups = {n: dataclasses.replace(g, scale="sign") for n, g in SPEC.groups.items()}
+    spec = dataclasses.replace(SPEC, groups=groups)
+    signs = {n: torch.randint(2, (HIDDEN,), generator=generator) * 2.0 - 1.0 for n in groups}
+    turned = Transform(spec, perm.random(spec, generator), signs).apply(net(0).state_dict())
+    torch.save(turned, "turned.pt")
+
+
+@pytest.mark.usefixtures("negated")
+def test_units_of_odd_activations_are_negated_too(canon):
+    code, out, _ = canon("align tanh.pt turned.pt --model odd.py:build --out c.pt --transform t.safetensors")
+    assert code == 0
+    assert "outputs compared in float64" in out
+    assert same_tensors("c.pt", "tanh.pt")
+    assert canon("apply t.safetensors turned.pt --out d.pt")[0] == 0
+    assert same_tensors("d.pt", "tanh.pt")
+
+
+@pytest.mark.usefixtures("negated")
+def test_the_canonical_form_of_an_odd_network_has_its_signs(canon):
+    for name in ("tanh", "turned"):
+        assert canon(f"canonicalize {name}.pt --model odd.py:build --out {name}-c.pt")[0] == 0
+    assert same_tensors("tanh-c.pt", "turned-c.pt")
+
+
 def test_a_model_is_traced(canon, folder):
     code, out, _ = canon("inspect a.pt --model nets.py:build --spec traced.json --json")
     assert code == 0
@@ -411,7 +442,7 @@ def test_an_interrupt_says_that_nothing_was_written(canon, folder, monkeypatch):
     def interrupt(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("canon.weight_matching.match_weights", interrupt)
+    monkeypatch.setattr("canon.sign_matching.match_signed", interrupt)
     code, _, err = canon("align a.pt b.pt --spec s.json --out c.pt")
     assert code == 130
     assert err == "interrupted: nothing was written; run the same command again\n"

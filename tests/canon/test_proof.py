@@ -36,9 +36,13 @@ def test_a_symmetry_passes():
     assert proof.spec == spec(True, True, True)
 
 
-@pytest.mark.parametrize("wrong", [(True, True, False), (True, False, True), (False, True, True)])
-def test_a_wrong_pairing_is_frozen_and_named(wrong):
+@pytest.mark.parametrize(
+    ("wrong", "culprit"),
+    [((True, True, False), "2"), ((True, False, True), "0"), ((False, True, True), "0")],
+)
+def test_a_wrong_pairing_is_frozen_and_named_with_the_operation_that_broke_it(wrong, culprit):
     proof = canon.prove(mlp(), torch.randn(4, 3), spec(*wrong))
+    assert proof.spec.frozen["units"].endswith(f"broken by linear in {culprit}")
     assert proof.failed["units"] > 1e-3
     assert not proof.spec.groups
     assert "the proof failed" in proof.spec.frozen["units"]
@@ -69,6 +73,10 @@ def test_a_network_that_lets_nothing_through_is_redrawn():
     assert canon.prove(module, torch.randn(4, 3), spec(True, True, True)).spec.groups
 
 
+def test_inputs_of_zeros_do_not_hide_the_first_layer():
+    assert canon.prove(mlp(), torch.zeros(4, 3), spec(False, True, True)).failed
+
+
 def test_what_no_output_depends_on_is_frozen():
     class Deaf(nn.Sequential):
         def forward(self, x):
@@ -85,3 +93,19 @@ def test_a_spec_of_another_network_is_refused():
         canon.prove(
             nn.Sequential(nn.Linear(3, 5), nn.ReLU(), nn.Linear(5, 2)), torch.randn(4, 3), spec(1, 1, 1)
         )
+
+
+def test_the_operation_after_a_norm_is_named():
+    """Normalisation leaves means and variances as they were: the entries still tell."""
+    module = nn.Sequential(nn.Linear(3, 6), nn.LayerNorm(6), nn.Linear(6, 2))
+    units = spec(True, True, False)
+    axes = {
+        "0.weight": units.axes["0.weight"],
+        "0.bias": units.axes["0.bias"],
+        "1.weight": (Axis.units("units", 6),),
+        "1.bias": (Axis.fixed(6),),
+        "2.weight": (Axis.fixed(2), Axis.units("units", 6)),
+        "2.bias": (Axis.fixed(2),),
+    }
+    proof = canon.prove(module, torch.randn(4, 3), PermutationSpec({"units": Group("units", 6)}, axes))
+    assert proof.spec.frozen["units"].endswith("broken by layer_norm in 1")

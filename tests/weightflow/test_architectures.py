@@ -1,11 +1,19 @@
 """The conformance suite: every architecture derives its symmetries and keeps its function under them."""
 
+import json
+import tomllib
+from importlib.metadata import EntryPoint
+from pathlib import Path
+
 import pytest
 import torch
 
+from canon import checkpoint, families
 from canon import permutation as perm
 from canon.errors import InputError
-from weightflow.architectures import FAMILIES, Architecture
+from canon.resolve import resolve
+from weightflow.architectures import FAMILIES, Architecture, from_metadata
+from weightflow.network import write_network
 from weightflow.tokens import SCHEMES, make_layout
 from weightflow.zoo.training import forward_many
 
@@ -141,3 +149,37 @@ def test_unknown_names_and_arguments_are_explained():
         Architecture("mpl", {}, (3,), 2).build()
     with pytest.raises(InputError, match="architecture 'mlp': missing a required argument: 'inputs'"):
         Architecture("mlp", {"hidden": []}, (3,), 2).build()
+
+
+def test_canon_rebuilds_what_a_file_says_of_itself(architecture):
+    module, inputs = from_metadata(json.loads(architecture.to_json()))
+    assert {n: tuple(t.shape) for n, t in module.state_dict().items()} == architecture.shapes
+    outputs = architecture.classes if architecture.has_logits else architecture.input_shape[0]
+    assert module(*inputs).shape[-1] == outputs
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        "resnet18",
+        {"name": "resnet18"},
+        {"name": "mlp", "arguments": {"inputs": -1, "hidden": []}, "input_shape": [3], "classes": 2},
+        {"name": "mlp", "arguments": {"inputs": 3, "hidden": [2]}, "input_shape": ["3"], "classes": 2},
+    ],
+)
+def test_what_another_package_wrote_is_left_to_it(other):
+    assert from_metadata(other) is None
+
+
+def test_canon_knows_the_files_of_weightflow_by_the_entry_point(architecture, tmp_path, monkeypatch):
+    project = Path(__file__).parents[2] / "pyproject.toml"
+    declared = tomllib.loads(project.read_text())["project"]["entry-points"]["canon.architectures"]
+    found = [EntryPoint(name, value, "canon.architectures") for name, value in declared.items()]
+    monkeypatch.setattr(families, "entry_points", lambda group: found if group == found[0].group else [])
+    stack = {n: t[None] for n, t in architecture.build().state_dict().items()}
+    write_network(tmp_path / "net.safetensors", architecture, stack, ("boot", "bag"))
+    spec = resolve(checkpoint.read(tmp_path / "net.safetensors")).spec
+    assert {g.scale for g in spec.groups.values()} == {g.scale for g in architecture.spec.groups.values()}
+    # keys and shapes alone do not tell
+    scaled = architecture.name not in {"linear_head", "adapter"}  # no unit, and GELU
+    assert ("positive" in {g.scale for g in spec.groups.values()}) == scaled

@@ -143,3 +143,15 @@ class Architecture:
             return cls(data["name"], data["arguments"], tuple(data["input_shape"]), data["classes"])
         except (KeyError, TypeError) as error:
             raise InputError(f"not an architecture: {error!r}") from None
+
+
+def from_metadata(data: Any) -> tuple[nn.Module, tuple[Tensor, ...]] | None:
+    """For `canon`: the module that the "architecture" of a file's metadata describes, and example inputs.
+
+    None where the metadata is of another making.
+    """
+    try:
+        architecture = Architecture.from_dict(data)
+        return architecture.build().eval(), (architecture.example(2),)
+    except (InputError, TypeError, ValueError, RuntimeError):  # another package's architecture
+        return None
