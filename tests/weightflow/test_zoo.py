@@ -211,6 +211,14 @@ def test_inspection_counts_what_is_there(raw_zoo):
     assert "54 networks" in picture(found)
 
 
+def test_a_histogram_of_equal_accuracies_stays_within_0_and_1(raw_zoo, monkeypatch):
+    same = [dataclasses.replace(r, accuracy={"validation": 0.99}) for r in raw_zoo.records]
+    zoo = Zoo(raw_zoo.path)
+    monkeypatch.setattr(zoo, "records", same)
+    edges = inspect_zoo(zoo)["validation_accuracy"]["histogram"]["edges"]
+    assert 0 <= edges[0] < 0.99 < edges[-1] <= 1
+
+
 def test_a_record_of_another_kind_is_refused(tiny_recipe, tmp_path):
     folder = tmp_path / "zoo"
     build_zoo(tiny_recipe, folder)
@@ -221,11 +229,3 @@ def test_a_record_of_another_kind_is_refused(tiny_recipe, tmp_path):
     (folder / "zoo.json").write_text(json.dumps(manifest), encoding="utf-8")
     with pytest.raises(InputError, match="holds a record that this version cannot read"):
         Zoo(folder).load()
-
-
-def test_a_histogram_of_equal_accuracies_stays_within_0_and_1(raw_zoo, monkeypatch):
-    same = [dataclasses.replace(r, accuracy={"validation": 0.99}) for r in raw_zoo.records]
-    zoo = Zoo(raw_zoo.path)
-    monkeypatch.setattr(zoo, "records", same)
-    edges = inspect_zoo(zoo)["validation_accuracy"]["histogram"]["edges"]
-    assert 0 <= edges[0] < 0.99 < edges[-1] <= 1
