@@ -22,6 +22,7 @@ _HOME = {
     "canonicalize": "canonical_form",
     "compose": "permutation",
     "curve": "interpolate",
+    "fold_norms": "fold",
     "identity": "permutation",
     "invert": "permutation",
     "lerp": "interpolate",

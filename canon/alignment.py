@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -13,10 +13,12 @@ from torch import Tensor
 from canon.canonical_form import canonical_element
 from canon.checkpoint import Checkpoint, require_finite, require_same
 from canon.errors import WorkError
+from canon.fold import Folded, fold_norms
 from canon.match import Match
 from canon.methods import Matcher, Means, weights
 from canon.permutation import identity
 from canon.resolve import Resolved
+from canon.runnable import require_runnable, with_twins
 from canon.scale import balance as balance_scales
 from canon.spec import PermutationSpec
 from canon.transform import Transform
@@ -92,6 +94,31 @@ def canonical_form(
         "frozen": dict(resolved.spec.frozen),
     }
     return Alignment(aligned, transform, report)
+
+
+def folded_form(
+    found: Checkpoint, resolved: Resolved, generator: torch.Generator | None = None
+) -> tuple[Checkpoint, dict[str, Any]]:
+    """The canonical form in which linear layers hold what norms learned (`canon.fold`), and its report.
+
+    Ordered, folded and ordered again: every relabelling of `found` gives the same bits. The function is
+    compared in float64, as for scales. Raises `InputError` where the network's code is not known.
+    """
+    spec, runnable = resolved.spec, require_runnable(resolved.runnable)
+    program = runnable.module if found.program is None else found.program
+
+    def fold(state: Mapping[str, Tensor]) -> Folded:
+        done = fold_norms(program, runnable.inputs, with_twins(runnable.module, state))
+        return replace(done, state={name: done.state[name] for name in state})
+
+    before = Transform(spec, *canonical_element(spec, found.state))
+    narrow = fold(before.apply(found.state))
+    after = Transform(spec, *canonical_element(spec, narrow.state))
+    wide = fold({name: _wide(tensor) for name, tensor in before.apply(found.state).items()})
+    exact = Checkpoint(after.apply(wide.state), found.metadata)
+    proved = prove(resolved, found, exact, Transform(spec, identity(spec)), generator)
+    report = {**proved, "folded": narrow.folded, "kept": narrow.kept, **peak_memory()}
+    return found.with_state(after.apply(narrow.state)), report | {"spec_source": resolved.source}
 
 
 def _match(

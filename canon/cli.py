@@ -113,20 +113,37 @@ def canonicalize(
     family: Family = None,
     input: Input = None,
     transform: TransformOut = None,
+    fold: Annotated[
+        bool,
+        typer.Option("--fold", help="Let linear layers take the gains and biases of the norms before them."),
+    ] = False,
     json: bool = console.JSON,
 ) -> None:
     """Bring A into an order that depends on nothing but A: every relabelling of A gives the same file.
 
-    [bold]Example[/bold]
+    Units of odd activations (tanh, sin) also get canonical signs.
+
+    [bold]Examples[/bold]
 
       canon canonicalize a.pt --out c.safetensors
+
+      canon canonicalize vit.pt --model nets.py:build --fold --out c.safetensors
     """
     _check_outputs(out, transform)
-    from canon.alignment import canonical_form
+    from canon.alignment import canonical_form, folded_form
+    from canon.errors import InputError
     from canon.resolve import read_one, resolve
 
+    if fold and transform is not None:
+        raise InputError("--transform keeps relabellings and scales, which folding is not; leave one out")
     network = read_one(a)
-    done = canonical_form(network, resolve(network, _hints(spec, model, family, input)), _draws())
+    resolved = resolve(network, _hints(spec, model, family, input))
+    if fold:
+        folded, report = folded_form(network, resolved, _draws())
+        _write(out, folded)
+        console.show(report, describe.folding(report, str(out)), json)
+        return
+    done = canonical_form(network, resolved, _draws())
     _write(out, done.aligned)
     if transform is not None:
         done.transform.save(transform)

@@ -30,6 +30,14 @@ def alignment(report: Mapping[str, Any], out: str) -> str:
     return "\n".join([*lines, f"C computes the function of B: {report['proof']}", f"wrote {out}"])
 
 
+def folding(report: Mapping[str, Any], out: str) -> str:
+    """What was folded into what, in words."""
+    lines = [f"{gain} went into {', '.join(readers)}" for gain, readers in report["folded"].items()]
+    lines += [f"{gain} stays: {reason}" for gain, reason in report["kept"].items()]
+    nothing = ["no norm before a linear layer was found"] if not lines else []
+    return "\n".join([*lines, *nothing, f"the function stayed: {report['proof']}", f"wrote {out}"])
+
+
 def spec(found: PermutationSpec, source: str) -> dict[str, Any]:
     """Groups with their tensors, frozen things with their reasons, and how much of the network moves."""
     moving, total = parameter_counts(found)

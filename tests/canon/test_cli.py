@@ -403,6 +403,35 @@ def test_the_canonical_form_of_an_odd_network_has_its_signs(canon):
     assert same_tensors("tanh-c.pt", "turned-c.pt")
 
 
+def test_linear_layers_take_what_a_norm_learned(canon, folder):
+    (folder / "normed.py").write_text(
+        "import torch\nfrom torch import nn\n"
+        f"def build():\n    return nn.Sequential(nn.Linear({IN}, {HIDDEN}), nn.ReLU(), nn.LayerNorm({HIDDEN}), "
+        f"nn.Linear({HIDDEN}, {OUT})), torch.zeros(4, {IN})\n"
+    )
+    generator = torch.Generator().manual_seed(0)
+    layers = nn.Sequential(
+        nn.Linear(IN, HIDDEN), nn.ReLU(), nn.LayerNorm(HIDDEN), nn.Linear(HIDDEN, OUT)
+    ).state_dict()
+    state = {n: torch.randn(t.shape, generator=generator) for n, t in layers.items()}
+    order = torch.randperm(HIDDEN, generator=generator)
+    moved = {n: t[order] if t.shape[0] == HIDDEN else t for n, t in state.items()}
+    moved["3.weight"] = state["3.weight"][:, order]
+    for name, network in (("p", state), ("q", moved)):
+        torch.save(network, f"{name}.pt")
+        code, out, _ = canon(f"canonicalize {name}.pt --model normed.py:build --fold --out {name}-c.pt")
+        assert code == 0
+        assert "2.weight went into 3.weight" in out
+    assert same_tensors("p-c.pt", "q-c.pt")
+    assert (checkpoint.read("p-c.pt").state["2.weight"] == 1).all()
+    assert canon("canonicalize p-c.pt --model normed.py:build --fold --out again.pt")[0] == 0
+    assert same_tensors("again.pt", "p-c.pt")
+    code, _, err = canon("canonicalize a.pt --fold --out d.pt")
+    assert code == 2
+    assert "give --model" in err
+    assert "leave one out" in canon("canonicalize a.pt --fold --out d.pt --transform t.safetensors")[2]
+
+
 def test_a_model_is_traced(canon, folder):
     code, out, _ = canon("inspect a.pt --model nets.py:build --spec traced.json --json")
     assert code == 0
