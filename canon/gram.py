@@ -11,8 +11,9 @@ segment of one tensor axis that mentions a family. Its Gram matrix runs over the
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from functools import cached_property, reduce
 from math import prod
 
 import torch
@@ -20,6 +21,12 @@ from torch import Tensor
 
 from canon.permutation import Permutation, axis_index, identity, take
 from canon.spec import Axis, Factor, PermutationSpec
+
+# Share of |A| |B| by which a difference of float32 products may be wrong, generously.
+ROUNDING = 2**-18
+
+# Entries that an inner product turns to float64 at once.
+PIECE = 2**18
 
 # grams[nested groups involved] has shape (networks, units of A, units of B)
 Grams = dict[tuple[str, ...], Tensor]
@@ -58,7 +65,7 @@ class Use:
         return tuple(inner for inner in self.family.inners if inner in here)
 
     def units(self, axes: tuple[Axis, ...], tensor: Tensor) -> Tensor:
-        """(networks, units, moving, fixed) in float64: a unit's entries, apart as others move them or not.
+        """(networks, units, moving, fixed): a unit's entries, apart as others move them or not.
 
         The units come in the order (outer, *signature).
         """
@@ -76,8 +83,7 @@ class Use:
         rest = [n for n in range(1, opened.dim()) if n not in own]
         moving, fixed = [n for n in rest if flags[n]], [n for n in rest if not flags[n]]
         shape = [prod(opened.shape[n] for n in part) for part in (own, moving, fixed)]
-        # float64: near-ties in the assignment flip in float32
-        return opened.permute(0, *own, *moving, *fixed).reshape(len(tensor), *shape).double()
+        return opened.permute(0, *own, *moving, *fixed).reshape(len(tensor), *shape)
 
 
 def families(spec: PermutationSpec) -> tuple[Family, ...]:
@@ -107,13 +113,19 @@ def uses(spec: PermutationSpec, family: Family) -> tuple[Use, ...]:
 
 def gram(ours: Tensor, theirs: Tensor) -> Tensor:
     """(1 or networks, units, rest) against (networks, units, rest): (networks, units, units)."""
-    if len(ours) == 1:
+    if len(ours) == 1 and len(theirs) > 1:
         return (theirs.flatten(0, 1) @ ours[0].T).unflatten(0, theirs.shape[:2]).mT
     return ours @ theirs.mT
 
 
 def inner_product(ours: Tensor, theirs: Tensor) -> Tensor:
     """(1 or networks, ...) with (networks, ...): (networks,), in float64."""
+    if len(theirs) == 1:
+        total = torch.zeros(1, dtype=torch.float64)
+        # In pieces: a whole tensor in float64 would be the largest thing in memory.
+        for one, other in zip(ours.flatten().split(PIECE), theirs.flatten().split(PIECE), strict=True):
+            total += torch.dot(one.double(), other.double()).cpu()
+        return total
     if len(ours) == 1:
         return (theirs.flatten(1).double() @ ours[0].flatten().double()).cpu()
     return (ours.flatten(1).double() * theirs.flatten(1).double()).sum(1).cpu()
@@ -140,6 +152,12 @@ class Scores:
         self.tensors = [
             name for name, t in networks.items() if t.is_floating_point() and name not in spec.statistics
         ]
+        # Products in the weights' own precision, at least float32; what they gain is judged in float64.
+        self.precision = reduce(
+            torch.promote_types,
+            (state[name].dtype for state in (reference, networks) for name in self.tensors),
+            torch.float32,
+        )
         self.uses: dict[Family, dict[frozenset[str], list[Use]]] = {}
         self._stale: dict[tuple[Family, frozenset[str]], Tensor] = {}
         self._kept: dict[tuple[Family, frozenset[str]], Grams] = {}
@@ -164,9 +182,16 @@ class Scores:
     def grams(self, family: Family, rows: Tensor) -> Grams:
         """The family's Gram matrices under the present arrangement, for the networks `rows`."""
         total: Grams = {}
+        own: set[tuple[str, ...]] = set()
         for needs in self.uses[family]:
             for signature, part in self._part(family, needs, rows).items():
-                total[signature] = total[signature] + part if signature in total else part
+                known = total.get(signature)
+                # What is kept is not to be added to: the first sum makes a tensor of our own.
+                if known is None:
+                    total[signature] = part
+                else:
+                    total[signature] = known.add_(part) if signature in own else known + part
+                    own.add(signature)
         return total
 
     def _part(self, family: Family, needs: frozenset[str], rows: Tensor) -> Grams:
@@ -176,12 +201,13 @@ class Scores:
         if key not in self._kept:
             part = self.fresh(chosen, rows)
             if self._worth_keeping(family, needs) and len(rows) == self.count:
-                self._kept[key] = {signature: found.clone() for signature, found in part.items()}
+                self._kept[key] = part
             return part
         if len(old):
             for signature, found in self.fresh(chosen, old).items():
                 self._kept[key][signature][old] = found
-        return {signature: found[rows] for signature, found in self._kept[key].items()}
+        everyone = len(rows) == self.count
+        return {names: found if everyone else found[rows] for names, found in self._kept[key].items()}
 
     def _worth_keeping(self, family: Family, needs: frozenset[str]) -> bool:
         # Vectors are cheaper to multiply again; a single part is never asked for while it is fresh.
@@ -196,7 +222,7 @@ class Scores:
             axes = self.spec.axes[use.tensor]
             theirs = use.units(axes, self._arranged(use, rows)).flatten(2)
             ours = use.units(axes, self._reference(use.tensor, rows)).flatten(2)
-            part = gram(ours, theirs)
+            part = gram(ours.to(self.precision), theirs.to(self.precision))
             known = total.get(use.signature)
             total[use.signature] = part.contiguous() if known is None else known.add_(part)
         return {signature: found.cpu() for signature, found in total.items()}
@@ -215,12 +241,20 @@ class Scores:
                 tensor = take(tensor, axis_index(self.spec, axis, home), 1 + number)
         return tensor
 
-    def objective(self, rows: Tensor | None = None, changed: Permutation | None = None) -> Tensor:
-        """Inner product of the reference and the networks `rows` as arranged, `changed` put in: (networks,)."""
+    def objective(
+        self,
+        rows: Tensor | None = None,
+        changed: Permutation | None = None,
+        tensors: Collection[str] | None = None,
+    ) -> Tensor:
+        """Inner product of the reference and the networks `rows` as arranged, `changed` put in: (networks,).
+
+        Over `tensors` only, where given.
+        """
         rows = torch.arange(self.count) if rows is None else rows
         arrangement = {**{name: p[rows] for name, p in self.permutation.items()}, **(changed or {})}
         total = torch.zeros(len(rows), dtype=torch.float64)
-        for name in self.tensors:
+        for name in self.tensors if tensors is None else tensors:
             theirs = self.networks[name] if len(rows) == self.count else self.networks[name][rows]
             for number, axis in enumerate(self.spec.axes[name]):
                 if axis.groups:
@@ -228,13 +262,14 @@ class Scores:
             total += inner_product(self._reference(name, rows), theirs)
         return total
 
+    @cached_property
     def scale(self) -> Tensor:
         """|A| |B| for every network: what a change of the objective is small against."""
         norms = []
         for state in (self.reference, self.networks):
             parts = [torch.linalg.vector_norm(state[name].flatten(1).float(), dim=1) for name in self.tensors]
             norms.append(torch.stack(parts).double().norm(dim=0).cpu() if parts else torch.zeros(1))
-        return norms[0] * norms[1]
+        return (norms[0] * norms[1]).expand(self.count)
 
     def _reference(self, tensor: str, rows: Tensor) -> Tensor:
         ours = self.reference[tensor]
@@ -243,6 +278,31 @@ class Scores:
     def linear(self, family: Family) -> bool:
         """Is the objective linear in this family: does no tensor carry it on two axes?"""
         return not any(needs & family.members for needs in self.uses[family])
+
+    def gain(self, family: Family, rows: Tensor, grams: Grams, proposal: Permutation) -> Tensor:
+        """By how much `proposal` raises the objective of the networks `rows`, its sign exact: (networks,)."""
+        present = {name: self.permutation[name][rows] for name in family.members}
+        if not self.linear(family):
+            return self._exact_gain(family, rows, present, proposal)
+        gain = self.value(family, grams, proposal) - self.value(family, grams, present)
+        if self.precision == torch.float64:
+            return gain
+        # Anything that float32 products might have made up is computed again.
+        doubtful = (gain.abs() <= ROUNDING * self.scale[rows]).nonzero().flatten()
+        if len(doubtful):
+            before, after = ({n: p[doubtful] for n, p in part.items()} for part in (present, proposal))
+            gain[doubtful] = self._exact_gain(family, rows[doubtful], before, after)
+        return gain
+
+    def _exact_gain(
+        self, family: Family, rows: Tensor, present: Permutation, proposal: Permutation
+    ) -> Tensor:
+        same = [torch.equal(present[name], proposal[name]) for name in family.members]
+        if all(same):
+            return torch.zeros(len(rows), dtype=torch.float64)
+        touched = {use.tensor for chosen in self.uses[family].values() for use in chosen}
+        after, before = (self.objective(rows, p, touched) for p in (proposal, present))
+        return after - before
 
     def accept(self, family: Family, rows: Tensor, proposal: Permutation) -> None:
         """Put the networks `rows` into the family's arrangement `proposal`."""

@@ -132,7 +132,7 @@ def _best_of(
 def _ascend(
     scores: Scores, before: Tensor, sweeps: int, tolerance: float, generator: torch.Generator | None
 ) -> _Ascent:
-    least = tolerance * scores.scale()
+    least = tolerance * scores.scale
     order, gains = list(scores.families), {name: torch.zeros_like(before) for name in scores.spec.groups}
     done = 0
     while done < sweeps and any(len(scores.dirty(family)) for family in order):
@@ -153,11 +153,7 @@ def _step(scores: Scores, family: Family, rows: Tensor, least: Tensor) -> Tensor
     """Solve one family for the networks `rows`, accept what gains more than `least`; the gains."""
     grams = scores.grams(family, rows)
     proposal = solve_family(scores.spec, family, grams)
-    present = {name: scores.permutation[name][rows] for name in family.members}
-    if scores.linear(family):
-        gain = scores.value(family, grams, proposal) - scores.value(family, grams, present)
-    else:
-        gain = scores.objective(rows, proposal) - scores.objective(rows, present)
+    gain = scores.gain(family, rows, grams, proposal)
     better = gain > least
     scores.accept(family, rows[better], {name: p[better] for name, p in proposal.items()})
     return gain.where(better, 0)
