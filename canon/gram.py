@@ -25,6 +25,9 @@ from canon.spec import Axis, Factor, PermutationSpec
 # Share of |A| |B| by which a difference of float32 products may be wrong, generously.
 ROUNDING = 2**-18
 
+# Where at most this share of the positions moved, a product is corrected, not computed again.
+FEW = 0.5
+
 # Entries that an inner product turns to float64 at once.
 PIECE = 2**18
 
@@ -161,6 +164,7 @@ class Scores:
         self.uses: dict[Family, dict[frozenset[str], list[Use]]] = {}
         self._stale: dict[tuple[Family, frozenset[str]], Tensor] = {}
         self._kept: dict[tuple[Family, frozenset[str]], Grams] = {}
+        self._kept_at: dict[tuple[Family, frozenset[str]], dict[str, Tensor]] = {}
         for family in self.families:
             by_needs: dict[frozenset[str], list[Use]] = {}
             for use in uses(spec, family):
@@ -179,18 +183,22 @@ class Scores:
         stale = [self._stale[family, needs] for needs in self.uses[family]]
         return torch.stack(stale).any(0).nonzero().flatten() if stale else torch.zeros(0, dtype=torch.long)
 
-    def grams(self, family: Family, rows: Tensor) -> Grams:
-        """The family's Gram matrices under the present arrangement, for the networks `rows`."""
+    def grams(self, family: Family, rows: Tensor, known: Collection[frozenset[str]] | None = None) -> Grams:
+        """The family's Gram matrices under the present arrangement, for the networks `rows`.
+
+        From the uses with the needs `known` only, where given.
+        """
         total: Grams = {}
         own: set[tuple[str, ...]] = set()
-        for needs in self.uses[family]:
+        for needs in self.uses[family] if known is None else known:
             for signature, part in self._part(family, needs, rows).items():
-                known = total.get(signature)
                 # What is kept is not to be added to: the first sum makes a tensor of our own.
-                if known is None:
+                if signature not in total:
                     total[signature] = part
+                elif signature in own:
+                    total[signature].add_(part)
                 else:
-                    total[signature] = known.add_(part) if signature in own else known + part
+                    total[signature] = total[signature] + part
                     own.add(signature)
         return total
 
@@ -202,18 +210,67 @@ class Scores:
             part = self.fresh(chosen, rows)
             if self._worth_keeping(family, needs) and len(rows) == self.count:
                 self._kept[key] = part
+                self._keep_arrangement(key)
             return part
-        if len(old):
+        if len(old) and not self._follow(key):
             for signature, found in self.fresh(chosen, old).items():
                 self._kept[key][signature][old] = found
+        if len(old):
+            self._keep_arrangement(key)
         everyone = len(rows) == self.count
         return {names: found if everyone else found[rows] for names, found in self._kept[key].items()}
 
     def _worth_keeping(self, family: Family, needs: frozenset[str]) -> bool:
-        # Vectors are cheaper to multiply again; a single part is never asked for while it is fresh.
-        if len(self.uses[family]) == 1:
+        # Vectors are cheaper to multiply again; of many networks, a single part is never asked for while fresh.
+        if len(self.uses[family]) == 1 and not self._few_moves_pay:
             return False
         return any(self.networks[use.tensor].dim() > 2 for use in self.uses[family][needs])
+
+    @property
+    def _few_moves_pay(self) -> bool:
+        # In float64 exact ties are to stay exact: there nothing is added to a product and taken away.
+        return self.count == 1 and self.precision != torch.float64
+
+    def _keep_arrangement(self, key: tuple[Family, frozenset[str]]) -> None:
+        if self._few_moves_pay:
+            self._kept_at[key] = {name: self.permutation[name].clone() for name in key[1]}
+
+    def _follow(self, key: tuple[Family, frozenset[str]]) -> bool:
+        """Correct what is kept by the positions that moved since; False where too many did."""
+        if not self._few_moves_pay:
+            return False
+        changes = [(use, self._moves(use, self._kept_at[key])) for use in self.uses[key[0]][key[1]]]
+        if any(change is None for _, change in changes):
+            return False
+        for use, change in changes:
+            if change:
+                self._kept[key][use.signature] += self._correction(use, *change)
+        return True
+
+    def _moves(self, use: Use, before: Permutation) -> tuple[int, Tensor, Tensor] | tuple[()] | None:
+        """The one axis on which positions moved, its index before and now; () for none, None for too many."""
+        moves: tuple[int, Tensor, Tensor] | tuple[()] = ()
+        for number, axis in enumerate(self.spec.axes[use.tensor]):
+            if number == use.axis and axis.groups - use.family.members:
+                return None
+            if number == use.axis or not axis.groups:
+                continue
+            then, now = (axis_index(self.spec, axis, p).flatten() for p in (before, self.permutation))
+            share = float((then != now).double().mean())
+            if share > FEW or (share and moves):
+                return None
+            moves = (number, then, now) if share else moves
+        return moves
+
+    def _correction(self, use: Use, number: int, then: Tensor, now: Tensor) -> Tensor:
+        axes, places = self.spec.axes[use.tensor], (then != now).nonzero().flatten()
+        network, ours = self.networks[use.tensor], self.reference[use.tensor]
+        for other, axis in enumerate(axes):
+            if other not in (number, use.axis) and axis.groups:
+                network = take(network, axis_index(self.spec, axis, self.permutation), 1 + other)
+        new, old = (take(network, index[places], 1 + number).to(self.precision) for index in (now, then))
+        rows = use.units(axes, take(ours, places, 1 + number).to(self.precision)).flatten(2)
+        return gram(rows, use.units(axes, new - old).flatten(2)).cpu()
 
     def fresh(self, chosen: list[Use], rows: Tensor) -> Grams:
         """The Gram matrices of the uses `chosen`, summed by signature."""
@@ -311,6 +368,11 @@ class Scores:
         for (_, needs), stale in self._stale.items():
             if needs & family.members:
                 stale[rows] = True
+
+    def rest(self, losing: Tensor) -> None:
+        """Look no further at the networks `losing`, (networks,) of booleans."""
+        for stale in self._stale.values():
+            stale[losing] = False
 
     def value(self, family: Family, grams: Grams, permutation: Permutation) -> Tensor:
         """The part of the objective that the Gram matrices see, (networks,)."""

@@ -37,8 +37,8 @@ def anchored(scores: Scores) -> float:
     while waiting:
         family = max(waiting, key=lambda family: _evidence(scores, family, known))
         least_sure = min(least_sure, _evidence(scores, family, known))
-        chosen = _anchored_uses(scores, family, known)
-        grams = scores.fresh(chosen, everyone) if chosen else signature_grams(scores, family)
+        settled = [needs for needs in scores.uses[family] if needs <= known]
+        grams = scores.grams(family, everyone, settled) if settled else signature_grams(scores, family)
         scores.accept(family, everyone, solve_family(scores.spec, family, grams))
         known |= family.members
         waiting.remove(family)
