@@ -131,9 +131,9 @@ def _best_of(
         # Anchored stands where the other comes with a sweep more.
         first.climb(min(RACE, sweeps))
         second.climb(min(1 + RACE, sweeps))
-        one, other = first.scores.objective(), second.scores.objective()
-        first.give_up(other > one)
-        second.give_up(other <= one)
+        behind = first.scores.objective() < second.scores.objective()
+        first.give_up(behind)
+        second.give_up(~behind)
         return _keep_better(first.climb(sweeps).ended(), second.climb(sweeps).ended())
     one, other = first.climb(sweeps).ended(), second.climb(sweeps).ended()
     best = _keep_better(one, other)
