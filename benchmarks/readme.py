@@ -32,8 +32,8 @@ def spread(values: Sequence[float], digits: int = 1, scale: float = 100) -> str:
 def origin(result: dict[str, Any]) -> str:
     e = result["environment"]
     return (
-        f"`{result['command']}`, {len(result['seeds'])} seeds, torch {e['torch']}, {e['threads']} threads of "
-        f"{e['processor']}, {result['seconds']:.0f} s"
+        f"`{result['command']}`, {len(result['seeds'])} seeds, torch {e['torch']}, {e['threads']} threads"
+        f"{' of ' + e['processor'] if 'processor' in e else ''}, {result['seconds']:.0f} s"
     )
 
 
@@ -79,15 +79,74 @@ def demo_aims() -> str:
     return aims("demo")
 
 
+def _value(aim: dict[str, Any]) -> str:
+    return aim["reason"] if aim["value"] is None else f"{aim['value']:.3g}"
+
+
 def aims(name: str) -> str:
     rows = [
-        (a["name"], a["aim"], f"{a['value']:.3g}", "yes" if a["met"] else "**no**")
-        for a in read_result(name)["aims"]
+        (a["name"], a["aim"], _value(a), "yes" if a["met"] else "**no**") for a in read_result(name)["aims"]
     ]
     return markdown(("aim", "wanted", "reached", "met"), rows)
 
 
-TABLES: dict[str, Callable[[], str]] = {"demo": demo, "solvers": solvers, "demo aims": demo_aims}
+def ablations() -> str:
+    result = read_result("ablations")
+    body = []
+    for name in dict.fromkeys(r["variant"] for r in result["rows"]):
+        rows = [r for r in result["rows"] if r["variant"] == name]
+        ratios = [r["nearest_distance_ratio"] for r in rows]
+        body.append(
+            (
+                name,
+                spread([r["accuracy"] / r["trained"] for r in rows]),
+                spread([r["rms_ratio"] for r in rows], 2, 1),
+                rows[0].get("reason", "") if None in ratios else spread(ratios, 2, 1),
+            )
+        )
+    head = (f"{result['size']}", "% of trained accuracy", "root-mean-square ratio", "nearest-distance ratio")
+    return markdown(head, body) + f"\n\n{origin(result)}"
+
+
+def symmetries() -> str:
+    result = read_result("symmetries")
+    rows = [
+        (
+            r["network"],
+            f"{r['groups']}",
+            f"{100 * r['moving_share']:.2f}",
+            f"{r['relative_difference']:.1e}",
+            f"{r['seconds']:.1f}",
+        )
+        for r in result["rows"]
+    ]
+    head = ("network", "groups", "parameters that move, %", "largest relative change", "seconds")
+    return markdown(head, rows) + f"\n\n{origin(result)}"
+
+
+def barriers() -> str:
+    rows = [
+        (r["network"], *(f"{r['mean'][way]:.3f}" for way in ("unaligned", "identity", "auto", "frank_wolfe")))
+        for r in read_result("alignment")["rows"]
+        if r["table"] == "barriers"
+    ]
+    head = ("mean loss barrier of 6 trained pairs", "unaligned", "identity start", "default", "Frank–Wolfe")
+    return markdown(head, rows)
+
+
+def alignment_aims() -> str:
+    return aims("alignment") + f"\n\n{origin(read_result('alignment'))}"
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "demo": demo,
+    "solvers": solvers,
+    "demo aims": demo_aims,
+    "ablations": ablations,
+    "symmetries": symmetries,
+    "barriers": barriers,
+    "alignment aims": alignment_aims,
+}
 
 
 def filled(text: str) -> str:

@@ -32,27 +32,23 @@ def solve_many(scores: Tensor) -> Tensor:
     """
     if scores.dim() != 3 or scores.shape[1] != scores.shape[2]:
         raise InputError(f"scores must be (networks, n, n), found shape {tuple(scores.shape)}")
-    table = scores.detach().to("cpu", torch.float64).numpy()
-    if not np.isfinite(table).all():
+    # The solver minimises; negating here spares it a copy.
+    cost = scores.detach().to("cpu", torch.float64).neg().numpy()
+    if not np.isfinite(cost.sum()) and not np.isfinite(cost).all():
         raise InputError("a score holds NaN or infinity; look for it in the weights that were given")
-    table = _prefer_identity(table)
+    if cost.size:
+        diagonal = np.arange(cost.shape[-1])
+        largest = np.maximum(cost.max((1, 2)), -cost.min((1, 2)))
+        cost[:, diagonal, diagonal] -= TIE * largest[:, None]
     # The solver lets go of Python's lock, so that small problems share the cores.
-    if len(table) < 8 or torch.get_num_threads() == 1:
-        rows = [_best(score) for score in table]
+    if len(cost) < 2 or torch.get_num_threads() == 1:
+        rows = [_best(one) for one in cost]
     else:
         with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-            rows = list(pool.map(_best, table, chunksize=8))
-    found = np.stack(rows) if rows else np.zeros(table.shape[:2])
+            rows = list(pool.map(_best, cost, chunksize=8))
+    found = np.stack(rows) if rows else np.zeros(cost.shape[:2])
     return torch.from_numpy(found.astype(np.int64)).to(scores.device)
 
 
-def _prefer_identity(table: np.ndarray) -> np.ndarray:
-    biased = table.copy()
-    if table.size:
-        diagonal = np.arange(table.shape[-1])
-        biased[:, diagonal, diagonal] += TIE * np.abs(table).max(axis=(1, 2))[:, None]
-    return biased
-
-
-def _best(score: np.ndarray) -> np.ndarray:
-    return linear_sum_assignment(score, maximize=True)[1]
+def _best(cost: np.ndarray) -> np.ndarray:
+    return linear_sum_assignment(cost)[1]

@@ -99,7 +99,10 @@ def require_finite(state: Mapping[str, Tensor], who: str) -> None:
     for name, tensor in state.items():
         if tensor.is_floating_point() and not tensor.isfinite().all():
             bad = int((~tensor.isfinite()).sum())
-            raise InputError(f"{who}: {name} holds NaN or infinity ({bad} of {tensor.numel()} values)")
+            raise InputError(
+                f"{who}: {name} holds NaN or infinity ({bad} of {tensor.numel()} values); "
+                "train it again, or download it again"
+            )
 
 
 def _read_state_dict(path: str | os.PathLike[str]) -> Checkpoint:

@@ -51,7 +51,7 @@ def frank_wolfe(scores: Scores) -> float:
         bend = scores.objective(everyone, moved) - value - slope
         # value + slope t + bend t^2 is greatest at -slope / (2 bend), or at the corner.
         step = torch.where(bend < 0, -slope / (2 * bend), torch.ones_like(slope)).clamp(0, 1)
-        step = step.where(slope > GAP * scores.scale(), 0)
+        step = step.where(slope > GAP * scores.scale, 0)
         if not step.any():
             break
         value = value + slope * step + bend * step.square()
@@ -91,7 +91,8 @@ def _gradient(scores: Scores, family: Family, soft: Soft) -> Grams:
             axes = scores.spec.axes[use.tensor]
             theirs = _mix(scores, use.tensor, soft, use)
             found = gram(
-                use.units(axes, scores.reference[use.tensor]).flatten(2), use.units(axes, theirs).flatten(2)
+                use.units(axes, scores.reference[use.tensor]).flatten(2).double(),
+                use.units(axes, theirs).flatten(2),
             )
             total[use.signature] = total[use.signature] + found if use.signature in total else found
     return {names: found.cpu() for names, found in total.items()}

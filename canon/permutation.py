@@ -91,8 +91,8 @@ def _apply_one(
 def take(tensor: Tensor, index: Tensor, dim: int) -> Tensor:
     """Positions `index` (*batch, positions) of axis `dim`; batch axes lead alike on the tensor."""
     index = index.to(tensor.device)
-    if index.dim() == 1:
-        return tensor.index_select(dim, index)
+    if index.dim() == 1 or index.numel() == index.shape[-1]:
+        return tensor.index_select(dim, index.flatten())
     # Whole rows of one long table: several times faster than a gather of single entries.
     rows = tensor.movedim(dim, index.dim() - 1)
     batch, size = rows.shape[: index.dim() - 1], rows.shape[index.dim() - 1]

@@ -37,8 +37,8 @@ def anchored(scores: Scores) -> float:
     while waiting:
         family = max(waiting, key=lambda family: _evidence(scores, family, known))
         least_sure = min(least_sure, _evidence(scores, family, known))
-        chosen = _anchored_uses(scores, family, known)
-        grams = scores.fresh(chosen, everyone) if chosen else signature_grams(scores, family)
+        settled = [needs for needs in scores.uses[family] if needs <= known]
+        grams = scores.grams(family, everyone, settled) if settled else signature_grams(scores, family)
         scores.accept(family, everyone, solve_family(scores.spec, family, grams))
         known |= family.members
         waiting.remove(family)
@@ -73,13 +73,14 @@ def signature_grams(scores: Scores, family: Family) -> Grams:
     total: Grams = {}
     for chosen in scores.uses[family].values():
         for use in chosen:
-            part = gram(_sorted(scores, use, scores.reference), _sorted(scores, use, scores.networks)).cpu()
+            ours, theirs = (_sorted(scores, use, state) for state in (scores.reference, scores.networks))
+            part = gram(ours, theirs).cpu()
             total[use.signature] = total[use.signature] + part if use.signature in total else part
     return total
 
 
 def _sorted(scores: Scores, use: Use, state: Mapping[str, Tensor]) -> Tensor:
-    units = use.units(scores.spec.axes[use.tensor], state[use.tensor])
+    units = use.units(scores.spec.axes[use.tensor], state[use.tensor]).to(scores.precision)
     return units.sort(dim=2).values.flatten(2)
 
 

@@ -31,6 +31,8 @@ State = Mapping[str, Tensor]
 CHUNK_BYTES = 2**25
 # Where anchors decide every group by at least this share of its weights, one start is enough.
 SURE = 0.5
+# Sweeps after which the start that lies behind gives up.
+RACE = 1
 
 
 def match_weights(
@@ -47,8 +49,9 @@ def match_weights(
 
     `networks` is one state_dict, or many stacked on a first axis of every tensor; so may be
     `reference`, for one reference each. `start` is a name in `canon.starts.STARTS` or "auto": anchored,
-    and unless that is well founded identity too, and signatures where the two disagree and some group
-    has no anchor; the best objective is kept for each network.
+    and unless that is well founded identity beside it for the first sweeps, after which each network
+    goes on from the better. Where some group has no anchor at all both go to the end, signatures too
+    if they disagree, and the best objective is kept.
     A gain counts when it exceeds `tolerance` x |A| |B|. With a `generator` the order of the groups is
     random in every sweep, without one it is the spec's.
 
@@ -112,52 +115,75 @@ def _best_of(
     tolerance: float,
     generator: torch.Generator | None,
 ) -> _Ascent:
-    def ascend(name: str) -> tuple[_Ascent, float]:
-        count = next(iter(networks.values())).shape[0]
+    count = next(iter(networks.values())).shape[0]
+    before = Scores(spec, reference, networks, perm.identity(spec, (count,))).objective()
+
+    def begin(name: str) -> tuple[_Climb, float]:
         scores = Scores(spec, reference, networks, perm.identity(spec, (count,)))
-        before = scores.objective()
         sure = STARTS[name](scores)
-        return _ascend(scores, before, sweeps, tolerance, generator), sure
+        return _Climb(scores, before, tolerance, generator), sure
 
-    best, sure = ascend("anchored" if start == "auto" else start)
+    first, sure = begin("anchored" if start == "auto" else start)
     if start != "auto" or sure >= SURE:
-        return best
-    other = ascend("identity")[0]
-    agree = torch.isclose(best.after, other.after, rtol=1e-9).all()
-    best = _keep_better(best, other)
+        return first.climb(sweeps).ended()
+    second = begin("identity")[0]
+    if sure > 0:
+        # Anchored stands where the other comes with a sweep more.
+        first.climb(min(RACE, sweeps))
+        second.climb(min(1 + RACE, sweeps))
+        behind = first.scores.objective() < second.scores.objective()
+        first.give_up(behind)
+        second.give_up(~behind)
+        return _keep_better(first.climb(sweeps).ended(), second.climb(sweeps).ended())
+    one, other = first.climb(sweeps).ended(), second.climb(sweeps).ended()
+    best = _keep_better(one, other)
     # Sorted weights say little about trained networks: only where nothing at all was anchored.
-    return best if agree or sure > 0 else _keep_better(best, ascend("signatures")[0])
+    if torch.isclose(one.after, other.after, rtol=1e-9).all():
+        return best
+    return _keep_better(best, begin("signatures")[0].climb(sweeps).ended())
 
 
-def _ascend(
-    scores: Scores, before: Tensor, sweeps: int, tolerance: float, generator: torch.Generator | None
-) -> _Ascent:
-    least = tolerance * scores.scale()
-    order, gains = list(scores.families), {name: torch.zeros_like(before) for name in scores.spec.groups}
-    done = 0
-    while done < sweeps and any(len(scores.dirty(family)) for family in order):
-        done += 1
-        if generator is not None:
-            order = [order[i] for i in torch.randperm(len(order), generator=generator)]
-        for family in order:
-            rows = scores.dirty(family)
-            if len(rows):
-                gains[family.outer][rows] += _step(scores, family, rows, least[rows])
-    waiting = [scores.dirty(family) for family in order]
-    converged = torch.ones(scores.count, dtype=torch.bool)
-    converged[torch.cat([*waiting, torch.zeros(0, dtype=torch.long)])] = False
-    return _Ascent(scores.permutation, before, scores.objective(), gains, done, converged)
+class _Climb:
+    """Coordinate ascent for the networks of one chunk, from where `scores` stands."""
+
+    def __init__(
+        self, scores: Scores, before: Tensor, tolerance: float, generator: torch.Generator | None
+    ) -> None:
+        self.scores, self.before, self.generator = scores, before, generator
+        self.least, self.order, self.done = tolerance * scores.scale, list(scores.families), 0
+        self.gains = {name: torch.zeros_like(before) for name in scores.spec.groups}
+
+    def climb(self, sweeps: int) -> _Climb:
+        """Go on until nothing gains, or `sweeps` are done in all."""
+        scores = self.scores
+        while self.done < sweeps and any(len(scores.dirty(family)) for family in self.order):
+            self.done += 1
+            if self.generator is not None:
+                order = torch.randperm(len(self.order), generator=self.generator)
+                self.order = [self.order[i] for i in order]
+            for family in self.order:
+                rows = scores.dirty(family)
+                if len(rows):
+                    self.gains[family.outer][rows] += _step(scores, family, rows, self.least[rows])
+        return self
+
+    def give_up(self, losing: Tensor) -> None:
+        """Leave the networks `losing` where they are."""
+        self.scores.rest(losing)
+
+    def ended(self) -> _Ascent:
+        scores = self.scores
+        waiting = [scores.dirty(family) for family in self.order]
+        converged = torch.ones(scores.count, dtype=torch.bool)
+        converged[torch.cat([*waiting, torch.zeros(0, dtype=torch.long)])] = False
+        return _Ascent(scores.permutation, self.before, scores.objective(), self.gains, self.done, converged)
 
 
 def _step(scores: Scores, family: Family, rows: Tensor, least: Tensor) -> Tensor:
     """Solve one family for the networks `rows`, accept what gains more than `least`; the gains."""
     grams = scores.grams(family, rows)
     proposal = solve_family(scores.spec, family, grams)
-    present = {name: scores.permutation[name][rows] for name in family.members}
-    if scores.linear(family):
-        gain = scores.value(family, grams, proposal) - scores.value(family, grams, present)
-    else:
-        gain = scores.objective(rows, proposal) - scores.objective(rows, present)
+    gain = scores.gain(family, rows, grams, proposal)
     better = gain > least
     scores.accept(family, rows[better], {name: p[better] for name, p in proposal.items()})
     return gain.where(better, 0)

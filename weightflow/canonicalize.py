@@ -87,22 +87,15 @@ def canonicalize_zoo(zoo: Zoo, out: Path, progress: Callable[[int], None] = lamb
     out.mkdir(parents=True, exist_ok=True)
     architecture, records = zoo.architecture, zoo.records
     seen = zoo.rows("seen") or zoo.rows()
-    others = sorted(set(range(len(records))) - set(seen))
     wide = widen(architecture, len(datasets.load(zoo.dataset).class_names))
 
-    def wide_state(rows: list[int]) -> State:
-        return scatter_classes(architecture, zoo.load(rows), [records[i].task for i in rows])
-
-    aligned = align_many(wide.spec, wide_state(seen))
+    wide_state = scatter_classes(architecture, zoo.load(seen), [records[i].task for i in seen])
+    frame = align_many(wide.spec, wide_state).frame
     progress(len(seen))
-    parts = [(seen, aligned.state)]
-    if others:
-        parts.append((others, align_to(wide.spec, aligned.frame, wide_state(others)).state))
-        progress(len(others))
-    narrow = [gather_classes(architecture, s, [records[i].task for i in rows]) for rows, s in parts]
-    order = torch.tensor([row for rows, _ in parts for row in rows]).argsort()
-    state = {name: torch.cat([part[name] for part in narrow])[order] for name in narrow[0]}
-    checkpoint.write(out / FRAME, aligned.frame)
+    # everyone takes the one way into the frame that any other network takes later
+    state = follow(architecture, frame, zoo.load(), [record.task for record in records])
+    progress(len(records) - len(seen))
+    checkpoint.write(out / FRAME, frame)
     header = {
         key: value for key, value in zoo.manifest.items() if key not in ("format", "shards", "records_sha256")
     }

@@ -29,7 +29,9 @@ app = console.application(
     "tasks ─► zoo ─► canonicalize ─► train ─► sample ─► evaluate ─► report",
     InPipelineOrder,
 )
-zoo_app = typer.Typer(help="Populations of trained networks: build, inspect, verify.", no_args_is_help=True)
+zoo_app = typer.Typer(
+    help="Populations of trained networks: build, import, inspect, verify.", no_args_is_help=True
+)
 
 Seed = Annotated[int | None, typer.Option(help="Seed of everything random in this step.")]
 Settings = Annotated[
@@ -64,6 +66,8 @@ def zoo_build(
     download: Annotated[
         bool, typer.Option("--download", help="Fetch the data set first; needs torchvision.")
     ] = False,
+    executor: Annotated[str, typer.Option(help="Who trains the shards: local.")] = "local",
+    workers: Annotated[int, typer.Option(help="Processes that train shards side by side.")] = 1,
     seed: Seed = None,
     settings: Settings = None,
     as_json: bool = console.JSON,
@@ -74,7 +78,7 @@ def zoo_build(
     Example: [bold]weightflow zoo build digits --out zoos/digits[/]
     """
     from weightflow import config
-    from weightflow.zoo.build import build_zoo
+    from weightflow.zoo.executors import build_with
     from weightflow.zoo.recipe import read_recipe
     from weightflow.zoo.store import Zoo
 
@@ -84,10 +88,10 @@ def zoo_build(
         from weightflow.datasets.fetch import fetch
 
         console.say(f"data in {fetch(plan.dataset)}")
-    total = plan.tasks.seen + plan.tasks.validation + plan.tasks.unseen
+    total = plan.tasks.networks
     resume = f"finished shards are kept in {out}; run the same command again to go on"
     with console.on_interrupt(resume), console.progress(total, "training networks", quiet=quiet) as steps:
-        trained = build_zoo(plan, out, steps.advance)
+        trained = build_with(executor, plan, out, steps.advance, workers)
     result = {"zoo": str(out), "networks": len(Zoo(out)), "trained_now": trained}
     console.show(result, f"{out}: {len(Zoo(out))} networks, {trained} of them trained now", as_json)
 
@@ -117,6 +121,55 @@ def zoo_verify(
     console.show({"sound": not problems, "problems": problems}, "\n".join(problems) or sound, as_json)
     if problems:
         raise typer.Exit(1)
+
+
+@zoo_app.command("import")
+def zoo_import(
+    folder: Annotated[Path, typer.Argument(help="Folder of ordinary checkpoints of one architecture.")],
+    out: Annotated[Path, typer.Option(help="Folder of the zoo.")],
+    recipe: Annotated[
+        str | None, typer.Option(help="A recipe whose architecture and data set they have.")
+    ] = None,
+    dataset: Annotated[str | None, typer.Option(help="Data set; the recipe's by default.")] = None,
+    classes: Annotated[str | None, typer.Option(help="Classes in logit order, separated by commas.")] = None,
+    lineage: Annotated[
+        str, typer.Option(help="What is known of their origin: independent, branched or imported.")
+    ] = "imported",
+    settings: Settings = None,
+    as_json: bool = console.JSON,
+    quiet: bool = console.QUIET,
+) -> None:
+    """Make a zoo of a folder of checkpoints. A file that does not fit is named.
+
+    Example: [bold]weightflow zoo import files --dataset digits --out zoos/mine[/]
+    """
+    from weightflow import config
+    from weightflow.text import Prompt
+    from weightflow.zoo.imports import checkpoint_files, import_zoo, own_architecture
+    from weightflow.zoo.recipe import read_recipe
+
+    files = checkpoint_files(folder)
+    plan = read_recipe(recipe, config.dotted(settings or [])) if recipe else None
+    name = dataset or (plan.dataset if plan else None)
+    if name is None:
+        raise InputError("name the data set whose classes they tell apart: --dataset, or --recipe")
+    architecture = plan.make_architecture() if plan else own_architecture(files)
+    asked = Prompt.parse(classes).classes if classes else None
+    with console.progress(len(files), "reading networks", quiet=quiet) as steps:
+        count = import_zoo(files, out, architecture, name, asked, lineage, progress=steps.advance)
+    console.show({"zoo": str(out), "networks": count}, f"{out}: {count} networks", as_json)
+
+
+@zoo_app.command("card")
+def zoo_card(
+    zoo: Annotated[Path, typer.Argument(help="Folder of a zoo.")], as_json: bool = console.JSON
+) -> None:
+    """Write the data-set card (README.md) that makes the folder publishable as it lies."""
+    from weightflow.zoo.card import write_card
+    from weightflow.zoo.store import Zoo
+
+    path = write_card(Zoo(zoo))
+    console.show({"card": str(path)}, str(path), as_json)
 
 
 @app.command()

@@ -79,7 +79,7 @@ def _own_classes(path: Path, metadata: Mapping[str, str]) -> Prompt:
 
 
 def _padded(architecture: Architecture, name: str, tensor: Tensor) -> Tensor:
-    full = torch.zeros(architecture.shapes[name])
+    full = torch.zeros(architecture.shapes[name], dtype=tensor.dtype)
     part = full
     if name in architecture.class_axes:
         axis = architecture.class_axes[name]

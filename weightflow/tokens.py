@@ -15,7 +15,7 @@ Entries of a token beyond its pieces are zero and are masked out of every loss.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from math import ceil, prod
 from typing import Any
 
@@ -31,12 +31,16 @@ from weightflow.names import pick
 
 @dataclass(frozen=True)
 class Piece:
-    """One tensor inside a block: `axis` runs over the tokens, or None to cut the flat tensor into chunks."""
+    """One tensor inside a block: `axis` runs over the tokens, or None to cut the flat tensor into chunks.
+
+    `counter`: whole numbers, exact in tokens of float32 up to 2 ** 24.
+    """
 
     tensor: str
     axis: int | None
     shape: tuple[int, ...]
     width: int
+    counter: bool = False
 
 
 @dataclass(frozen=True)
@@ -102,7 +106,7 @@ class Layout:
                     b["name"],
                     b["kind"],
                     b["tokens"],
-                    tuple(Piece(p["tensor"], p["axis"], tuple(p["shape"]), p["width"]) for p in b["pieces"]),
+                    tuple(Piece(**{**p, "shape": tuple(p["shape"])}) for p in b["pieces"]),
                 )
                 for b in data["blocks"]
             ),
@@ -120,6 +124,7 @@ def _cut(tensor: Tensor, piece: Piece, tokens: int) -> Tensor:
 
 def _join(rows: Tensor, piece: Piece) -> Tensor:
     networks = rows.shape[0]
+    rows = rows.round().long() if piece.counter else rows
     if piece.axis is None:
         return rows.reshape(networks, -1)[:, : prod(piece.shape)].reshape(networks, *piece.shape)
     others = [size for axis, size in enumerate(piece.shape) if axis != piece.axis]
@@ -197,4 +202,9 @@ SCHEMES: dict[str, Callable[[Architecture, int], tuple[Block, ...]]] = {
 
 def make_layout(architecture: Architecture, scheme: str = "units", width: int = 576) -> Layout:
     """Lay out an architecture; `width` is the chunk length of what is cut into chunks."""
-    return Layout(scheme, pick(SCHEMES, scheme, "layout")(architecture, width))
+    blocks = pick(SCHEMES, scheme, "layout")(architecture, width)
+    return Layout(scheme, tuple(_mark_counters(block, architecture.counters) for block in blocks))
+
+
+def _mark_counters(block: Block, counters: frozenset[str]) -> Block:
+    return replace(block, pieces=tuple(replace(p, counter=p.tensor in counters) for p in block.pieces))

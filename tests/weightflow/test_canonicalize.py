@@ -40,7 +40,7 @@ def test_networks_come_closer_to_each_other(raw_zoo, zoo):
         weight = opened.load(opened.rows("seen"))["1.weight"]
         return float(weight.var(0).sum() / weight.square().mean(0).sum())
 
-    assert spread(zoo) < 0.95 * spread(raw_zoo)
+    assert spread(zoo) < spread(raw_zoo) - 0.03
 
 
 def test_gather_undoes_scatter(raw_zoo):

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from canon.errors import InputError
-from weightflow.flow.objective import ObjectiveConfig, match
+from weightflow.flow.objective import TIMES, ObjectiveConfig, match
 from weightflow.flow.schedule import SCHEDULES
 from weightflow.flow.solver import FIXED_STEP, solve
 from weightflow.flow.velocity import CleanToVelocity, Guided, VelocityToClean
@@ -116,3 +116,11 @@ def test_guidance_extrapolates_inside_its_interval_only():
     guided = Guided(yes, no, scale=3.0, interval=(0.4, 0.6))
     x, t = torch.zeros(3, 1), torch.tensor([0.1, 0.5, 0.9])
     assert guided(x, t).flatten().tolist() == [2.0, 4.0, 2.0]
+
+
+@pytest.mark.parametrize(("name", "spread"), [("uniform", 1 / 12**0.5), ("logit-normal", 0.208)])
+def test_times_have_the_distribution_of_their_name(name, spread):
+    t = TIMES[name](20_000, torch.Generator().manual_seed(0))
+    assert 0 <= float(t.min()) <= float(t.max()) <= 1
+    assert float(t.mean()) == pytest.approx(0.5, abs=0.01)
+    assert float(t.std()) == pytest.approx(spread, abs=0.005)

@@ -1,6 +1,7 @@
 """Zoos: tasks, training many at once, the store, and what happens to damaged files."""
 
 import dataclasses
+import hashlib
 import json
 
 import pytest
@@ -208,3 +209,23 @@ def test_inspection_counts_what_is_there(raw_zoo):
     assert found["splits"] == {"seen": 40, "validation": 6, "unseen_combinations": 8}
     assert found["lineage"] == {"independent": 54}
     assert "54 networks" in picture(found)
+
+
+def test_a_histogram_of_equal_accuracies_stays_within_0_and_1(raw_zoo, monkeypatch):
+    same = [dataclasses.replace(r, accuracy={"validation": 0.99}) for r in raw_zoo.records]
+    zoo = Zoo(raw_zoo.path)
+    monkeypatch.setattr(zoo, "records", same)
+    edges = inspect_zoo(zoo)["validation_accuracy"]["histogram"]["edges"]
+    assert 0 <= edges[0] < 0.99 < edges[-1] <= 1
+
+
+def test_a_record_of_another_kind_is_refused(tiny_recipe, tmp_path):
+    folder = tmp_path / "zoo"
+    build_zoo(tiny_recipe, folder)
+    text = '{"name": "stranger"}\n'
+    (folder / "records.jsonl").write_text(text, encoding="utf-8")
+    manifest = json.loads((folder / "zoo.json").read_text(encoding="utf-8"))
+    manifest["records_sha256"] = hashlib.sha256(text.encode()).hexdigest()
+    (folder / "zoo.json").write_text(json.dumps(manifest), encoding="utf-8")
+    with pytest.raises(InputError, match="holds a record that this version cannot read"):
+        Zoo(folder).load()

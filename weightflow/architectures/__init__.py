@@ -17,11 +17,23 @@ from torch import Tensor, nn
 
 from canon.errors import InputError
 from canon.spec import PermutationSpec
+from canon.statistics import BATCH_NORMS
+from weightflow.architectures.cnn import cnn
+from weightflow.architectures.head import adapter, linear_head
 from weightflow.architectures.mlp import mlp
+from weightflow.architectures.resnet import resnet18, resnet20
+from weightflow.architectures.transformer import text_transformer, vit
 from weightflow.names import pick
 
 FAMILIES: dict[str, Callable[..., nn.Module]] = {
     "mlp": mlp,
+    "cnn": cnn,
+    "resnet20": resnet20,
+    "resnet18": resnet18,
+    "vit": vit,
+    "text_transformer": text_transformer,
+    "linear_head": linear_head,
+    "adapter": adapter,
 }
 
 
@@ -52,6 +64,11 @@ class Architecture:
         return {name: tuple(t.shape) for name, t in self._skeleton(self.classes).items()}
 
     @cached_property
+    def counters(self) -> frozenset[str]:
+        """The tensors of whole numbers, such as batch-norm's count of batches."""
+        return frozenset(n for n, t in self._skeleton(self.classes).items() if not t.is_floating_point())
+
+    @cached_property
     def class_axes(self) -> dict[str, int]:
         """The axis of each parameter that has one entry per class: found by building twice."""
         wider = self._skeleton(self.classes + 1)
@@ -71,7 +88,34 @@ class Architecture:
         """The permutation groups, derived and proved by `canon`."""
         import canon
 
-        return canon.trace(self.build().eval(), (torch.zeros(2, *self.input_shape),))
+        return canon.trace(self.build().eval(), (self.example(2),))
+
+    def example(self, batch: int, generator: torch.Generator | None = None) -> Tensor:
+        """Random inputs (batch, *input_shape) that the network accepts: numbers, or words."""
+        generator = generator or torch.Generator().manual_seed(0)
+        with torch.device("meta"):
+            module = self.build()
+        own = getattr(module, "example_inputs", None)
+        if callable(own):
+            return own(batch, generator)
+        return torch.randn(batch, *self.input_shape, generator=generator)
+
+    @cached_property
+    def has_statistics(self) -> bool:
+        """Whether it keeps running statistics, which are estimated from examples and not trained."""
+        with torch.device("meta"):
+            return any(isinstance(part, BATCH_NORMS) for part in self.build().modules())
+
+    @property
+    def has_logits(self) -> bool:
+        """False where the output is a vector that is compared with text, whatever the classes are."""
+        return bool(self.class_axes)
+
+    @cached_property
+    def parameters(self) -> int:
+        """The number of trained numbers; running statistics are none."""
+        with torch.device("meta"):
+            return sum(p.numel() for p in self.build().parameters())
 
     def trim(self, state: Mapping[str, Tensor], classes: int) -> dict[str, Tensor]:
         """Drop the padding: the `state_dict` of a module with `classes` logits."""
@@ -108,6 +152,6 @@ def from_metadata(data: Any) -> tuple[nn.Module, tuple[Tensor, ...]] | None:
     """
     try:
         architecture = Architecture.from_dict(data)
-        return architecture.build().eval(), (torch.zeros(2, *architecture.input_shape),)
+        return architecture.build().eval(), (architecture.example(2),)
     except (InputError, TypeError, ValueError, RuntimeError):  # another package's architecture
         return None

@@ -18,7 +18,8 @@ from canon.errors import InputError
 
 
 def cache_folder() -> Path:
-    return Path(os.environ.get("WEIGHTFLOW_CACHE") or Path.home() / ".cache" / "weightflow")
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get("WEIGHTFLOW_CACHE") or Path(base) / "weightflow")
 
 
 def roots() -> list[Path]:

@@ -16,7 +16,7 @@ def inspect_zoo(zoo: Zoo) -> dict[str, Any]:
     """Counts by split, lineage and number of classes; validation accuracies with a histogram."""
     records = zoo.records
     values = np.array([r.accuracy["validation"] for r in records if "validation" in r.accuracy])
-    counts, edges = np.histogram(values, bins=20) if len(values) else (np.array([]), np.array([]))
+    counts, edges = _histogram(values)
     parameters = sum(int(np.prod(shape)) for shape in zoo.architecture.shapes.values())
     return {
         "path": str(zoo.path),
@@ -37,6 +37,15 @@ def inspect_zoo(zoo: Zoo) -> dict[str, Any]:
             **({} if len(values) else {"reason": "the records hold no validation accuracy"}),
         },
     }
+
+
+def _histogram(values: np.ndarray, bins: int = 20) -> tuple[np.ndarray, np.ndarray]:
+    if not len(values):
+        return np.array([]), np.array([])
+    low, high = float(values.min()), float(values.max())
+    if high - low < 0.01:  # all alike: a histogram around them, not beyond 0 and 1
+        low, high = max(0.0, low - 0.05), min(1.0, high + 0.05)
+    return np.histogram(values, bins=bins, range=(low, high))
 
 
 def picture(found: dict[str, Any]) -> str:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from weightflow.architectures import Architecture
 from weightflow.datasets import ClassificationData, StoredInputs
 from weightflow.zoo.tasks import Task
-from weightflow.zoo.training import State, class_table
+from weightflow.zoo.training import State, class_table, together
 
 
 @torch.no_grad()
@@ -22,16 +23,18 @@ def predict_many(
     inputs: Float[Tensor, "examples ..."] | StoredInputs,
     data: ClassificationData,
     tasks: Sequence[Task],
-    chunk: int = 256,
+    chunk: int = 0,
     examples: int = 2048,
 ) -> Int[Tensor, "networks examples"]:
     """The label, in the data set's numbering, that each network gives to each example.
 
-    `chunk` networks are run on `examples` examples at a time: that bounds the memory.
+    `chunk` networks (0: as many as are fast) are run on `examples` examples at a time: that bounds the
+    memory.
     """
     positions, mask = class_table(data, tasks, architecture.classes)
     skeleton = architecture.build().to("meta").eval()
-    forward = vmap(lambda s, x: functional_call(skeleton, s, (x,)), in_dims=(0, None))
+    chunk = chunk or together(architecture)
+    forward = _alone(skeleton) if chunk == 1 else vmap(partial(_call, skeleton), in_dims=(0, None))
     # logit -> label: the inverse of label -> logit; labels outside the task sort to the end
     labels = torch.where(positions < 0, len(data.class_names), positions).argsort(dim=1)
     result = []
@@ -43,6 +46,14 @@ def predict_many(
             chosen.append(logits.masked_fill(~mask[rows].unsqueeze(1), -torch.inf).argmax(-1))
         result.append(labels[rows].gather(1, torch.cat(chosen, dim=1)))
     return torch.cat(result)
+
+
+def _call(skeleton: nn.Module, state: State, inputs: Tensor) -> Tensor:
+    return functional_call(skeleton, state, (inputs,))
+
+
+def _alone(skeleton: nn.Module) -> Callable[[State, Tensor], Tensor]:
+    return lambda state, inputs: _call(skeleton, {n: t[0] for n, t in state.items()}, inputs).unsqueeze(0)
 
 
 def in_task(labels: Int[Tensor, " examples"], data: ClassificationData, tasks: Sequence[Task]) -> Tensor:

@@ -134,7 +134,10 @@ class Zoo:
             raise InputError(f"{path} is missing; run the command that built the zoo again") from None
         if hashlib.sha256(text.encode()).hexdigest() != self.manifest["records_sha256"]:
             raise InputError(f"{path} does not match its hash in zoo.json; build the zoo again to restore it")
-        return [Record.from_json(line) for line in text.splitlines()]
+        try:
+            return [Record.from_json(line) for line in text.splitlines()]
+        except (TypeError, KeyError, ValueError) as error:
+            raise InputError(f"{path} holds a record that this version cannot read: {error}") from None
 
     @property
     def identity(self) -> str:

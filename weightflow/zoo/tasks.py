@@ -64,9 +64,18 @@ def deal_combinations(
 
 
 def draw_tasks(
-    dataset: str, pool: Sequence[tuple[str, ...]], count: int, split: str, seed: int
+    dataset: str,
+    pool: Sequence[tuple[str, ...]],
+    count: int,
+    split: str,
+    seed: int,
+    *,
+    shuffled: bool = True,
 ) -> list[Task]:
-    """`count` tasks: every combination once before any twice, each in a random logit order."""
+    """`count` tasks: every combination once before any twice, each in a random logit order.
+
+    Where they are not `shuffled`, logits stand in the order of the combination.
+    """
     rng = np.random.default_rng(seed)
     if not pool:
         raise InputError(f"no combination of classes is left for the split '{split}'; use a larger fraction")
@@ -74,5 +83,6 @@ def draw_tasks(
     while len(tasks) < count:
         for index in rng.permutation(len(pool))[: count - len(tasks)]:
             chosen = pool[index]
-            tasks.append(Task(dataset, tuple(chosen[i] for i in rng.permutation(len(chosen))), split))
+            order = rng.permutation(len(chosen)) if shuffled else range(len(chosen))
+            tasks.append(Task(dataset, tuple(chosen[i] for i in order), split))
     return tasks
