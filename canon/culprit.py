@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from canon.program import Program, module_of
+from canon.program import Program, label
 
 TOLERANCE = 1e-9
 
@@ -26,9 +26,7 @@ def breaking_operation(
     first, second = (_listen(program, state) for state in (before, after))
     for node, sums in first.items():
         if not torch.allclose(second[node], sums, rtol=0.0, atol=TOLERANCE, equal_nan=True):
-            name = str(getattr(getattr(node.target, "_schema", node.target), "name", node.name))
-            name, module = name.rpartition("::")[2], module_of(node)
-            return f"{name} in {module}" if module else name
+            return label(node)
     return None
 
 

@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 from torch.fx import Node
 
-from canon.program import Program, Slot, module_of
+from canon.last_axis import entries, keeps_last_axis, shape_of
+from canon.program import Program, Slot, label, operation
 
 
 @dataclass(frozen=True)
@@ -102,14 +103,14 @@ class _Folder:
     def _affine(self, node: Node) -> tuple[Slot | None, Slot | None]:
         """The gain and the bias of a node, where it has a learned gain along the last axis."""
         name, args = operation(node), node.args
-        if name in ("layer_norm", "rms_norm") and len(args) > 2 and len(_list(args[1])) == 1:
+        if name in ("layer_norm", "rms_norm") and len(args) > 2 and len(entries(args[1])) == 1:
             bias = args[3] if name == "layer_norm" and len(args) > 3 else None
             return self._slot(args[2]), self._slot(bias)
         if name == "mul" and len(args) == 2:
             for vector, other in (args, args[::-1]):
                 slot = self._slot(vector)
                 if slot is not None and slot.value.dim() == 1 and slot.value.numel() > 1:
-                    own = _shape(other)
+                    own = shape_of(other)
                     if own and own[-1] == slot.value.numel() and self._slot(other) is None:
                         return slot, None
         return None, None
@@ -140,7 +141,7 @@ class _Folder:
 
     def _readers(self, node: Node) -> Iterator[_Reader]:
         for user in node.users:
-            if _keeps_last_axis(user, node):
+            if keeps_last_axis(user, node):
                 yield from self._readers(user)
             else:
                 yield self._reader(user, node)
@@ -156,7 +157,7 @@ class _Folder:
             "matmul": (0, 1, None, 0),
         }
         if name not in layouts or node.kwargs:
-            raise _Stays(f"{_label(node)} reads it, which is no linear layer")
+            raise _Stays(f"{label(node)} reads it, which is no linear layer")
         at, weight_at, bias_at, inputs = layouts[name]
         bias = args[bias_at] if bias_at is not None and bias_at < len(args) else None
         weight, slot = self._slot(args[weight_at]), self._slot(bias)
@@ -166,15 +167,15 @@ class _Folder:
             or weight.value.dim() != 2
             or (bias is not None and slot is None)
         ):
-            raise _Stays(f"{_label(node)} reads it, with a weight or bias that is not a parameter")
+            raise _Stays(f"{label(node)} reads it, with a weight or bias that is not a parameter")
         if slot is not None and slot.value.dim() != 1:
-            raise _Stays(f"{_label(node)} reads it, whose bias is no vector")
+            raise _Stays(f"{label(node)} reads it, whose bias is no vector")
         return _Reader(node, weight, slot, inputs)
 
     def _only(self, slot: Slot, nodes: set[Node]) -> None:
         others = self.users[slot.identity] - nodes
         if others:
-            raise _Stays(f"{slot.name} is used by {', '.join(sorted(_label(node) for node in others))} too")
+            raise _Stays(f"{slot.name} is used by {', '.join(sorted(label(node) for node in others))} too")
 
     def _take(self, gain: _Gain, readers: list[_Reader]) -> tuple[str, ...]:
         g = self.state[gain.weight.name].double()
@@ -202,47 +203,3 @@ class _Folder:
         for name, (identity, _) in self.program.state_identities.items():
             if identity == slot.identity and name in self.state:
                 self.state[name] = value.to(self.state[name].dtype)
-
-
-def operation(node: Node) -> str:
-    """The name of an ATen operation, as `linear`."""
-    schema = getattr(node.target, "_schema", None)
-    return schema.name.rpartition("::")[2] if schema is not None else node.name
-
-
-def _label(node: Node) -> str:
-    module = module_of(node)
-    return f"{operation(node)} in {module}" if module else operation(node)
-
-
-def _list(value: Any) -> list[Any]:
-    return list(value) if isinstance(value, list | tuple) else []
-
-
-def _shape(node: Any) -> tuple[int, ...]:
-    found = node.meta.get("val") if isinstance(node, Node) else None
-    return tuple(found.shape) if isinstance(found, Tensor) else ()
-
-
-_SAME = {"clone", "contiguous", "alias", "detach", "dropout", "_to_copy", "to", "lift_fresh_copy"}
-_VIEWS = {"view", "reshape", "_unsafe_view", "flatten", "unflatten"}
-
-
-def _keeps_last_axis(node: Node, given: Node) -> bool:
-    """Does the node hand the entries of `given` on, its last axis as it was?"""
-    if node.op != "call_function" or not node.args or node.args[0] is not given:
-        return False
-    name, before, after = operation(node), _shape(given), _shape(node)
-    if not before or not after or before[-1] != after[-1] or before[-1] == 1:
-        return False
-    if name in _SAME or name in _VIEWS:
-        return True
-    rank, args = len(before), node.args
-    if name == "transpose":
-        return all(isinstance(d, int) and d % rank != rank - 1 for d in args[1:3])
-    if name == "permute":
-        return _list(args[1])[-1] % rank == rank - 1
-    if name in ("select", "slice"):
-        dim = args[1] if len(args) > 1 else 0
-        return isinstance(dim, int) and dim % rank != rank - 1
-    return False

@@ -126,6 +126,18 @@ def module_of(node: torch.fx.Node) -> str:
     return stack[-1][0] if stack else ""
 
 
+def operation(node: torch.fx.Node) -> str:
+    """The name of an ATen operation, as `linear`."""
+    schema = getattr(node.target, "_schema", None)
+    return node.name if schema is None else schema.name.rpartition("::")[2]
+
+
+def label(node: torch.fx.Node) -> str:
+    """An operation and its module, as `linear in blocks.0.fc1`."""
+    module = module_of(node)
+    return f"{operation(node)} in {module}" if module else operation(node)
+
+
 def _arguments(example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     if isinstance(example_inputs, Mapping):
         return (), dict(example_inputs)
