@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import resource
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -146,18 +145,24 @@ def pair(name: str) -> list[nn.Module]:
     return [getattr(torchvision.models, name)().eval() for _ in range(2)]
 
 
+def peak_memory() -> int:
+    """Most bytes that this process ever held; `getrusage` would count its parent's too."""
+    status = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    return 1024 * int(next(line.split()[1] for line in status if line.startswith("VmHWM")))
+
+
 def timed(name: str, spec: PermutationSpec, threads: int) -> Row:
     """Seconds and peak memory, in a process that has done nothing else: its libraries count too."""
     torch.set_num_threads(threads)
     states = [model.state_dict() for model in pair(name)]
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = peak_memory()
     match = match_weights(spec, *states)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    peak = peak_memory()
     checkpoint = sum(t.numel() * t.element_size() for t in states[0].values())
     return {
         **{"table": "speed", "network": name, "seconds": match.seconds, "objective": float(match.objective)},
-        **{"sweeps": match.sweeps, "converged": match.converged, "peak_memory_bytes": peak * 1024},
-        **{"memory_before_bytes": before * 1024, "checkpoint_bytes": checkpoint},
+        **{"sweeps": match.sweeps, "converged": match.converged, "peak_memory_bytes": peak},
+        **{"memory_before_bytes": before, "checkpoint_bytes": checkpoint},
     }
 
 

@@ -373,6 +373,8 @@ class Scores:
         """Look no further at the networks `losing`, (networks,) of booleans."""
         for stale in self._stale.values():
             stale[losing] = False
+        if losing.all():
+            self._kept.clear()
 
     def value(self, family: Family, grams: Grams, permutation: Permutation) -> Tensor:
         """The part of the objective that the Gram matrices see, (networks,)."""
