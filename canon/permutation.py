@@ -75,17 +75,16 @@ def apply(spec: PermutationSpec, permutation: Permutation, state: State) -> dict
     first = next(iter(permutation), None)
     batch = 0 if first is None else permutation[first].dim() - len(spec.shape(first))
     spec.check(state, batch=batch)
-    return {name: _apply_one(spec, permutation, name, tensor, batch) for name, tensor in state.items()}
+    return {name: relabel(spec, permutation, name, tensor, batch) for name, tensor in state.items()}
 
 
-def _apply_one(
-    spec: PermutationSpec, permutation: Permutation, name: str, tensor: Tensor, batch: int
-) -> Tensor:
-    moved = tensor.clone()
+def relabel(spec: PermutationSpec, permutation: Permutation, name: str, tensor: Tensor, batch: int) -> Tensor:
+    """One tensor as `apply` moves it; `batch` counts the leading axes. A copy."""
+    moved = tensor
     for number, axis in enumerate(spec.axes[name]):
         if axis.groups:
             moved = take(moved, axis_index(spec, axis, permutation), batch + number)
-    return moved
+    return moved.clone() if moved is tensor else moved
 
 
 def take(tensor: Tensor, index: Tensor, dim: int) -> Tensor:

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from canon import permutation as perm
 from canon.errors import InputError
+from canon.gains import gains_by_group
 from canon.gram import Family, Scores
 from canon.match import Match
 from canon.spec import PermutationSpec
@@ -63,13 +64,14 @@ def match_weights(
     batch, reference, networks = _stacked(spec, reference, networks)
     count = next(iter(networks.values())).shape[0]
     size = max(1, CHUNK_BYTES // (8 * sum(prod(t.shape[1:]) for t in networks.values())))
-    parts = []
+    parts, gains = [], []
     for first in range(0, count, size):
         rows = slice(first, first + size)
         ours = {name: t if len(t) == 1 else t[rows] for name, t in reference.items()}
         theirs = {name: t[rows] for name, t in networks.items()}
         parts.append(_best_of(spec, ours, theirs, start, sweeps, tolerance, generator))
-    return _join(spec, parts, batch, time.perf_counter() - began)
+        gains.append(gains_by_group(spec, ours, theirs, parts[-1].permutation))
+    return _join(spec, parts, gains, batch, time.perf_counter() - began)
 
 
 def _stacked(spec: PermutationSpec, reference: State, networks: State) -> tuple[bool, State, State]:
@@ -101,7 +103,6 @@ class _Ascent:
     permutation: dict[str, Tensor]
     before: Tensor
     after: Tensor
-    gains: dict[str, Tensor]
     sweeps: int
     converged: Tensor
 
@@ -151,7 +152,6 @@ class _Climb:
     ) -> None:
         self.scores, self.before, self.generator = scores, before, generator
         self.least, self.order, self.done = tolerance * scores.scale, list(scores.families), 0
-        self.gains = {name: torch.zeros_like(before) for name in scores.spec.groups}
 
     def climb(self, sweeps: int) -> _Climb:
         """Go on until nothing gains, or `sweeps` are done in all."""
@@ -164,7 +164,7 @@ class _Climb:
             for family in self.order:
                 rows = scores.dirty(family)
                 if len(rows):
-                    self.gains[family.outer][rows] += _step(scores, family, rows, self.least[rows])
+                    _step(scores, family, rows, self.least[rows])
         return self
 
     def give_up(self, losing: Tensor) -> None:
@@ -176,17 +176,16 @@ class _Climb:
         waiting = [scores.dirty(family) for family in self.order]
         converged = torch.ones(scores.count, dtype=torch.bool)
         converged[torch.cat([*waiting, torch.zeros(0, dtype=torch.long)])] = False
-        return _Ascent(scores.permutation, self.before, scores.objective(), self.gains, self.done, converged)
+        return _Ascent(scores.permutation, self.before, scores.objective(), self.done, converged)
 
 
-def _step(scores: Scores, family: Family, rows: Tensor, least: Tensor) -> Tensor:
-    """Solve one family for the networks `rows`, accept what gains more than `least`; the gains."""
+def _step(scores: Scores, family: Family, rows: Tensor, least: Tensor) -> None:
+    """Solve one family for the networks `rows`, accept what gains more than `least`."""
     grams = scores.grams(family, rows)
     proposal = solve_family(scores.spec, family, grams)
     gain = scores.gain(family, rows, grams, proposal)
     better = gain > least
     scores.accept(family, rows[better], {name: p[better] for name, p in proposal.items()})
-    return gain.where(better, 0)
 
 
 def _keep_better(one: _Ascent, other: _Ascent) -> _Ascent:
@@ -200,13 +199,14 @@ def _keep_better(one: _Ascent, other: _Ascent) -> _Ascent:
         {name: pick(p, other.permutation[name]) for name, p in one.permutation.items()},
         one.before,
         pick(one.after, other.after),
-        {name: pick(gain, other.gains[name]) for name, gain in one.gains.items()},
         max(one.sweeps, other.sweeps),
         pick(one.converged, other.converged),
     )
 
 
-def _join(spec: PermutationSpec, parts: list[_Ascent], batch: bool, seconds: float) -> Match:
+def _join(
+    spec: PermutationSpec, parts: list[_Ascent], gains: list[dict[str, Tensor]], batch: bool, seconds: float
+) -> Match:
     permutation = {name: torch.cat([part.permutation[name] for part in parts]) for name in spec.groups}
     before, after = (torch.cat([getattr(part, key) for part in parts]) for key in ("before", "after"))
     still = perm.identity(spec)
@@ -217,6 +217,6 @@ def _join(spec: PermutationSpec, parts: list[_Ascent], batch: bool, seconds: flo
         max(part.sweeps for part in parts),
         bool(torch.cat([part.converged for part in parts]).all()),
         seconds,
-        {name: float(torch.cat([part.gains[name] for part in parts]).mean()) for name in spec.groups},
+        {name: float(torch.cat([part[name] for part in gains]).mean()) for name in spec.groups},
         {name: float((p != still[name]).double().mean()) for name, p in permutation.items()},
     )

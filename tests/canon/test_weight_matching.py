@@ -85,10 +85,11 @@ def test_one_group_on_two_axes_of_a_tensor(generator):
     torch.testing.assert_close(match.objective, objective(reference, moved, spec))
 
 
-def test_objectives_are_what_they_say_and_gains_add_up(generator):
+@pytest.mark.parametrize("start", ["identity", "anchored", "auto"])
+def test_objectives_are_what_they_say_and_gains_add_up(generator, start):
     spec = residual_stack(8, 10, blocks=2)
     reference, network = weights(spec, generator), weights(spec, generator)
-    match = match_weights(spec, reference, network, start="identity")
+    match = match_weights(spec, reference, network, start=start)
     torch.testing.assert_close(match.objective_before, objective(reference, network, spec))
     moved = perm.apply(spec, match.permutation, network)
     torch.testing.assert_close(match.objective, objective(reference, moved, spec))
