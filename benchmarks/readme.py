@@ -26,13 +26,13 @@ def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def spread(values: Sequence[float], digits: int = 1, scale: float = 100) -> str:
     v = scale * np.asarray(values)
-    return f"{v.mean():.{digits}f} ± {v.std():.{digits}f}"
+    return f"{v.mean():.{digits}f}" + (f" ± {v.std():.{digits}f}" if len(v) > 1 else "")
 
 
 def origin(result: dict[str, Any]) -> str:
     e = result["environment"]
     return (
-        f"`{result['command']}`, {len(result['seeds'])} seeds, torch {e['torch']}, {e['threads']} threads"
+        f"`{result['command']}`, {len(result['seeds'])} seed{'s' * (len(result['seeds']) > 1)}, torch {e['torch']}, {e['threads']} threads"
         f"{' of ' + e['processor'] if 'processor' in e else ''}, {result['seconds']:.0f} s"
     )
 
