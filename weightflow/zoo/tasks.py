@@ -16,8 +16,6 @@ import numpy as np
 
 from canon.errors import InputError
 
-SPLITS = ("seen", "validation", "unseen_combinations", "unseen_classes")
-
 
 @dataclass(frozen=True)
 class Task:
