@@ -15,7 +15,7 @@ from weightflow import config, datasets
 from weightflow.architectures import Architecture
 from weightflow.names import pick, suggest
 from weightflow.zoo.tasks import Task, deal_combinations, draw_tasks
-from weightflow.zoo.training import TrainingRecipe
+from weightflow.zoo.trainingrecipe import TrainingRecipe
 
 LINEAGES = ("independent", "branched")
 
