@@ -18,8 +18,9 @@ from torch.nn.utils.rnn import pad_sequence
 from canon.errors import InputError
 from weightflow.coordinates import Coordinates
 from weightflow.datasets import ClassificationData, Split
+from weightflow.zoo.logits import masked_cross_entropy
+from weightflow.zoo.predict import forward_many
 from weightflow.zoo.tasks import Task
-from weightflow.zoo.training import forward_many, masked_cross_entropy
 
 
 @dataclass(frozen=True)

@@ -20,9 +20,9 @@ from canon.canonical import align_many, align_to
 from canon.errors import InputError
 from weightflow import datasets
 from weightflow.architectures import Architecture
+from weightflow.zoo.logits import class_table
 from weightflow.zoo.store import Zoo, read_manifest, write_zoo
 from weightflow.zoo.tasks import Task
-from weightflow.zoo.training import class_table
 
 State = dict[str, Tensor]
 FRAME = "frame.safetensors"

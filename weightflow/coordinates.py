@@ -17,7 +17,7 @@ from torch import Tensor
 from weightflow.architectures import Architecture
 from weightflow.exchange import Exchange
 from weightflow.tokens import Layout
-from weightflow.zoo.training import State, pad_with_zeros
+from weightflow.zoo.logits import State, pad_with_zeros
 
 Tokens = Float[Tensor, "networks tokens width"]
 

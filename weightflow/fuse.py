@@ -17,8 +17,8 @@ from weightflow.enhance import enhance
 from weightflow.network import Network
 from weightflow.sample import Flow
 from weightflow.sampleconfig import SampleConfig
+from weightflow.zoo.logits import State, class_table, pad_with_zeros
 from weightflow.zoo.tasks import Task
-from weightflow.zoo.training import State, class_table, pad_with_zeros
 
 
 @dataclass(frozen=True)
