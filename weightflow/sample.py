@@ -21,7 +21,7 @@ from weightflow.flow.velocity import Guided
 from weightflow.model.transformer import WeightTransformer
 from weightflow.sampleconfig import ADAPTIVE_SHARE, SampleConfig
 from weightflow.text import Prompt, PromptBatch, TextEncoder, encode_prompts, load_encoder
-from weightflow.zoo.training import State
+from weightflow.zoo.logits import State
 
 
 @dataclass(frozen=True)
