@@ -21,6 +21,7 @@ from weightflow.flow.velocity import Guided
 from weightflow.model.transformer import WeightTransformer
 from weightflow.sampleconfig import ADAPTIVE_SHARE, SampleConfig
 from weightflow.text import Prompt, PromptBatch, TextEncoder, encode_prompts, load_encoder
+from weightflow.text.description import encode as encode_descriptions
 from weightflow.zoo.logits import State
 
 
@@ -82,7 +83,8 @@ class Flow:
 
     def neighbours(self, prompt: Prompt) -> list[Neighbour]:
         """The nearest known class of each class in the prompt."""
-        known, asked = self.encoder.encode(self.known_classes), self.encoder.encode(prompt.classes)
+        known = self.encoder.encode(self.known_classes)
+        asked = encode_descriptions(self.encoder, prompt.descriptions)
         cosine, index = (asked @ known.T / self.encoder.width).max(dim=1)
         rows = zip(prompt.classes, index.tolist(), cosine.tolist(), strict=True)
         return [Neighbour(described, self.known_classes[i], c) for described, i, c in rows]

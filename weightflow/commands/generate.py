@@ -18,7 +18,13 @@ app = typer.Typer()
 def sample(
     run: Annotated[Path, typer.Argument(help="Folder of a run.")],
     out: Annotated[Path, typer.Option(help="Folder of the generated networks, a zoo.")],
-    classes: Annotated[str | None, typer.Option(help="Classes in logit order, separated by commas.")] = None,
+    classes: Annotated[
+        str | None,
+        typer.Option(
+            help="Classes in logit order, separated by commas: words, NAME = WORDS | OTHER WORDS, or "
+            "NAME = image:FILE | FILE where the run's text encoder is a CLIP."
+        ),
+    ] = None,
     prompts: Annotated[
         Path | None, typer.Option(help="A file with one prompt a line; - reads standard input.")
     ] = None,
