@@ -12,7 +12,8 @@ from weightflow.coordinates import Coordinates, used_entries
 from weightflow.exchange import Exchange
 from weightflow.text import PromptBatch
 from weightflow.tokens import make_layout
-from weightflow.zoo.training import forward_many, initialise, pad_with_zeros
+from weightflow.zoo.predict import forward_many
+from weightflow.zoo.training import initialise, pad_with_zeros
 
 CLASSES = 4
 MLP = Architecture("mlp", {"inputs": 6, "hidden": [5, 7]}, (6,), CLASSES)
