@@ -9,23 +9,14 @@ conditioned twice. Tokens that stand for a class carry that class's words direct
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from weightflow.model.config import ModelConfig
 from weightflow.tokens import Layout
-
-
-@dataclass(frozen=True)
-class TransformerConfig:
-    width: int = 128
-    depth: int = 4
-    heads: int = 4
-    mlp_ratio: float = 4.0
-    dropout: float = 0.0
 
 
 class TimeEmbedding(nn.Module):
@@ -47,7 +38,7 @@ class TimeEmbedding(nn.Module):
 class Layer(nn.Module):
     """Pre-norm attention and MLP; shift, scale and gate of both come from the condition."""
 
-    def __init__(self, config: TransformerConfig) -> None:
+    def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         width, hidden = config.width, int(config.width * config.mlp_ratio)
         self.heads, self.dropout = config.heads, config.dropout
@@ -76,7 +67,7 @@ class Layer(nn.Module):
 class WeightTransformer(nn.Module):
     """Predicts tokens (batch, tokens, width) from noisy tokens, times and class vectors."""
 
-    def __init__(self, layout: Layout, text_width: int, classes: int, config: TransformerConfig) -> None:
+    def __init__(self, layout: Layout, text_width: int, classes: int, config: ModelConfig) -> None:
         super().__init__()
         self.layout = layout
         width = config.width
