@@ -16,6 +16,7 @@ from weightflow.architectures import Architecture
 from weightflow.coordinates.base import Batches, Coordinates, used_entries
 from weightflow.coordinates.components import Components
 from weightflow.coordinates.tokens import Tokens
+from weightflow.exchange import Exchange
 from weightflow.names import pick
 from weightflow.tokens import Layout
 
@@ -43,10 +44,17 @@ class CoordinatesConfig:
 
 
 def fit(
-    config: CoordinatesConfig, architecture: Architecture, layout: Layout, batches: Batches
+    config: CoordinatesConfig,
+    architecture: Architecture,
+    layout: Layout,
+    batches: Batches,
+    exchange: Exchange = Exchange(),
 ) -> Coordinates:
-    """Coordinates of a population, which is walked through batch by batch and never held whole."""
-    return KINDS[config.kind].fit(architecture, layout, batches, config.count, config.scaled)
+    """Coordinates of a population, which is walked through batch by batch and never held whole.
+
+    Entries that may trade places share one mean.
+    """
+    return KINDS[config.kind].fit(architecture, layout, batches, config.count, config.scaled, exchange)
 
 
 def restore(

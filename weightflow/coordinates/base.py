@@ -10,8 +10,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from weightflow.architectures import Architecture
+from weightflow.exchange import Exchange
 from weightflow.tokens import Layout
-from weightflow.zoo.training import State, pad_with_zeros
+from weightflow.zoo.logits import State, pad_with_zeros
 
 Z = Float[Tensor, "networks tokens width"]
 Present = Bool[Tensor, "networks classes"]
@@ -39,7 +40,13 @@ class Coordinates(ABC):
     @classmethod
     @abstractmethod
     def fit(
-        cls, architecture: Architecture, layout: Layout, batches: Batches, count: int, scaled: bool
+        cls,
+        architecture: Architecture,
+        layout: Layout,
+        batches: Batches,
+        count: int,
+        scaled: bool,
+        exchange: Exchange,
     ) -> Coordinates: ...
 
     @classmethod

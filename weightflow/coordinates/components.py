@@ -22,8 +22,9 @@ from torch import Tensor
 from canon.errors import InputError
 from weightflow.architectures import Architecture
 from weightflow.coordinates.base import Batches, Coordinates, Present, Z
+from weightflow.exchange import Exchange
 from weightflow.tokens import Block, Layout, Piece, make_layout
-from weightflow.zoo.training import State, pad_with_zeros
+from weightflow.zoo.logits import State, pad_with_zeros
 
 # Directions along which the population has less than this share of its largest spread are rounding.
 SMALLEST = 1e-5
@@ -48,7 +49,13 @@ class Components(Coordinates):
 
     @classmethod
     def fit(
-        cls, architecture: Architecture, layout: Layout, batches: Batches, count: int, scaled: bool
+        cls,
+        architecture: Architecture,
+        layout: Layout,
+        batches: Batches,
+        count: int,
+        scaled: bool,
+        exchange: Exchange,
     ) -> Components:
         flat = make_layout(architecture, "flat")
         mean, networks = _mean(architecture, flat, batches)

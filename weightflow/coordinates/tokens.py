@@ -17,8 +17,9 @@ from torch import Tensor
 
 from weightflow.architectures import Architecture
 from weightflow.coordinates.base import Batches, Coordinates, Present, Z, used_entries
+from weightflow.exchange import Exchange
 from weightflow.tokens import Layout
-from weightflow.zoo.training import State, pad_with_zeros
+from weightflow.zoo.logits import State, pad_with_zeros
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,13 @@ class Tokens(Coordinates):
 
     @classmethod
     def fit(
-        cls, architecture: Architecture, layout: Layout, batches: Batches, count: int, scaled: bool
+        cls,
+        architecture: Architecture,
+        layout: Layout,
+        batches: Batches,
+        count: int,
+        scaled: bool,
+        exchange: Exchange,
     ) -> Tokens:
         """Statistics of a population, missing logits left out; mean 0 and std 1 where not `scaled`."""
         zero = torch.zeros(layout.tokens, layout.width)
@@ -42,7 +49,8 @@ class Tokens(Coordinates):
         for state, present in batches():
             used = used_entries(architecture, layout, present)
             total, number = total + (layout.encode(state) * used).sum(0), number + used.sum(0)
-        mean, square = total / number.clamp(min=1), zero
+        total, number = (_over_orbits(architecture, layout, exchange, sums) for sums in (total, number))
+        mean, square = total / number.clamp(min=1e-6), zero
         for state, present in batches():
             used = used_entries(architecture, layout, present)
             square = square + (((layout.encode(state) - mean) * used) ** 2).sum(0)
@@ -66,6 +74,11 @@ class Tokens(Coordinates):
         state = self.layout.decode(z * self.std + self.mean)
         ordered = {name: state[name] for name in self.architecture.shapes}
         return pad_with_zeros(self.architecture, ordered, present)
+
+
+def _over_orbits(architecture: Architecture, layout: Layout, exchange: Exchange, tokens: Tensor) -> Tensor:
+    """Tokens (tokens, width), each entry the mean of those that it may trade places with."""
+    return layout.encode(exchange.average(architecture, layout.decode(tokens.unsqueeze(0))))[0]
 
 
 def _scale_of_tensors(layout: Layout, square: Tensor, number: Tensor) -> Tensor:
