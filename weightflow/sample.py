@@ -13,12 +13,11 @@ from torch import Tensor, nn
 from canon.errors import InputError
 from weightflow import checkpoint as runs
 from weightflow import datasets
-from weightflow.coordinates import used_entries
 from weightflow.decode import decode, to_module
 from weightflow.flow.denoising import DENOISERS, Noise, denoise
 from weightflow.flow.solver import FIXED_STEP, solve
 from weightflow.flow.velocity import Guided
-from weightflow.model.transformer import WeightTransformer
+from weightflow.model import make_model
 from weightflow.sampleconfig import ADAPTIVE_SHARE, SampleConfig
 from weightflow.text import Prompt, PromptBatch, TextEncoder, encode_prompts, load_encoder
 from weightflow.text.description import encode as encode_descriptions
@@ -48,8 +47,8 @@ class Flow:
                 f"{folder} was trained with the text encoder {self.header.encoder}; "
                 f"'{self.header.config.encoder}' is now {self.encoder.identity}"
             )
-        self.model = WeightTransformer(
-            self.header.layout, self.encoder.width, self.architecture.classes, self.header.config.model
+        self.model = make_model(
+            self.header.config.model, self.coordinates.layout, self.encoder.width, self.architecture.classes
         )
         self.model.load_state_dict(weights.average)
         self.model.eval().requires_grad_(False)
@@ -94,9 +93,9 @@ class Flow:
         return self._draw([torch.Generator().manual_seed(seed) for seed in seeds], present)
 
     def _draw(self, streams: Sequence[torch.Generator], present: Tensor) -> Tensor:
-        layout = self.header.layout
+        layout = self.coordinates.layout
         draws = [torch.randn(layout.tokens, layout.width, generator=stream) for stream in streams]
-        return torch.stack(draws) * used_entries(self.architecture, layout, present)
+        return self.header.config.objective.source * torch.stack(draws) * self.coordinates.used(present)
 
     def _later_noise(self, seeds: Sequence[int], present: Tensor) -> Noise:
         """Each network's own stream, where it stands after its source noise."""
@@ -155,7 +154,7 @@ class Flow:
             raise InputError(
                 f"{self.folder} was trained without dropped prompts, so it cannot be guided; leave guidance at 1"
             )
-        used = used_entries(self.architecture, self.header.layout, prompts.present)
+        used = self.coordinates.used(prompts.present)
 
         def predict(words: PromptBatch, x_t: Tensor, t: Tensor) -> Tensor:
             return self.model(x_t, t, words.vectors, words.present) * used

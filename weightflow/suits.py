@@ -11,6 +11,14 @@ from weightflow.zoo.store import Zoo
 
 def check(config: TrainConfig, zoo: Zoo) -> None:
     """`InputError` names the part that does not suit the zoo."""
+    moved = [
+        name for name in ("permute_units", "permute_classes", "equivariance") if getattr(config.augment, name)
+    ]
+    if moved and config.coordinates.kind != "tokens":
+        raise InputError(
+            f"augment.{moved[0]} relabels tokens, which coordinates.kind '{config.coordinates.kind}' does not "
+            f"have: set coordinates.kind=tokens, or augment.{moved[0]}={'0' if moved[0] == 'equivariance' else 'false'}"
+        )
     told = config.model.conditioning
     tasks = {zoo.records[i].classes for i in zoo.rows("seen")}
     if told == "none" and len(tasks) > 1:

@@ -72,6 +72,11 @@ def test_the_small_size_trains_and_generates_the_same_twice(name, sorted_zoo, tm
             {"model": {"conditioning": "none"}},
             "'none' tells the model of no task, but .* has 40: set model.conditioning=classes",
         ),
+        (
+            "tina-small",
+            {"coordinates": {"kind": "components"}},
+            "augment.permute_classes relabels tokens, which coordinates.kind 'components' does not have: set",
+        ),
     ],
 )
 def test_a_preset_that_does_not_fit_the_zoo_says_which_part(zoo, tmp_path, name, changes, message):
