@@ -13,11 +13,10 @@ from torch import Tensor, nn
 from canon.errors import InputError
 from weightflow import checkpoint as runs
 from weightflow import datasets
-from weightflow.coordinates import used_entries
 from weightflow.decode import decode, to_module
 from weightflow.flow.solver import FIXED_STEP, SOLVERS, solve
 from weightflow.flow.velocity import Guided
-from weightflow.model.transformer import WeightTransformer
+from weightflow.model import make_model
 from weightflow.names import pick
 from weightflow.text import Prompt, PromptBatch, TextEncoder, encode_prompts, load_encoder
 from weightflow.zoo.training import State
@@ -77,8 +76,8 @@ class Flow:
                 f"{folder} was trained with the text encoder {self.header.encoder}; "
                 f"'{self.header.config.encoder}' is now {self.encoder.identity}"
             )
-        self.model = WeightTransformer(
-            self.header.layout, self.encoder.width, self.architecture.classes, self.header.config.model
+        self.model = make_model(
+            self.header.config.model, self.coordinates.layout, self.encoder.width, self.architecture.classes
         )
         self.model.load_state_dict(weights.average)
         self.model.eval().requires_grad_(False)
@@ -114,12 +113,12 @@ class Flow:
 
     def noise(self, seeds: Sequence[int], present: Tensor) -> Tensor:
         """Source noise of each network from its own seed, so that a network does not depend on its batch."""
-        layout = self.header.layout
+        layout = self.coordinates.layout
         draws = [
             torch.randn(layout.tokens, layout.width, generator=torch.Generator().manual_seed(seed))
             for seed in seeds
         ]
-        return torch.stack(draws) * used_entries(self.architecture, layout, present)
+        return self.header.config.objective.source * torch.stack(draws) * self.coordinates.used(present)
 
     @torch.no_grad()
     def tokens(
@@ -141,7 +140,7 @@ class Flow:
             raise InputError(
                 f"{self.folder} was trained without dropped prompts, so it cannot be guided; leave guidance at 1"
             )
-        used = used_entries(self.architecture, self.header.layout, prompts.present)
+        used = self.coordinates.used(prompts.present)
 
         def predict(words: PromptBatch, x_t: Tensor, t: Tensor) -> Tensor:
             return self.model(x_t, t, words.vectors, words.present) * used
