@@ -21,7 +21,7 @@ from canon import checkpoint
 from canon.errors import InputError, WorkError
 from weightflow import checkpoint as runs
 from weightflow import coordinates as coordinate_kinds
-from weightflow import datasets
+from weightflow import datasets, suits
 from weightflow.adversary import Adversary
 from weightflow.augment import Augmentation
 from weightflow.batch import Batch
@@ -61,6 +61,7 @@ class Trainer:
                 f"{zoo.path} has {len(rows['seen'])} networks to train on and {len(rows['validation'])} held out "
                 "to choose checkpoints by; both are needed"
             )
+        suits.check(config, zoo)
         self.data = datasets.load(zoo.dataset)
         self.frame = read_frame(zoo) if is_canonical(zoo) else {}
         prompts = {split: _prompts(zoo, rows[split], config) for split in rows}

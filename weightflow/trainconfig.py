@@ -12,11 +12,12 @@ from weightflow.coordinates import CoordinatesConfig
 from weightflow.flow.objective import ObjectiveConfig
 from weightflow.model import MODELS, ModelConfig
 from weightflow.names import pick
+from weightflow.sampleconfig import SampleConfig
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Everything that decides a run. Times are in steps.
+    """Everything that decides a run. Times are in steps. `sample` is how its networks are made by default.
 
     The averaged weights have a half-life that is a share of the run so far, `average_half_life`, or where
     `average_decay` is set, the part of them that each step keeps.
@@ -33,6 +34,7 @@ class TrainConfig:
     augment: AugmentConfig = AugmentConfig()
     adversary: AdversaryConfig = AdversaryConfig()
     model: ModelConfig = ModelConfig()
+    sample: SampleConfig = SampleConfig()
     steps: int = 1200
     batch_size: int = 64
     learning_rate: float = 1e-3
