@@ -178,7 +178,7 @@ class Flow:
 
     def prepare(self, inputs: Tensor) -> Tensor:
         """Raw inputs (examples, *shape), as the data set has them, to what the networks expect."""
-        return datasets.load(self.header.zoo.dataset).preprocessing(inputs)
+        return datasets.load(self.header.zoo.dataset).prepare(inputs)
 
 
 def load(folder: str | Path) -> Flow:

@@ -27,9 +27,11 @@ BASE_SEED = 2**20 - 1
 
 
 def trained_base(folder: Path, recipe: ZooRecipe) -> State:
-    """The base of the zoo in `folder`, over all classes of the data set; trained where it is not there."""
-    data, held_out = datasets.load(recipe.dataset), set(recipe.held_out_classes())
-    task = Task(recipe.dataset, tuple(name for name in data.class_names if name not in held_out))
+    """The base of the zoo in `folder`, over all classes of the data set; trained where it is not there.
+
+    It is trained on the classes that nothing is held out from; rows of the others are zero.
+    """
+    data, task = datasets.load(recipe.dataset), Task(recipe.dataset, recipe.known_classes())
     architecture = dataclasses.replace(recipe.make_architecture(), classes=len(task.classes))
     path = folder / BASE_FILE
     if not path.exists():
