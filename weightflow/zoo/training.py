@@ -106,7 +106,10 @@ def class_table(data: ClassificationData, tasks: Sequence[Task], classes: int) -
 
 
 def forward_many(architecture: Architecture) -> Callable[[State, Tensor], Tensor]:
-    """A function of stacked states and inputs (networks, batch, *shape) to logits (networks, batch, classes)."""
+    """A function of stacked states and inputs (networks, batch, *shape) to outputs (networks, batch, ...).
+
+    `architecture.readout` makes scores of classes out of them.
+    """
     skeleton = architecture.build().to("meta").eval()
     return vmap(lambda state, inputs: functional_call(skeleton, state, (inputs,)))
 
@@ -163,21 +166,28 @@ def mini_batches(
 
 def check_inputs(architecture: Architecture, data: ClassificationData) -> None:
     """`InputError` where the architecture cannot take the data's examples, before anything is trained."""
-    if not architecture.has_logits:
+    wanted = architecture.readout.width
+    if not architecture.has_logits and wanted is None:
         raise InputError(
-            f"architecture '{architecture.name}' gives vectors to compare with text, not logits; "
-            "training it needs text vectors, which this command does not take"
+            f"architecture '{architecture.name}' gives vectors to compare with text, not logits; name the "
+            "encoder of the text, for instance readout.encoder=wordllama"
         )
     skeleton = architecture.build().to("meta").eval()
     try:
         with torch.no_grad():
-            skeleton(torch.empty(2, *data.input_shape, device="meta"))
+            output = skeleton(torch.empty(2, *data.input_shape, device="meta"))
     except RuntimeError as error:
         raise InputError(
             f"architecture '{architecture.name}' with {dict(architecture.arguments)} cannot take examples of "
             f"shape {tuple(data.input_shape)} of data set '{data.name}': {str(error).splitlines()[0]}; "
             "set its arguments to fit, or choose other data"
         ) from None
+    if wanted not in (None, output.shape[-1]):
+        raise InputError(
+            f"architecture '{architecture.name}' gives vectors of {output.shape[-1]} numbers, the text encoder "
+            f"'{architecture.readout.to_dict()['readout']['encoder']}' vectors of {wanted}; set "
+            f"architecture.arguments.outputs={wanted}"
+        )
 
 
 def train_many(
@@ -219,6 +229,7 @@ def _train_group(
     begin: State,
 ) -> State:
     positions, mask = class_table(data, tasks, architecture.classes)
+    text = architecture.readout.targets([task.classes for task in tasks], architecture.classes)
     shared = recipe.batch_seed is not None
     names = dict(architecture.build().named_parameters())
     state = {name: begin[name].clone().requires_grad_() for name in names}
@@ -229,7 +240,8 @@ def _train_group(
     streams, stream_seeds = (rows[:1], [recipe.batch_seed or 0]) if shared else (rows, seeds)
     for step, index in enumerate(mini_batches(streams, recipe.batch_size, recipe.steps, stream_seeds)):
         targets = positions.gather(1, data.train.labels[index].expand(len(tasks), -1))
-        logits = forward(state, data.train.inputs[index[0] if shared else index])
+        output = forward(state, data.train.inputs[index[0] if shared else index])
+        logits = architecture.readout.scores(output, text)
         losses = masked_cross_entropy(logits, targets, mask, recipe.label_smoothing)
         if not torch.isfinite(losses).all():
             lost = int(torch.nonzero(~torch.isfinite(losses))[0])
