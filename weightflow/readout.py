@@ -11,9 +11,10 @@ Such a network has no order of classes and no number of them: the same weights a
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -24,28 +25,49 @@ from canon.errors import InputError
 from weightflow.text import load_encoder
 
 
-class Readout(Protocol):
+class Readout(ABC):
     """How outputs become scores. `targets` is what it needs to know of the tasks, made once."""
 
     @property
+    @abstractmethod
     def width(self) -> int | None:
         """The length that outputs must have, or None for one entry a class."""
 
+    @abstractmethod
     def targets(
         self, tasks: Sequence[Sequence[str]], classes: int
-    ) -> Float[Tensor, "networks {classes} width"]:
+    ) -> Float[Tensor, "networks classes width"]:
         """Of each task's class names, padded to `classes` with zeros."""
 
+    @abstractmethod
     def scores(
         self, output: Float[Tensor, "networks batch output"], targets: Float[Tensor, "networks classes width"]
     ) -> Float[Tensor, "networks batch classes"]:
-        """One score a class, to be compared within a row; classes that a task lacks have any."""
+        """One score a class, to be compared within a row; those of classes that a task lacks mean nothing."""
 
-    def to_dict(self) -> dict[str, Any]: ...
+    @abstractmethod
+    def columns(self, targets: Float[Tensor, "networks classes width"]) -> Columns:
+        """The same for outputs with examples as the last axis."""
+
+    @abstractmethod
+    def to_dict(self) -> dict[str, Any]:
+        """What the JSON of an architecture says of it."""
+
+
+class Columns(ABC):
+    """Scores of outputs (networks, width, batch) whose derivatives are written out, not recorded."""
+
+    @abstractmethod
+    def scores(self, output: Tensor) -> Tensor:
+        """(networks, classes, batch)."""
+
+    @abstractmethod
+    def derivative(self, d: Tensor) -> Tensor:
+        """By the output, of a loss whose derivative by the last scores is `d`."""
 
 
 @dataclass(frozen=True)
-class Logits:
+class Logits(Readout):
     """The output as it is."""
 
     @property
@@ -58,12 +80,15 @@ class Logits:
     def scores(self, output: Tensor, targets: Tensor) -> Tensor:
         return output
 
+    def columns(self, targets: Tensor) -> Columns:
+        return AsTheyAre()
+
     def to_dict(self) -> dict[str, Any]:
         return {}
 
 
 @dataclass(frozen=True)
-class Cosine:
+class Cosine(Readout):
     """Cosine against text vectors. `identity` is that of the encoder when networks were first trained."""
 
     encoder: str
@@ -84,6 +109,9 @@ class Cosine:
     def scores(self, output: Tensor, targets: Tensor) -> Tensor:
         return self.temperature * F.normalize(output, dim=-1) @ targets.to(output.dtype).mT
 
+    def columns(self, targets: Tensor) -> Columns:
+        return CosineColumns(self.temperature * targets)
+
     def to_dict(self) -> dict[str, Any]:
         return {"readout": asdict(self)}
 
@@ -97,6 +125,33 @@ class Cosine:
         return found
 
 
+class AsTheyAre(Columns):
+    """Scores that are the outputs."""
+
+    def scores(self, output: Tensor) -> Tensor:
+        return output
+
+    def derivative(self, d: Tensor) -> Tensor:
+        return d
+
+
+class CosineColumns(Columns):
+    r"""s = V u, u = y / |y|, and dL/dy = (g - u <u, g>) / |y| where g = V^T dL/ds."""
+
+    def __init__(self, vectors: Float[Tensor, "networks classes width"]) -> None:
+        self.vectors = vectors
+
+    def scores(self, output: Tensor) -> Tensor:
+        output = output.to(self.vectors.dtype)
+        self.norm = output.norm(dim=1, keepdim=True).clamp(min=1e-12)
+        self.unit = output / self.norm
+        return torch.bmm(self.vectors, self.unit)
+
+    def derivative(self, d: Tensor) -> Tensor:
+        g = torch.bmm(self.vectors.mT, d)
+        return (g - self.unit * (self.unit * g).sum(1, keepdim=True)) / self.norm
+
+
 def cosine(encoder: str, temperature: float = 100.0) -> Cosine:
     """Compare with vectors of an encoder by name, as it is now."""
     if temperature <= 0:
@@ -104,7 +159,7 @@ def cosine(encoder: str, temperature: float = 100.0) -> Cosine:
     return Cosine(encoder, load_encoder(encoder).identity, temperature)
 
 
-def from_dict(data: Mapping[str, Any] | None) -> Logits | Cosine:
+def from_dict(data: Mapping[str, Any] | None) -> Readout:
     """The inverse of `to_dict`."""
     return Logits() if data is None else Cosine(**data)
 

@@ -15,7 +15,7 @@ from canon.resolve import resolve
 from weightflow.architectures import FAMILIES, Architecture, from_metadata
 from weightflow.network import write_network
 from weightflow.tokens import SCHEMES, make_layout
-from weightflow.zoo.training import forward_many
+from weightflow.zoo.predict import forward_many
 
 EXAMPLES = {
     "mlp": Architecture("mlp", {"inputs": 8, "hidden": [6, 5]}, (8,), 3),

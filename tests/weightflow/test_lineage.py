@@ -8,11 +8,11 @@ from canon.errors import InputError
 from weightflow import datasets
 from weightflow.zoo.base import BASE_FILE, branches, trained_base
 from weightflow.zoo.build import build_zoo
+from weightflow.zoo.initialise import initialise
 from weightflow.zoo.measure import some_of
 from weightflow.zoo.recipe import read_recipe
 from weightflow.zoo.store import Zoo
 from weightflow.zoo.tasks import Task
-from weightflow.zoo.training import initialise
 
 DIGITS = datasets.load("digits")
 TINY = {

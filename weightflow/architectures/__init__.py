@@ -24,7 +24,7 @@ from weightflow.architectures.mlp import mlp
 from weightflow.architectures.resnet import resnet, resnet18, resnet20
 from weightflow.architectures.transformer import text_transformer, vit
 from weightflow.names import pick
-from weightflow.readout import Cosine, Logits, from_dict
+from weightflow.readout import Logits, Readout, from_dict
 
 FAMILIES: dict[str, Callable[..., nn.Module]] = {
     "mlp": mlp,
@@ -51,7 +51,7 @@ class Architecture:
     arguments: Mapping[str, Any] = field(hash=False)
     input_shape: tuple[int, ...]
     classes: int
-    readout: Logits | Cosine = Logits()
+    readout: Readout = Logits()
 
     def build(self, classes: int | None = None) -> nn.Module:
         """A freshly initialised module with `classes` logits (all of them by default)."""

@@ -58,6 +58,10 @@ class StoredInputs:
     def __getitem__(self, index: Any) -> Tensor:
         return self.preprocessing(self.stored[self.rows[index]])
 
+    def some(self, rows: Tensor) -> StoredInputs:
+        """The same, of some rows alone."""
+        return StoredInputs(self.stored, self.rows[rows], self.preprocessing)
+
 
 @dataclass(frozen=True)
 class Split:

@@ -16,9 +16,10 @@ from weightflow import datasets
 from weightflow.architectures import Architecture
 from weightflow.canonicalize import gather_classes, scatter_classes
 from weightflow.network import write_network
+from weightflow.zoo.logits import State
 from weightflow.zoo.recipe import ZooRecipe
 from weightflow.zoo.tasks import Task
-from weightflow.zoo.training import State, train_many
+from weightflow.zoo.training import train_many
 
 BASE, BASE_FILE = "base", "base.safetensors"
 # beyond every seed of the zoo's own networks
@@ -36,7 +37,10 @@ def trained_base(folder: Path, recipe: ZooRecipe) -> State:
     if not path.exists():
         seed = recipe.seed * 2**20 + BASE_SEED
         write_network(
-            path, architecture, train_many(architecture, data, [task], [seed], recipe.base), task.classes
+            path,
+            architecture,
+            train_many(architecture, data, [task], [seed], recipe.base).state,
+            task.classes,
         )
     stack = {name: tensor.unsqueeze(0) for name, tensor in checkpoint.read(path).state.items()}
     ordered = {name: stack[name] for name in architecture.shapes}

@@ -16,7 +16,7 @@ from weightflow.architectures import Architecture
 from weightflow.names import pick, suggest
 from weightflow.readout import Logits, cosine
 from weightflow.zoo.tasks import Task, deal_combinations, draw_tasks
-from weightflow.zoo.training import TrainingRecipe
+from weightflow.zoo.trainingrecipe import TrainingRecipe
 
 LINEAGES = ("independent", "branched")
 
