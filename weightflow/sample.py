@@ -181,7 +181,7 @@ class Flow:
         """A module that tells the classes apart, logits in their order. `prepare` makes its inputs."""
         prompt = Prompt.parse(classes) if isinstance(classes, str) else Prompt(tuple(classes))
         state = self.sample([prompt], [seed], config)
-        return to_module(self.architecture, {k: v[0] for k, v in state.items()}, len(prompt.classes))
+        return to_module(self.architecture, {k: v[0] for k, v in state.items()}, prompt.classes)
 
     def prepare(self, inputs: Tensor) -> Tensor:
         """Raw inputs (examples, *shape), as the data set has them, to what the networks expect."""
