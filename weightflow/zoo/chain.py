@@ -70,7 +70,7 @@ class Chain:
         self.layers, self.stack, self.shared, self.readout = layers, stack, shared, readout
         self.smoothing, self.dtype = stack.recipe.label_smoothing, stack.recipe.dtype
         self.absent = None if mask.all() else ~mask.unsqueeze(-1)
-        self.uniform = mask.unsqueeze(-1) / mask.sum(-1).view(-1, 1, 1)
+        self.uniform = mask.to(stack.flat.dtype).unsqueeze(-1) / mask.sum(-1).view(-1, 1, 1)
         own = self.dtype == stack.flat.dtype
         # copies of the precision of the products, all parameters at once
         self.flat = stack.flat if own else torch.empty_like(stack.flat, dtype=self.dtype)

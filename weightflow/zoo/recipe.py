@@ -179,14 +179,9 @@ def _every_combination(
     return dealt["seen"]
 
 
-SMALL = "-small"
-
-
 def built_in() -> dict[str, Path]:
     """Recipes that come with the package, by name; `NAME-small` is the same at a size for trying out."""
-    folder = Path(str(resources.files("weightflow") / "recipes"))
-    paths = {path.stem: path for path in sorted(folder.glob("*.toml"))}
-    return paths | {name + SMALL: path for name, path in paths.items() if "small" in config.read_toml(path)}
+    return config.by_name(Path(str(resources.files("weightflow") / "recipes")))
 
 
 def read_recipe(name_or_path: str, changes: dict[str, Any] | None = None) -> ZooRecipe:
@@ -203,8 +198,5 @@ def read_recipe(name_or_path: str, changes: dict[str, Any] | None = None) -> Zoo
         raise InputError(
             f"no recipe is called '{name_or_path}'; nearest: {suggest(name_or_path, known)}; or name a .toml file"
         )
-    tables = config.read_toml(path)
-    small = tables.pop("small", {})
-    if name_or_path.endswith(SMALL):
-        tables = config.replace_nested(tables, small)
+    tables = config.at_size(config.read_toml(path), name_or_path.endswith(config.SMALL))
     return config.build(ZooRecipe, config.replace_nested(tables, changes or {}))
