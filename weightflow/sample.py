@@ -8,17 +8,19 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from canon.errors import InputError
 from weightflow import checkpoint as runs
-from weightflow import datasets
+from weightflow.classifier import Classifier
 from weightflow.coordinates import used_entries
 from weightflow.decode import decode, to_module
+from weightflow.device import usable_device
 from weightflow.flow.solver import FIXED_STEP, SOLVERS, solve
 from weightflow.flow.velocity import Guided
 from weightflow.model.transformer import WeightTransformer
 from weightflow.names import pick
+from weightflow.pretrained import Pretrained
 from weightflow.text import Prompt, PromptBatch, TextEncoder, encode_prompts, load_encoder
 from weightflow.zoo.training import State
 
@@ -56,18 +58,21 @@ class SampleConfig:
 
 @dataclass(frozen=True)
 class Neighbour:
-    """A class of a prompt, the known class nearest to it, and the cosine between them."""
+    """A class of a prompt, a known class near to it, and the cosine between their vectors."""
 
     described: str
     nearest: str
     cosine: float
 
 
-class Flow:
-    """A trained generator. `generate` gives one module, `sample` many networks stacked."""
+class Flow(Pretrained):
+    """A trained generator. `generate` gives one module, `sample` many networks stacked.
 
-    def __init__(self, folder: str | Path) -> None:
-        self.folder = Path(folder)
+    The model runs on `device`; networks come out on the processor, the same up to rounding.
+    """
+
+    def __init__(self, folder: str | Path, device: str | torch.device = "cpu") -> None:
+        self.folder, self.device = Path(folder), usable_device(device)
         self.header = runs.read_header(self.folder)
         weights = runs.read_checkpoint(self.folder, self.header)
         self.architecture, self.coordinates = self.header.architecture, weights.coordinates
@@ -81,11 +86,13 @@ class Flow:
             self.header.layout, self.encoder.width, self.architecture.classes, self.header.config.model
         )
         self.model.load_state_dict(weights.average)
-        self.model.eval().requires_grad_(False)
+        self.model.eval().requires_grad_(False).to(self.device)
 
     @cached_property
     def encoder(self) -> TextEncoder:
-        return load_encoder(self.header.config.encoder)
+        kind, _, path = self.header.config.encoder.partition(":")
+        own = self.folder / path  # a saved generator brings its table with it
+        return load_encoder(f"{kind}:{own}" if path and own.is_file() else self.header.config.encoder)
 
     @property
     def frame(self) -> State:
@@ -97,20 +104,26 @@ class Flow:
             )
         return self._frame
 
-    @cached_property
+    @property
     def known_classes(self) -> tuple[str, ...]:
-        return datasets.load(self.header.zoo.dataset).class_names
+        """The classes of the networks that it learned from."""
+        return self.header.data.known
 
     def prompts(self, prompts: Sequence[Prompt]) -> PromptBatch:
         """Encode prompts for this run; `InputError` where one names more classes than it supports."""
         return encode_prompts(self.encoder, prompts, self.architecture.classes)
 
-    def neighbours(self, prompt: Prompt) -> list[Neighbour]:
-        """The nearest known class of each class in the prompt."""
+    def neighbours(self, prompt: Prompt, count: int = 1) -> list[Neighbour]:
+        """The `count` nearest known classes of each class in the prompt, nearest first."""
         known, asked = self.encoder.encode(self.known_classes), self.encoder.encode(prompt.classes)
-        cosine, index = (asked @ known.T / self.encoder.width).max(dim=1)
-        rows = zip(prompt.classes, index.tolist(), cosine.tolist(), strict=True)
-        return [Neighbour(described, self.known_classes[i], c) for described, i, c in rows]
+        near = (asked @ known.T / self.encoder.width).topk(min(count, len(known)), dim=1)
+        return [
+            Neighbour(described, self.known_classes[i], cosine)
+            for described, indices, cosines in zip(
+                prompt.classes, near.indices.tolist(), near.values.tolist(), strict=True
+            )
+            for i, cosine in zip(indices, cosines, strict=True)
+        ]
 
     def noise(self, seeds: Sequence[int], present: Tensor) -> Tensor:
         """Source noise of each network from its own seed, so that a network does not depend on its batch."""
@@ -130,18 +143,19 @@ class Flow:
         start: float = 0.0,
     ) -> Tensor:
         """Integrate `x` (networks, tokens, width) from time `start` to 1 under the prompts."""
+        words = PromptBatch(prompts.vectors.to(self.device), prompts.present.to(self.device))
         parts = [
-            self._integrate(prompts[rows], x[rows], config, start)
+            self._integrate(words[rows], x[rows].to(self.device), config, start)
             for rows in torch.arange(len(x)).split(config.batch_size)
         ]
-        return torch.cat(parts)
+        return torch.cat(parts).to(x.device)
 
     def _integrate(self, prompts: PromptBatch, x: Tensor, config: SampleConfig, start: float) -> Tensor:
         if config.guidance != 1.0 and self.header.config.drop_prompt == 0:
             raise InputError(
                 f"{self.folder} was trained without dropped prompts, so it cannot be guided; leave guidance at 1"
             )
-        used = used_entries(self.architecture, self.header.layout, prompts.present)
+        used = used_entries(self.architecture, self.header.layout, prompts.present.cpu()).to(self.device)
 
         def predict(words: PromptBatch, x_t: Tensor, t: Tensor) -> Tensor:
             return self.model(x_t, t, words.vectors, words.present) * used
@@ -170,17 +184,19 @@ class Flow:
 
     def generate(
         self, classes: Sequence[str] | str, seed: int = 0, config: SampleConfig = SampleConfig()
-    ) -> nn.Module:
-        """A module that tells the classes apart, logits in their order. `prepare` makes its inputs."""
+    ) -> Classifier:
+        """A module that tells the classes apart: raw inputs in, logits in the order of the classes out.
+
+        Raw means as the data set has them (for digits: 64 numbers from 0 to 16, for images: bytes); the
+        module prepares them itself, and `model.description` says how. `model.network` is the plain module
+        inside, `model.name(inputs)` answers in words.
+        """
         prompt = Prompt.parse(classes) if isinstance(classes, str) else Prompt(tuple(classes))
         state = self.sample([prompt], [seed], config)
-        return to_module(self.architecture, {k: v[0] for k, v in state.items()}, len(prompt.classes))
-
-    def prepare(self, inputs: Tensor) -> Tensor:
-        """Raw inputs (examples, *shape), as the data set has them, to what the networks expect."""
-        return datasets.load(self.header.zoo.dataset).preprocessing(inputs)
+        network = to_module(self.architecture, {k: v[0] for k, v in state.items()}, len(prompt.classes))
+        return Classifier(network, self.header.data.preprocessing, prompt.classes)
 
 
-def load(folder: str | Path) -> Flow:
-    """A trained generator from its run's folder."""
-    return Flow(folder)
+def load(folder: str | Path, device: str | torch.device = "cpu") -> Flow:
+    """A trained generator from its run's folder, or from one that `save_pretrained` wrote."""
+    return Flow(folder, device)

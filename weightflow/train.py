@@ -24,7 +24,7 @@ from weightflow import datasets
 from weightflow.behaviour import Behaviour
 from weightflow.canonicalize import is_canonical, read_frame
 from weightflow.coordinates import Coordinates, used_entries
-from weightflow.datasets import Split
+from weightflow.datasets import Facts, Split
 from weightflow.flow.objective import match
 from weightflow.model.transformer import WeightTransformer
 from weightflow.text import Prompt, PromptBatch, encode_prompts, load_encoder
@@ -100,6 +100,7 @@ class Trainer:
             architecture,
             layout,
             encoder.identity,
+            Facts.of(self.data, {c for i in rows["seen"] for c in zoo.records[i].classes}),
         )
         self.generator = torch.Generator().manual_seed(config.seed)
         with torch.random.fork_rng(devices=[]):

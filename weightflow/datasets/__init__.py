@@ -23,6 +23,7 @@ from weightflow.datasets import (
     tiny_imagenet,
 )
 from weightflow.datasets.data import ClassificationData, Preprocessing, SealedSplit, Split, StoredInputs
+from weightflow.datasets.facts import Facts
 from weightflow.names import pick
 
 SOURCES: dict[str, Callable[..., ClassificationData]] = {
@@ -43,6 +44,7 @@ SOURCES: dict[str, Callable[..., ClassificationData]] = {
 __all__ = [
     "SOURCES",
     "ClassificationData",
+    "Facts",
     "Preprocessing",
     "SealedSplit",
     "Split",
