@@ -17,9 +17,9 @@ from weightflow import datasets
 from weightflow.canonicalize import gather_classes, scatter_classes, widen
 from weightflow.sample import Flow, SampleConfig
 from weightflow.text import Prompt
+from weightflow.zoo.logits import State, pad_with_zeros
 from weightflow.zoo.store import Zoo
 from weightflow.zoo.tasks import Task
-from weightflow.zoo.training import State, pad_with_zeros
 
 
 @dataclass(frozen=True)

@@ -18,22 +18,35 @@ from torch.nn.utils.rnn import pad_sequence
 from canon.errors import InputError
 from weightflow.coordinates import Coordinates
 from weightflow.datasets import ClassificationData, Split
+from weightflow.zoo.logits import masked_cross_entropy
+from weightflow.zoo.predict import forward_many
 from weightflow.zoo.tasks import Task
-from weightflow.zoo.training import forward_many, masked_cross_entropy
 
 
 @dataclass(frozen=True)
 class BehaviourConfig:
     """`weight` of the cross-entropy (0 switches it off), `images` a network and step; the term is
-    multiplied by t ** `power`."""
+    multiplied by t ** `power`.
+
+    `beyond`: how many tasks that the zoo does not have join each batch, a share of its size; their
+    networks are generated from noise in up to `beyond_steps` steps.
+    """
 
     weight: float = 0.3
     images: int = 64
     power: float = 0.0
+    beyond: float = 0.0
+    beyond_steps: int = 1
 
     def __post_init__(self) -> None:
         if self.weight < 0 or self.images < 1:
             raise InputError(f"behaviour: weight {self.weight} and images {self.images} must be positive")
+        if self.beyond < 0 or self.beyond_steps < 1:
+            raise InputError(
+                f"behaviour: beyond {self.beyond} must not be negative, beyond_steps {self.beyond_steps} at least 1"
+            )
+        if self.beyond and not self.weight:
+            raise InputError("behaviour.beyond needs behaviour: set behaviour.weight above 0, or beyond to 0")
 
 
 class Behaviour:

@@ -18,8 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import tomli_w
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from canon import checkpoint
 from canon.errors import InputError
@@ -29,6 +28,7 @@ from weightflow import datasets
 from weightflow.architectures import Architecture
 from weightflow.coordinates import Coordinates
 from weightflow.datasets import Facts
+from weightflow.packing import pack, unpack
 from weightflow.tokens import Layout
 from weightflow.trainconfig import TrainConfig
 
@@ -139,32 +139,6 @@ def read_checkpoint(folder: Path, header: RunHeader) -> Weights:
     mean, std = tensors["coordinates.mean"], tensors["coordinates.std"]
     coordinates = Coordinates(header.architecture, header.layout, mean, std)
     return Weights(unpack("average", tensors), coordinates, unpack("frame", tensors))
-
-
-def pack(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {f"{prefix}.{name}": tensor.detach() for name, tensor in tensors.items()}
-
-
-def unpack(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    start = prefix + "."
-    return {name[len(start) :]: t for name, t in tensors.items() if name.startswith(start)}
-
-
-def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The optimizer's moments and step counts, keyed by parameter name."""
-    names = {id(p): name for name, p in model.named_parameters()}
-    return {
-        f"{names[id(p)]}.{key}": value for p, state in optimizer.state.items() for key, value in state.items()
-    }
-
-
-def restore_optimizer(
-    model: nn.Module, optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]
-) -> None:
-    parameters = dict(model.named_parameters())
-    for name, tensor in tensors.items():
-        owner, _, key = name.rpartition(".")
-        optimizer.state[parameters[owner]][key] = tensor
 
 
 def append_metrics(folder: Path, line: Mapping[str, Any]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -34,17 +34,25 @@ class Classifier(nn.Module):
     """`model(raw)`: inputs (examples, *shape) as the data set has them, to logits (examples, classes).
 
     `classes` names the logits in their order. `network` is the plain module, whose `state_dict` is all
-    that is saved; it takes what `prepare` makes of raw inputs.
+    that is saved; it takes what `prepare` makes of raw inputs. Where the network is a head, `features` are
+    the frozen backbone that raw inputs go through first.
     """
 
-    def __init__(self, network: nn.Module, preprocessing: Preprocessing, classes: Sequence[str]) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        preprocessing: Preprocessing,
+        classes: Sequence[str],
+        features: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
         super().__init__()
         self.prepare, self.network = Prepare(preprocessing), network
-        self.classes = tuple(classes)
+        self.classes, self.features = tuple(classes), features
         self.eval()
 
     def forward(self, inputs: Tensor) -> Tensor:
-        return self.network(self.prepare(inputs))
+        seen = inputs if self.features is None else self.features(inputs)
+        return self.network(self.prepare(seen))
 
     @torch.no_grad()
     def name(self, inputs: Tensor) -> list[str]:

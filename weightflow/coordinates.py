@@ -15,8 +15,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from weightflow.architectures import Architecture
+from weightflow.exchange import Exchange
 from weightflow.tokens import Layout
-from weightflow.zoo.training import State, pad_with_zeros
+from weightflow.zoo.logits import State, pad_with_zeros
 
 Tokens = Float[Tensor, "networks tokens width"]
 
@@ -48,11 +49,17 @@ class Coordinates:
         layout: Layout,
         state: State,
         present: Bool[Tensor, "networks classes"],
+        exchange: Exchange = Exchange(),
     ) -> Coordinates:
-        """Statistics of a population of stacked networks, missing logits left out."""
+        """Statistics of a population of stacked networks, missing logits left out.
+
+        Entries that may trade places share one mean; they share their scale in any case.
+        """
         tokens, used = layout.encode(state), used_entries(architecture, layout, present)
         count = used.sum(0)
-        mean = (tokens * used).sum(0) / count.clamp(min=1)
+        sums = exchange.average(architecture, layout.decode((tokens * used).sum(0, keepdim=True)))
+        counts = exchange.average(architecture, layout.decode(count.unsqueeze(0).to(tokens.dtype)))
+        mean = layout.encode(sums)[0] / layout.encode(counts)[0].clamp(min=1e-6)
         square = (((tokens - mean) * used) ** 2).sum(0, keepdim=True)
         squares, counts = layout.decode(square), layout.decode(count.unsqueeze(0).to(tokens.dtype))
         scale = {

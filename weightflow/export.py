@@ -110,4 +110,4 @@ def _reestimated(zoo: Zoo, state: State, record: Record) -> State:
     data = datasets.load(zoo.dataset)
     positions, _ = class_table(data, [record.task], zoo.architecture.classes)
     rows = torch.nonzero(positions[0][data.train.labels] >= 0).squeeze(1)
-    return restore_statistics(zoo.architecture, state, data, [rows])
+    return restore_statistics(zoo.architecture, state, data.train, [rows])

@@ -16,8 +16,8 @@ from weightflow.canonicalize import follow, gather_classes, scatter_classes, wid
 from weightflow.enhance import enhance
 from weightflow.network import Network
 from weightflow.sample import Flow, SampleConfig
+from weightflow.zoo.logits import State, class_table, pad_with_zeros
 from weightflow.zoo.tasks import Task
-from weightflow.zoo.training import State, class_table, pad_with_zeros
 
 
 @dataclass(frozen=True)

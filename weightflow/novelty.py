@@ -24,8 +24,8 @@ from weightflow import datasets
 from weightflow.baselines import Known
 from weightflow.canonicalize import follow, read_frame, scatter_classes, widen
 from weightflow.evaluate import Judged
+from weightflow.zoo.logits import State, class_table, pad_with_zeros
 from weightflow.zoo.tasks import Task
-from weightflow.zoo.training import State, class_table, pad_with_zeros
 
 
 def shared_distance(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,7 +20,7 @@ from weightflow.flow.solver import FIXED_STEP, SOLVERS, solve
 from weightflow.flow.velocity import Guided
 from weightflow.model.transformer import WeightTransformer
 from weightflow.names import pick
-from weightflow.pretrained import Pretrained
+from weightflow.pretrained import Pretrained, with_own_files
 from weightflow.text import Prompt, PromptBatch, TextEncoder, encode_prompts, load_encoder
 from weightflow.zoo.training import State
 
@@ -73,7 +73,7 @@ class Flow(Pretrained):
 
     def __init__(self, folder: str | Path, device: str | torch.device = "cpu") -> None:
         self.folder, self.device = Path(folder), usable_device(device)
-        self.header = runs.read_header(self.folder)
+        self.header = with_own_files(runs.read_header(self.folder), self.folder)
         weights = runs.read_checkpoint(self.folder, self.header)
         self.architecture, self.coordinates = self.header.architecture, weights.coordinates
         self._frame = weights.frame
@@ -90,9 +90,7 @@ class Flow(Pretrained):
 
     @cached_property
     def encoder(self) -> TextEncoder:
-        kind, _, path = self.header.config.encoder.partition(":")
-        own = self.folder / path  # a saved generator brings its table with it
-        return load_encoder(f"{kind}:{own}" if path and own.is_file() else self.header.config.encoder)
+        return load_encoder(self.header.config.encoder)
 
     @property
     def frame(self) -> State:
@@ -194,7 +192,15 @@ class Flow(Pretrained):
         prompt = Prompt.parse(classes) if isinstance(classes, str) else Prompt(tuple(classes))
         state = self.sample([prompt], [seed], config)
         network = to_module(self.architecture, {k: v[0] for k, v in state.items()}, len(prompt.classes))
-        return Classifier(network, self.header.data.preprocessing, prompt.classes)
+        return Classifier(network, self.header.data.preprocessing, prompt.classes, self._features)
+
+    @cached_property
+    def _features(self) -> Callable[[Tensor], Tensor] | None:
+        """What comes before the networks, where they are heads on the features of a backbone."""
+        from weightflow.backbones import read_backbone
+
+        backbone = self.header.data.backbone
+        return None if backbone is None else read_backbone(backbone)
 
 
 def load(folder: str | Path, device: str | torch.device = "cpu") -> Flow:

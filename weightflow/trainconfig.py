@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from canon.errors import InputError
+from weightflow.adversary import AdversaryConfig
+from weightflow.augment import AugmentConfig
 from weightflow.behaviour import BehaviourConfig
 from weightflow.flow.objective import ObjectiveConfig
 from weightflow.model.transformer import TransformerConfig
@@ -12,7 +14,10 @@ from weightflow.model.transformer import TransformerConfig
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Everything that decides a run. Times are in steps; `average_half_life` is a share of the run so far.
+    """Everything that decides a run. Times are in steps.
+
+    The averaged weights have a half-life that is a share of the run so far, `average_half_life`, or where
+    `average_decay` is set, the part of them that each step keeps.
 
     `patience` counts evaluations on held-out networks without improvement before the run stops early.
     """
@@ -22,6 +27,8 @@ class TrainConfig:
     chunk: int = 576
     objective: ObjectiveConfig = ObjectiveConfig()
     behaviour: BehaviourConfig = BehaviourConfig()
+    augment: AugmentConfig = AugmentConfig()
+    adversary: AdversaryConfig = AdversaryConfig()
     model: TransformerConfig = TransformerConfig()
     steps: int = 1200
     batch_size: int = 64
@@ -31,6 +38,7 @@ class TrainConfig:
     clip: float = 1.0
     drop_prompt: float = 0.1
     average_half_life: float = 0.05
+    average_decay: float | None = None
     evaluate_every: int = 200
     save_every: int = 200
     patience: int = 5
@@ -42,3 +50,7 @@ class TrainConfig:
                 raise InputError(f"setting '{name}' is {getattr(self, name)}; it must be at least 1")
         if not 0 <= self.drop_prompt < 1:
             raise InputError(f"setting 'drop_prompt' is {self.drop_prompt}; it is a share from 0 to below 1")
+        if self.average_decay is not None and not 0 <= self.average_decay < 1:
+            raise InputError(
+                f"setting 'average_decay' is {self.average_decay}; it is a share from 0 to below 1"
+            )

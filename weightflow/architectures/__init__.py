@@ -21,13 +21,14 @@ from canon.statistics import BATCH_NORMS
 from weightflow.architectures.cnn import cnn
 from weightflow.architectures.head import adapter, linear_head
 from weightflow.architectures.mlp import mlp
-from weightflow.architectures.resnet import resnet18, resnet20
+from weightflow.architectures.resnet import resnet, resnet18, resnet20
 from weightflow.architectures.transformer import text_transformer, vit
 from weightflow.names import pick
 
 FAMILIES: dict[str, Callable[..., nn.Module]] = {
     "mlp": mlp,
     "cnn": cnn,
+    "resnet": resnet,
     "resnet20": resnet20,
     "resnet18": resnet18,
     "vit": vit,

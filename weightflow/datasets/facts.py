@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from weightflow.datasets.data import ClassificationData, Preprocessing
+from weightflow.datasets.features import THROUGH
 
 
 @dataclass(frozen=True)
@@ -18,6 +19,12 @@ class Facts:
     known: tuple[str, ...]
     preprocessing: Preprocessing
     licence: str
+
+    @property
+    def backbone(self) -> str | None:
+        """The file of the backbone whose features the examples are, where they are features."""
+        _, through, file = self.dataset.rpartition(THROUGH)
+        return file if through else None
 
     @classmethod
     def of(cls, data: ClassificationData, known: Iterable[str] | None = None) -> Facts:

@@ -66,10 +66,12 @@ class ObjectiveConfig:
 
 @dataclass(frozen=True)
 class Matched:
-    """Squared error of each network (batch,), the predicted clean networks, and their times."""
+    """Squared error of each network (batch,), the predicted clean networks, what they were predicted
+    from, and when."""
 
     error: Float[Tensor, " batch"]
     x_1: Float[Tensor, "batch tokens width"]
+    x_t: Float[Tensor, "batch tokens width"]
     t: Float[Tensor, " batch"]
 
 
@@ -91,4 +93,4 @@ def match(
         target = expand_time(s.d_alpha(t), x_1) * x_1 + expand_time(s.d_sigma(t), x_1) * x_0
     error = ((predicted - target) ** 2 * used).sum((1, 2)) / used.sum((1, 2))
     clean = config.clean(lambda x, time: predicted)(x_t, t)
-    return Matched(error, clean, t)
+    return Matched(error, clean, x_t, t)

@@ -51,6 +51,10 @@ class PromptBatch:
     def __len__(self) -> int:
         return len(self.present)
 
+    def shown(self, kept: Bool[Tensor, "prompts one"]) -> PromptBatch:
+        """The empty prompt in every row that is not kept."""
+        return PromptBatch(self.vectors, self.present & kept)
+
     def nothing(self) -> PromptBatch:
         """The empty prompt in every row."""
         return PromptBatch(self.vectors, torch.zeros_like(self.present))

@@ -11,12 +11,14 @@ from canon.files import atomic_write, sha256
 from weightflow import config, datasets
 from weightflow.architectures import Architecture
 from weightflow.zoo.base import BASE, BASE_FILE, branches, trained_base
+from weightflow.zoo.initialise import initialise
 from weightflow.zoo.lock import holding
+from weightflow.zoo.logits import State
 from weightflow.zoo.measure import measured
 from weightflow.zoo.recipe import ZooRecipe
 from weightflow.zoo.store import Record, read_manifest, shard_path, write_manifest, write_shard
 from weightflow.zoo.tasks import Task
-from weightflow.zoo.training import State, initialise, train_many
+from weightflow.zoo.training import train_many
 
 # one stream of seeds a zoo: so far apart that neighbouring zoos never share a network
 SEEDS = 2**20
@@ -86,7 +88,7 @@ def _build_shard(
         begin = branches(architecture, base, tasks)
     elif recipe.initialisations:
         shared = [recipe.seed * SEEDS + (start + row) % recipe.initialisations for row in range(len(tasks))]
-        begin = initialise(architecture, shared)
+        begin = initialise(architecture, shared, recipe.training.initialiser)
     done = 0
 
     def on_step(steps: int) -> None:
@@ -94,8 +96,8 @@ def _build_shard(
         before, done = done // recipe.training.steps, done + steps
         progress(done // recipe.training.steps - before)
 
-    state = train_many(architecture, data, tasks, seeds, recipe.training, on_step, begin)
-    accuracy = measured(architecture, state, data, tasks)
+    trained = train_many(architecture, data, tasks, seeds, recipe.training, on_step, begin)
+    accuracy = measured(architecture, trained.state, data, tasks)
     records = [
         Record(
             id=f"n{start + row:06d}",
@@ -106,11 +108,11 @@ def _build_shard(
             lineage=recipe.lineage,
             parent=BASE if base is not None else None,
             accuracy=accuracy[row],
-            steps=recipe.training.steps,
+            steps=trained.steps[row],
         )
         for row, task in enumerate(tasks)
     ]
-    write_shard(folder, index, state, records)
+    write_shard(folder, index, trained.state, records)
 
 
 def _claim(folder: Path, recipe: ZooRecipe) -> None:
@@ -151,6 +153,8 @@ def _header(folder: Path, recipe: ZooRecipe, architecture: Architecture) -> dict
     }
     if recipe.tasks.held_out:
         header["held_out_classes"] = list(recipe.held_out_classes())
+    if recipe.excluded_classes():
+        header["unseen_by_backbone"] = list(recipe.excluded_classes())
     if recipe.lineage == "branched":
         header["base"] = {"id": BASE, "file": BASE_FILE, "sha256": sha256(folder / BASE_FILE)}
     return header

@@ -12,8 +12,15 @@ from torch.func import functional_call, vmap
 
 from weightflow.architectures import Architecture
 from weightflow.datasets import ClassificationData, StoredInputs
+from weightflow.zoo.company import together
+from weightflow.zoo.logits import State, class_table
 from weightflow.zoo.tasks import Task
-from weightflow.zoo.training import State, class_table, together
+
+
+def forward_many(architecture: Architecture) -> Callable[[State, Tensor], Tensor]:
+    """A function of stacked states and inputs (networks, batch, *shape) to logits (networks, batch, classes)."""
+    skeleton = architecture.build().to("meta").eval()
+    return vmap(partial(_call, skeleton))
 
 
 @torch.no_grad()
