@@ -137,7 +137,11 @@ def test_prompts_come_from_standard_input(run, tmp_path, capsys, monkeypatch):
 
     monkeypatch.setattr(sys, "stdin", io.StringIO("one, two\nthree, four, five\n"))
     assert call("sample", run, "--prompts", "-", "--count", 2, "--out", tmp_path / "nets", "--json") == 0
-    assert result(capsys)["networks"] == 4
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [(line["classes"], line["networks"]) for line in lines] == [
+        (["one", "two"], 2),
+        (["three", "four", "five"], 2),
+    ]
 
 
 def test_the_end_of_the_disk_leaves_nothing_half_written(run, tmp_path, capsys, monkeypatch):

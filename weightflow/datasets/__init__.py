@@ -25,6 +25,7 @@ from weightflow.datasets import (
     tiny_imagenet,
 )
 from weightflow.datasets.data import ClassificationData, Preprocessing, SealedSplit, Split, StoredInputs
+from weightflow.datasets.facts import Facts
 from weightflow.names import pick
 
 SOURCES: dict[str, Callable[..., ClassificationData]] = {
@@ -45,6 +46,7 @@ SOURCES: dict[str, Callable[..., ClassificationData]] = {
 __all__ = [
     "SOURCES",
     "ClassificationData",
+    "Facts",
     "Preprocessing",
     "SealedSplit",
     "Split",
