@@ -13,10 +13,10 @@ from torch import Tensor
 from canon.errors import InputError
 from weightflow import datasets
 from weightflow.architectures import Architecture
+from weightflow.zoo.logits import State
 from weightflow.zoo.predict import accuracies, in_task, predict_many
 from weightflow.zoo.store import Zoo
 from weightflow.zoo.tasks import Task
-from weightflow.zoo.training import State
 
 
 @dataclass(frozen=True)
