@@ -41,7 +41,7 @@ def populations(options: argparse.Namespace) -> dict[str, Population]:
         "heads": Population("tina_head", {"dataset": features}, networks=1000),
         "adapters": Population("t2w_adapter", {"dataset": features, "tasks": tasks, **text}, networks=1000),
         "cnns": Population(
-            "tina_cnn", {"dataset": options.images, "tasks": {"seen": 300, "validation": 30, "unseen": 60}},
+            "tina_cnn", {"dataset": options.images, "tasks": {"seen": 300, "validation": 30, "unseen": 40, "unseen_classes": 20}},
             networks=300,
         ),
     }  # fmt: skip
