@@ -14,7 +14,7 @@ from canon.errors import InputError
 from weightflow import datasets
 from weightflow.architectures import Architecture
 from weightflow.zoo.logits import State
-from weightflow.zoo.predict import accuracies, in_task, predict_many
+from weightflow.zoo.predict import accuracies, forward_many, in_task, predict_many
 from weightflow.zoo.store import Zoo
 from weightflow.zoo.tasks import Task
 
@@ -94,3 +94,22 @@ def evaluate_zoo(zoo: Zoo) -> dict[str, Any]:
             for classes, v in by_prompt.items()
         ],
     }
+
+
+@torch.no_grad()
+def judge_together(architecture: Architecture, members: Sequence[tuple[State, Task]], task: Task) -> float:
+    """Accuracy on `task` of networks for parts of it that answer together, a fraction.
+
+    Each gives probabilities to its own classes (stacks of one); a class has the mean over those who know it.
+    """
+    data = datasets.load(task.dataset)
+    test = data.test.open_for_evaluation()
+    rows = torch.nonzero(in_task(test.labels, data, [task])[0]).squeeze(1)
+    inputs, forward = test.inputs[rows].unsqueeze(0), forward_many(architecture)
+    total, count = torch.zeros(len(rows), len(data.class_names)), torch.zeros(len(data.class_names))
+    for state, own in members:
+        labels = data.class_index(own.classes)
+        total[:, labels] += forward(state, inputs)[0, :, : len(labels)].softmax(-1)
+        count[labels] += 1
+    predicted = (total / count.clamp(min=1)).argmax(-1)
+    return float((predicted == test.labels[rows]).double().mean())
