@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from weightflow.canonicalize import canonicalize_zoo
-from weightflow.model.transformer import TransformerConfig
+from weightflow.model import ModelConfig
 from weightflow.presets import read_preset
 from weightflow.train import start
 from weightflow.zoo.build import build_zoo
@@ -64,4 +64,4 @@ def run(zoo, tiny_config) -> Path:
 
 @pytest.fixture
 def other_model(tiny_config):
-    return dataclasses.replace(tiny_config, model=TransformerConfig(width=8, depth=1, heads=1))
+    return dataclasses.replace(tiny_config, model=ModelConfig(width=8, depth=1, heads=1))

@@ -24,6 +24,7 @@ from canon import checkpoint
 from canon.errors import InputError
 from canon.files import atomic_write
 from weightflow import config as settings
+from weightflow import coordinates as coordinate_kinds
 from weightflow import datasets
 from weightflow.architectures import Architecture
 from weightflow.coordinates import Coordinates
@@ -110,8 +111,7 @@ def write_checkpoint(
     tensors = {
         **pack("raw", raw),
         **pack("average", average),
-        "coordinates.mean": coordinates.mean,
-        "coordinates.std": coordinates.std,
+        **pack("coordinates", coordinates.tensors()),
         **pack("frame", frame),
     }
     checkpoint.write(folder / "checkpoint.safetensors", tensors, {"format": FORMAT, "step": str(step)})
@@ -136,8 +136,9 @@ def read_checkpoint(folder: Path, header: RunHeader) -> Weights:
             f"{folder} has no checkpoint yet; go on with: weightflow train {header.zoo.path} --out {folder} --resume"
         )
     tensors = checkpoint.read(path).state
-    mean, std = tensors["coordinates.mean"], tensors["coordinates.std"]
-    coordinates = Coordinates(header.architecture, header.layout, mean, std)
+    coordinates = coordinate_kinds.restore(
+        header.config.coordinates, header.architecture, header.layout, unpack("coordinates", tensors)
+    )
     return Weights(unpack("average", tensors), coordinates, unpack("frame", tensors))
 
 

@@ -13,9 +13,10 @@ from canon.errors import InputError
 from weightflow.averages import in_frame
 from weightflow.enhance import enhance
 from weightflow.network import Network
-from weightflow.sample import Flow, SampleConfig
+from weightflow.sample import Flow
+from weightflow.sampleconfig import SampleConfig
+from weightflow.zoo.logits import State
 from weightflow.zoo.tasks import Task
-from weightflow.zoo.training import State
 
 
 def union_of(flow: Flow, networks: Sequence[Network]) -> Task:
@@ -46,7 +47,7 @@ def fuse(
     networks: Sequence[Network],
     strength: float = 1.0,
     seed: int = 0,
-    config: SampleConfig = SampleConfig(),
+    config: SampleConfig | None = None,
 ) -> State:
     """The network for `union_of(flow, networks)`, a stack of one."""
     task = union_of(flow, networks)

@@ -22,7 +22,7 @@ from weightflow.augment import UnitRelabelling
 from weightflow.batch import Batch
 from weightflow.behaviour import Behaviour
 from weightflow.beyond import TasksBeyond
-from weightflow.coordinates import Coordinates, used_entries
+from weightflow.coordinates import Coordinates
 from weightflow.datasets import Split
 from weightflow.flow.objective import Matched, match
 from weightflow.flow.solver import solve
@@ -129,7 +129,7 @@ class Loss:
             return model(x_t, t, words.vectors, words.present) * used
 
         layout = self.coordinates.layout
-        x = torch.randn(count, layout.tokens, layout.width, generator=generator) * used
+        x = objective.source * torch.randn(count, layout.tokens, layout.width, generator=generator) * used
         before = int(torch.randint(steps, (1,), generator=generator))
         if before:
             with torch.no_grad():
@@ -138,4 +138,4 @@ class Loss:
         return self.behaviour.loss(x_1, labels, words.present, split, generator).mean()
 
     def _used(self, prompts: PromptBatch) -> Tensor:
-        return used_entries(self.coordinates.architecture, self.coordinates.layout, prompts.present)
+        return self.coordinates.used(prompts.present)

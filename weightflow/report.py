@@ -22,7 +22,6 @@ from torch import Tensor
 from canon.errors import InputError
 from weightflow import checkpoint as runs
 from weightflow.baselines import BASELINES, Known
-from weightflow.coordinates import used_entries
 from weightflow.decode import decode
 from weightflow.evaluate import Judged, Spread, chance, judge
 from weightflow.novelty import Distances, compare_behaviour, nearest_distances, root_mean_square
@@ -115,7 +114,7 @@ def _generate(known: Known, split: str, seed: int, limit: int, config: SampleCon
     return Generated(
         tasks=tasks,
         z=z,
-        used=used_entries(zoo.architecture, flow.header.layout, words.present),
+        used=flow.coordinates.used(words.present),
         state=state,
         judged=judge(zoo.architecture, state, tasks),
         trained=judge(zoo.architecture, zoo.load(rows), tasks),
@@ -158,8 +157,7 @@ def _novelty(known: Known, generated: dict[str, Generated]) -> dict[str, Any]:
 def _rms_ratio(known: Known, z: Tensor, used: Tensor) -> float:
     words = known.flow.prompts([Prompt(task.classes) for task in known.tasks])
     real = known.flow.coordinates.encode(known.state, words.present)
-    real_used = used_entries(known.zoo.architecture, known.flow.header.layout, words.present)
-    return root_mean_square(z, used) / root_mean_square(real, real_used)
+    return root_mean_square(z, used) / root_mean_square(real, known.flow.coordinates.used(words.present))
 
 
 def _speed(known: Known, config: SampleConfig, seed: int, networks: int = 100) -> dict[str, Any]:

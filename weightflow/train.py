@@ -10,32 +10,34 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from canon import checkpoint
 from canon.errors import InputError, WorkError
 from weightflow import checkpoint as runs
-from weightflow import datasets
+from weightflow import coordinates as coordinate_kinds
+from weightflow import datasets, suits
 from weightflow.adversary import Adversary
 from weightflow.augment import Augmentation
 from weightflow.batch import Batch
 from weightflow.behaviour import Behaviour
 from weightflow.beyond import TasksBeyond
 from weightflow.canonicalize import is_canonical, read_frame
-from weightflow.coordinates import Coordinates, used_entries
+from weightflow.coordinates import Coordinates
 from weightflow.datasets import Facts
 from weightflow.exchange import Exchange
 from weightflow.loss import Loss, Terms
-from weightflow.model.transformer import WeightTransformer
+from weightflow.model import make_model
 from weightflow.packing import optimizer_tensors, pack, restore_optimizer, unpack
 from weightflow.text import Prompt, PromptBatch, encode_prompts, load_encoder
 from weightflow.tokens import make_layout
 from weightflow.trainconfig import TrainConfig
-from weightflow.zoo.store import Zoo
+from weightflow.zoo.store import State, Zoo
 
 
 @dataclass
@@ -60,25 +62,31 @@ class Trainer:
                 f"{zoo.path} has {len(rows['seen'])} networks to train on and {len(rows['validation'])} held out "
                 "to choose checkpoints by; both are needed"
             )
+        suits.check(config, zoo)
         self.data = datasets.load(zoo.dataset)
         self.frame = read_frame(zoo) if is_canonical(zoo) else {}
-        state = zoo.load(rows["seen"])
         prompts = {split: _prompts(zoo, rows[split], config) for split in rows}
         layout = make_layout(architecture, config.layout, config.chunk)
         augment = config.augment
         exchange = Exchange(augment.permute_units or augment.equivariance > 0, augment.permute_classes)
-        self.coordinates = Coordinates.fit(architecture, layout, state, prompts["seen"].present, exchange)
+        self.coordinates = coordinate_kinds.fit(
+            config.coordinates,
+            architecture,
+            layout,
+            lambda: _batches(zoo, rows["seen"], prompts["seen"]),
+            exchange,
+        )
         behaviour = Behaviour(self.coordinates, self.data, config.behaviour.images)
         self.populations = {
             split: Batch(
-                self.coordinates.encode(zoo.load(rows[split]), prompts[split].present),
+                _encode(self.coordinates, zoo, rows[split], prompts[split]),
                 prompts[split],
                 behaviour.labels([zoo.records[i].task for i in rows[split]]),
             )
             for split in rows
         }
         self.augment = Augmentation(augment, architecture, layout)
-        used = used_entries(architecture, layout, prompts["seen"].present).any(dim=0)
+        used = self.coordinates.used(prompts["seen"].present).any(dim=0)
         self.adversary = Adversary(config.adversary, used, config.seed) if config.adversary.weight else None
         beyond = TasksBeyond(zoo, self.data, encoder) if config.behaviour.beyond else None
         self.loss = Loss(config, self.coordinates, behaviour, self.augment.units, self.adversary, beyond)
@@ -93,13 +101,15 @@ class Trainer:
         self.generator = torch.Generator().manual_seed(config.seed)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
-            self.model = WeightTransformer(layout, encoder.width, architecture.classes, config.model)
+            self.model = make_model(
+                config.model, self.coordinates.layout, encoder.width, architecture.classes
+            )
         self.average = copy.deepcopy(self.model).requires_grad_(False)
         self.best_average = {k: v.clone() for k, v in self.average.state_dict().items()}
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(),
             lr=config.learning_rate,
-            betas=(0.9, 0.99),
+            betas=(config.betas[0], config.betas[1]),
             weight_decay=config.weight_decay,
         )
         self.progress = Progress()
@@ -232,6 +242,20 @@ class Trainer:
 def _prompts(zoo: Zoo, rows: list[int], config: TrainConfig) -> PromptBatch:
     prompts = [Prompt(zoo.records[i].classes) for i in rows]
     return encode_prompts(load_encoder(config.encoder), prompts, zoo.architecture.classes)
+
+
+def _batches(zoo: Zoo, rows: list[int], prompts: PromptBatch) -> Iterator[tuple[State, Tensor]]:
+    """One walk over some networks of a zoo, a shard at a time, with the logits that they have."""
+    for positions, state in zoo.by_shard(rows):
+        yield state, prompts.present[positions]
+
+
+def _encode(coordinates: Coordinates, zoo: Zoo, rows: list[int], prompts: PromptBatch) -> Tensor:
+    layout = coordinates.layout
+    z = torch.empty(len(rows), layout.tokens, layout.width)
+    for positions, state in zoo.by_shard(rows):
+        z[positions] = coordinates.encode(state, prompts.present[positions])
+    return z
 
 
 def _warmup_cosine(step: int, config: TrainConfig) -> float:

@@ -8,13 +8,16 @@ from canon.errors import InputError
 from weightflow.adversary import AdversaryConfig
 from weightflow.augment import AugmentConfig
 from weightflow.behaviour import BehaviourConfig
+from weightflow.coordinates import CoordinatesConfig
 from weightflow.flow.objective import ObjectiveConfig
-from weightflow.model.transformer import TransformerConfig
+from weightflow.model import MODELS, ModelConfig
+from weightflow.names import pick
+from weightflow.sampleconfig import SampleConfig
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Everything that decides a run. Times are in steps.
+    """Everything that decides a run. Times are in steps. `sample` is how its networks are made by default.
 
     The averaged weights have a half-life that is a share of the run so far, `average_half_life`, or where
     `average_decay` is set, the part of them that each step keeps.
@@ -25,14 +28,17 @@ class TrainConfig:
     encoder: str = "wordllama"
     layout: str = "rows"
     chunk: int = 576
+    coordinates: CoordinatesConfig = CoordinatesConfig()
     objective: ObjectiveConfig = ObjectiveConfig()
     behaviour: BehaviourConfig = BehaviourConfig()
     augment: AugmentConfig = AugmentConfig()
     adversary: AdversaryConfig = AdversaryConfig()
-    model: TransformerConfig = TransformerConfig()
+    model: ModelConfig = ModelConfig()
+    sample: SampleConfig = SampleConfig()
     steps: int = 1200
     batch_size: int = 64
     learning_rate: float = 1e-3
+    betas: tuple[float, ...] = (0.9, 0.99)
     weight_decay: float = 0.01
     warmup: int = 50
     clip: float = 1.0
@@ -45,6 +51,9 @@ class TrainConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        pick(MODELS, self.model.kind, "model")
+        if len(self.betas) != 2:
+            raise InputError(f"setting 'betas' is two numbers, found {self.betas}")
         for name in ("steps", "batch_size", "evaluate_every", "save_every", "patience"):
             if getattr(self, name) < 1:
                 raise InputError(f"setting '{name}' is {getattr(self, name)}; it must be at least 1")

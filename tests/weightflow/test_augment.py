@@ -8,11 +8,14 @@ from canon.errors import InputError
 from weightflow.architectures import Architecture
 from weightflow.augment import Augmentation, AugmentConfig, UnitRelabelling, random_order, reorder_classes
 from weightflow.batch import Batch
-from weightflow.coordinates import Coordinates, used_entries
+from weightflow.coordinates import used_entries
+from weightflow.coordinates.tokens import Tokens
 from weightflow.exchange import Exchange
 from weightflow.text import PromptBatch
 from weightflow.tokens import make_layout
-from weightflow.zoo.training import forward_many, initialise, pad_with_zeros
+from weightflow.zoo.initialise import initialise
+from weightflow.zoo.logits import pad_with_zeros
+from weightflow.zoo.predict import forward_many
 
 CLASSES = 4
 MLP = Architecture("mlp", {"inputs": 6, "hidden": [5, 7]}, (6,), CLASSES)
@@ -32,7 +35,8 @@ def state():
 @pytest.fixture(params=["rows", "blocks", "flat"])
 def coordinates(request, state):
     layout = make_layout(MLP, request.param, 16)
-    return Coordinates.fit(MLP, layout, state, PRESENT, Exchange(units=True, classes=True))
+    exchange = Exchange(units=True, classes=True)
+    return Tokens.fit(MLP, layout, lambda: iter([(state, PRESENT)]), 0, True, exchange)
 
 
 def batch_of(coordinates, state, generator):

@@ -7,13 +7,14 @@ import torch
 
 from canon.errors import InputError
 from weightflow.architectures import Architecture
+from weightflow.model import ModelConfig
 from weightflow.model.conditioning import CONDITIONINGS, prior_attention
-from weightflow.model.transformer import TransformerConfig, WeightTransformer
+from weightflow.model.transformer import WeightTransformer
 from weightflow.tokens import make_layout
 
 HEAD = Architecture("linear_head", {"inputs": 6}, (6,), 4)
 PRESENT = torch.tensor([[True, True, True, False], [True] * 4])
-CONFIG = TransformerConfig(width=16, depth=2, heads=4)
+CONFIG = ModelConfig(width=16, depth=2, heads=4)
 
 
 @pytest.fixture
@@ -86,4 +87,4 @@ def test_text2weight_has_34_tokens():
 
 def test_a_width_that_heads_cannot_share_is_explained():
     with pytest.raises(InputError, match="model.width 10 cannot be shared among model.heads 4"):
-        TransformerConfig(width=10, heads=4)
+        ModelConfig(width=10, heads=4)

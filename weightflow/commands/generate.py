@@ -29,16 +29,25 @@ NEAREST = 3
 def sample(
     run: Annotated[Path, typer.Argument(help="Folder of a run, or of a saved generator.")],
     out: Annotated[Path, typer.Option(help="Folder of the generated networks, a zoo.")],
-    classes: Annotated[str | None, typer.Option(help="Classes in logit order, separated by commas.")] = None,
+    classes: Annotated[
+        str | None,
+        typer.Option(
+            help="Classes in logit order, separated by commas: words, NAME = WORDS | OTHER WORDS, or "
+            "NAME = image:FILE | FILE where the run's text encoder is a CLIP."
+        ),
+    ] = None,
     prompts: Annotated[
         Path | None,
         typer.Option(help="A file with one prompt a line; - reads standard input and answers line by line."),
     ] = None,
     count: Annotated[int, typer.Option(help="Networks for each prompt.")] = 1,
     seed: Annotated[int, typer.Option(help="Seed of the first network; the next one has the next seed.")] = 0,
-    steps: Annotated[int, typer.Option(help="Steps of the solver.")] = 4,
-    method: Annotated[str, typer.Option(help="euler, midpoint, heun, rk4 or dopri5.")] = "euler",
-    guidance: Annotated[float, typer.Option(help="Above 1 follows the prompt harder.")] = 1.0,
+    steps: Annotated[int | None, typer.Option(help="Steps; the run's own by default.")] = None,
+    method: Annotated[
+        str | None,
+        typer.Option(help="euler, midpoint, heun, rk4, dopri5, ddim or ancestral; the run's own by default."),
+    ] = None,
+    guidance: Annotated[float | None, typer.Option(help="Above 1 follows the prompt harder.")] = None,
     explain: Annotated[
         bool, typer.Option("--explain", help="Show the nearest known classes of each class, and how far.")
     ] = False,
@@ -55,11 +64,13 @@ def sample(
     Example: [bold]weightflow sample runs/digits --classes "three, seven, nine" --count 8 --out nets[/]
     """
     from weightflow.population import generate_zoo
-    from weightflow.sample import Flow, SampleConfig
+    from weightflow.sample import Flow
 
-    config = SampleConfig(method=method, steps=steps, guidance=guidance)
     asked = _asked(classes, prompts)
     flow = Flow(run, device)
+    said = {"method": method, "steps": steps, "guidance": guidance}
+    changes: dict[str, Any] = {name: value for name, value in said.items() if value is not None}
+    config = dataclasses.replace(flow.sampling, **changes)
     many, told, done, begin = prompts is not None, set[str](), 0, time.monotonic()
     kept = f"what was finished is in {out}, a sound zoo; run the same command to replace it"
     with console.on_interrupt(kept), closing(generate_zoo(flow, asked, count, seed, config, out)) as making:

@@ -12,37 +12,15 @@ pre-norm transformer (G.pt, Peebles et al. 2022, arXiv:2209.12892; Text2Weight; 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from canon.errors import InputError
 from weightflow.model.conditioning import CONDITIONINGS
-from weightflow.names import pick
+from weightflow.model.config import ModelConfig
 from weightflow.tokens import Layout
-
-
-@dataclass(frozen=True)
-class TransformerConfig:
-    """`conditioning` is what it is told of a prompt; `modulated` how time and prompt reach the layers."""
-
-    width: int = 128
-    depth: int = 4
-    heads: int = 4
-    mlp_ratio: float = 4.0
-    dropout: float = 0.0
-    conditioning: str = "classes"
-    modulated: bool = True
-
-    def __post_init__(self) -> None:
-        pick(CONDITIONINGS, self.conditioning, "conditioning")
-        if self.heads < 1 or self.width % self.heads:
-            raise InputError(
-                f"model.width {self.width} cannot be shared among model.heads {self.heads}; take a multiple"
-            )
 
 
 class TimeEmbedding(nn.Module):
@@ -72,7 +50,7 @@ def _modulation(width: int, vectors: int) -> nn.Linear:
 class Layer(nn.Module):
     """Pre-norm attention and MLP. Modulated, shift, scale and gate of both come from the condition."""
 
-    def __init__(self, config: TransformerConfig) -> None:
+    def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         width, hidden = config.width, int(config.width * config.mlp_ratio)
         self.heads, self.dropout = config.heads, config.dropout
@@ -104,7 +82,7 @@ class Layer(nn.Module):
 class WeightTransformer(nn.Module):
     """Predicts tokens (batch, tokens, width) from noisy tokens, times and class vectors."""
 
-    def __init__(self, layout: Layout, text_width: int, classes: int, config: TransformerConfig) -> None:
+    def __init__(self, layout: Layout, text_width: int, classes: int, config: ModelConfig) -> None:
         super().__init__()
         self.layout = layout
         self.conditioning = CONDITIONINGS[config.conditioning]
