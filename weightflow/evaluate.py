@@ -109,7 +109,9 @@ def judge_together(architecture: Architecture, members: Sequence[tuple[State, Ta
     total, count = torch.zeros(len(rows), len(data.class_names)), torch.zeros(len(data.class_names))
     for state, own in members:
         labels = data.class_index(own.classes)
-        total[:, labels] += forward(state, inputs)[0, :, : len(labels)].softmax(-1)
+        targets = architecture.readout.targets([own.classes], len(labels))
+        scores = architecture.readout.scores(forward(state, inputs), targets)
+        total[:, labels] += scores[0, :, : len(labels)].softmax(-1)
         count[labels] += 1
     predicted = (total / count.clamp(min=1)).argmax(-1)
     return float((predicted == test.labels[rows]).double().mean())
