@@ -13,10 +13,10 @@ from torch import Tensor
 from canon.errors import InputError
 from weightflow import datasets
 from weightflow.architectures import Architecture
+from weightflow.zoo.logits import State
 from weightflow.zoo.predict import accuracies, in_task, predict_many
 from weightflow.zoo.store import Zoo
 from weightflow.zoo.tasks import Task
-from weightflow.zoo.training import State
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def judge(architecture: Architecture, state: State, tasks: Sequence[Task]) -> Ju
     """Run stacked networks on the test images of their data set."""
     data = datasets.load(tasks[0].dataset)
     test = data.test.open_for_evaluation()
-    predicted = predict_many(architecture, state, test.inputs, data, tasks)
+    predicted = predict_many(architecture, state, test.inputs, data, tasks, labels=test.labels)
     return Judged(
         predicted,
         in_task(test.labels, data, tasks),

@@ -27,9 +27,9 @@ from weightflow.evaluate import Judged, Spread, chance, judge
 from weightflow.novelty import Distances, compare_behaviour, nearest_distances, root_mean_square
 from weightflow.sample import Flow, SampleConfig
 from weightflow.text import Prompt
+from weightflow.zoo.logits import State
 from weightflow.zoo.store import Zoo
 from weightflow.zoo.tasks import Task
-from weightflow.zoo.training import State
 
 Say = Callable[[str], None]
 

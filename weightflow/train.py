@@ -30,6 +30,7 @@ from weightflow.behaviour import Behaviour
 from weightflow.beyond import TasksBeyond
 from weightflow.canonicalize import is_canonical, read_frame
 from weightflow.coordinates import Coordinates
+from weightflow.datasets import Facts
 from weightflow.exchange import Exchange
 from weightflow.loss import Loss, Terms
 from weightflow.model.anchored import Anchored, make_generator
@@ -96,6 +97,7 @@ class Trainer:
             architecture,
             layout,
             encoder.identity,
+            Facts.of(self.data, {c for i in rows["seen"] for c in zoo.records[i].classes}),
         )
         self.generator = torch.Generator().manual_seed(config.seed)
         with torch.random.fork_rng(devices=[]):

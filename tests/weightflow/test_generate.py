@@ -1,22 +1,19 @@
 """From a run to networks: prompts matter, seeds decide, results are plain networks."""
 
-import json
 import math
 
 import pytest
 import torch
 
 import weightflow
-from canon import checkpoint
 from canon.errors import InputError, WorkError
 from weightflow import datasets
 from weightflow.baselines import BASELINES
 from weightflow.decode import decode
 from weightflow.evaluate import chance, evaluate_zoo, judge
-from weightflow.export import export_zoo
 from weightflow.novelty import compare_behaviour, nearest_distances, shared_distance
 from weightflow.page import write_page
-from weightflow.population import generate_zoo, read_prompts
+from weightflow.population import generate_zoo
 from weightflow.report import make_report, open_known, table
 from weightflow.sample import Flow, SampleConfig
 from weightflow.text import Prompt
@@ -74,7 +71,10 @@ def test_generate_gives_a_module_with_its_logits(run):
     flow = weightflow.load(run)
     module = flow.generate(["three", "seven"])
     raw = torch.rand(4, 64) * 16
-    assert module(flow.prepare(raw)).shape == (4, 2)
+    prepared = datasets.load("digits").preprocessing(raw)
+    assert torch.equal(module(raw), module.network(prepared))
+    assert module(raw).shape == (4, 2)
+    assert set(module.name(raw)) <= {"three", "seven"}
     assert not module.training
 
 
@@ -156,9 +156,11 @@ def test_too_many_classes_name_the_limit(flow):
 
 
 def test_generated_networks_are_a_zoo(flow, tmp_path):
-    made = generate_zoo(flow, [THREE, Prompt(("one", "two"))], 3, 10, SampleConfig(), tmp_path / "nets")
+    both = [THREE, Prompt(("one", "two"))]
+    made = list(generate_zoo(flow, both, 3, 10, SampleConfig(), tmp_path / "nets"))
     opened = Zoo(tmp_path / "nets")
-    assert made["networks"] == len(opened) == 6
+    assert [id for m in made for id in m.ids] == [r.id for r in opened.records]
+    assert len(opened) == 6
     assert [r.seed for r in opened.records] == [10, 11, 12] * 2
     assert opened.verify() == []
     found = evaluate_zoo(opened)
@@ -167,52 +169,17 @@ def test_generated_networks_are_a_zoo(flow, tmp_path):
 
 
 def test_generating_again_replaces_generated_networks_only(flow, zoo, tmp_path):
-    generate_zoo(flow, [THREE], 3, 0, SampleConfig(), tmp_path / "nets")
-    generate_zoo(flow, [THREE], 2, 0, SampleConfig(), tmp_path / "nets")
+    list(generate_zoo(flow, [THREE], 3, 0, SampleConfig(), tmp_path / "nets"))
+    list(generate_zoo(flow, [THREE], 2, 0, SampleConfig(), tmp_path / "nets"))
     assert len(Zoo(tmp_path / "nets")) == 2
     with pytest.raises(InputError, match="holds a zoo of trained networks"):
-        generate_zoo(flow, [THREE], 1, 0, SampleConfig(), zoo.path)
+        list(generate_zoo(flow, [THREE], 1, 0, SampleConfig(), zoo.path))
 
 
 def test_classes_the_data_set_lacks_name_the_nearest(flow, tmp_path):
-    generate_zoo(flow, [Prompt(("three", "nin"))], 1, 0, SampleConfig(), tmp_path / "nets")
+    list(generate_zoo(flow, [Prompt(("three", "nin"))], 1, 0, SampleConfig(), tmp_path / "nets"))
     with pytest.raises(InputError, match="data set 'digits' has no class 'nin'; nearest: nine"):
         evaluate_zoo(Zoo(tmp_path / "nets"))
-
-
-def test_exported_files_load_with_torch_alone(flow, tmp_path):
-    generate_zoo(flow, [THREE], 2, 0, SampleConfig(), tmp_path / "nets")
-    paths = export_zoo(Zoo(tmp_path / "nets"), tmp_path / "files")
-    found = checkpoint.read(paths[1])
-    assert json.loads(found.metadata["classes"]) == ["three", "seven", "nine"]
-    arguments = json.loads(found.metadata["architecture"])["arguments"]
-    plain = torch.nn.Sequential(
-        torch.nn.Flatten(),
-        torch.nn.Linear(arguments["inputs"], arguments["hidden"][0]),
-        torch.nn.ReLU(),
-        torch.nn.Linear(arguments["hidden"][0], 3),
-    )
-    plain.load_state_dict(found.state)
-    x = datasets.load("digits").validation.inputs[:5]
-    torch.testing.assert_close(plain(x), flow.generate(["three", "seven", "nine"], seed=1)(x))
-
-
-@pytest.mark.parametrize(
-    ("classes", "text", "message"),
-    [
-        (None, None, "give either --classes"),
-        ("a, b", "c, d", "give either --classes"),
-        (None, "\n \n", "holds no prompt"),
-        (None, "a, b\nc, c\n", "names 'c' twice"),
-    ],
-)
-def test_prompt_sources_are_checked(tmp_path, classes, text, message):
-    path = None
-    if text is not None:
-        path = tmp_path / "prompts.txt"
-        path.write_text(text)
-    with pytest.raises(InputError, match=message):
-        read_prompts(classes, path)
 
 
 def test_every_baseline_answers_every_prompt(known):

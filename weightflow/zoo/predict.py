@@ -35,28 +35,32 @@ def predict_many(
     tasks: Sequence[Task],
     chunk: int = 0,
     examples: int = 2048,
+    labels: Int[Tensor, " examples"] | None = None,
 ) -> Int[Tensor, "networks examples"]:
     """The label, in the data set's numbering, that each network gives to each example.
 
     `chunk` networks (0: as many as are fast) are run on `examples` examples at a time: that bounds the
-    memory.
+    memory. Where the examples' own `labels` are given, networks are run only on those that belong to a task
+    of their chunk; what is left out is -1.
     """
     positions, mask = class_table(data, tasks, architecture.classes)
     skeleton = architecture.build().to("meta").eval()
     chunk = chunk or together(architecture)
     forward = _alone(skeleton) if chunk == 1 else vmap(partial(_call, skeleton), in_dims=(0, None))
     # logit -> label: the inverse of label -> logit; labels outside the task sort to the end
-    labels = torch.where(positions < 0, len(data.class_names), positions).argsort(dim=1)
+    label_of = torch.where(positions < 0, len(data.class_names), positions).argsort(dim=1)
     text = architecture.readout.targets([task.classes for task in tasks], architecture.classes)
-    result = []
+    result = torch.full((len(tasks), len(inputs)), -1)
     for rows in torch.arange(len(tasks)).split(chunk):
         part = {name: tensor[rows] for name, tensor in state.items()}
+        known = (positions[rows] >= 0).any(0)
+        wanted = torch.arange(len(inputs)) if labels is None else torch.nonzero(known[labels]).squeeze(1)
         chosen = []
-        for some in torch.arange(len(inputs)).split(examples):
+        for some in wanted.split(examples):
             scores = architecture.readout.scores(forward(part, inputs[some]), text[rows])
             chosen.append(scores.masked_fill(~mask[rows].unsqueeze(1), -torch.inf).argmax(-1))
-        result.append(labels[rows].gather(1, torch.cat(chosen, dim=1)))
-    return torch.cat(result)
+        result[rows.unsqueeze(1), wanted] = label_of[rows].gather(1, torch.cat(chosen, dim=1))
+    return result
 
 
 def _call(skeleton: nn.Module, state: State, inputs: Tensor) -> Tensor:
