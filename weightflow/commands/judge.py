@@ -18,21 +18,13 @@ def evaluate(
     networks: Annotated[Path, typer.Argument(help="Folder of generated networks, or any zoo.")],
     as_json: bool = console.JSON,
 ) -> None:
-    """Test accuracy of every network on real test images, beside chance."""
+    """Accuracy and calibration on real test images, beside chance; by split, class and prompt."""
+    from weightflow.commands.report_tables import told
     from weightflow.evaluate import evaluate_zoo
     from weightflow.zoo.store import Zoo
 
     found = evaluate_zoo(Zoo(networks))
-    lines = [
-        f"{', '.join(p['classes'])}: {100 * p['mean']:.1f} ± {100 * p['std']:.1f} % over {p['networks']} networks"
-        f" (chance {100 / len(p['classes']):.1f} %)"
-        for p in found["prompts"][:20]
-    ]
-    more = len(found["prompts"]) - len(lines)
-    a = found["zoo"]["accuracy"]
-    lines += [f"... and {more} more prompts"] if more > 0 else []
-    lines.append(f"all {found['zoo']['count']} networks: {100 * a['mean']:.1f} ± {100 * a['std']:.1f} %")
-    console.show(found, "\n".join(lines), as_json)
+    console.show(found, "\n".join(told(found)), as_json)
 
 
 @app.command()
@@ -48,7 +40,8 @@ def report(
 ) -> None:
     """Measure a run against trained networks and baselines: report.json and report.html."""
     from canon.files import atomic_write
-    from weightflow.page import rich_tables, write_page
+    from weightflow.commands.report_tables import rich_tables
+    from weightflow.page import write_page
     from weightflow.report import make_report, verdict
     from weightflow.sample import SampleConfig
 
