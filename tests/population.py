@@ -7,7 +7,7 @@ import pytest
 
 from weightflow.canonicalize import canonicalize_zoo
 from weightflow.known import Known, open_known
-from weightflow.model.transformer import TransformerConfig
+from weightflow.model import ModelConfig
 from weightflow.presets import read_preset
 from weightflow.train import start
 from weightflow.zoo.build import build_zoo
@@ -86,4 +86,4 @@ def one_task_run(tiny_config, tmp_path_factory) -> Path:
 
 @pytest.fixture
 def other_model(tiny_config):
-    return dataclasses.replace(tiny_config, model=TransformerConfig(width=8, depth=1, heads=1))
+    return dataclasses.replace(tiny_config, model=ModelConfig(width=8, depth=1, heads=1))

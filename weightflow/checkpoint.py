@@ -17,15 +17,16 @@ from pathlib import Path
 from typing import Any
 
 import tomli_w
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from canon import checkpoint
 from canon.errors import InputError
 from canon.files import atomic_write
 from weightflow import config as settings
+from weightflow import coordinates as coordinate_kinds
 from weightflow.architectures import Architecture
 from weightflow.coordinates import Coordinates
+from weightflow.packing import pack, unpack
 from weightflow.tokens import Layout
 from weightflow.trainconfig import TrainConfig
 
@@ -98,8 +99,7 @@ def write_checkpoint(
     tensors = {
         **pack("raw", raw),
         **pack("average", average),
-        "coordinates.mean": coordinates.mean,
-        "coordinates.std": coordinates.std,
+        **pack("coordinates", coordinates.tensors()),
         **pack("frame", frame),
     }
     checkpoint.write(folder / "checkpoint.safetensors", tensors, {"format": FORMAT, "step": str(step)})
@@ -124,35 +124,10 @@ def read_checkpoint(folder: Path, header: RunHeader) -> Weights:
             f"{folder} has no checkpoint yet; go on with: weightflow train {header.zoo.path} --out {folder} --resume"
         )
     tensors = checkpoint.read(path).state
-    mean, std = tensors["coordinates.mean"], tensors["coordinates.std"]
-    coordinates = Coordinates(header.architecture, header.layout, mean, std)
+    coordinates = coordinate_kinds.restore(
+        header.config.coordinates, header.architecture, header.layout, unpack("coordinates", tensors)
+    )
     return Weights(unpack("average", tensors), coordinates, unpack("frame", tensors))
-
-
-def pack(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {f"{prefix}.{name}": tensor.detach() for name, tensor in tensors.items()}
-
-
-def unpack(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    start = prefix + "."
-    return {name[len(start) :]: t for name, t in tensors.items() if name.startswith(start)}
-
-
-def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The optimizer's moments and step counts, keyed by parameter name."""
-    names = {id(p): name for name, p in model.named_parameters()}
-    return {
-        f"{names[id(p)]}.{key}": value for p, state in optimizer.state.items() for key, value in state.items()
-    }
-
-
-def restore_optimizer(
-    model: nn.Module, optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]
-) -> None:
-    parameters = dict(model.named_parameters())
-    for name, tensor in tensors.items():
-        owner, _, key = name.rpartition(".")
-        optimizer.state[parameters[owner]][key] = tensor
 
 
 def append_metrics(folder: Path, line: Mapping[str, Any]) -> None:

@@ -9,10 +9,10 @@ import typer
 from typer.core import TyperGroup
 
 from canon import console
-from weightflow.commands import generate, hand_over, judge, learn, use, zoo
+from weightflow.commands import backbone, generate, hand_over, judge, learn, use, zoo
 
 PIPELINE = (
-    *("demo", "zoo", "canonicalize", "train", "sample", "evaluate", "report"),
+    *("demo", "backbone", "zoo", "canonicalize", "train", "sample", "evaluate", "report"),
     *("fuse", "enhance", "transfer", "export"),
 )
 
@@ -47,6 +47,7 @@ def demo(
     run_demo(app, out, seed, as_json)
 
 
+app.add_typer(backbone.app, name="backbone")
 app.add_typer(zoo.app, name="zoo")
 for stage in (learn, generate, judge, use, hand_over):
     app.add_typer(stage.app)

@@ -14,10 +14,10 @@ from canon.errors import InputError
 from weightflow import bootstrap, datasets
 from weightflow.architectures import Architecture
 from weightflow.calibration import calibration_error
+from weightflow.zoo.logits import State
 from weightflow.zoo.predict import accuracies, answer_many, in_task, probabilities
 from weightflow.zoo.store import Zoo
 from weightflow.zoo.tasks import Task
-from weightflow.zoo.training import State
 
 
 @dataclass(frozen=True)

@@ -18,9 +18,12 @@ from weightflow import config as settings
 from weightflow import datasets
 from weightflow.architectures import Architecture
 from weightflow.evaluate import judge
+from weightflow.zoo.initialise import initialise
+from weightflow.zoo.logits import State, class_table, pad_with_zeros
 from weightflow.zoo.store import Zoo
 from weightflow.zoo.tasks import Task
-from weightflow.zoo.training import State, TrainingRecipe, class_table, initialise, pad_with_zeros, train_many
+from weightflow.zoo.training import train_many
+from weightflow.zoo.trainingrecipe import TrainingRecipe
 
 
 def xavier(architecture: Architecture, tasks: Sequence[Task], seeds: Sequence[int]) -> State:
@@ -75,7 +78,7 @@ def zoo_recipe(zoo: Zoo, **changes: Any) -> TrainingRecipe:
     """How the zoo's own networks were trained, at a constant learning rate; the default where it is not said."""
     known = zoo.manifest.get("recipe", {}).get("training", {})
     recipe = settings.build(TrainingRecipe, known, "training.") if known else TrainingRecipe()
-    return replace(recipe, **{"schedule": "constant", **changes})
+    return replace(recipe, **{"schedule": "constant", "patience": 0, **changes})
 
 
 def fine_tune(
@@ -90,7 +93,7 @@ def fine_tune(
     if steps == 0:
         return start
     data = datasets.load(tasks[0].dataset)
-    return train_many(architecture, data, tasks, seeds, replace(recipe, steps=steps), start=start)
+    return train_many(architecture, data, tasks, seeds, replace(recipe, steps=steps), start=start).state
 
 
 def curve(

@@ -13,10 +13,11 @@ from torch import Tensor
 from canon.errors import InputError
 from weightflow import datasets
 from weightflow.canonicalize import is_canonical, scatter_classes, widen
-from weightflow.sample import Flow, SampleConfig
+from weightflow.sample import Flow
+from weightflow.sampleconfig import SampleConfig
+from weightflow.zoo.logits import State, class_table, pad_with_zeros
 from weightflow.zoo.store import Zoo
 from weightflow.zoo.tasks import Task
-from weightflow.zoo.training import State, class_table, pad_with_zeros
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class Known:
 
     flow: Flow
     zoo: Zoo
-    config: SampleConfig = SampleConfig()
+    config: SampleConfig
 
     @cached_property
     def rows(self) -> list[int]:
@@ -87,8 +88,8 @@ class Known:
         return pad_with_zeros(wide, ones, has)
 
 
-def open_known(folder: Path, config: SampleConfig = SampleConfig()) -> Known:
-    """The run and its zoo; `InputError` where the zoo is gone or is not the one it was trained on."""
+def open_known(folder: Path, config: SampleConfig | None = None) -> Known:
+    """The run, its zoo and how to sample, by default the run's own way; `InputError` where the zoo is gone or is not the one it was trained on."""
     flow = Flow(folder)
     reference = flow.header.zoo
     if not Path(reference.path).is_dir():
@@ -99,4 +100,4 @@ def open_known(folder: Path, config: SampleConfig = SampleConfig()) -> Known:
             f"the zoo at {reference.path} has changed since {folder} was trained on it "
             f"({zoo.identity[:12]}, then {reference.identity[:12]}); train again, or restore it"
         )
-    return Known(flow, zoo, config)
+    return Known(flow, zoo, config or flow.sampling)

@@ -14,8 +14,8 @@ from canon import checkpoint
 from canon.errors import InputError
 from weightflow.architectures import Architecture
 from weightflow.text import Prompt
+from weightflow.zoo.logits import State
 from weightflow.zoo.tasks import Task
-from weightflow.zoo.training import State
 
 
 @dataclass(frozen=True)

@@ -24,8 +24,8 @@ from torch import Tensor
 
 from weightflow.canonicalize import follow, read_frame, scatter_classes
 from weightflow.known import Known
+from weightflow.zoo.logits import State
 from weightflow.zoo.tasks import Task
-from weightflow.zoo.training import State
 
 BLOCK = 2**14
 GOOD = 0.95

@@ -10,12 +10,13 @@ import torch
 from canon.errors import InputError, WorkError
 from weightflow import datasets
 from weightflow.zoo.build import build_zoo
+from weightflow.zoo.initialise import initialise
 from weightflow.zoo.inspect import inspect_zoo, picture
 from weightflow.zoo.predict import accuracies, predict_many
 from weightflow.zoo.recipe import read_recipe
 from weightflow.zoo.store import Zoo, shard_path
 from weightflow.zoo.tasks import Task, deal_combinations, draw_tasks
-from weightflow.zoo.training import initialise, train_many
+from weightflow.zoo.training import train_many
 
 DIGITS = datasets.load("digits")
 
@@ -55,7 +56,7 @@ def test_training_many_equals_training_one_at_a_time(tiny_recipe):
     """The loop is the reference: plain PyTorch, one module, one optimizer."""
     architecture, tasks, seeds = tiny_recipe.make_architecture(), tiny_recipe.make_tasks()[:4], [7, 8, 9, 10]
     recipe = dataclasses.replace(tiny_recipe.training, steps=25)
-    together = train_many(architecture, DIGITS, tasks, seeds, recipe)
+    together = train_many(architecture, DIGITS, tasks, seeds, recipe).state
     for row, (task, seed) in enumerate(zip(tasks, seeds, strict=True)):
         alone = train_alone(architecture, task, seed, recipe)
         for name, expected in architecture.trim(alone, len(task.classes)).items():
@@ -89,8 +90,8 @@ def train_alone(architecture, task, seed, recipe):
 def test_a_network_does_not_depend_on_its_neighbours(tiny_recipe):
     architecture, tasks = tiny_recipe.make_architecture(), tiny_recipe.make_tasks()[:3]
     recipe = dataclasses.replace(tiny_recipe.training, steps=5)
-    three = train_many(architecture, DIGITS, tasks, [1, 2, 3], recipe)
-    one = train_many(architecture, DIGITS, tasks[2:], [3], recipe)
+    three = train_many(architecture, DIGITS, tasks, [1, 2, 3], recipe).state
+    one = train_many(architecture, DIGITS, tasks[2:], [3], recipe).state
     for name in one:
         torch.testing.assert_close(three[name][2], one[name][0], atol=1e-6, rtol=1e-5)
 

@@ -23,8 +23,9 @@ from weightflow.baselines.noise import noise, noise_as_wide_as_the_zoo
 from weightflow.baselines.retrieval import nearest_prompt, nearest_rows
 from weightflow.baselines.ridge import ridge_rows
 from weightflow.known import Known
+from weightflow.zoo.logits import State
+from weightflow.zoo.recorded import restore_statistics
 from weightflow.zoo.tasks import Task
-from weightflow.zoo.training import State, restore_statistics
 
 __all__ = ["BASELINES", "Inapplicable", "Known", "answer"]
 
@@ -57,4 +58,4 @@ def answer(known: Known, name: str, tasks: Sequence[Task], seed: int) -> State:
         return state
     data = datasets.load(known.zoo.dataset)
     rows = [torch.nonzero(has[data.train.labels]).squeeze(1) for has in known.classes_of(tasks)]
-    return restore_statistics(known.zoo.architecture, state, data, rows)
+    return restore_statistics(known.zoo.architecture, state, data.train, rows)

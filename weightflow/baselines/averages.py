@@ -9,8 +9,8 @@ import torch
 from weightflow.baselines.retrieval import best_known
 from weightflow.canonicalize import gather_classes
 from weightflow.known import Known
+from weightflow.zoo.logits import State
 from weightflow.zoo.tasks import Task
-from weightflow.zoo.training import State
 
 
 def zoo_mean(known: Known, tasks: Sequence[Task], seed: int) -> State:

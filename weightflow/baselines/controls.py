@@ -11,8 +11,8 @@ from weightflow.baselines.inapplicable import Inapplicable
 from weightflow.decode import decode
 from weightflow.known import Known
 from weightflow.text import Prompt, PromptBatch
+from weightflow.zoo.logits import State
 from weightflow.zoo.tasks import Task
-from weightflow.zoo.training import State
 
 _NO_PROMPT = "all networks have one task, so that there is no other prompt"
 
@@ -38,8 +38,9 @@ def random_text(known: Known, tasks: Sequence[Task], seed: int) -> State:
     for row, task in enumerate(tasks):
         random[row, : len(task.classes)] = torch.stack([table[name] for name in task.classes])
     words = PromptBatch(random, words.present)
-    noise = flow.noise(range(seed, seed + len(tasks)), words.present)
-    return decode(flow.coordinates, flow.tokens(words, noise, known.config), words)
+    seeds = range(seed, seed + len(tasks))
+    z = flow.tokens(words, flow.noise(seeds, words.present), known.config, seeds=seeds)
+    return decode(flow.coordinates, z, words)
 
 
 def _derange(tasks: Sequence[Task]) -> list[int]:

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from weightflow.canonicalize import gather_classes
 from weightflow.known import Known
+from weightflow.zoo.logits import State
 from weightflow.zoo.tasks import Task
-from weightflow.zoo.training import State
 
 
 def gaussian(known: Known, tasks: Sequence[Task], seed: int) -> State:

@@ -11,8 +11,8 @@ from weightflow.baselines.inapplicable import Inapplicable
 from weightflow.baselines.retrieval import nearest_rows
 from weightflow.known import Known
 from weightflow.novelty import spacing
+from weightflow.zoo.logits import State, pad_with_zeros
 from weightflow.zoo.tasks import Task
-from weightflow.zoo.training import State, pad_with_zeros
 
 
 def noise(known: Known, tasks: Sequence[Task], seed: int, size: float) -> State:

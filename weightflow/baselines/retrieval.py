@@ -11,8 +11,8 @@ from torch import Tensor
 from weightflow.canonicalize import gather_classes
 from weightflow.known import Known
 from weightflow.text import Prompt
+from weightflow.zoo.logits import State
 from weightflow.zoo.tasks import Task
-from weightflow.zoo.training import State
 
 
 def nearest_prompt(known: Known, tasks: Sequence[Task], seed: int) -> State:

@@ -20,8 +20,8 @@ from weightflow import datasets
 from weightflow.baselines.inapplicable import Inapplicable
 from weightflow.canonicalize import gather_classes
 from weightflow.known import Known
+from weightflow.zoo.logits import State
 from weightflow.zoo.tasks import Task
-from weightflow.zoo.training import State
 
 PENALTIES = tuple(10.0**power for power in range(-4, 4))
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -33,8 +34,11 @@ def report(
     out: Annotated[Path | None, typer.Option(help="Folder of the report; the run's own by default.")] = None,
     limit: Annotated[int, typer.Option(help="Tasks of each split at most.")] = 200,
     seed: Annotated[int, typer.Option(help="Seed of the generated networks.")] = 0,
-    steps: Annotated[int, typer.Option(help="Steps of the solver.")] = 4,
-    method: Annotated[str, typer.Option(help="euler, midpoint, heun, rk4 or dopri5.")] = "euler",
+    steps: Annotated[int | None, typer.Option(help="Steps; the run's own by default.")] = None,
+    method: Annotated[
+        str | None,
+        typer.Option(help="euler, midpoint, heun, rk4, dopri5, ddim or ancestral; the run's own by default."),
+    ] = None,
     as_json: bool = console.JSON,
     quiet: bool = console.QUIET,
 ) -> None:
@@ -43,13 +47,16 @@ def report(
     from weightflow.commands.report_tables import rich_tables
     from weightflow.page import write_page
     from weightflow.report import make_report, verdict
-    from weightflow.sample import SampleConfig
+    from weightflow.sample import Flow
 
     folder = out or run
     if limit < 1:
         raise InputError(f"--limit is {limit}; it must be at least 1")
     say = (lambda text: None) if quiet else console.say
-    found = make_report(run, seed, limit, SampleConfig(method=method, steps=steps), say)
+    asked: dict[str, Any] = {
+        key: value for key, value in (("method", method), ("steps", steps)) if value is not None
+    }
+    found = make_report(run, seed, limit, replace(Flow(run).sampling, **asked), say)
     folder.mkdir(parents=True, exist_ok=True)
     atomic_write(folder / "report.json", console.json_text(found))
     write_page(folder / "report.html", found)

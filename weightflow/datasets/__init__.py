@@ -1,7 +1,8 @@
 """Data sets by name. A new one is one file here and one line in `SOURCES`.
 
 A name may bring a place and options: `imagefolder:photos?size=32&skip_corrupt`, `caltech256?size=64`.
-They are the arguments of the source's function, and part of the data's identity.
+They are the arguments of the source's function, and part of the data's identity. `NAME through FILE` are
+the features of NAME's images under the backbone in FILE.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from canon.errors import InputError
 from weightflow.datasets import (
     caltech,
     cifar,
+    features,
     idx,
     image_folder,
     npz,
@@ -57,6 +59,9 @@ def load(name: str) -> ClassificationData:
 
     The object's `name` is the whole name asked for, so that whoever stores it finds the same data again.
     """
+    images, through, backbone = name.rpartition(features.THROUGH)
+    if through:
+        return features.through(load(images), backbone, name)
     before, _, query = name.partition("?")
     source, _, path = before.partition(":")
     make = pick(SOURCES, source, "data set")

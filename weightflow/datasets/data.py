@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,10 @@ class Preprocessing:
     divisor: float
     mean: float | tuple[float, ...]
     std: float | tuple[float, ...]
+
+    @property
+    def channels(self) -> int:
+        return len(self.mean) if isinstance(self.mean, tuple) else 1
 
     def __call__(self, inputs: Tensor) -> Tensor:
         mean, std = _per_channel(self.mean), _per_channel(self.std)
@@ -52,6 +57,10 @@ class StoredInputs:
 
     def __getitem__(self, index: Any) -> Tensor:
         return self.preprocessing(self.stored[self.rows[index]])
+
+    def some(self, rows: Tensor) -> StoredInputs:
+        """The same, of some rows alone."""
+        return StoredInputs(self.stored, self.rows[rows], self.preprocessing)
 
 
 @dataclass(frozen=True)
@@ -83,7 +92,11 @@ class SealedSplit:
 
 @dataclass(frozen=True)
 class ClassificationData:
-    """Real examples of named classes. Validation is cut from training data, never from test data."""
+    """Real examples of named classes. Validation is cut from training data, never from test data.
+
+    `folder` holds the decoded arrays, where there is one. Where the examples are features, `features` makes
+    them of raw images, and `excluded` classes were kept from the backbone that made them.
+    """
 
     name: str
     class_names: tuple[str, ...]
@@ -92,6 +105,13 @@ class ClassificationData:
     test: SealedSplit
     preprocessing: Preprocessing
     licence: str
+    folder: Path | None = None
+    features: Callable[[Tensor], Tensor] | None = None
+    excluded: tuple[str, ...] = ()
+
+    def prepare(self, raw: Tensor) -> Tensor:
+        """Raw examples, as their publisher has them, to what networks for this data take."""
+        return self.preprocessing(raw if self.features is None else self.features(raw))
 
     @property
     def input_shape(self) -> tuple[int, ...]:

@@ -120,6 +120,7 @@ def from_folder(
         test=SealedSplit(split(test_inputs, test_labels, test)),
         preprocessing=preprocessing,
         licence=licence,
+        folder=folder,
     )
 
 

@@ -24,7 +24,7 @@ from weightflow.report.splits import SPLITS, missing, split_figures
 from weightflow.report.starts import starts
 from weightflow.report.sweeps import guidance, solvers
 from weightflow.report.words import verdict
-from weightflow.sample import SampleConfig
+from weightflow.sampleconfig import SampleConfig
 
 __all__ = ["make_report", "open_known", "verdict"]
 
@@ -33,14 +33,17 @@ def make_report(
     folder: Path,
     seed: int = 0,
     limit: int = 200,
-    config: SampleConfig = SampleConfig(),
+    config: SampleConfig | None = None,
     say: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any]:
     """Generate networks for up to `limit` tasks of each split and measure everything on test images.
 
+    `config` says how to sample, by default as the run says.
+
     Raises `InputError` where the run's zoo has moved or changed.
     """
     known = open_known(folder, config)
+    sampled = known.config
     splits: dict[str, Any] = {}
     made: dict[str, Generated] = {}
     beside = {}
@@ -68,7 +71,7 @@ def make_report(
     return found | {
         "fine_tuning": starts(known, made[focus], seed),
         "ensembles": ensembles(known, made[focus].tasks, seed),
-        "sample": {"method": config.method, "steps": config.steps, "guidance": config.guidance},
+        "sample": {"method": sampled.method, "steps": sampled.steps, "guidance": sampled.guidance},
         "scatter": scatter(known, made[focus], beside[focus]),
         "map": principal_map(known, made[focus]),
         "training": runs.read_metrics(folder),

@@ -11,8 +11,8 @@ from weightflow.canonicalize import gather_classes
 from weightflow.evaluate import Spread, judge_ensembles
 from weightflow.known import Known
 from weightflow.text import Prompt
+from weightflow.zoo.logits import State
 from weightflow.zoo.tasks import Task
-from weightflow.zoo.training import State
 
 SIZES = (10, 100)
 # numbers held at once: a hundred networks of two million parameters

@@ -12,9 +12,9 @@ from weightflow.known import Known
 from weightflow.novelty import nearest_distances
 from weightflow.report.opponents import Opponent
 from weightflow.text import Prompt
+from weightflow.zoo.logits import State
 from weightflow.zoo.store import Zoo
 from weightflow.zoo.tasks import Task
-from weightflow.zoo.training import State
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from weightflow.canonicalize import follow, read_frame, scatter_classes
 from weightflow.known import Known
 from weightflow.report.generated import Generated, unseen_rows
 from weightflow.report.novelty import NO_FRAME
+from weightflow.zoo.logits import State
 from weightflow.zoo.tasks import Task
-from weightflow.zoo.training import State
 
 
 def principal_map(known: Known, made: Generated, most: int = 300) -> dict[str, Any]:

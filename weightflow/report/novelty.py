@@ -6,15 +6,14 @@ from typing import Any
 
 from torch import Tensor
 
-from weightflow.coordinates import used_entries
 from weightflow.disagreement import compare_behaviour
 from weightflow.evaluate import judge
 from weightflow.known import Known
 from weightflow.novelty import GOOD, novel_and_good, root_mean_square, spacing
 from weightflow.report.generated import Generated, ratios, unseen_rows
 from weightflow.text import Prompt
+from weightflow.zoo.logits import State
 from weightflow.zoo.tasks import Task
-from weightflow.zoo.training import State
 
 NO_FRAME = "the zoo is not canonical, and distances need a common frame"
 
@@ -62,5 +61,5 @@ def rms_ratio(known: Known, state: State, tasks: list[Task]) -> float:
 
 def _rms(known: Known, state: State, tasks: list[Task]) -> float:
     present: Tensor = known.flow.prompts([Prompt(task.classes) for task in tasks]).present
-    used = used_entries(known.zoo.architecture, known.flow.header.layout, present)
-    return root_mean_square(known.flow.coordinates.encode(state, present), used)
+    coordinates = known.flow.coordinates
+    return root_mean_square(coordinates.encode(state, present), coordinates.used(present))

@@ -14,10 +14,10 @@ def speed(known: Known, networks: int = 100) -> dict[str, Any]:
     """Seconds for a batch of networks with the report's own solver, after one batch to warm up."""
     flow, config = known.flow, known.config
     prompts = [Prompt(known.tasks[i % len(known.tasks)].classes) for i in range(networks)]
-    words = flow.prompts(prompts)
-    flow.tokens(words, flow.noise(range(networks), words.present), config)  # warm-up
+    words, seeds = flow.prompts(prompts), range(networks)
+    flow.tokens(words, flow.noise(seeds, words.present), config, seeds=seeds)  # warm-up
     begin = time.perf_counter()
-    z = flow.tokens(words, flow.noise(range(networks), words.present), config)
+    z = flow.tokens(words, flow.noise(seeds, words.present), config, seeds=seeds)
     middle = time.perf_counter()
     decode(flow.coordinates, z, words)
     end = time.perf_counter()

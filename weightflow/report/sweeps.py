@@ -7,15 +7,17 @@ from dataclasses import replace
 from typing import Any
 
 from weightflow.evaluate import Spread, judge
+from weightflow.flow.denoising import DENOISERS
 from weightflow.known import Known
 from weightflow.novelty import mean_distance
 from weightflow.report.generated import ratios, sample
 from weightflow.report.novelty import NO_FRAME, rms_ratio
+from weightflow.zoo.logits import State
 from weightflow.zoo.tasks import Task
-from weightflow.zoo.training import State
 
+STEPS = (1, 2, 4, 8, 16)
 SOLVERS = (
-    *(("euler", steps) for steps in (1, 2, 4, 8, 16)),
+    *(("euler", steps) for steps in STEPS),
     ("heun", 4),
     ("rk4", 3),
 )
@@ -25,7 +27,8 @@ SCALES = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0)
 def solvers(known: Known, tasks: list[Task], seed: int) -> list[dict[str, Any]]:
     """Accuracy, root mean square and distance against the number of evaluations."""
     rows = []
-    for method, steps in SOLVERS:
+    way = known.config.method
+    for method, steps in (*((way, s) for s in STEPS), ("euler", 4)) if way in DENOISERS else SOLVERS:
         config = replace(known.config, method=method, steps=steps)
         state = sample(replace(known, config=config), tasks, seed)
         figures = _figures(known, state, tasks)

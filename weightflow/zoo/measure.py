@@ -8,9 +8,9 @@ import torch
 
 from weightflow.architectures import Architecture
 from weightflow.datasets import ClassificationData, Split
+from weightflow.zoo.logits import State
 from weightflow.zoo.predict import accuracies, predict_many
 from weightflow.zoo.tasks import Task
-from weightflow.zoo.training import State
 
 
 def measured(

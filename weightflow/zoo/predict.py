@@ -13,8 +13,9 @@ from torch.func import functional_call, vmap
 
 from weightflow.architectures import Architecture
 from weightflow.datasets import ClassificationData, StoredInputs
+from weightflow.zoo.company import together
+from weightflow.zoo.logits import State, class_table
 from weightflow.zoo.tasks import Task
-from weightflow.zoo.training import State, class_table, together
 
 Inputs = Float[Tensor, "examples ..."] | StoredInputs
 
@@ -25,6 +26,15 @@ class Answers:
 
     labels: Int[Tensor, "networks examples"]
     confidence: Float[Tensor, "networks examples"]
+
+
+def forward_many(architecture: Architecture) -> Callable[[State, Tensor], Tensor]:
+    """A function of stacked states and inputs (networks, batch, *shape) to outputs (networks, batch, ...).
+
+    `architecture.readout` makes scores of classes out of them.
+    """
+    skeleton = architecture.build().to("meta").eval()
+    return vmap(partial(_call, skeleton))
 
 
 @torch.no_grad()
@@ -93,17 +103,19 @@ def _logits(
     chunk: int,
     examples: int,
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Rows, examples and their logits (rows, examples, classes), those outside the task at minus infinity."""
+    """Rows, examples and their scores (rows, examples, classes), those outside the task at minus infinity."""
     mask = class_table(data, tasks, architecture.classes)[1]
     skeleton = architecture.build().to("meta").eval()
     chunk = chunk or together(architecture)
     forward = _alone(skeleton) if chunk == 1 else vmap(partial(_call, skeleton), in_dims=(0, None))
+    text = architecture.readout.targets([task.classes for task in tasks], architecture.classes)
     # examples outermost: they are read and preprocessed once
     for some in torch.arange(len(inputs)).split(examples):
         batch = inputs[some]
         for rows in torch.arange(len(tasks)).split(chunk):
             part = {name: tensor[rows] for name, tensor in state.items()}
-            yield rows, some, forward(part, batch).masked_fill(~mask[rows].unsqueeze(1), -torch.inf)
+            scores = architecture.readout.scores(forward(part, batch), text[rows])
+            yield rows, some, scores.masked_fill(~mask[rows].unsqueeze(1), -torch.inf)
 
 
 def _call(skeleton: nn.Module, state: State, inputs: Tensor) -> Tensor:

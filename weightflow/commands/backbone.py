@@ -1,0 +1,71 @@
+"""Frozen networks whose features heads and adapters are trained on: train one, or take a pretrained one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from canon import console
+from weightflow.commands.options import Seed, Settings
+
+app = typer.Typer(
+    help="Frozen networks whose features heads and adapters are trained on: train, take.",
+    no_args_is_help=True,
+)
+
+
+@app.command("train")
+def train(
+    dataset: Annotated[str, typer.Argument(help="A data set of images.")],
+    out: Annotated[Path, typer.Option(help="File of the backbone.")],
+    exclude: Annotated[
+        str | None, typer.Option(help="Classes that it shall never see, separated by commas.")
+    ] = None,
+    seed: Seed = None,
+    settings: Settings = None,
+    as_json: bool = console.JSON,
+    quiet: bool = console.QUIET,
+) -> None:
+    """Train a backbone on a data set's training images, a residual network with 512 features.
+
+    Example: [bold]weightflow backbone train cifar100 --exclude "chair, wolf" --out backbone.safetensors[/]
+    """
+    from canon.checkpoint import check_suffix
+    from weightflow import config, datasets
+    from weightflow.backbones.train import BackboneRecipe, steps_of, train_backbone
+
+    check_suffix(out)
+    changes = config.replace_nested(config.dotted(settings or []), {"seed": seed})
+    recipe, data = config.build(BackboneRecipe, changes), datasets.load(dataset)
+    excluded = [part.strip() for part in exclude.split(",")] if exclude else []
+    total = steps_of(data, recipe, excluded)
+    with console.progress(total, "training the backbone", quiet=quiet) as steps:
+        last = train_backbone(data, recipe, out, excluded, steps.advance)
+    console.show(
+        {"backbone": str(out), "validation_accuracy": last.accuracy, "excluded": excluded},
+        f"{out}: validation accuracy {100 * last.accuracy:.1f} % on the classes it was trained on",
+        as_json,
+    )
+
+
+@app.command("take")
+def take(
+    model: Annotated[str, typer.Argument(help="torchvision:NAME or timm:NAME.")],
+    out: Annotated[Path, typer.Option(help="File of the backbone.")],
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="Weights of this model on this computer; the library's hub otherwise.")
+    ] = None,
+    as_json: bool = console.JSON,
+) -> None:
+    """Make a backbone of a pretrained model of torchvision or timm.
+
+    Example: [bold]weightflow backbone take torchvision:resnet18 --out backbone.safetensors[/]
+    """
+    from canon.checkpoint import check_suffix
+    from weightflow import backbones
+
+    check_suffix(out)
+    width = backbones.take(model, out, checkpoint).width
+    console.show({"backbone": str(out), "features": width}, f"{out}: {width} features", as_json)
