@@ -189,6 +189,24 @@ def _with_aims(table: str, name: str) -> str:
     return f"{table}\n\n{aims(name)}\n\n{origin(read_result(name))}"
 
 
+def zoos() -> str:
+    """Of the networks trained for each split, a line a zoo and split."""
+    body = [
+        (
+            row["zoo"],
+            split.replace("_", " "),
+            f"{found['networks']}",
+            " to ".join(str(k) for k in sorted({found["classes"][0], found["classes"][-1]})),
+            f"{100 * found['mean']:.1f} ± {100 * found['std']:.1f}",
+            f"{100 * found['chance']:.1f}",
+        )
+        for row in read_result("zoos")["rows"]
+        for split, found in row["splits"].items()
+    ]
+    head = ("zoo", "split", "networks", "classes each", "test accuracy, %", "chance, %")
+    return markdown(head, body) + "\n\n" + origin(read_result("zoos"))
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "fusion": fusion,
     "enhancement": enhancement,
@@ -200,6 +218,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "symmetries": symmetries,
     "barriers": barriers,
     "alignment aims": alignment_aims,
+    "zoos": zoos,
 }
 
 
