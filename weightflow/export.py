@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -27,22 +28,30 @@ from weightflow.zoo.logits import State, class_table
 from weightflow.zoo.recorded import restore_statistics
 from weightflow.zoo.store import Record, Zoo
 
-Write = Callable[[Path, Classifier, Tensor, Mapping[str, str], bool], None]
+
+@dataclass(frozen=True)
+class Given:
+    """A network to hand over: its plain state, the module that calls it, inputs to try it on, what it says."""
+
+    state: Mapping[str, Tensor]
+    model: Classifier
+    example: Tensor
+    metadata: Mapping[str, str]
 
 
-def _safetensors(
-    path: Path, model: Classifier, example: Tensor, metadata: Mapping[str, str], prepared: bool
-) -> None:
+Write = Callable[[Path, Given, bool], None]
+
+
+def _safetensors(path: Path, given: Given, prepared: bool) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    checkpoint.write(path, model.network.state_dict(), metadata)
+    checkpoint.write(path, given.state, given.metadata)
 
 
 def _program(make: Callable[[torch.nn.Module, Tensor, Mapping[str, str]], bytes]) -> Write:
-    def write(
-        path: Path, model: Classifier, example: Tensor, metadata: Mapping[str, str], prepared: bool
-    ) -> None:
+    def write(path: Path, given: Given, prepared: bool) -> None:
+        module = given.model.network if prepared else given.model
         takes = {"inputs": "prepared" if prepared else "raw"}
-        content = make(model.network if prepared else model, example, {**metadata, **takes})
+        content = make(module, given.example, {**given.metadata, **takes})
         path.parent.mkdir(parents=True, exist_ok=True)  # not before something can be written into it
         atomic_write(path, content)
 
@@ -87,7 +96,8 @@ def export_zoo(
             "origin": json.dumps({"id": record.id, "seed": record.seed, "lineage": record.lineage}),
         }
         path = folder / f"{record.id}.{format}"
-        write(path, model, zoo.architecture.example(2), own, prepared)
+        plain = zoo.architecture.trim(state, len(record.classes))
+        write(path, Given(plain, model, zoo.architecture.example(2), own), prepared)
         written.append(path)
         progress(1)
     return written

@@ -18,7 +18,8 @@ from weightflow.device import usable_device
 from weightflow.flow.denoising import DENOISERS, Noise, denoise
 from weightflow.flow.solver import FIXED_STEP, solve
 from weightflow.flow.velocity import Guided
-from weightflow.model import make_model
+from weightflow.model.anchored import make_generator
+from weightflow.packing import unpack
 from weightflow.pretrained import Pretrained, with_own_files
 from weightflow.sampleconfig import ADAPTIVE_SHARE, SampleConfig
 from weightflow.text import Prompt, PromptBatch, TextEncoder, encode_prompts, load_encoder
@@ -52,8 +53,12 @@ class Flow(Pretrained):
                 f"{folder} was trained with the text encoder {self.header.encoder}; "
                 f"'{self.header.config.encoder}' is now {self.encoder.identity}"
             )
-        self.model = make_model(
-            self.header.config.model, self.coordinates.layout, self.encoder.width, self.architecture.classes
+        self.model = make_generator(
+            self.header.config,
+            self.coordinates.layout,
+            self.encoder.width,
+            self.architecture.classes,
+            unpack("anchors", weights.average),
         )
         self.model.load_state_dict(weights.average)
         self.model.eval().requires_grad_(False).to(self.device)

@@ -23,6 +23,7 @@ from weightflow import checkpoint as runs
 from weightflow import coordinates as coordinate_kinds
 from weightflow import datasets, suits
 from weightflow.adversary import Adversary
+from weightflow.anchors.fit import fit_anchors
 from weightflow.augment import Augmentation
 from weightflow.batch import Batch
 from weightflow.behaviour import Behaviour
@@ -32,7 +33,7 @@ from weightflow.coordinates import Coordinates
 from weightflow.datasets import Facts
 from weightflow.exchange import Exchange
 from weightflow.loss import Loss, Terms
-from weightflow.model import make_model
+from weightflow.model.anchored import Anchored, make_generator
 from weightflow.packing import optimizer_tensors, pack, restore_optimizer, unpack
 from weightflow.text import Prompt, PromptBatch, encode_prompts, load_encoder
 from weightflow.tokens import make_layout
@@ -101,8 +102,12 @@ class Trainer:
         self.generator = torch.Generator().manual_seed(config.seed)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
-            self.model = make_model(
-                config.model, self.coordinates.layout, encoder.width, architecture.classes
+            self.model = make_generator(
+                config,
+                self.coordinates.layout,
+                encoder.width,
+                architecture.classes,
+                fit_anchors(config.anchors, zoo, self.data, encoder, self.coordinates),
             )
         self.average = copy.deepcopy(self.model).requires_grad_(False)
         self.best_average = {k: v.clone() for k, v in self.average.state_dict().items()}
@@ -145,6 +150,8 @@ class Trainer:
         batch = seen[torch.randint(len(seen), (config.batch_size,), generator=self.generator)]
         kept = torch.rand(len(batch), 1, generator=self.generator) >= config.drop_prompt
         batch = self.augment(batch, self.generator)
+        if isinstance(self.model, Anchored):
+            batch = self.model.hide(batch, config.anchors.hide, self.generator)
         terms = self.loss.training(self.model, batch, kept, self.data.train, self.generator)
         self.optimizer.zero_grad(set_to_none=True)
         terms.total.backward()

@@ -13,7 +13,8 @@ from canon import console
 from canon.errors import InputError
 from weightflow.cli import app
 from weightflow.population import generate_zoo, prompts_in, read_prompts
-from weightflow.sample import Flow, SampleConfig
+from weightflow.sample import Flow
+from weightflow.sampleconfig import SampleConfig
 from weightflow.text import Prompt
 from weightflow.zoo.store import Zoo
 
@@ -107,7 +108,7 @@ def test_explanations_rank_known_classes_by_cosine(run, tmp_path, capsys):
 
 
 def test_lines_of_nothing_are_no_prompts():
-    assert list(prompts_in(io.StringIO("\n one, two \n\n"), "x")) == [Prompt(("one", "two"))]
+    assert [p.classes for p in prompts_in(io.StringIO("\n one, two \n\n"), "x")] == [("one", "two")]
 
 
 def test_a_device_that_is_not_there_is_named(run, tmp_path, capsys):

@@ -16,7 +16,8 @@ from weightflow.enhance import enhance
 from weightflow.evaluate import judge, judge_together
 from weightflow.fuse import fuse, union, union_of
 from weightflow.network import Network, read_network, write_network
-from weightflow.sample import Flow, SampleConfig
+from weightflow.sample import Flow
+from weightflow.sampleconfig import SampleConfig
 from weightflow.strengths import Tried, best
 from weightflow.text import Prompt
 from weightflow.train import start
