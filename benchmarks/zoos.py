@@ -47,6 +47,8 @@ def populations(folder: Path, shared: Path) -> dict[str, Population]:
     text = {"encoder": f"table:{shared}/data/clip-vit-b32-text.npz"}
     tasks = {"seen": 1000, "validation": 100, "unseen": 200}
     return {
+        "iris": Population("iris", {"tasks": {"seen": 500}}, networks=500),
+        "fashion": Population("fashion_mnist", networks=100, accuracy=0.885),
         "heads": Population("tina_head", {"dataset": features}, networks=1000),
         "adapters": Population("t2w_adapter", {"dataset": features, "tasks": tasks, "readout": text}, networks=1000),
         "cnns": Population(
