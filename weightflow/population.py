@@ -16,8 +16,13 @@ from weightflow.text import Prompt
 from weightflow.zoo.store import Record, read_manifest, write_zoo
 
 
-def read_prompts(classes: str | None, source: Path | None) -> list[Prompt]:
-    """Prompts from the command line, from a file, or from standard input (-): one a line."""
+def read_prompts(classes: str | None, source: Path | None, only: tuple[str, ...] = ()) -> list[Prompt]:
+    """Prompts from the command line, from a file, or from standard input (-): one a line.
+
+    `only` are the classes of a run whose networks all have one task: they go without saying.
+    """
+    if only and classes is None and source is None:
+        return [Prompt(only)]
     if (classes is None) == (source is None):
         raise InputError('give either --classes "three, seven, nine" or --prompts FILE')
     if classes is not None:

@@ -105,7 +105,9 @@ class Flow:
         return encode_prompts(self.encoder, prompts, self.architecture.classes)
 
     def neighbours(self, prompt: Prompt) -> list[Neighbour]:
-        """The nearest known class of each class in the prompt."""
+        """The nearest known class of each class in the prompt; none where the run takes no words."""
+        if self.header.config.encoder == "none":
+            return []
         known, asked = self.encoder.encode(self.known_classes), self.encoder.encode(prompt.classes)
         cosine, index = (asked @ known.T / self.encoder.width).max(dim=1)
         rows = zip(prompt.classes, index.tolist(), cosine.tolist(), strict=True)

@@ -36,6 +36,7 @@ from weightflow.packing import optimizer_tensors, pack, restore_optimizer, unpac
 from weightflow.text import Prompt, PromptBatch, encode_prompts, load_encoder
 from weightflow.tokens import make_layout
 from weightflow.trainconfig import TrainConfig
+from weightflow.zoo.held_out import learn_and_choose, only_task
 from weightflow.zoo.store import State, Zoo
 
 
@@ -55,11 +56,11 @@ class Trainer:
     def __init__(self, zoo: Zoo, config: TrainConfig, folder: Path) -> None:
         self.config, self.folder = config, folder
         encoder, architecture = load_encoder(config.encoder), zoo.architecture
-        rows = {split: zoo.rows(split) for split in ("seen", "validation")}
-        if not all(rows.values()):
+        rows, classes = learn_and_choose(zoo, config.hold_out), only_task(zoo)
+        if config.encoder == "none" and not classes:
             raise InputError(
-                f"{zoo.path} has {len(rows['seen'])} networks to train on and {len(rows['validation'])} held out "
-                "to choose checkpoints by; both are needed"
+                f"the networks of {zoo.path} have different tasks, and a run without words cannot tell which to "
+                "make; give an encoder, for instance encoder=wordllama, or use a zoo of one task"
             )
         self.data = datasets.load(zoo.dataset)
         self.frame = read_frame(zoo) if is_canonical(zoo) else {}
@@ -90,7 +91,7 @@ class Trainer:
         self.loss = Loss(config, self.coordinates, behaviour, self.augment.units, self.adversary, beyond)
         self.header = runs.RunHeader(
             config,
-            runs.ZooReference(str(zoo.path.resolve()), zoo.identity, zoo.dataset),
+            runs.ZooReference(str(zoo.path.resolve()), zoo.identity, zoo.dataset, classes),
             architecture,
             layout,
             encoder.identity,

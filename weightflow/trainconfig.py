@@ -21,6 +21,9 @@ class TrainConfig:
     The averaged weights have a half-life that is a share of the run so far, `average_half_life`, or where
     `average_decay` is set, the part of them that each step keeps.
 
+    `hold_out` is the share of the training networks that checkpoints are chosen by, and that nothing is learned
+    from, where the zoo itself holds out none.
+
     `patience` counts evaluations on held-out networks without improvement before the run stops early.
     """
 
@@ -41,6 +44,7 @@ class TrainConfig:
     warmup: int = 50
     clip: float = 1.0
     drop_prompt: float = 0.1
+    hold_out: float = 0.1
     average_half_life: float = 0.05
     average_decay: float | None = None
     evaluate_every: int = 200
@@ -55,6 +59,15 @@ class TrainConfig:
         for name in ("steps", "batch_size", "evaluate_every", "save_every", "patience"):
             if getattr(self, name) < 1:
                 raise InputError(f"setting '{name}' is {getattr(self, name)}; it must be at least 1")
+        if not 0 < self.hold_out < 1:
+            raise InputError(f"setting 'hold_out' is {self.hold_out}; it is a share between 0 and 1")
+        if self.coordinates.kind == "components" and (
+            self.augment.permute_units or self.augment.permute_classes or self.augment.equivariance
+        ):
+            raise InputError(
+                "components mix all weights, so that units and classes cannot be relabelled in them; switch "
+                "'augment' off, or set coordinates.kind=tokens"
+            )
         if not 0 <= self.drop_prompt < 1:
             raise InputError(f"setting 'drop_prompt' is {self.drop_prompt}; it is a share from 0 to below 1")
         if self.average_decay is not None and not 0 <= self.average_decay < 1:

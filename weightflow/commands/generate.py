@@ -39,10 +39,10 @@ def sample(
     from weightflow.population import generate_zoo, read_prompts
     from weightflow.sample import Flow, SampleConfig
 
-    asked = read_prompts(classes, prompts)
     if count < 1:
         raise InputError(f"--count is {count}; ask for 1 network or more")
     flow = Flow(run)
+    asked = read_prompts(classes, prompts, flow.header.zoo.classes)
     config = SampleConfig(method=method, steps=steps, guidance=guidance)
     neighbours = [n for prompt in asked for n in flow.neighbours(prompt)]
     unknown = {n.described: n for n in neighbours if n.described not in flow.known_classes}
