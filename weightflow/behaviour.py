@@ -67,6 +67,7 @@ class Behaviour:
     def __init__(self, coordinates: Coordinates, data: ClassificationData, images: int) -> None:
         self.coordinates, self.data, self.images = coordinates, data, images
         self._forward = forward_many(coordinates.architecture)
+        self._readout = coordinates.architecture.readout
         self._rows = {
             split: _rows_of_classes(split, len(data.class_names)) for split in (data.train, data.validation)
         }
@@ -89,8 +90,14 @@ class Behaviour:
         rows, counts = self._rows[split]
         wanted = labels.gather(1, targets)
         place = (torch.rand(wanted.shape, generator=generator) * counts[wanted]).long()
-        logits = self._forward(self.coordinates.decode(z, present), split.inputs[rows[wanted, place]])
-        return masked_cross_entropy(logits, targets, present)
+        output = self._forward(self.coordinates.decode(z, present), split.inputs[rows[wanted, place]])
+        scores = self._readout.scores(output, self._text(labels, present))
+        return masked_cross_entropy(scores, targets, present)
+
+    def _text(self, labels: Tensor, present: Tensor) -> Tensor:
+        names, counts = self.data.class_names, present.sum(1).tolist()
+        tasks = [[names[i] for i in row[:k]] for row, k in zip(labels.tolist(), counts, strict=True)]
+        return self._readout.targets(tasks, labels.shape[1])
 
 
 def _rows_of_classes(split: Split, classes: int) -> tuple[Tensor, Tensor]:

@@ -89,6 +89,21 @@ def replace_nested(data: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[
     return merged
 
 
+SMALL = "-small"
+
+
+def by_name(folder: Path) -> dict[str, Path]:
+    """The TOML files of a folder by name; one with a table `small` is also there as `NAME-small`."""
+    paths = {path.stem: path for path in sorted(folder.glob("*.toml"))}
+    return paths | {name + SMALL: path for name, path in paths.items() if "small" in read_toml(path)}
+
+
+def at_size(tables: Mapping[str, Any], small: bool) -> dict[str, Any]:
+    """Settings without their table `small`, which holds what the small size changes."""
+    plain = {key: value for key, value in tables.items() if key != "small"}
+    return replace_nested(plain, tables.get("small", {})) if small else plain
+
+
 def dotted(assignments: list[str]) -> dict[str, Any]:
     """`["a.b=1", "c=x"]` as nested tables; values are read as TOML, and as text where they are not."""
     tables: dict[str, Any] = {}

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from canon.spec import Axis
 from weightflow.architectures import Architecture
-from weightflow.zoo.training import State
+from weightflow.zoo.logits import State
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,8 @@ from weightflow import datasets
 from weightflow.canonicalize import follow, gather_classes, scatter_classes, widen
 from weightflow.enhance import enhance
 from weightflow.network import Network
-from weightflow.sample import Flow, SampleConfig
+from weightflow.sample import Flow
+from weightflow.sampleconfig import SampleConfig
 from weightflow.zoo.logits import State, class_table, pad_with_zeros
 from weightflow.zoo.tasks import Task
 
@@ -40,7 +41,7 @@ def fuse(
     b: Network,
     strength: float = 1.0,
     seed: int = 0,
-    config: SampleConfig = SampleConfig(),
+    config: SampleConfig | None = None,
 ) -> Fused:
     """`InputError` where the union has more classes than the run supports."""
     task = Task(a.dataset, union(a.prompt.classes, b.prompt.classes))

@@ -94,11 +94,11 @@ class Loss:
             generator,
         )
         error, x_1 = matched.error.mean(), matched.x_1 * used
-        total, parts = error, {"match": error.detach()}
+        total, behaviour = error, error.new_zeros(())
         if config.behaviour.weight:
             behaviour = self._behaviour(model, batch, matched, kept, split, generator)
             total = total + config.behaviour.weight * behaviour
-            parts["behaviour"] = behaviour.detach()
+        parts = {"match": error.detach(), "behaviour": behaviour.detach()}
         return Terms(total, parts, x_1), matched
 
     def _behaviour(

@@ -21,7 +21,7 @@ from canon import checkpoint
 from canon.errors import InputError, WorkError
 from weightflow import checkpoint as runs
 from weightflow import coordinates as coordinate_kinds
-from weightflow import datasets
+from weightflow import datasets, suits
 from weightflow.adversary import Adversary
 from weightflow.augment import Augmentation
 from weightflow.batch import Batch
@@ -57,11 +57,7 @@ class Trainer:
         self.config, self.folder = config, folder
         encoder, architecture = load_encoder(config.encoder), zoo.architecture
         rows, classes = learn_and_choose(zoo, config.hold_out), only_task(zoo)
-        if config.encoder == "none" and not classes:
-            raise InputError(
-                f"the networks of {zoo.path} have different tasks, and a run without words cannot tell which to "
-                "make; give an encoder, for instance encoder=wordllama, or use a zoo of one task"
-            )
+        suits.check(config, zoo)
         self.data = datasets.load(zoo.dataset)
         self.frame = read_frame(zoo) if is_canonical(zoo) else {}
         prompts = {split: _prompts(zoo, rows[split], config) for split in rows}
@@ -102,6 +98,7 @@ class Trainer:
             self.model = make_model(
                 config.model, self.coordinates.layout, encoder.width, architecture.classes
             )
+        self.forward = torch.compile(self.model) if config.compile else self.model
         self.average = copy.deepcopy(self.model).requires_grad_(False)
         self.best_average = {k: v.clone() for k, v in self.average.state_dict().items()}
         self.optimizer = torch.optim.AdamW(
@@ -109,6 +106,7 @@ class Trainer:
             lr=config.learning_rate,
             betas=(config.betas[0], config.betas[1]),
             weight_decay=config.weight_decay,
+            fused=True,
         )
         self.progress = Progress()
 
@@ -143,7 +141,8 @@ class Trainer:
         batch = seen[torch.randint(len(seen), (config.batch_size,), generator=self.generator)]
         kept = torch.rand(len(batch), 1, generator=self.generator) >= config.drop_prompt
         batch = self.augment(batch, self.generator)
-        terms = self.loss.training(self.model, batch, kept, self.data.train, self.generator)
+        with torch.autocast(batch.z.device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
+            terms = self.loss.training(self.forward, batch, kept, self.data.train, self.generator)
         self.optimizer.zero_grad(set_to_none=True)
         terms.total.backward()
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.clip)

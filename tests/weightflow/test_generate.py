@@ -78,10 +78,26 @@ def test_generate_gives_a_module_with_its_logits(run):
     assert not module.training
 
 
-@pytest.mark.parametrize("method", ["euler", "midpoint", "heun", "rk4", "dopri5"])
+@pytest.mark.parametrize("method", ["euler", "midpoint", "heun", "rk4", "dopri5", "ddim", "ancestral"])
 def test_every_solver_and_guidance_make_finite_networks(flow, method):
     config = SampleConfig(method=method, steps=2, guidance=1.5, guidance_interval=(0.2, 0.8))
     assert all(tensor.isfinite().all() for tensor in flow.sample([THREE], [0], config).values())
+
+
+def test_noise_on_the_way_is_each_networks_own(flow):
+    config = SampleConfig(method="ancestral", steps=5)
+    three, one = flow.sample([THREE] * 3, [5, 6, 7], config), flow.sample([THREE], [7], config)
+    for name in one:
+        torch.testing.assert_close(three[name][2], one[name][0], atol=1e-5, rtol=1e-5)
+    words = flow.prompts([THREE])
+    with pytest.raises(InputError, match="'ancestral' draws noise at every step: give 1 seeds, found 0"):
+        flow.tokens(words, flow.noise([0], words.present), config)
+
+
+def test_a_run_says_how_it_is_sampled(flow):
+    words = flow.prompts([THREE])
+    noise = flow.noise([0], words.present)
+    assert torch.equal(flow.tokens(words, noise), flow.tokens(words, noise, flow.header.config.sample))
 
 
 def test_every_solver_agrees_where_steps_are_many(flow):
@@ -103,6 +119,8 @@ def test_evaluations_are_counted(flow, monkeypatch):
         SampleConfig(),
         SampleConfig(method="heun", steps=3),
         SampleConfig(method="rk4", steps=2, guidance=2.0),
+        SampleConfig(method="ddim", steps=6),
+        SampleConfig(method="rk4", steps=3, jump=False),
     ):
         calls.clear()
         flow.sample([THREE], [0], config)

@@ -158,12 +158,6 @@ def test_shared_batches_need_the_same_classes(data):
         train_many(MLP, data, tasks, [1, 2], TrainingRecipe(steps=1, batch_seed=0))
 
 
-def test_an_adapter_is_not_trained_on_logits(data):
-    adapter = Architecture("adapter", {"inputs": 6, "hidden": 2}, (6,), 3)
-    with pytest.raises(InputError, match="gives vectors to compare with text"):
-        train_many(adapter, data, [Task("pets", NAMES)], [1], TrainingRecipe(steps=1))
-
-
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

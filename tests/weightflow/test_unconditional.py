@@ -46,6 +46,10 @@ def test_networks_are_generated_without_classes(published, tmp_path):
     assert json.loads(done.stdout)["zoo"]["count"] == 5
 
 
+def test_the_published_sampler_takes_396_evaluations(published):
+    assert Flow(published).sampling.evaluations == 396
+
+
 def test_components_stay_in_the_span_of_the_training_networks(published):
     """Eleven networks learned from span ten components; a twelfth is held out."""
     flow = Flow(published)

@@ -24,6 +24,7 @@ from weightflow.architectures.mlp import mlp
 from weightflow.architectures.resnet import resnet, resnet18, resnet20
 from weightflow.architectures.transformer import text_transformer, vit
 from weightflow.names import pick
+from weightflow.readout import Logits, Readout, from_dict
 
 FAMILIES: dict[str, Callable[..., nn.Module]] = {
     "mlp": mlp,
@@ -43,13 +44,14 @@ class Architecture:
     """A name and arguments that build an `nn.Module` for any number of classes.
 
     `classes` is the largest number; networks with fewer are stored padded with zeros and handed out
-    trimmed. `input_shape` is the shape of one example.
+    trimmed. `input_shape` is the shape of one example. `readout` turns outputs into one score a class.
     """
 
     name: str
     arguments: Mapping[str, Any] = field(hash=False)
     input_shape: tuple[int, ...]
     classes: int
+    readout: Readout = Logits()
 
     def build(self, classes: int | None = None) -> nn.Module:
         """A freshly initialised module with `classes` logits (all of them by default)."""
@@ -133,6 +135,7 @@ class Architecture:
             "arguments": dict(self.arguments),
             "input_shape": list(self.input_shape),
             "classes": self.classes,
+            **self.readout.to_dict(),
         }
 
     def to_json(self) -> str:
@@ -141,7 +144,13 @@ class Architecture:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Architecture:
         try:
-            return cls(data["name"], data["arguments"], tuple(data["input_shape"]), data["classes"])
+            return cls(
+                data["name"],
+                data["arguments"],
+                tuple(data["input_shape"]),
+                data["classes"],
+                from_dict(data.get("readout")),
+            )
         except (KeyError, TypeError) as error:
             raise InputError(f"not an architecture: {error!r}") from None
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -17,15 +18,24 @@ app = typer.Typer()
 def sample(
     run: Annotated[Path, typer.Argument(help="Folder of a run.")],
     out: Annotated[Path, typer.Option(help="Folder of the generated networks, a zoo.")],
-    classes: Annotated[str | None, typer.Option(help="Classes in logit order, separated by commas.")] = None,
+    classes: Annotated[
+        str | None,
+        typer.Option(
+            help="Classes in logit order, separated by commas: words, NAME = WORDS | OTHER WORDS, or "
+            "NAME = image:FILE | FILE where the run's text encoder is a CLIP."
+        ),
+    ] = None,
     prompts: Annotated[
         Path | None, typer.Option(help="A file with one prompt a line; - reads standard input.")
     ] = None,
     count: Annotated[int, typer.Option(help="Networks for each prompt.")] = 1,
     seed: Annotated[int, typer.Option(help="Seed of the first network; the next one has the next seed.")] = 0,
-    steps: Annotated[int, typer.Option(help="Steps of the solver.")] = 4,
-    method: Annotated[str, typer.Option(help="euler, midpoint, heun, rk4 or dopri5.")] = "euler",
-    guidance: Annotated[float, typer.Option(help="Above 1 follows the prompt harder.")] = 1.0,
+    steps: Annotated[int | None, typer.Option(help="Steps; the run's own by default.")] = None,
+    method: Annotated[
+        str | None,
+        typer.Option(help="euler, midpoint, heun, rk4, dopri5, ddim or ancestral; the run's own by default."),
+    ] = None,
+    guidance: Annotated[float | None, typer.Option(help="Above 1 follows the prompt harder.")] = None,
     explain: Annotated[
         bool, typer.Option("--explain", help="Show the nearest known class of each class.")
     ] = False,
@@ -37,13 +47,15 @@ def sample(
     Example: [bold]weightflow sample runs/digits --classes "three, seven, nine" --count 8 --out nets[/]
     """
     from weightflow.population import generate_zoo, read_prompts
-    from weightflow.sample import Flow, SampleConfig
+    from weightflow.sample import Flow
 
     if count < 1:
         raise InputError(f"--count is {count}; ask for 1 network or more")
     flow = Flow(run)
     asked = read_prompts(classes, prompts, flow.header.zoo.classes)
-    config = SampleConfig(method=method, steps=steps, guidance=guidance)
+    said = {"method": method, "steps": steps, "guidance": guidance}
+    changes: dict[str, Any] = {name: value for name, value in said.items() if value is not None}
+    config = replace(flow.sampling, **changes)
     neighbours = [n for prompt in asked for n in flow.neighbours(prompt)]
     unknown = {n.described: n for n in neighbours if n.described not in flow.known_classes}
     for near in unknown.values():

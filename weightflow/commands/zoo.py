@@ -23,8 +23,8 @@ def build(
     download: Annotated[
         bool, typer.Option("--download", help="Fetch the data set first; needs torchvision.")
     ] = False,
-    executor: Annotated[str, typer.Option(help="Who trains the shards: local.")] = "local",
-    workers: Annotated[int, typer.Option(help="Processes that train shards side by side.")] = 1,
+    executor: Annotated[str, typer.Option(help="Who trains the shards: local or ray.")] = "local",
+    workers: Annotated[int, typer.Option(help="Shards that are trained side by side.")] = 1,
     seed: Seed = None,
     settings: Settings = None,
     as_json: bool = console.JSON,

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from weightflow.flow.schedule import Schedule, expand_time
@@ -38,4 +39,4 @@ class WithPrior:
             gain = alpha * p2 / gamma2
         else:
             gain = (alpha * s.d_alpha(t) * p2 + sigma * s.d_sigma(t) * s2) / gamma2
-        return expand_time(gain, x_t) * x_t + self.model(x_t, t)
+        return torch.addcmul(self.model(x_t, t), expand_time(gain, x_t), x_t)

@@ -9,10 +9,11 @@ from functools import cache
 
 from canon.errors import InputError
 from weightflow.names import pick
+from weightflow.text.description import Description
 from weightflow.text.encoder import Cached, TextEncoder, cache_folder
 from weightflow.text.prompt import Prompt, PromptBatch, encode_prompts
 
-__all__ = ["Prompt", "PromptBatch", "TextEncoder", "encode_prompts", "load_encoder"]
+__all__ = ["Description", "Prompt", "PromptBatch", "TextEncoder", "encode_prompts", "load_encoder"]
 
 
 def _wordllama(rest: str) -> TextEncoder:

@@ -3,6 +3,7 @@ r"""Chains of linear layers: the gradients of many networks by batched products,
     a_l = W_l h_{l-1} + b_l,   h_l = phi(a_l),   h_0 = inputs
     d_l = dL/da_l,   dL/dW_l = d_l h_{l-1}^T,   dL/db_l = sum d_l,   d_{l-1} = phi'(a_{l-1}) W_l^T d_l
 
+Where outputs are compared with text, the readout turns a_L into scores and carries the derivative back.
 Examples are the last axis, so that each product is one call for all networks; where they share their
 mini-batches, the first layers of all networks are one matrix. Recording these few calls for automatic
 differentiation, network-wise, takes several times as long as the products do.
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from weightflow.architectures import Architecture
+from weightflow.readout import Columns
 from weightflow.zoo.stack import Stack
 
 Activation = Callable[[Tensor], Tensor]
@@ -62,11 +64,13 @@ class Chain:
     (networks, batch). Products are of the recipe's precision.
     """
 
-    def __init__(self, layers: list[Layer], stack: Stack, mask: Tensor, shared: bool) -> None:
-        self.layers, self.stack, self.shared = layers, stack, shared
+    def __init__(
+        self, layers: list[Layer], stack: Stack, mask: Tensor, shared: bool, readout: Columns
+    ) -> None:
+        self.layers, self.stack, self.shared, self.readout = layers, stack, shared, readout
         self.smoothing, self.dtype = stack.recipe.label_smoothing, stack.recipe.dtype
         self.absent = None if mask.all() else ~mask.unsqueeze(-1)
-        self.uniform = mask.unsqueeze(-1) / mask.sum(-1).view(-1, 1, 1)
+        self.uniform = mask.to(stack.flat.dtype).unsqueeze(-1) / mask.sum(-1).view(-1, 1, 1)
         own = self.dtype == stack.flat.dtype
         # copies of the precision of the products, all parameters at once
         self.flat = stack.flat if own else torch.empty_like(stack.flat, dtype=self.dtype)
@@ -83,7 +87,8 @@ class Chain:
         for layer in self.layers:
             sums.append(self._linear(layer, before[-1], len(targets)))
             before.append(ACTIVATIONS[layer.activation][0](sums[-1]) if layer.activation else sums[-1])
-        losses, d = self._cross_entropy(before[-1], targets)
+        losses, d = self._cross_entropy(self.readout.scores(before[-1]), targets)
+        d = self.readout.derivative(d).to(self.dtype)
         for i in range(len(self.layers) - 1, -1, -1):
             layer = self.layers[i]
             if layer.activation:
@@ -123,4 +128,4 @@ class Chain:
             losses = (1 - self.smoothing) * losses - self.smoothing * (present * self.uniform).sum(1).mean(1)
             d -= self.smoothing * self.uniform
         d.scatter_add_(1, chosen, d.new_full((), self.smoothing - 1).expand(chosen.shape))
-        return losses, d.div_(targets.shape[1]).to(self.dtype)
+        return losses, d.div_(targets.shape[1])

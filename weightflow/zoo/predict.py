@@ -18,7 +18,10 @@ from weightflow.zoo.tasks import Task
 
 
 def forward_many(architecture: Architecture) -> Callable[[State, Tensor], Tensor]:
-    """A function of stacked states and inputs (networks, batch, *shape) to logits (networks, batch, classes)."""
+    """A function of stacked states and inputs (networks, batch, *shape) to outputs (networks, batch, ...).
+
+    `architecture.readout` makes scores of classes out of them.
+    """
     skeleton = architecture.build().to("meta").eval()
     return vmap(partial(_call, skeleton))
 
@@ -44,13 +47,14 @@ def predict_many(
     forward = _alone(skeleton) if chunk == 1 else vmap(partial(_call, skeleton), in_dims=(0, None))
     # logit -> label: the inverse of label -> logit; labels outside the task sort to the end
     labels = torch.where(positions < 0, len(data.class_names), positions).argsort(dim=1)
+    text = architecture.readout.targets([task.classes for task in tasks], architecture.classes)
     result = []
     for rows in torch.arange(len(tasks)).split(chunk):
         part = {name: tensor[rows] for name, tensor in state.items()}
         chosen = []
         for some in torch.arange(len(inputs)).split(examples):
-            logits = forward(part, inputs[some])
-            chosen.append(logits.masked_fill(~mask[rows].unsqueeze(1), -torch.inf).argmax(-1))
+            scores = architecture.readout.scores(forward(part, inputs[some]), text[rows])
+            chosen.append(scores.masked_fill(~mask[rows].unsqueeze(1), -torch.inf).argmax(-1))
         result.append(labels[rows].gather(1, torch.cat(chosen, dim=1)))
     return torch.cat(result)
 

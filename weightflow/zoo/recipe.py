@@ -14,6 +14,7 @@ from canon.errors import InputError
 from weightflow import config, datasets
 from weightflow.architectures import Architecture
 from weightflow.names import pick, suggest
+from weightflow.readout import Logits, cosine
 from weightflow.zoo.tasks import Task, deal_combinations, draw_tasks
 from weightflow.zoo.trainingrecipe import TrainingRecipe
 
@@ -26,6 +27,15 @@ class ArchitectureChoice:
 
     name: str = "mlp"
     arguments: dict = field(default_factory=dict)  # type: ignore[type-arg]
+
+
+@dataclass(frozen=True)
+class ReadoutChoice:
+    """The text encoder that outputs are compared with by cosine, and the temperature; without one the
+    outputs are logits."""
+
+    encoder: str | None = None
+    temperature: float = 100.0
 
 
 @dataclass(frozen=True)
@@ -67,6 +77,7 @@ class ZooRecipe:
 
     dataset: str
     architecture: ArchitectureChoice
+    readout: ReadoutChoice = ReadoutChoice()
     tasks: TaskRecipe = TaskRecipe()
     training: TrainingRecipe = TrainingRecipe()
     lineage: str = "independent"
@@ -85,12 +96,13 @@ class ZooRecipe:
             )
 
     def make_architecture(self) -> Architecture:
-        data = datasets.load(self.dataset)
+        data, r = datasets.load(self.dataset), self.readout
         return Architecture(
             self.architecture.name,
             self.architecture.arguments,
             data.input_shape,
             min(max(self.tasks.sizes), len(data.class_names)),
+            cosine(r.encoder, r.temperature) if r.encoder else Logits(),
         )
 
     def make_tasks(self) -> list[Task]:
@@ -167,14 +179,9 @@ def _every_combination(
     return dealt["seen"]
 
 
-SMALL = "-small"
-
-
 def built_in() -> dict[str, Path]:
     """Recipes that come with the package, by name; `NAME-small` is the same at a size for trying out."""
-    folder = Path(str(resources.files("weightflow") / "recipes"))
-    paths = {path.stem: path for path in sorted(folder.glob("*.toml"))}
-    return paths | {name + SMALL: path for name, path in paths.items() if "small" in config.read_toml(path)}
+    return config.by_name(Path(str(resources.files("weightflow") / "recipes")))
 
 
 def read_recipe(name_or_path: str, changes: dict[str, Any] | None = None) -> ZooRecipe:
@@ -191,8 +198,5 @@ def read_recipe(name_or_path: str, changes: dict[str, Any] | None = None) -> Zoo
         raise InputError(
             f"no recipe is called '{name_or_path}'; nearest: {suggest(name_or_path, known)}; or name a .toml file"
         )
-    tables = config.read_toml(path)
-    small = tables.pop("small", {})
-    if name_or_path.endswith(SMALL):
-        tables = config.replace_nested(tables, small)
+    tables = config.at_size(config.read_toml(path), name_or_path.endswith(config.SMALL))
     return config.build(ZooRecipe, config.replace_nested(tables, changes or {}))

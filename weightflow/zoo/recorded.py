@@ -24,11 +24,15 @@ class Recorded:
     """Losses of the networks of a stack, their gradients written into it.
 
     Inputs are (networks, batch, *shape), or (batch, *shape) where they are shared; targets
-    (networks, batch). Mini-batches are cut into the recipe's `accumulate` parts.
+    (networks, batch). Mini-batches are cut into the recipe's `accumulate` parts. `text` is what the
+    architecture's readout knows of the tasks.
     """
 
-    def __init__(self, architecture: Architecture, stack: Stack, mask: Tensor, shared: bool) -> None:
+    def __init__(
+        self, architecture: Architecture, stack: Stack, mask: Tensor, shared: bool, text: Tensor
+    ) -> None:
         self.stack, self.mask, self.shared = stack, mask, shared
+        self.readout, self.text = architecture.readout, text
         # one network needs no vmap, whose batched kernels are slower
         self._forward = (
             _one(architecture, stack) if stack.networks == 1 else _many(architecture, stack, shared)
@@ -44,8 +48,9 @@ class Recorded:
         )
         for x, y in parts:
             with torch.autocast(x.device.type, recipe.dtype, enabled=recipe.dtype != torch.float32):
-                logits = self._forward(x if self.shared or self.stack.networks > 1 else x[0])
-            losses = masked_cross_entropy(logits.float(), y, self.mask, recipe.label_smoothing)
+                output = self._forward(x if self.shared or self.stack.networks > 1 else x[0])
+            scores = self.readout.scores(output.float(), self.text)
+            losses = masked_cross_entropy(scores, y, self.mask, recipe.label_smoothing)
             (losses.sum() / recipe.accumulate).backward()
             total.append(losses.detach())
         return torch.stack(total).mean(0)

@@ -60,5 +60,5 @@ class Stack:
         for name, value in self.optimizer.state[self.flat].items():
             if torch.is_tensor(value) and value.shape == self.flat.shape:
                 value = torch.cat([t[rows].flatten() for t in self.views(value).values()])
-            less.optimizer.state[less.flat][name] = value
+            less.optimizer.state[less.flat][name] = value.clone() if torch.is_tensor(value) else value
         return less

@@ -35,21 +35,27 @@ class Trained:
 
 def check_inputs(architecture: Architecture, data: ClassificationData) -> None:
     """`InputError` where the architecture cannot take the data's examples, before anything is trained."""
-    if not architecture.has_logits:
+    wanted = architecture.readout.width
+    if not architecture.has_logits and wanted is None:
         raise InputError(
-            f"architecture '{architecture.name}' gives vectors to compare with text, not logits; "
-            "training it needs text vectors, which this command does not take"
+            f"architecture '{architecture.name}' gives vectors to compare with text, not logits; name the "
+            "encoder of the text, for instance --set readout.encoder=wordllama"
         )
     skeleton = architecture.build().to("meta").eval()
     try:
         with torch.no_grad():
-            skeleton(torch.empty(2, *data.input_shape, device="meta"))
+            output = skeleton(torch.empty(2, *data.input_shape, device="meta"))
     except RuntimeError as error:
         raise InputError(
             f"architecture '{architecture.name}' with {dict(architecture.arguments)} cannot take examples of "
             f"shape {tuple(data.input_shape)} of data set '{data.name}': {str(error).splitlines()[0]}; "
             "set its arguments to fit, or choose other data"
         ) from None
+    if wanted not in (None, output.shape[-1]):
+        raise InputError(
+            f"architecture '{architecture.name}' gives vectors of {output.shape[-1]} numbers, the text encoder "
+            f"vectors of {wanted}; set architecture.arguments.outputs={wanted}, or take another encoder"
+        )
 
 
 def train_many(
@@ -108,6 +114,7 @@ class _Group:
         self.recipe, self.begin, self.shared = recipe, begin, recipe.batch_seed is not None
         self.layers = layers_of(architecture) if recipe.accumulate == 1 else None
         self.positions, self.mask = class_table(data, tasks, architecture.classes)
+        self.text = architecture.readout.targets([task.classes for task in tasks], architecture.classes)
         used = self.positions[:, data.train.labels] >= 0
         self.places = torch.nonzero(used.any(0)).squeeze(1)
         self.rows = [torch.nonzero(own).squeeze(1) for own in used[:, self.places]]
@@ -116,12 +123,12 @@ class _Group:
         self._work_on(Stack({name: begin[name] for name in names}, recipe))
 
     def _work_on(self, stack: Stack) -> None:
-        mask = self.mask[self.active]
+        mask, text, readout = self.mask[self.active], self.text[self.active], self.architecture.readout
         self.stack = stack
         self.gradients = (
-            Chain(self.layers, stack, mask, self.shared)
+            Chain(self.layers, stack, mask, self.shared, readout.columns(text))
             if self.layers
-            else Recorded(self.architecture, stack, mask, self.shared)
+            else Recorded(self.architecture, stack, mask, self.shared, text)
         )
 
     def train(self, progress: Callable[[int], None]) -> Trained:
