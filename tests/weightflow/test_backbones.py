@@ -68,7 +68,9 @@ def test_features_keep_labels_names_and_splits(images, backbone):
     for own, raw in ((features.train, data.train), (features.validation, data.validation)):
         assert torch.equal(own.labels, raw.labels)
         pixels = raw.inputs.stored[raw.inputs.rows[:5]]
-        torch.testing.assert_close(own.inputs[torch.arange(5)], features.prepare(pixels))
+        torch.testing.assert_close(
+            own.inputs[torch.arange(5)], features.preprocessing(features.features(pixels))
+        )
     assert len(features.test) == len(data.test)
 
 
