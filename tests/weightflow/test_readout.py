@@ -25,6 +25,7 @@ from weightflow.sample import Flow, SampleConfig
 from weightflow.text import Prompt
 from weightflow.train import start
 from weightflow.zoo.build import build_zoo
+from weightflow.zoo.card import card
 from weightflow.zoo.compared import ComparedLayer
 from weightflow.zoo.initialise import initialise
 from weightflow.zoo.logits import masked_cross_entropy
@@ -158,6 +159,7 @@ def test_adapters_are_a_zoo_that_learns(adapters, table):
     assert adapters.manifest["base"]
     tasks = [record.task for record in adapters.records]
     assert {len(task.classes) for task in tasks} > {2}
+    assert f"compared by cosine with their text vectors (encoder `{table}`" in card(adapters)
     assert float(judge(adapters.architecture, adapters.load(), tasks).accuracy.mean()) > 0.8
 
 
