@@ -1,5 +1,6 @@
 """Backbones: trained here or taken from libraries; their features are a data set like any other."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -7,12 +8,13 @@ import pytest
 import torch
 from torch import nn
 
-from canon import checkpoint
+from canon import checkpoint, console
 from canon.errors import InputError
 from weightflow import datasets
 from weightflow.backbones import read_backbone, take
 from weightflow.backbones.pretrained import skeleton
 from weightflow.backbones.train import BackboneRecipe, BackboneTrainer
+from weightflow.cli import app
 from weightflow.zoo.build import build_zoo
 from weightflow.zoo.recipe import read_recipe
 from weightflow.zoo.store import Zoo
@@ -153,6 +155,20 @@ def test_a_training_that_was_stopped_goes_on_bit_for_bit(images, backbone, tmp_p
         InputError, match="is of another training: other data, classes or settings; delete it"
     ):
         BackboneTrainer(datasets.load(images), TINY, tmp_path / "b.safetensors", ["blue thing"])
+
+
+def test_a_backbone_by_its_commands(images, backbone, tmp_path, capsys):
+    out, settings = str(tmp_path / "b.safetensors"), []
+    for key, value in dataclasses.asdict(TINY).items():
+        text = json.dumps(value) if key != "arguments" else "{widths=[4, 6], stem_stride=2}"
+        settings += ["--set", f"{key}={text}"]
+    train = ["backbone", "train", images, "--exclude", "grey thing, red thing", "--out", out, "--json"]
+    assert console.guarded(app, [*train, *settings]) == 0
+    assert json.loads(capsys.readouterr().out)["excluded"] == ["grey thing", "red thing"]
+    found, whole = checkpoint.read(out).state, checkpoint.read(backbone).state
+    assert all(torch.equal(found[name], whole[name]) for name in whole)
+    assert console.guarded(app, ["backbone", "take", "torchvision:resnet19", "--out", out]) == 2
+    assert "torchvision has no model 'resnet19'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("model", ["torchvision:resnet18", "timm:resnet10t"])
