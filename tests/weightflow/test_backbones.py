@@ -12,7 +12,7 @@ from canon import checkpoint, console
 from canon.errors import InputError
 from weightflow import datasets
 from weightflow.backbones import read_backbone, take
-from weightflow.backbones.pretrained import skeleton
+from weightflow.backbones.pretrained import last_linear, require_linear_end, skeleton
 from weightflow.backbones.train import BackboneRecipe, BackboneTrainer
 from weightflow.cli import app
 from weightflow.zoo.build import build_zoo
@@ -213,6 +213,14 @@ def test_what_is_no_backbone_is_explained(images, backbone, tmp_path):
 def test_models_that_are_not_there_are_explained(model, message, tmp_path):
     with pytest.raises(InputError, match=message):
         take(model, tmp_path / "b.safetensors")
+
+
+def test_a_network_with_another_end_is_no_backbone():
+    gated = nn.Sequential(nn.Flatten(), nn.Linear(12, 12), nn.Sigmoid())
+    with pytest.raises(InputError, match="squeezenet does not end in its last linear layer"):
+        require_linear_end("squeezenet", gated, torch.ones(1, 3, 2, 2))
+    with pytest.raises(InputError, match="no linear layer at its end"):
+        last_linear(nn.Conv2d(3, 2, 1))
 
 
 def test_data_and_settings_that_do_not_fit_are_refused(images, tmp_path):
