@@ -123,6 +123,6 @@ def take(model: str, path: Path, weights: Path | None = None) -> Backbone:
     Raises `InputError` for what is not there, `WorkError` where the hub cannot be reached.
     """
     module, preprocessing, size = pretrained.with_weights(model, weights)
-    card = BackboneCard(preprocessing, model=model, size=size)
-    write_backbone(path, module.state_dict(), card)
+    pretrained.require_linear_end(model, module, torch.zeros(1, preprocessing.channels, size, size))
+    write_backbone(path, module.state_dict(), BackboneCard(preprocessing, model=model, size=size))
     return read_backbone(path)
