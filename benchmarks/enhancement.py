@@ -25,9 +25,10 @@ from weightflow.alternatives import recipe_of
 from weightflow.enhance import enhance
 from weightflow.evaluate import chance, judge
 from weightflow.transfer import few
+from weightflow.zoo.logits import State
 from weightflow.zoo.measure import measured
 from weightflow.zoo.tasks import Task
-from weightflow.zoo.training import State, train_many
+from weightflow.zoo.training import train_many
 
 TASKS = {"small": 20, "paper": 100}
 STRENGTHS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)

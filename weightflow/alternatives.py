@@ -10,9 +10,10 @@ from weightflow.averages import AVERAGES
 from weightflow.evaluate import judge, judge_together
 from weightflow.network import Network
 from weightflow.sample import Flow
+from weightflow.zoo.logits import State
 from weightflow.zoo.store import Zoo
 from weightflow.zoo.tasks import Task
-from weightflow.zoo.training import State, train_many
+from weightflow.zoo.training import train_many
 from weightflow.zoo.trainingrecipe import TrainingRecipe
 
 

@@ -16,9 +16,8 @@ from weightflow.architectures import Architecture
 from weightflow.canonicalize import follow, gather_classes, scatter_classes, widen
 from weightflow.network import Network
 from weightflow.sample import Flow
-from weightflow.zoo.logits import class_table, pad_with_zeros
+from weightflow.zoo.logits import State, class_table, pad_with_zeros
 from weightflow.zoo.tasks import Task
-from weightflow.zoo.training import State
 
 Average = Callable[[Flow, Sequence[Network], Task], State]
 

@@ -24,8 +24,9 @@ from weightflow.decode import to_module
 from weightflow.names import pick
 from weightflow.network import metadata_of
 from weightflow.programs import onnx_bytes, pt2_bytes
+from weightflow.zoo.logits import State, class_table
+from weightflow.zoo.recorded import restore_statistics
 from weightflow.zoo.store import Record, Zoo
-from weightflow.zoo.training import State, class_table, restore_statistics
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ from canon.plot import check_format
 from weightflow import datasets
 from weightflow.architectures import Architecture
 from weightflow.evaluate import judge
+from weightflow.zoo.logits import State
 from weightflow.zoo.measure import measured
 from weightflow.zoo.tasks import Task
-from weightflow.zoo.training import State
 
 STRENGTHS = tuple(i / 10 for i in range(11))
 

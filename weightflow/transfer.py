@@ -20,10 +20,10 @@ from weightflow.architectures import Architecture
 from weightflow.datasets import ClassificationData, Split
 from weightflow.evaluate import judge
 from weightflow.zoo.initialise import initialise
-from weightflow.zoo.logits import class_table, pad_with_zeros
+from weightflow.zoo.logits import State, class_table, pad_with_zeros
 from weightflow.zoo.store import Zoo
 from weightflow.zoo.tasks import Task
-from weightflow.zoo.training import State, check_inputs, train_many
+from weightflow.zoo.training import check_inputs, train_many
 from weightflow.zoo.trainingrecipe import TrainingRecipe
 
 Accuracies = dict[str, dict[int, Tensor]]

@@ -23,6 +23,7 @@ from weightflow.datasets import (
     npz,
     scikit_learn,
     tiny_imagenet,
+    yelp,
 )
 from weightflow.datasets.data import ClassificationData, Preprocessing, SealedSplit, Split, StoredInputs
 from weightflow.datasets.facts import Facts
@@ -39,6 +40,7 @@ SOURCES: dict[str, Callable[..., ClassificationData]] = {
     "cifar100": cifar.cifar100,
     "caltech256": caltech.caltech256,
     "tinyimagenet": tiny_imagenet.tinyimagenet,
+    "yelp": yelp.yelp,
     "imagefolder": image_folder.imagefolder,
     "npz": npz.npz,
 }
