@@ -42,7 +42,8 @@ def populations(known: Known, task: Task, seed: int) -> dict[str, State]:
     data = datasets.load(known.zoo.dataset)
     trained = train_many(known.zoo.architecture, data, repeated, seeds, recipe).state
     rows = knowing(known, [task])[0].nonzero().squeeze(1)[: max(SIZES)]
-    return {"generated": generated, "trained": trained, "zoo": picked(known, rows, task)}
+    found = {"generated": generated, "trained": trained}
+    return {**found, "zoo": picked(known, rows, task)} if len(rows) else found
 
 
 def run_once(known: Known, seed: int, count: int) -> list[dict[str, Any]]:
@@ -51,9 +52,9 @@ def run_once(known: Known, seed: int, count: int) -> list[dict[str, Any]]:
     for place, task in enumerate(tasks):
         for name, state in populations(known, task, 1000 * (count * seed + place)).items():
             size = len(next(iter(state.values())))
-            found = judge_ensembles(architecture, state, task, SIZES) if size else {}
-            if size:  # one network is the mean over all of them
-                found[1] = float(judge(architecture, state, [task] * size).accuracy.mean())
+            found = judge_ensembles(architecture, state, task, SIZES)
+            # one network is the mean over all of them
+            found[1] = float(judge(architecture, state, [task] * size).accuracy.mean())
             rows.append(
                 {
                     "seed": seed,

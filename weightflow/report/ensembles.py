@@ -36,8 +36,11 @@ def ensembles(known: Known, tasks: Sequence[Task], seed: int, most: int = 6) -> 
         task = combinations[row]
         seeds = range(seed + place * networks, seed + (place + 1) * networks)
         generated = known.flow.sample([Prompt(task.classes)] * networks, seeds, known.config)
+        found = {"generated": generated}
         theirs = known_by[row].nonzero().squeeze(1)[:networks]
-        for name, state in (("generated", generated), ("zoo", picked(known, theirs, task))):
+        if len(theirs):
+            found["zoo"] = picked(known, theirs, task)
+        for name, state in found.items():
             for size, value in _accuracies(known, state, task).items():
                 rows[name].setdefault(size, []).append(value)
     return {
@@ -63,8 +66,6 @@ def picked(known: Known, rows: Tensor, task: Task) -> State:
 def _accuracies(known: Known, state: State, task: Task) -> dict[int, float]:
     """By size; size 1 is the mean over single networks."""
     count = len(next(iter(state.values())))
-    if count == 0:
-        return {}
     alone = [
         judge_ensembles(known.zoo.architecture, {n: t[i : i + 1] for n, t in state.items()}, task, [1])[1]
         for i in range(min(count, 20))
