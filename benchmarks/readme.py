@@ -223,6 +223,57 @@ def large() -> str:
     return markdown(head, body) + f"\n\n{origin(result)}"
 
 
+def fusion() -> str:
+    result = read_result("fusion")
+    names = {
+        "fused": "generated from the union's words",
+        "trained": "trained on the union",
+        "ensemble": "ensemble of the two",
+        "average_in_frame": "average in the run's frame",
+        "git_rebasin_average": "average by Git Re-Basin",
+        "straight_average": "average as they stand",
+        "chance": "chance",
+    }
+    kinds = list(dict.fromkeys(r["pairs"] for r in result["rows"]))
+    body = [
+        (label, *(spread([r[name] for r in result["rows"] if r["pairs"] == kind]) for kind in kinds))
+        for name, label in names.items()
+    ]
+    count = result["rows"][0]["count"]
+    head = (
+        "one network for two networks' classes, accuracy, %",
+        *(f"{count} {kind} pairs" for kind in kinds),
+    )
+    return _with_aims(markdown(head, body), "fusion")
+
+
+def enhancement() -> str:
+    rows = read_result("enhancement")["rows"]
+    body = []
+    for weak in dict.fromkeys(r["weak"] for r in rows):
+        own = [r for r in rows if r["weak"] == weak]
+        chosen = sorted({f"{r['strength']:g}" for r in own})
+        columns = (spread([r[name] for r in own]) for name in ("before", "after", "words alone", "trained"))
+        body.append((weak, *columns, ", ".join(chosen)))
+    head = ("accuracy, %", "weak", "enhanced", "words alone", "fully trained", "strength chosen")
+    return _with_aims(markdown(head, body), "enhancement")
+
+
+def transfer() -> str:
+    rows = read_result("transfer")["rows"]
+    body = []
+    for images, epochs in dict.fromkeys((r["images"], r["epochs"]) for r in rows if r["epochs"]):
+        own = [r for r in rows if (r["images"], r["epochs"]) == (images, epochs)]
+        cells = (spread([r[name] for r in own]) for name in ("generated", "zoo", "random"))
+        body.append(("all" if images is None else str(images), str(epochs), *cells))
+    head = ("images a class", "epochs", "from generated", "from trained on digits", "from random")
+    return _with_aims(markdown(head, body), "transfer")
+
+
+def _with_aims(table: str, name: str) -> str:
+    return f"{table}\n\n{aims(name)}\n\n{origin(read_result(name))}"
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "memorization": memorization,
     "memorization aims": lambda: aims("memorization"),
@@ -231,6 +282,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "speed": speed,
     "speed aims": lambda: aims("speed"),
     "large": large,
+    "fusion": fusion,
+    "enhancement": enhancement,
+    "transfer": transfer,
     "demo": demo,
     "solvers": solvers,
     "demo aims": demo_aims,

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -28,8 +29,9 @@ State = dict[str, Tensor]
 FRAME = "frame.safetensors"
 
 
+@lru_cache(maxsize=16)
 def widen(architecture: Architecture, classes: int) -> Architecture:
-    """The same architecture with one logit for each of `classes`."""
+    """The same architecture with one logit for each of `classes`; one object, so that it is traced once."""
     return dataclasses.replace(architecture, classes=classes)
 
 

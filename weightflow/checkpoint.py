@@ -1,6 +1,7 @@
 """A run on disk: settings, layout, averaged and raw weights, and the state to go on from.
 
-config.toml               every setting, defaults included, and the zoo's identity
+config.toml               every setting, defaults included, the zoo's identity, and what must be known of
+                          the data to use the networks without it
 layout.json               architecture and layout
 metrics.jsonl             one line an event
 checkpoint.safetensors    raw.*, average.*, coordinates.*, frame.*: what sampling needs
@@ -24,8 +25,10 @@ from canon.errors import InputError
 from canon.files import atomic_write
 from weightflow import config as settings
 from weightflow import coordinates as coordinate_kinds
+from weightflow import datasets
 from weightflow.architectures import Architecture
 from weightflow.coordinates import Coordinates
+from weightflow.datasets import Facts
 from weightflow.packing import pack, unpack
 from weightflow.tokens import Layout
 from weightflow.trainconfig import TrainConfig
@@ -55,6 +58,7 @@ class RunHeader:
     architecture: Architecture
     layout: Layout
     encoder: str
+    data: Facts
 
 
 def write_header(folder: Path, header: RunHeader) -> None:
@@ -63,6 +67,7 @@ def write_header(folder: Path, header: RunHeader) -> None:
         "format": FORMAT,
         "encoder_identity": header.encoder,
         "zoo": dataclasses.asdict(header.zoo),
+        "data": header.data.to_dict(),
         "train": settings.to_dict(header.config),
     }
     shape = {"architecture": header.architecture.to_dict(), "layout": header.layout.to_dict()}
@@ -87,9 +92,16 @@ def read_header(folder: Path) -> RunHeader:
             architecture=Architecture.from_dict(shape["architecture"]),
             layout=Layout.from_dict(shape["layout"]),
             encoder=tables["encoder_identity"],
+            data=_facts(tables),
         )
     except (OSError, KeyError, TypeError, json.JSONDecodeError) as error:
         raise InputError(f"{folder} is damaged ({error!r}); train the run again") from None
+
+
+def _facts(tables: Mapping[str, Any]) -> Facts:
+    if "data" in tables:
+        return Facts.from_dict(tables["data"])
+    return Facts.of(datasets.load(tables["zoo"]["dataset"]))  # the first runs did not note it
 
 
 def write_checkpoint(

@@ -11,7 +11,7 @@ from weightflow.architectures import Architecture
 from weightflow.coordinates import Coordinates
 from weightflow.readout import Compared, Cosine
 from weightflow.text import PromptBatch
-from weightflow.zoo.training import State
+from weightflow.zoo.logits import State
 
 
 def decode(coordinates: Coordinates, z: Tensor, prompts: PromptBatch) -> State:

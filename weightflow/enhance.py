@@ -21,8 +21,8 @@ from weightflow.flow.schedule import expand_time
 from weightflow.sample import Flow
 from weightflow.sampleconfig import SampleConfig
 from weightflow.text import Prompt
+from weightflow.zoo.logits import State
 from weightflow.zoo.tasks import Task
-from weightflow.zoo.training import State
 
 
 def enhance(

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from canon.errors import InputError
 from weightflow import checkpoint as runs
 from weightflow import datasets
+from weightflow.classifier import Classifier
 from weightflow.decode import decode, to_module
+from weightflow.device import usable_device
 from weightflow.flow.denoising import DENOISERS, Noise, denoise
 from weightflow.flow.solver import FIXED_STEP, solve
 from weightflow.flow.velocity import Guided
-from weightflow.model import make_model
+from weightflow.model.anchored import make_generator
+from weightflow.packing import unpack
+from weightflow.pretrained import Pretrained, with_own_files
 from weightflow.sampleconfig import ADAPTIVE_SHARE, SampleConfig
 from weightflow.text import Prompt, PromptBatch, TextEncoder, encode_prompts, load_encoder
 from weightflow.text.description import encode as encode_descriptions
@@ -27,19 +31,22 @@ from weightflow.zoo.recorded import restore_statistics
 
 @dataclass(frozen=True)
 class Neighbour:
-    """A class of a prompt, the known class nearest to it, and the cosine between them."""
+    """A class of a prompt, a known class near to it, and the cosine between their vectors."""
 
     described: str
     nearest: str
     cosine: float
 
 
-class Flow:
-    """A trained generator. `generate` gives one module, `sample` many networks stacked."""
+class Flow(Pretrained):
+    """A trained generator. `generate` gives one module, `sample` many networks stacked.
 
-    def __init__(self, folder: str | Path) -> None:
-        self.folder = Path(folder)
-        self.header = runs.read_header(self.folder)
+    The model runs on `device`; networks come out on the processor, the same up to rounding.
+    """
+
+    def __init__(self, folder: str | Path, device: str | torch.device = "cpu") -> None:
+        self.folder, self.device = Path(folder), usable_device(device)
+        self.header = with_own_files(runs.read_header(self.folder), self.folder)
         weights = runs.read_checkpoint(self.folder, self.header)
         self.architecture, self.coordinates = self.header.architecture, weights.coordinates
         self._frame = weights.frame
@@ -48,11 +55,15 @@ class Flow:
                 f"{folder} was trained with the text encoder {self.header.encoder}; "
                 f"'{self.header.config.encoder}' is now {self.encoder.identity}"
             )
-        self.model = make_model(
-            self.header.config.model, self.coordinates.layout, self.encoder.width, self.architecture.classes
+        self.model = make_generator(
+            self.header.config,
+            self.coordinates.layout,
+            self.encoder.width,
+            self.architecture.classes,
+            unpack("anchors", weights.average),
         )
         self.model.load_state_dict(weights.average)
-        self.model.eval().requires_grad_(False)
+        self.model.eval().requires_grad_(False).to(self.device)
 
     @property
     def sampling(self) -> SampleConfig:
@@ -73,23 +84,29 @@ class Flow:
             )
         return self._frame
 
-    @cached_property
+    @property
     def known_classes(self) -> tuple[str, ...]:
-        return datasets.load(self.header.zoo.dataset).class_names
+        """The classes of the networks that it learned from."""
+        return self.header.data.known
 
     def prompts(self, prompts: Sequence[Prompt]) -> PromptBatch:
         """Encode prompts for this run; `InputError` where one names more classes than it supports."""
         return encode_prompts(self.encoder, prompts, self.architecture.classes)
 
-    def neighbours(self, prompt: Prompt) -> list[Neighbour]:
-        """The nearest known class of each class in the prompt; none where the run takes no words."""
+    def neighbours(self, prompt: Prompt, count: int = 1) -> list[Neighbour]:
+        """The `count` nearest known classes of each class in the prompt, nearest first; none in a run without words."""
         if self.header.config.encoder == "none":
             return []
         known = self.encoder.encode(self.known_classes)
         asked = encode_descriptions(self.encoder, prompt.descriptions)
-        cosine, index = (asked @ known.T / self.encoder.width).max(dim=1)
-        rows = zip(prompt.classes, index.tolist(), cosine.tolist(), strict=True)
-        return [Neighbour(described, self.known_classes[i], c) for described, i, c in rows]
+        near = (asked @ known.T / self.encoder.width).topk(min(count, len(known)), dim=1)
+        return [
+            Neighbour(described, self.known_classes[i], cosine)
+            for described, indices, cosines in zip(
+                prompt.classes, near.indices.tolist(), near.values.tolist(), strict=True
+            )
+            for i, cosine in zip(indices, cosines, strict=True)
+        ]
 
     def noise(self, seeds: Sequence[int], present: Tensor) -> Tensor:
         """Source noise of each network from its own seed, so that a network does not depend on its batch."""
@@ -106,7 +123,7 @@ class Flow:
         """Each network's own stream, where it stands after its source noise."""
         streams = [torch.Generator().manual_seed(seed) for seed in seeds]
         self._draw(streams, present)
-        return lambda: self._draw(streams, present)
+        return lambda: self._draw(streams, present).to(self.device)
 
     @torch.no_grad()
     def tokens(
@@ -126,13 +143,18 @@ class Flow:
             raise InputError(
                 f"'{config.method}' draws noise at every step: give {len(x)} seeds, found {len(seeds)}"
             )
+        words = PromptBatch(prompts.vectors.to(self.device), prompts.present.to(self.device))
         parts = [
             self._move(
-                prompts[rows], x[rows], config, start, [seeds[i] for i in rows.tolist()] if seeds else []
+                words[rows],
+                x[rows].to(self.device),
+                config,
+                start,
+                [seeds[i] for i in rows.tolist()] if seeds else [],
             )
             for rows in torch.arange(len(x)).split(config.batch_size)
         ]
-        return torch.cat(parts)
+        return torch.cat(parts).to(x.device)
 
     def _move(
         self, prompts: PromptBatch, x: Tensor, config: SampleConfig, start: float, seeds: Sequence[int]
@@ -146,7 +168,7 @@ class Flow:
                 method=DENOISERS[config.method],
                 steps=config.steps,
                 start=start,
-                noise=self._later_noise(seeds, prompts.present) if seeds else None,
+                noise=self._later_noise(seeds, prompts.present.cpu()) if seeds else None,
             )
         velocity = objective.velocity(guided)
         if not config.jump:
@@ -161,7 +183,7 @@ class Flow:
             raise InputError(
                 f"{self.folder} was trained without dropped prompts, so it cannot be guided; leave guidance at 1"
             )
-        used = self.coordinates.used(prompts.present)
+        used = self.coordinates.used(prompts.present.cpu()).to(self.device)
         everything = bool(used.all())  # a pass over whole networks is worth sparing
 
         def predict(words: PromptBatch, x_t: Tensor, t: Tensor) -> Tensor:
@@ -201,17 +223,27 @@ class Flow:
 
     def generate(
         self, classes: Sequence[str] | str, seed: int = 0, config: SampleConfig | None = None
-    ) -> nn.Module:
-        """A module that tells the classes apart, logits in their order. `prepare` makes its inputs."""
+    ) -> Classifier:
+        """A module that tells the classes apart: raw inputs in, logits in the order of the classes out.
+
+        Raw means as the data set has them (for digits: 64 numbers from 0 to 16, for images: bytes); the
+        module prepares them itself, and `model.description` says how. `model.network` is the plain module
+        inside, `model.name(inputs)` answers in words.
+        """
         prompt = Prompt.parse(classes) if isinstance(classes, str) else Prompt(tuple(classes))
         state = self.sample([prompt], [seed], config)
-        return to_module(self.architecture, {k: v[0] for k, v in state.items()}, prompt.classes)
+        network = to_module(self.architecture, {k: v[0] for k, v in state.items()}, prompt.classes)
+        return Classifier(network, self.header.data.preprocessing, prompt.classes, self._features)
 
-    def prepare(self, inputs: Tensor) -> Tensor:
-        """Raw inputs (examples, *shape), as the data set has them, to what the networks expect."""
-        return datasets.load(self.header.zoo.dataset).prepare(inputs)
+    @cached_property
+    def _features(self) -> Callable[[Tensor], Tensor] | None:
+        """What comes before the networks, where they are heads on the features of a backbone."""
+        from weightflow.backbones import read_backbone
+
+        backbone = self.header.data.backbone
+        return None if backbone is None else read_backbone(backbone)
 
 
-def load(folder: str | Path) -> Flow:
-    """A trained generator from its run's folder."""
-    return Flow(folder)
+def load(folder: str | Path, device: str | torch.device = "cpu") -> Flow:
+    """A trained generator from its run's folder, or from one that `save_pretrained` wrote."""
+    return Flow(folder, device)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from canon.errors import InputError
 from weightflow import datasets
+from weightflow.anchors.features import LastLayer
 from weightflow.model.conditioning import CONDITIONINGS
 from weightflow.trainconfig import TrainConfig
 from weightflow.zoo.store import Zoo
@@ -24,6 +25,8 @@ def check(config: TrainConfig, zoo: Zoo) -> None:
             f"the networks of {zoo.path} have different tasks, and a run without words cannot tell which to "
             "make; give an encoder, for instance encoder=wordllama, or take a zoo of one task"
         )
+    if config.anchors.kind != "none":
+        _check_anchors(config, zoo)
     told = config.model.conditioning
     tasks = {zoo.records[i].classes for i in zoo.rows("seen")}
     if told == "none" and len(tasks) > 1:
@@ -37,6 +40,23 @@ def check(config: TrainConfig, zoo: Zoo) -> None:
             "in each task's own order: set model.conditioning=classes, or build the zoo with "
             "tasks.shuffled=false, or of adapters, which have no logits"
         )
+
+
+def _check_anchors(config: TrainConfig, zoo: Zoo) -> None:
+    LastLayer.of(zoo.architecture)
+    needs = {
+        "layout=rows": config.layout == "rows",
+        "coordinates.kind=tokens": config.coordinates.kind == "tokens",
+        "objective.predict=clean": config.objective.predict == "clean",
+        "model.conditioning=classes": config.model.conditioning == "classes",
+        "augment.permute_units=false": not config.augment.permute_units,
+        "augment.equivariance=0": not config.augment.equivariance,
+    }
+    for setting, met in needs.items():
+        if not met:
+            raise InputError(
+                f"anchors are rows of the last layer in fixed places: set {setting}, or anchors.kind=none"
+            )
 
 
 def _ordered_logits(zoo: Zoo, tasks: set[tuple[str, ...]]) -> bool:

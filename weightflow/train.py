@@ -23,15 +23,17 @@ from weightflow import checkpoint as runs
 from weightflow import coordinates as coordinate_kinds
 from weightflow import datasets, suits
 from weightflow.adversary import Adversary
+from weightflow.anchors.fit import fit_anchors
 from weightflow.augment import Augmentation
 from weightflow.batch import Batch
 from weightflow.behaviour import Behaviour
 from weightflow.beyond import TasksBeyond
 from weightflow.canonicalize import is_canonical, read_frame
 from weightflow.coordinates import Coordinates
+from weightflow.datasets import Facts
 from weightflow.exchange import Exchange
 from weightflow.loss import Loss, Terms
-from weightflow.model import make_model
+from weightflow.model.anchored import Anchored, make_generator
 from weightflow.packing import optimizer_tensors, pack, restore_optimizer, unpack
 from weightflow.text import Prompt, PromptBatch, encode_prompts, load_encoder
 from weightflow.tokens import make_layout
@@ -91,12 +93,17 @@ class Trainer:
             architecture,
             layout,
             encoder.identity,
+            Facts.of(self.data, {c for i in rows["seen"] for c in zoo.records[i].classes}),
         )
         self.generator = torch.Generator().manual_seed(config.seed)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
-            self.model = make_model(
-                config.model, self.coordinates.layout, encoder.width, architecture.classes
+            self.model = make_generator(
+                config,
+                self.coordinates.layout,
+                encoder.width,
+                architecture.classes,
+                fit_anchors(config.anchors, zoo, self.data, encoder, self.coordinates),
             )
         self.forward = torch.compile(self.model) if config.compile else self.model
         self.average = copy.deepcopy(self.model).requires_grad_(False)
@@ -141,6 +148,8 @@ class Trainer:
         batch = seen[torch.randint(len(seen), (config.batch_size,), generator=self.generator)]
         kept = torch.rand(len(batch), 1, generator=self.generator) >= config.drop_prompt
         batch = self.augment(batch, self.generator)
+        if isinstance(self.model, Anchored):
+            batch = self.model.hide(batch, config.anchors.hide, self.generator)
         with torch.autocast(batch.z.device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
             terms = self.loss.training(self.forward, batch, kept, self.data.train, self.generator)
         self.optimizer.zero_grad(set_to_none=True)

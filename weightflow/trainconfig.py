@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from canon.errors import InputError
 from weightflow.adversary import AdversaryConfig
+from weightflow.anchors import AnchorConfig
 from weightflow.augment import AugmentConfig
 from weightflow.behaviour import BehaviourConfig
 from weightflow.coordinates import CoordinatesConfig
@@ -41,6 +42,7 @@ class TrainConfig:
     behaviour: BehaviourConfig = BehaviourConfig()
     augment: AugmentConfig = AugmentConfig()
     adversary: AdversaryConfig = AdversaryConfig()
+    anchors: AnchorConfig = AnchorConfig()
     model: ModelConfig = ModelConfig()
     sample: SampleConfig = SampleConfig()
     steps: int = 1200

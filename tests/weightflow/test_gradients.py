@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from weightflow.architectures import Architecture
+from weightflow.readout import AsTheyAre
 from weightflow.zoo.chain import Chain, layers_of
 from weightflow.zoo.initialise import initialise
 from weightflow.zoo.recorded import Recorded
@@ -34,10 +35,12 @@ def test_a_chain_has_the_gradients_of_automatic_differentiation(name, smoothing,
     written, recorded = Stack(begin, recipe), Stack(begin, recipe)
     layers = layers_of(architecture)
     assert layers is not None
-    losses = Chain(layers, written, mask, shared)(inputs, targets)
+    losses = Chain(layers, written, mask, shared, AsTheyAre())(inputs, targets)
     monkeypatch.setattr(TrainingRecipe, "dtype", torch.float32)  # no autocast; inputs stay float64
     monkeypatch.setattr(torch.Tensor, "float", lambda tensor: tensor)
-    expected = Recorded(architecture, recorded, mask, shared)(inputs, targets)
+    expected = Recorded(architecture, recorded, mask, shared, torch.empty(2, mask.shape[1], 0))(
+        inputs, targets
+    )
     torch.testing.assert_close(losses, expected, atol=1e-12, rtol=1e-12)
     torch.testing.assert_close(written.flat_gradient, recorded.flat_gradient, atol=1e-12, rtol=1e-12)
 
@@ -53,7 +56,7 @@ def test_parts_of_a_mini_batch_add_up_to_it(shared):
     found = []
     for parts in (1, 4):
         stack = Stack(begin, TrainingRecipe(batch_size=8, accumulate=parts))
-        losses = Recorded(architecture, stack, MASK, shared)(inputs, targets)
+        losses = Recorded(architecture, stack, MASK, shared, torch.empty(2, 3, 0))(inputs, targets)
         found.append((losses, stack.flat_gradient))
     torch.testing.assert_close(found[0], found[1], atol=1e-6, rtol=1e-5)
 

@@ -37,7 +37,6 @@ def test_numerics_do_not_import_a_command_line():
         if str(path.relative_to(ROOT)) not in shells
         and path.parent.name != "commands"
         and any(m.startswith(talk) for m in imported(path))
-        and path.name != "page.py"  # the report's table for a terminal
     ]
     assert not guilty
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -18,21 +19,13 @@ def evaluate(
     networks: Annotated[Path, typer.Argument(help="Folder of generated networks, or any zoo.")],
     as_json: bool = console.JSON,
 ) -> None:
-    """Test accuracy of every network on real test images, beside chance."""
+    """Accuracy and calibration on real test images, beside chance; by split, class and prompt."""
+    from weightflow.commands.report_tables import told
     from weightflow.evaluate import evaluate_zoo
     from weightflow.zoo.store import Zoo
 
     found = evaluate_zoo(Zoo(networks))
-    lines = [
-        f"{', '.join(p['classes'])}: {100 * p['mean']:.1f} ± {100 * p['std']:.1f} % over {p['networks']} networks"
-        f" (chance {100 / len(p['classes']):.1f} %)"
-        for p in found["prompts"][:20]
-    ]
-    more = len(found["prompts"]) - len(lines)
-    a = found["zoo"]["accuracy"]
-    lines += [f"... and {more} more prompts"] if more > 0 else []
-    lines.append(f"all {found['zoo']['count']} networks: {100 * a['mean']:.1f} ± {100 * a['std']:.1f} %")
-    console.show(found, "\n".join(lines), as_json)
+    console.show(found, "\n".join(told(found)), as_json)
 
 
 @app.command()
@@ -41,22 +34,29 @@ def report(
     out: Annotated[Path | None, typer.Option(help="Folder of the report; the run's own by default.")] = None,
     limit: Annotated[int, typer.Option(help="Tasks of each split at most.")] = 200,
     seed: Annotated[int, typer.Option(help="Seed of the generated networks.")] = 0,
-    steps: Annotated[int, typer.Option(help="Steps of the solver.")] = 4,
-    method: Annotated[str, typer.Option(help="euler, midpoint, heun, rk4 or dopri5.")] = "euler",
+    steps: Annotated[int | None, typer.Option(help="Steps; the run's own by default.")] = None,
+    method: Annotated[
+        str | None,
+        typer.Option(help="euler, midpoint, heun, rk4, dopri5, ddim or ancestral; the run's own by default."),
+    ] = None,
     as_json: bool = console.JSON,
     quiet: bool = console.QUIET,
 ) -> None:
     """Measure a run against trained networks and baselines: report.json and report.html."""
     from canon.files import atomic_write
-    from weightflow.page import rich_tables, write_page
+    from weightflow.commands.report_tables import rich_tables
+    from weightflow.page import write_page
     from weightflow.report import make_report, verdict
-    from weightflow.sample import SampleConfig
+    from weightflow.sample import Flow
 
     folder = out or run
     if limit < 1:
         raise InputError(f"--limit is {limit}; it must be at least 1")
     say = (lambda text: None) if quiet else console.say
-    found = make_report(run, seed, limit, SampleConfig(method=method, steps=steps), say)
+    asked: dict[str, Any] = {
+        key: value for key, value in (("method", method), ("steps", steps)) if value is not None
+    }
+    found = make_report(run, seed, limit, replace(Flow(run).sampling, **asked), say)
     folder.mkdir(parents=True, exist_ok=True)
     atomic_write(folder / "report.json", console.json_text(found))
     write_page(folder / "report.html", found)

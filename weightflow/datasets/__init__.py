@@ -23,8 +23,10 @@ from weightflow.datasets import (
     npz,
     scikit_learn,
     tiny_imagenet,
+    yelp,
 )
 from weightflow.datasets.data import ClassificationData, Preprocessing, SealedSplit, Split, StoredInputs
+from weightflow.datasets.facts import Facts
 from weightflow.names import pick
 
 SOURCES: dict[str, Callable[..., ClassificationData]] = {
@@ -38,6 +40,7 @@ SOURCES: dict[str, Callable[..., ClassificationData]] = {
     "cifar100": cifar.cifar100,
     "caltech256": caltech.caltech256,
     "tinyimagenet": tiny_imagenet.tinyimagenet,
+    "yelp": yelp.yelp,
     "imagefolder": image_folder.imagefolder,
     "npz": npz.npz,
 }
@@ -45,6 +48,7 @@ SOURCES: dict[str, Callable[..., ClassificationData]] = {
 __all__ = [
     "SOURCES",
     "ClassificationData",
+    "Facts",
     "Preprocessing",
     "SealedSplit",
     "Split",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,21 @@ class Preprocessing:
     def __call__(self, inputs: Tensor) -> Tensor:
         mean, std = _per_channel(self.mean), _per_channel(self.std)
         return (inputs.float() / self.divisor - mean) / std
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"divisor": self.divisor, "mean": _listed(self.mean), "std": _listed(self.std)}
+
+    @classmethod
+    def from_dict(cls, table: Mapping[str, Any]) -> Preprocessing:
+        return cls(table["divisor"], _tupled(table["mean"]), _tupled(table["std"]))
+
+
+def _listed(values: float | tuple[float, ...]) -> float | list[float]:
+    return list(values) if isinstance(values, tuple) else values
+
+
+def _tupled(values: float | Sequence[float]) -> float | tuple[float, ...]:
+    return tuple(values) if isinstance(values, Sequence) else values
 
 
 def _per_channel(values: float | tuple[float, ...]) -> float | Tensor:

@@ -20,28 +20,34 @@ from canon.files import replacing, require_file, sha256
 
 
 class TextEncoder(ABC):
-    """`identity` names the encoder and all that decides its vectors; `width` is their length."""
+    """`identity` names the encoder and all that decides its vectors; `width` is their length.
+
+    `sees`: it has vectors for images too, in the space of the words.
+    """
 
     identity: str
     width: int
+    sees: bool = False
 
     @abstractmethod
     def vectors(self, descriptions: Sequence[str]) -> Float[Tensor, "descriptions width"]:
         """One raw vector a description. `InputError` for a description that it cannot represent."""
 
     def image_vectors(self, files: Sequence[str]) -> Float[Tensor, "images width"]:
-        """One raw vector an image file, in the space of the words. `InputError` where it has no eyes."""
-        raise InputError(
-            f"'{files[0]}' is an image, and the text encoder {self.identity} reads words alone; describe the "
-            "class in words, or use a run that was trained with open_clip"
-        )
+        """One raw vector an image file, for encoders that see. `InputError` for one that it cannot read."""
+        raise NotImplementedError
 
     def encode(self, descriptions: Sequence[str]) -> Float[Tensor, "descriptions width"]:
         """Vectors of root mean square 1, the scale that the generator expects."""
         return self._scaled(self.vectors(descriptions)) if descriptions else torch.empty(0, self.width)
 
     def encode_images(self, files: Sequence[str]) -> Float[Tensor, "images width"]:
-        """As `encode`, of images."""
+        """As `encode`, of images. `InputError` where the encoder does not see."""
+        if files and not self.sees:
+            raise InputError(
+                f"'{files[0]}' is an image, and the text encoder {self.identity} reads words alone; describe "
+                "the class in words, or use a run that was trained with open_clip"
+            )
         return self._scaled(self.image_vectors(files)) if files else torch.empty(0, self.width)
 
     def _scaled(self, vectors: Tensor) -> Tensor:
@@ -60,7 +66,7 @@ class Cached(TextEncoder):
     folder: Path | None = None
 
     def __post_init__(self) -> None:
-        self.identity, self.width = self.inner.identity, self.inner.width
+        self.identity, self.width, self.sees = self.inner.identity, self.inner.width, self.inner.sees
         self._known: dict[str, Tensor] = {}
 
     def vectors(self, descriptions: Sequence[str]) -> Tensor:

@@ -29,6 +29,8 @@ class OpenClipEncoder(TextEncoder):
     "a photo of a {}".
     """
 
+    sees = True
+
     def __init__(self, model: str, weights: str) -> None:
         import open_clip
 

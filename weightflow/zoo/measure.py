@@ -19,7 +19,7 @@ def measured(
     """Accuracy of each stacked network by split, fractions."""
     found = {}
     for name, split in (("train", some_of(data.train)), ("validation", data.validation)):
-        predicted = predict_many(architecture, state, split.inputs, data, tasks)
+        predicted = predict_many(architecture, state, split.inputs, data, tasks, labels=split.labels)
         found[name] = accuracies(predicted, split.labels, data, tasks)
     return [
         {name: round(float(values[row]), 6) for name, values in found.items()} for row in range(len(tasks))

@@ -113,6 +113,8 @@ class Site:
         }
         if recipe.tasks.held_out:
             header["held_out_classes"] = list(recipe.held_out_classes())
+        if recipe.excluded_classes():
+            header["unseen_by_backbone"] = list(recipe.excluded_classes())
         if recipe.lineage == "branched":
             header["base"] = {"id": BASE, "file": BASE_FILE, "sha256": sha256(self.folder / BASE_FILE)}
         return header
