@@ -37,10 +37,10 @@ def last_linear(module: nn.Module) -> str:
 
 
 @torch.no_grad()
-def require_linear_end(model: str, module: nn.Module, example: Tensor) -> None:
-    """`InputError` unless what the last linear layer gives is the output of the network."""
+def require_linear_end(model: str, module: nn.Module, example: Tensor) -> int:
+    """The number of features; `InputError` unless what the last linear layer gives is the output."""
     given: list[Tensor] = []
-    layer = module.eval().get_submodule(last_linear(module))
+    layer: Any = module.eval().get_submodule(last_linear(module))
     handle = layer.register_forward_hook(lambda own, inputs, output: given.append(output))
     output = module(example)
     handle.remove()
@@ -48,6 +48,7 @@ def require_linear_end(model: str, module: nn.Module, example: Tensor) -> None:
         raise InputError(
             f"{model} does not end in its last linear layer, so what enters that is no feature of images"
         )
+    return layer.in_features
 
 
 def with_weights(model: str, weights: Path | None) -> tuple[nn.Module, Preprocessing, int]:

@@ -72,5 +72,5 @@ def take(
     from weightflow import backbones
 
     check_suffix(out)
-    width = backbones.take(model, out, checkpoint).width
+    width = backbones.take(model, out, checkpoint)
     console.show({"backbone": str(out), "features": width}, f"{out}: {width} features", as_json)
