@@ -15,7 +15,6 @@ from typing import Any
 from benchmarks.common import aim, write_result
 from weightflow.baselines import Known
 from weightflow.canonicalize import canonicalize_zoo
-from weightflow.coordinates import used_entries
 from weightflow.evaluate import judge
 from weightflow.novelty import nearest_distances, root_mean_square
 from weightflow.presets import read_preset
@@ -76,15 +75,14 @@ def figures(known: Known) -> dict[str, Any]:
     z = flow.tokens(words, flow.noise(range(len(tasks)), words.present))
     state = flow.coordinates.decode(z, words.present)
     seen = flow.prompts([Prompt(task.classes) for task in known.tasks])
-    layout = flow.header.layout
     real = root_mean_square(
         flow.coordinates.encode(known.state, seen.present),
-        used_entries(zoo.architecture, layout, seen.present),
+        flow.coordinates.used(seen.present),
     )
     found = {
         "accuracy": float(judge(zoo.architecture, state, tasks).accuracy.mean()),
         "trained": float(judge(zoo.architecture, zoo.load(rows), tasks).accuracy.mean()),
-        "rms_ratio": root_mean_square(z, used_entries(zoo.architecture, layout, words.present)) / real,
+        "rms_ratio": root_mean_square(z, flow.coordinates.used(words.present)) / real,
     }
     if "canonical" in zoo.manifest:
         found["nearest_distance_ratio"] = float(nearest_distances(known, state, tasks).ratios.mean())

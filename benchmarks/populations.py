@@ -1,29 +1,43 @@
 """Networks per minute: one at a time in plain PyTorch, against training many, beside the floor.
 
-The floor is the floating-point work of a step over the speed of a matrix product measured here. Rates are
-measured over some steps and scaled to the recipe's.
+One at a time is a script of one process and all threads. Many are built as `weightflow zoo build --workers`
+builds them: one process a core, one thread each. Both are timed over some steps, setting up apart, and scaled
+to the recipe's, without its early stopping. The floor is the floating-point work of the steps over the speed
+of a matrix product of the recipe's precision, measured here on all threads.
 
-python -m benchmarks.populations [--steps 60] [--images imagefolder:PATH]
+The data of a hundred classes and their backbone lie where `benchmarks.zoos` finds them.
+
+    python -m benchmarks.populations [--steps 60]
 """
 
 from __future__ import annotations
 
 import argparse
+import multiprocessing
+import os
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
 import torch
+from torch import Tensor
+from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.common import aim, write_result
+from benchmarks.zoos import places
 from canon.errors import InputError
 from weightflow import datasets
 from weightflow.architectures import Architecture
 from weightflow.datasets import ClassificationData
+from weightflow.zoo.batches import mini_batches
+from weightflow.zoo.company import together
+from weightflow.zoo.measure import measured
 from weightflow.zoo.recipe import ZooRecipe, read_recipe
 from weightflow.zoo.tasks import Task
-from weightflow.zoo.training import TrainingRecipe, mini_batches, together, train_many
+from weightflow.zoo.training import train_many
+from weightflow.zoo.trainingrecipe import OPTIMIZERS, TrainingRecipe
 
 
 @dataclass(frozen=True)
@@ -32,20 +46,22 @@ class Case:
 
     name: str
     recipe: str
-    changes: dict[str, Any]
     wanted: float
     networks: int
+    changes: dict[str, Any] = field(default_factory=dict)
 
 
-def cases(images: str | None) -> list[Case]:
-    found = [
-        Case("iris MLP", "iris", {}, 50, 250),
-        Case("digits MLP", "digits", {}, 50, 250),
-        Case("Fashion-MNIST MLP", "fashion_mnist", {}, 5, 32),
-    ]
-    if images is not None:
-        found.append(Case("small CNN, ten of a hundred classes", "tina_cnn", {"dataset": images}, 1, 4))
-    return found
+def cases() -> list[Case]:
+    found = places()
+    return [
+        Case("iris MLP", "iris", 50, 500),
+        Case("digits MLP", "digits", 50, 250),
+        Case("Fashion-MNIST MLP", "fashion_mnist", 5, 25),
+        Case("small CNN, ten of a hundred classes", "tina_cnn", 1, 2, {"dataset": found.images}),
+        Case("linear heads, ten of a hundred classes", "tina_head", 50, 250, {"dataset": found.features}),
+        Case("adapters", "t2w_adapter", 1, 100,
+             {"dataset": found.features, "readout": {"encoder": found.encoder}}),
+    ]  # fmt: skip
 
 
 def alone(
@@ -54,21 +70,25 @@ def alone(
     """One network as a plain PyTorch script trains it."""
     torch.manual_seed(seed)
     module = architecture.build().train()
-    optimizer = torch.optim.AdamW(module.parameters(), lr=recipe.learning_rate)
+    optimizer = OPTIMIZERS[recipe.optimizer](module.parameters(), lr=recipe.learning_rate)
     wanted = data.class_index(task.classes)
     position = torch.full((len(data.class_names),), -1)
     position[wanted] = torch.arange(len(wanted))
     rows = torch.nonzero(position[data.train.labels] >= 0).squeeze(1)
+    text = architecture.readout.targets([task.classes], len(wanted))
     for index in mini_batches([rows], recipe.batch_size, recipe.steps, [seed]):
-        logits = module(data.train.inputs[index[0]])[:, : len(wanted)]
+        output = module(data.train.inputs[index[0]])
+        scores = architecture.readout.scores(output.unsqueeze(0), text)[0, :, : len(wanted)]
         optimizer.zero_grad()
-        torch.nn.functional.cross_entropy(logits, position[data.train.labels[index[0]]]).backward()
+        functional.cross_entropy(scores, position[data.train.labels[index[0]]]).backward()
+        if recipe.clip:
+            torch.nn.utils.clip_grad_norm_(module.parameters(), recipe.clip)
         optimizer.step()
 
 
-def matrix_speed(size: int = 1024, repeats: int = 8) -> float:
+def matrix_speed(dtype: torch.dtype, size: int = 1024, repeats: int = 8) -> float:
     """Floating-point operations per second of a square product, the best of several."""
-    a, best = torch.randn(size, size), float("inf")
+    a, best = torch.randn(size, size).to(dtype), float("inf")
     for _ in range(repeats):
         begin = time.perf_counter()
         a @ a
@@ -84,64 +104,121 @@ def step_work(architecture: Architecture, batch: int) -> int:
     return counter.get_total_flops()
 
 
-def measure(case: Case, plan: ZooRecipe, steps: int, speed: float) -> dict[str, Any]:
-    data, architecture = datasets.load(plan.dataset), plan.make_architecture()
-    tasks = plan.make_tasks()
-    tasks = [tasks[i % len(tasks)] for i in range(case.networks)]
+def seconds_alone(plan: ZooRecipe, steps: int, networks: int) -> float:
+    """Of one network of the whole recipe."""
+    data, architecture, tasks = datasets.load(plan.dataset), plan.make_architecture(), plan.make_tasks()
     short = replace(plan.training, steps=steps)
-    few = tasks[: max(1, min(4, case.networks))]
-    alone(architecture, data, tasks[0], 0, replace(short, steps=3))
-    train_many(architecture, data, tasks, range(len(tasks)), replace(short, steps=3))  # warm
+    alone(architecture, data, tasks[0], 0, replace(short, steps=3))  # warm
     begin = time.perf_counter()
-    for seed, task in enumerate(few):
+    for seed, task in enumerate(tasks[:networks]):
         alone(architecture, data, task, seed, short)
-    one = (time.perf_counter() - begin) / len(few) / steps
-    begin = time.perf_counter()
-    train_many(architecture, data, tasks, range(len(tasks)), short)
-    many = (time.perf_counter() - begin) / len(tasks) / steps
-    floor, total = step_work(architecture, plan.training.batch_size) / speed, plan.training.steps
+    return (time.perf_counter() - begin) / networks / steps * plan.training.steps
+
+
+def _work(plan: ZooRecipe, networks: int, steps: int, together_now: Any, results: Any) -> None:
+    torch.set_num_threads(1)
+    data, architecture, tasks = datasets.load(plan.dataset), plan.make_architecture(), plan.make_tasks()
+    tasks, times = [tasks[i % len(tasks)] for i in range(networks)], []
+    for count in (3, steps, 4 * steps):  # the first to warm up
+        together_now.wait()
+        begin = time.perf_counter()
+        train_many(architecture, data, tasks, range(networks), replace(plan.training, steps=count))
+        times.append(time.perf_counter() - begin)
+    results.put(times)
+
+
+def seconds_of_many(plan: ZooRecipe, networks: int, steps: int, workers: int) -> float:
+    """Of one network of the whole recipe, when `workers` processes train `networks` each at the same time."""
+    context = multiprocessing.get_context("spawn")
+    together_now, results = context.Barrier(workers), context.Queue()
+    crew = [
+        context.Process(target=_work, args=(plan, networks, steps, together_now, results))
+        for _ in range(workers)
+    ]
+    for worker in crew:
+        worker.start()
+    times = np.array([results.get() for _ in crew]).max(0).tolist()
+    for worker in crew:
+        worker.join()
+    # where noise is larger than what is measured, setting up counts as work
+    each = (times[2] - times[1]) / (3 * steps) if times[2] > times[1] else times[2] / (4 * steps)
+    setting_up = max(0.0, times[1] - steps * each)
+    return (setting_up + each * plan.training.steps) / (workers * networks)
+
+
+def measure(case: Case, steps: int, workers: int, speeds: dict[torch.dtype, float]) -> dict[str, Any]:
+    plan = read_recipe(case.recipe, case.changes)
+    plan = replace(plan, training=replace(plan.training, patience=0))
+    architecture = plan.make_architecture()
+    one = seconds_alone(plan, steps, max(1, min(4, case.networks)))
+    many = seconds_of_many(plan, case.networks, steps, workers)
+    work = step_work(architecture, plan.training.batch_size) * plan.training.steps
     return {
         "population": case.name,
         "parameters": architecture.parameters,
-        "steps": total,
+        "steps": plan.training.steps,
+        "precision": plan.training.precision,
         "together": plan.training.together or together(architecture),
-        "per_minute_alone": round(60 / (one * total), 2),
-        "per_minute": round(60 / (many * total), 2),
-        "per_minute_at_the_floor": round(60 / (floor * total), 2),
+        "per_minute_alone": round(60 / one, 2),
+        "per_minute": round(60 / many, 2),
+        "per_minute_at_the_floor": round(60 * speeds[plan.training.dtype] / work, 2),
+        "per_minute_at_the_float32_floor": round(60 * speeds[torch.float32] / work, 2),
         "speedup": round(one / many, 2),
     }
 
 
+def precision_row(name: str, networks: int, steps: int) -> dict[str, Any]:
+    """Validation accuracy of the same networks by products in float32 and in bfloat16."""
+    plan = read_recipe(name)
+    data, architecture, tasks = (
+        datasets.load(plan.dataset),
+        plan.make_architecture(),
+        plan.make_tasks()[:networks],
+    )
+    row: dict[str, Any] = {"population": f"{name}, {steps} steps", "networks": networks}
+    for precision in ("float32", "bfloat16"):
+        short = replace(plan.training, steps=steps, patience=0, precision=precision)
+        state = train_many(architecture, data, tasks, range(networks), short).state
+        found = Tensor([m["validation"] for m in measured(architecture, state, data, tasks)])
+        row[precision] = {"mean": round(float(found.mean()), 4), "std": round(float(found.std()), 4)}
+    return row
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--steps", type=int, default=60, help="steps that are timed")
-    parser.add_argument("--images", help="a data set of a hundred classes, for instance imagefolder:PATH")
+    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes that train many")
+    parser.add_argument("--accuracy-steps", type=int, default=844, help="of the comparison of precisions")
     options = parser.parse_args()
-    begin, speed = time.perf_counter(), matrix_speed()
+    begin = time.perf_counter()
+    speeds = {dtype: matrix_speed(dtype) for dtype in (torch.float32, torch.bfloat16)}
     rows: list[dict[str, Any]] = []
     aims: list[dict[str, Any]] = []
-    for case in cases(options.images):
+    for case in cases():
         wanted = f"at least {case.wanted:g} times as many as one at a time"
         try:
-            row = measure(case, read_recipe(case.recipe, case.changes), options.steps, speed)
+            row = measure(case, options.steps, options.workers, speeds)
         except InputError as error:  # the data set is not on this computer
             reason = str(error).splitlines()[0]
             rows.append({"population": case.name, "per_minute": None, "reason": reason})
             aims.append({"name": case.name, "aim": wanted, "value": None, "reason": reason, "met": False})
             continue
-        print(row)
+        print(row, flush=True)
         rows.append(row)
         aims.append(aim(case.name, wanted, [row["speedup"]], row["speedup"] >= case.wanted))
-    if options.images is None:
-        reason = "no --images was given"
-        aims.append({"name": "small CNN", "aim": "at least 1 times as many", "value": None, "reason": reason, "met": False})  # fmt: skip
-    for name in ("linear heads", "adapters"):
-        reason = "features of a frozen backbone are not built yet"
-        wanted = f"at least {50 if name == 'linear heads' else 1} times as many as one at a time"
-        aims.append({"name": name, "aim": wanted, "value": None, "reason": reason, "met": False})
+    try:
+        row = precision_row("fashion_mnist", 16, options.accuracy_steps)
+        apart = abs(row["float32"]["mean"] - row["bfloat16"]["mean"])
+        print(row, flush=True)
+        rows.append(row)
+        aims.append(aim("Fashion-MNIST MLP: bfloat16 against float32, points of 1 apart", "at most 0.005", [apart], apart <= 0.005))  # fmt: skip
+    except InputError as error:
+        rows.append({"population": "fashion_mnist", "reason": str(error).splitlines()[0]})
     path = write_result(
         "populations",
-        size=f"{options.steps} steps timed",
+        size=f"{options.steps} and {4 * options.steps} steps timed, {options.workers} processes",
         seeds=[0],
         seconds=time.perf_counter() - begin,
         rows=rows,

@@ -6,12 +6,13 @@ from pathlib import Path
 import pytest
 
 from weightflow.canonicalize import canonicalize_zoo
-from weightflow.model.transformer import TransformerConfig
+from weightflow.known import Known, open_known
+from weightflow.model import ModelConfig
 from weightflow.presets import read_preset
 from weightflow.train import start
 from weightflow.zoo.build import build_zoo
 from weightflow.zoo.recipe import read_recipe
-from weightflow.zoo.store import Zoo
+from weightflow.zoo.store import Zoo, write_zoo
 
 TINY_ZOO = {
     "architecture": {"arguments": {"inputs": 64, "hidden": [12]}},
@@ -62,6 +63,27 @@ def run(zoo, tiny_config) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def known(run) -> Known:
+    """The finished run beside its zoo."""
+    return open_known(run)
+
+
+@pytest.fixture(scope="session")
+def one_task_run(tiny_config, tmp_path_factory) -> Path:
+    """A run on networks of one task, the last four of them held out: what an unconditional generator sees."""
+    folder: Path = tmp_path_factory.mktemp("one-task")
+    tasks = {"sizes": [10, 10], "seen": 12, "validation": 0, "unseen": 0, "shuffled": False}
+    build_zoo(read_recipe("digits", {**TINY_ZOO, "tasks": tasks}), folder / "zoo")
+    whole = Zoo(folder / "zoo")
+    records = [dataclasses.replace(r, split="validation" if r.row >= 8 else "seen") for r in whole.records]
+    header = {key: whole.manifest[key] for key in ("architecture", "dataset", "lineage", "recipe")}
+    write_zoo(folder / "held-out", header, whole.load(), records)
+    canonicalize_zoo(Zoo(folder / "held-out"), folder / "canonical")
+    start(Zoo(folder / "canonical"), tiny_config, folder / "run").run()
+    return folder / "run"
+
+
 @pytest.fixture
 def other_model(tiny_config):
-    return dataclasses.replace(tiny_config, model=TransformerConfig(width=8, depth=1, heads=1))
+    return dataclasses.replace(tiny_config, model=ModelConfig(width=8, depth=1, heads=1))

@@ -18,22 +18,47 @@ from torch.nn.utils.rnn import pad_sequence
 from canon.errors import InputError
 from weightflow.coordinates import Coordinates
 from weightflow.datasets import ClassificationData, Split
+from weightflow.zoo.logits import masked_cross_entropy
+from weightflow.zoo.predict import forward_many
 from weightflow.zoo.tasks import Task
-from weightflow.zoo.training import forward_many, masked_cross_entropy
 
 
 @dataclass(frozen=True)
 class BehaviourConfig:
     """`weight` of the cross-entropy (0 switches it off), `images` a network and step; the term is
-    multiplied by t ** `power`."""
+    multiplied by t ** `power`.
+
+    `sampled`: for which share of each batch behaviour is that of networks generated from noise under its
+    prompts, and not of the predictions that the weights are compared with. `beyond`: how many tasks that
+    the zoo does not have join each batch, a share of its size; their networks are generated from noise too.
+    Generating takes up to `sampled_steps` and `beyond_steps` steps.
+    """
 
     weight: float = 0.3
     images: int = 64
     power: float = 0.0
+    sampled: float = 0.0
+    sampled_steps: int = 4
+    beyond: float = 0.0
+    beyond_steps: int = 1
 
     def __post_init__(self) -> None:
         if self.weight < 0 or self.images < 1:
             raise InputError(f"behaviour: weight {self.weight} and images {self.images} must be positive")
+        if self.beyond < 0 or self.beyond_steps < 1:
+            raise InputError(
+                f"behaviour: beyond {self.beyond} must not be negative, beyond_steps {self.beyond_steps} at least 1"
+            )
+        if not 0 <= self.sampled <= 1 or self.sampled_steps < 1:
+            raise InputError(
+                f"behaviour: sampled {self.sampled} is a share, sampled_steps {self.sampled_steps} at least 1"
+            )
+        if self.sampled and not self.weight:
+            raise InputError(
+                "behaviour.sampled needs behaviour: set behaviour.weight above 0, or sampled to 0"
+            )
+        if self.beyond and not self.weight:
+            raise InputError("behaviour.beyond needs behaviour: set behaviour.weight above 0, or beyond to 0")
 
 
 class Behaviour:
@@ -42,6 +67,7 @@ class Behaviour:
     def __init__(self, coordinates: Coordinates, data: ClassificationData, images: int) -> None:
         self.coordinates, self.data, self.images = coordinates, data, images
         self._forward = forward_many(coordinates.architecture)
+        self._readout = coordinates.architecture.readout
         self._rows = {
             split: _rows_of_classes(split, len(data.class_names)) for split in (data.train, data.validation)
         }
@@ -64,8 +90,14 @@ class Behaviour:
         rows, counts = self._rows[split]
         wanted = labels.gather(1, targets)
         place = (torch.rand(wanted.shape, generator=generator) * counts[wanted]).long()
-        logits = self._forward(self.coordinates.decode(z, present), split.inputs[rows[wanted, place]])
-        return masked_cross_entropy(logits, targets, present)
+        output = self._forward(self.coordinates.decode(z, present), split.inputs[rows[wanted, place]])
+        scores = self._readout.scores(output, self._text(labels, present))
+        return masked_cross_entropy(scores, targets, present)
+
+    def _text(self, labels: Tensor, present: Tensor) -> Tensor:
+        names, counts = self.data.class_names, present.sum(1).tolist()
+        tasks = [[names[i] for i in row[:k]] for row, k in zip(labels.tolist(), counts, strict=True)]
+        return self._readout.targets(tasks, labels.shape[1])
 
 
 def _rows_of_classes(split: Split, classes: int) -> tuple[Tensor, Tensor]:

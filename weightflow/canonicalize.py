@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -20,16 +21,17 @@ from canon.canonical import align_many, align_to
 from canon.errors import InputError
 from weightflow import datasets
 from weightflow.architectures import Architecture
+from weightflow.zoo.logits import class_table
 from weightflow.zoo.store import Zoo, read_manifest, write_zoo
 from weightflow.zoo.tasks import Task
-from weightflow.zoo.training import class_table
 
 State = dict[str, Tensor]
 FRAME = "frame.safetensors"
 
 
+@lru_cache(maxsize=16)
 def widen(architecture: Architecture, classes: int) -> Architecture:
-    """The same architecture with one logit for each of `classes`."""
+    """The same architecture with one logit for each of `classes`; one object, so that it is traced once."""
     return dataclasses.replace(architecture, classes=classes)
 
 
@@ -39,7 +41,7 @@ def _logit_of_class(architecture: Architecture, tasks: Sequence[Task]) -> Tensor
 
 def scatter_classes(architecture: Architecture, state: State, tasks: Sequence[Task]) -> State:
     """Stacked states with class axes reordered to the data set's classes; absent ones are zero."""
-    return _move_classes(architecture, state, _logit_of_class(architecture, tasks))
+    return move_classes(architecture, state, _logit_of_class(architecture, tasks))
 
 
 def gather_classes(architecture: Architecture, wide: State, tasks: Sequence[Task]) -> State:
@@ -48,10 +50,10 @@ def gather_classes(architecture: Architecture, wide: State, tasks: Sequence[Task
     index = torch.full((len(tasks), architecture.classes), -1)
     for row, task in enumerate(tasks):
         index[row, : len(task.classes)] = torch.tensor(data.class_index(task.classes))
-    return _move_classes(architecture, wide, index)
+    return move_classes(architecture, wide, index)
 
 
-def _move_classes(architecture: Architecture, state: State, index: Tensor) -> State:
+def move_classes(architecture: Architecture, state: State, index: Tensor) -> State:
     """Entry i of each class axis becomes entry index[i] of the old one, or zero where that is -1."""
     moved = {}
     for name, tensor in state.items():

@@ -1,6 +1,7 @@
 """A run on disk: settings, layout, averaged and raw weights, and the state to go on from.
 
-config.toml               every setting, defaults included, and the zoo's identity
+config.toml               every setting, defaults included, the zoo's identity, and what must be known of
+                          the data to use the networks without it
 layout.json               architecture and layout
 metrics.jsonl             one line an event
 checkpoint.safetensors    raw.*, average.*, coordinates.*, frame.*: what sampling needs
@@ -17,15 +18,18 @@ from pathlib import Path
 from typing import Any
 
 import tomli_w
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from canon import checkpoint
 from canon.errors import InputError
 from canon.files import atomic_write
 from weightflow import config as settings
+from weightflow import coordinates as coordinate_kinds
+from weightflow import datasets
 from weightflow.architectures import Architecture
 from weightflow.coordinates import Coordinates
+from weightflow.datasets import Facts
+from weightflow.packing import pack, unpack
 from weightflow.tokens import Layout
 from weightflow.trainconfig import TrainConfig
 
@@ -34,11 +38,15 @@ FORMAT = "weightflow-run-1"
 
 @dataclass(frozen=True)
 class ZooReference:
-    """Which zoo a run learned from; the identity changes when any network of it does."""
+    """Which zoo a run learned from; the identity changes when any network of it does.
+
+    `classes` are those of every network, in logit order, where all networks have one task.
+    """
 
     path: str
     identity: str
     dataset: str
+    classes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -50,6 +58,7 @@ class RunHeader:
     architecture: Architecture
     layout: Layout
     encoder: str
+    data: Facts
 
 
 def write_header(folder: Path, header: RunHeader) -> None:
@@ -58,6 +67,7 @@ def write_header(folder: Path, header: RunHeader) -> None:
         "format": FORMAT,
         "encoder_identity": header.encoder,
         "zoo": dataclasses.asdict(header.zoo),
+        "data": header.data.to_dict(),
         "train": settings.to_dict(header.config),
     }
     shape = {"architecture": header.architecture.to_dict(), "layout": header.layout.to_dict()}
@@ -78,13 +88,20 @@ def read_header(folder: Path) -> RunHeader:
         shape = json.loads((folder / "layout.json").read_text(encoding="utf-8"))
         return RunHeader(
             config=settings.build(TrainConfig, tables["train"], "train."),
-            zoo=ZooReference(**tables["zoo"]),
+            zoo=settings.build(ZooReference, tables["zoo"], "zoo."),
             architecture=Architecture.from_dict(shape["architecture"]),
             layout=Layout.from_dict(shape["layout"]),
             encoder=tables["encoder_identity"],
+            data=_facts(tables),
         )
     except (OSError, KeyError, TypeError, json.JSONDecodeError) as error:
         raise InputError(f"{folder} is damaged ({error!r}); train the run again") from None
+
+
+def _facts(tables: Mapping[str, Any]) -> Facts:
+    if "data" in tables:
+        return Facts.from_dict(tables["data"])
+    return Facts.of(datasets.load(tables["zoo"]["dataset"]))  # the first runs did not note it
 
 
 def write_checkpoint(
@@ -98,8 +115,7 @@ def write_checkpoint(
     tensors = {
         **pack("raw", raw),
         **pack("average", average),
-        "coordinates.mean": coordinates.mean,
-        "coordinates.std": coordinates.std,
+        **pack("coordinates", coordinates.tensors()),
         **pack("frame", frame),
     }
     checkpoint.write(folder / "checkpoint.safetensors", tensors, {"format": FORMAT, "step": str(step)})
@@ -124,35 +140,10 @@ def read_checkpoint(folder: Path, header: RunHeader) -> Weights:
             f"{folder} has no checkpoint yet; go on with: weightflow train {header.zoo.path} --out {folder} --resume"
         )
     tensors = checkpoint.read(path).state
-    mean, std = tensors["coordinates.mean"], tensors["coordinates.std"]
-    coordinates = Coordinates(header.architecture, header.layout, mean, std)
+    coordinates = coordinate_kinds.restore(
+        header.config.coordinates, header.architecture, header.layout, unpack("coordinates", tensors)
+    )
     return Weights(unpack("average", tensors), coordinates, unpack("frame", tensors))
-
-
-def pack(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {f"{prefix}.{name}": tensor.detach() for name, tensor in tensors.items()}
-
-
-def unpack(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    start = prefix + "."
-    return {name[len(start) :]: t for name, t in tensors.items() if name.startswith(start)}
-
-
-def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The optimizer's moments and step counts, keyed by parameter name."""
-    names = {id(p): name for name, p in model.named_parameters()}
-    return {
-        f"{names[id(p)]}.{key}": value for p, state in optimizer.state.items() for key, value in state.items()
-    }
-
-
-def restore_optimizer(
-    model: nn.Module, optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]
-) -> None:
-    parameters = dict(model.named_parameters())
-    for name, tensor in tensors.items():
-        owner, _, key = name.rpartition(".")
-        optimizer.state[parameters[owner]][key] = tensor
 
 
 def append_metrics(folder: Path, line: Mapping[str, Any]) -> None:

@@ -36,6 +36,15 @@ def build(cls: type[C], data: Mapping[str, Any], where: str = "") -> C:
         if key not in kinds:
             raise InputError(f"unknown setting '{where}{key}'; nearest: {suggest(key, kinds)}")
         values[key] = _convert(kinds[key], value, f"{where}{key}")
+    missing = [
+        f.name
+        for f in dataclasses.fields(cls)  # type: ignore[arg-type]
+        if f.name not in values
+        and f.default is dataclasses.MISSING
+        and f.default_factory is dataclasses.MISSING
+    ]
+    if missing:
+        raise InputError(f"setting '{where}{missing[0]}' is missing; it has no default")
     try:
         return cls(**values)
     except TypeError as error:
@@ -87,6 +96,21 @@ def replace_nested(data: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[
         elif value is not None:
             merged[key] = value
     return merged
+
+
+SMALL = "-small"
+
+
+def by_name(folder: Path) -> dict[str, Path]:
+    """The TOML files of a folder by name; one with a table `small` is also there as `NAME-small`."""
+    paths = {path.stem: path for path in sorted(folder.glob("*.toml"))}
+    return paths | {name + SMALL: path for name, path in paths.items() if "small" in read_toml(path)}
+
+
+def at_size(tables: Mapping[str, Any], small: bool) -> dict[str, Any]:
+    """Settings without their table `small`, which holds what the small size changes."""
+    plain = {key: value for key, value in tables.items() if key != "small"}
+    return replace_nested(plain, tables.get("small", {})) if small else plain
 
 
 def dotted(assignments: list[str]) -> dict[str, Any]:

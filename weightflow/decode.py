@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from torch import Tensor, nn
 
 from canon.errors import WorkError
 from weightflow.architectures import Architecture
 from weightflow.coordinates import Coordinates
+from weightflow.readout import Compared, Cosine
 from weightflow.text import PromptBatch
-from weightflow.zoo.training import State
+from weightflow.zoo.logits import State
 
 
 def decode(coordinates: Coordinates, z: Tensor, prompts: PromptBatch) -> State:
@@ -23,8 +24,10 @@ def decode(coordinates: Coordinates, z: Tensor, prompts: PromptBatch) -> State:
     return coordinates.decode(z, prompts.present)
 
 
-def to_module(architecture: Architecture, state: Mapping[str, Tensor], classes: int) -> nn.Module:
-    """One unstacked, possibly padded state as a module in evaluation mode with `classes` logits."""
-    module = architecture.build(classes)
-    module.load_state_dict(architecture.trim(state, classes))
+def to_module(architecture: Architecture, state: Mapping[str, Tensor], classes: Sequence[str]) -> nn.Module:
+    """One unstacked, possibly padded state as a module in evaluation mode with one logit for each class."""
+    module = architecture.build(len(classes))
+    module.load_state_dict(architecture.trim(state, len(classes)))
+    if isinstance(architecture.readout, Cosine):
+        module = Compared(module, architecture.readout, classes)
     return module.eval()

@@ -18,10 +18,11 @@ from canon.errors import InputError
 from weightflow.canonicalize import follow
 from weightflow.decode import decode
 from weightflow.flow.schedule import expand_time
-from weightflow.sample import Flow, SampleConfig
+from weightflow.sample import Flow
+from weightflow.sampleconfig import SampleConfig
 from weightflow.text import Prompt
+from weightflow.zoo.logits import State
 from weightflow.zoo.tasks import Task
-from weightflow.zoo.training import State
 
 
 def enhance(
@@ -30,7 +31,7 @@ def enhance(
     tasks: Sequence[Task],
     strength: float,
     seeds: Sequence[int],
-    config: SampleConfig = SampleConfig(),
+    config: SampleConfig | None = None,
 ) -> State:
     """Stacked networks of the run's architecture, from anywhere, made anew by `strength` from 0 to 1."""
     if not 0 <= strength <= 1:
@@ -42,4 +43,4 @@ def enhance(
     t, schedule = torch.full((len(tasks),), 1 - strength), flow.header.config.objective.schedule
     x_0 = flow.noise(seeds, words.present)
     x_t = expand_time(schedule.alpha(t), x_1) * x_1 + expand_time(schedule.sigma(t), x_1) * x_0
-    return decode(flow.coordinates, flow.tokens(words, x_t, config, start=1 - strength), words)
+    return decode(flow.coordinates, flow.tokens(words, x_t, config, start=1 - strength, seeds=seeds), words)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,8 +14,8 @@ from canon import checkpoint
 from canon.errors import InputError
 from weightflow.architectures import Architecture
 from weightflow.text import Prompt
+from weightflow.zoo.logits import State
 from weightflow.zoo.tasks import Task
-from weightflow.zoo.training import State
 
 
 @dataclass(frozen=True)
@@ -34,9 +34,13 @@ class Network:
 def write_network(path: Path, architecture: Architecture, state: State, classes: tuple[str, ...]) -> None:
     """The one network of a stack, trimmed to its classes; the suffix of `path` decides the format."""
     network = architecture.trim({name: tensor[0] for name, tensor in state.items()}, len(classes))
+    checkpoint.write(path, network, metadata_of(architecture, classes))
+
+
+def metadata_of(architecture: Architecture, classes: Sequence[str]) -> dict[str, str]:
+    """What a file says of its network: how to build the module, and what its logits stand for."""
     own = {**architecture.to_dict(), "classes": len(classes)}
-    metadata = {"architecture": json.dumps(own, sort_keys=True), "classes": json.dumps(list(classes))}
-    checkpoint.write(path, network, metadata)
+    return {"architecture": json.dumps(own, sort_keys=True), "classes": json.dumps(list(classes))}
 
 
 def read_network(

@@ -1,113 +1,130 @@
-r"""Does it only memorise? Distances and errors of generated networks, beside the zoo's own.
+r"""Does it only memorise? Distances of generated networks to the zoo, beside the zoo's own.
 
-Networks are compared in the zoo's frame, over the entries that both have (the rows of classes that
-one of them lacks say nothing):
+Networks are compared in the zoo's frame, over the trained entries that both have (the rows of classes
+that one of them lacks say nothing):
 
     d(a, b)^2 = mean of (a_i - b_i)^2 over shared entries i
-    nearest_distance_ratio = mean_g min_n d(g, n) / mean_n min_{m != n} d(n, m)
+    spacing = mean_n min_{m != n} d(n, m)
+    nearest_distance_ratio = mean_g min_n d(g, n) / spacing
 
 1 says that generated networks lie as far from the training networks as those lie from each other; near
-0 they are copies. The intersection over union of wrong predictions and the share of examples on which
-two networks disagree compare what networks do, among networks of one combination of classes.
+0 they are copies. New alone is easily had, with noise, and so is good alone, with copies: what counts is
+the share of networks that are both.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
-from weightflow import datasets
-from weightflow.baselines import Known
-from weightflow.canonicalize import follow, read_frame, scatter_classes, widen
-from weightflow.evaluate import Judged
+from weightflow.canonicalize import follow, read_frame, scatter_classes
+from weightflow.known import Known
+from weightflow.zoo.logits import State
 from weightflow.zoo.tasks import Task
-from weightflow.zoo.training import State, class_table, pad_with_zeros
+
+BLOCK = 2**14
+GOOD = 0.95
+TIMES = (1, 2, 3, 4)
+
+
+@dataclass(frozen=True)
+class Distances:
+    """Distance of each network to its nearest training network, and the zoo's own spacing."""
+
+    nearest: Float[Tensor, " networks"]
+    zoo: float
+
+    @property
+    def ratios(self) -> Tensor:
+        return self.nearest / self.zoo
+
+
+def nearest_distances(known: Known, state: State, tasks: Sequence[Task]) -> Distances:
+    """Networks are first brought into the zoo's frame, as the training networks were.
+
+    `InputError` where the zoo is not canonical: then there is no frame.
+    """
+    architecture = known.zoo.architecture
+    aligned = follow(architecture, read_frame(known.zoo), state, tasks)
+    wide, used = scatter_classes(architecture, aligned, tasks), known.used_by(tasks)
+    nearest = distances(_trained(known, wide), used, _trained(known, known.wide), known.used)
+    return Distances(nearest.min(dim=1).values, spacing(known))
+
+
+@lru_cache(maxsize=1)
+def spacing(known: Known) -> float:
+    """The zoo's leave-one-out distance: from a training network to the nearest other one, on average."""
+    wide = _trained(known, known.wide)
+    among = distances(wide, known.used, wide, known.used)
+    return float(among.fill_diagonal_(torch.inf).min(dim=1).values.mean())
+
+
+def _trained(known: Known, wide: State) -> State:
+    """The tensors that training moved: running statistics and counters say nothing of it."""
+    with torch.device("meta"):
+        names = {name for name, _ in known.zoo.architecture.build().named_parameters()}
+    return {name: tensor for name, tensor in wide.items() if name in names}
+
+
+def distances(a: State, used_a: State, b: State, used_b: State) -> Float[Tensor, "n m"]:
+    """`shared_distance` of stacked networks, tensor by tensor, so that memory stays bounded."""
+    square: Tensor | float = 0.0
+    count: Tensor | float = 0.0
+    for name, tensor in a.items():
+        columns = [x.flatten(1).split(BLOCK, dim=1) for x in (tensor, used_a[name], b[name], used_b[name])]
+        for block in zip(*columns, strict=True):
+            more, shared = _shared_squares(*block)
+            square, count = square + more, count + shared
+    assert isinstance(square, Tensor)
+    assert isinstance(count, Tensor)
+    return (square.clamp(min=0) / count.clamp(min=1)).sqrt()
 
 
 def shared_distance(
     a: Float[Tensor, "n entries"], used_a: Tensor, b: Float[Tensor, "m entries"], used_b: Tensor
 ) -> Float[Tensor, "n m"]:
-    """Root mean square difference over the entries that both have, by three matrix products."""
-    a, b, used_a, used_b = (x.double() for x in (a, b, used_a, used_b))
+    """Root mean square difference over the entries that both have."""
+    return distances({"": a}, {"": used_a}, {"": b}, {"": used_b})
+
+
+def _shared_squares(a: Tensor, used_a: Tensor, b: Tensor, used_b: Tensor) -> tuple[Tensor, Tensor]:
+    """Sum of squared differences over shared entries and how many there are, by matrix products."""
+    a, b = a.double(), b.double()
+    # one point in the middle for both: the products cancel less
+    centre = b.mean(dim=0)
+    a, b = a - centre, b - centre
+    if bool(used_a.all()) and bool(used_b.all()):
+        square = a.square().sum(1, keepdim=True) + b.square().sum(1) - 2 * a @ b.T
+        return square, torch.full_like(square, a.shape[1])
+    used_a, used_b = used_a.double(), used_b.double()
     a, b = a * used_a, b * used_b
-    square = (a**2) @ used_b.T + used_a @ (b**2).T - 2 * a @ b.T
-    return (square.clamp(min=0) / (used_a @ used_b.T).clamp(min=1)).sqrt()
+    return a.square() @ used_b.T + used_a @ b.square().T - 2 * a @ b.T, used_a @ used_b.T
 
 
-@dataclass(frozen=True)
-class Distances:
-    """Distance of each generated network to its nearest training network, and the zoo's own mean."""
-
-    generated: Float[Tensor, " networks"]
-    zoo: float
-
-    @property
-    def ratios(self) -> Tensor:
-        return self.generated / self.zoo
+def mean_distance(known: Known, state: State, tasks: Sequence[Task]) -> float:
+    """Mean distance between any two networks of a stack: their diversity. NaN for fewer than two."""
+    wide = _trained(known, scatter_classes(known.zoo.architecture, state, tasks))
+    used = known.used_by(tasks)
+    among = distances(wide, used, wide, used)
+    return float(among[~torch.eye(len(among), dtype=torch.bool)].mean())
 
 
-def nearest_distances(known: Known, state: State, tasks: Sequence[Task]) -> Distances:
-    """Generated networks are first brought into the zoo's frame, as the training networks were."""
-    architecture = known.zoo.architecture
-    aligned = follow(architecture, read_frame(known.zoo), state, tasks)
-    own, own_used = _flat(known.wide), _flat(known.used)
-    data = datasets.load(known.zoo.dataset)
-    wide = scatter_classes(architecture, aligned, tasks)
-    has = class_table(data, tasks, architecture.classes)[0] >= 0
-    ones = {name: torch.ones_like(tensor) for name, tensor in wide.items()}
-    used = pad_with_zeros(widen(architecture, len(data.class_names)), ones, has)
-    among = shared_distance(own, own_used, own, own_used).fill_diagonal_(torch.inf)
-    nearest = shared_distance(_flat(wide), _flat(used), own, own_used).min(dim=1).values
-    return Distances(nearest, float(among.min(dim=1).values.mean()))
+def novel_and_good(
+    ratios: Float[Tensor, " networks"],
+    accuracy: Float[Tensor, " networks"],
+    trained: Float[Tensor, " networks"],
+) -> dict[str, float]:
+    """Share of networks at least `k` spacings from the zoo that have `GOOD` of the trained accuracy.
 
-
-def _flat(state: State) -> Tensor:
-    return torch.cat([tensor.flatten(1) for tensor in state.values()], dim=1)
-
-
-@dataclass(frozen=True)
-class Behaviours:
-    """Means over networks; None where no combination of classes has networks to compare."""
-
-    wrong_iou: float | None
-    disagreement: float | None
-
-
-def compare_behaviour(
-    judged: Judged, tasks: Sequence[Task], others: Judged, other_tasks: Sequence[Task]
-) -> Behaviours:
-    """Each network against the others of the same combination of classes.
-
-    `wrong_iou` is the largest intersection over union of wrong predictions with any other network (two
-    networks without a mistake agree in full: 1), `disagreement` the mean share of counted examples on
-    which the two say different things. Passing the same population twice leaves each network itself out.
+    `trained` is what training on each network's task reaches; the keys are the values of k.
     """
-    same, members = judged is others, _by_combination(other_tasks)
-    ious, disagreements = [], []
-    for row, task in enumerate(tasks):
-        rows = [i for i in members.get(frozenset(task.classes), []) if not (same and i == row)]
-        if not rows:
-            continue
-        wrong, theirs = judged.wrong[row], others.wrong[rows]
-        union = (wrong | theirs).sum(1)
-        iou = torch.where(union > 0, (wrong & theirs).sum(1) / union.clamp(min=1), 1.0)
-        differs = (judged.predicted[row] != others.predicted[rows]) & judged.counted[row]
-        ious.append(float(iou.max()))
-        disagreements.append(float(differs.sum(1).float().mean() / judged.counted[row].sum()))
-    if not ious:
-        return Behaviours(None, None)
-    return Behaviours(sum(ious) / len(ious), sum(disagreements) / len(disagreements))
-
-
-def _by_combination(tasks: Sequence[Task]) -> dict[frozenset[str], list[int]]:
-    members: dict[frozenset[str], list[int]] = {}
-    for row, task in enumerate(tasks):
-        members.setdefault(frozenset(task.classes), []).append(row)
-    return members
+    good: Bool[Tensor, " networks"] = accuracy >= GOOD * trained
+    return {str(k): round(float(((ratios >= k) & good).double().mean()), 6) for k in TIMES}
 
 
 def root_mean_square(z: Tensor, used: Tensor) -> float:

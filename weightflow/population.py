@@ -1,69 +1,116 @@
-"""Many prompts, many networks: generated populations are written as zoos, so that every tool reads them."""
+"""Many prompts, many networks: generated populations are written as zoos, so that every tool reads them.
+
+Networks are written as they come, a shard for each group of prompts, and the manifest last, or when the
+work is interrupted: what is finished then is a sound zoo.
+"""
 
 from __future__ import annotations
 
-import sys
+import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import Any
-
-import torch
 
 from canon.errors import InputError
-from weightflow.sample import Flow, SampleConfig
+from weightflow.sample import Flow
+from weightflow.sampleconfig import SampleConfig
 from weightflow.text import Prompt
-from weightflow.zoo.store import Record, read_manifest, write_zoo
+from weightflow.zoo.store import Record, read_manifest, write_manifest, write_shard
 
 
-def read_prompts(classes: str | None, source: Path | None) -> list[Prompt]:
-    """Prompts from the command line, from a file, or from standard input (-): one a line."""
-    if (classes is None) == (source is None):
-        raise InputError('give either --classes "three, seven, nine" or --prompts FILE')
-    if classes is not None:
-        return [Prompt.parse(classes)]
-    if str(source) == "-":
-        text = sys.stdin.read()
-    else:
+@dataclass(frozen=True)
+class Made:
+    """The networks of one prompt, written. `seconds` is its share of the time that its group took."""
+
+    prompt: Prompt
+    ids: tuple[str, ...]
+    seeds: tuple[int, ...]
+    seconds: float
+
+
+def prompts_in(lines: Iterable[str], name: str) -> Iterator[Prompt]:
+    """One prompt a line, as the lines come; empty lines are left out. `InputError` says which line is bad."""
+    found = False
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        found = True
         try:
-            text = Path(str(source)).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"the prompts in {source} cannot be read: {error}") from None
-    lines = [line for line in text.splitlines() if line.strip()]
-    if not lines:
-        raise InputError(f"{source} holds no prompt; write one a line, for instance: three, seven, nine")
-    return [Prompt.parse(line) for line in lines]
+            prompt = Prompt.parse(line.strip())
+        except InputError as error:
+            raise InputError(f"{name}, line {number}: {error}") from None
+        yield prompt
+    if not found:
+        raise InputError(f"{name} holds no prompt; write one a line, for instance: three, seven, nine")
+
+
+def read_prompts(path: Path) -> list[Prompt]:
+    """All prompts of a file, checked."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            return list(prompts_in(file, str(path)))
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"the prompts in {path} cannot be read: {error}") from None
 
 
 def generate_zoo(
     flow: Flow,
-    prompts: list[Prompt],
+    prompts: Iterable[Prompt],
     count: int,
     seed: int,
     config: SampleConfig,
     folder: Path,
-    progress: Callable[[int], None] = lambda networks: None,
-) -> dict[str, Any]:
-    """`count` networks for each prompt, written as a zoo with lineage "generated".
+) -> Generator[Made, None, None]:
+    """`count` networks for each prompt, written as a zoo with lineage "generated"; tells of each prompt.
 
-    Returns how many there are and the seconds that generating took. An earlier generated zoo in the
-    folder is replaced, anything else is refused.
+    A list of prompts is checked before the first network is made and done in groups of the batch size; of
+    any other iterable each prompt is done as it comes. An earlier generated zoo in the folder is replaced,
+    anything else is refused. Stopped halfway, what is finished is a zoo.
     """
+    if count < 1:
+        raise InputError(f"--count is {count}; ask for 1 network or more")
     _refuse_other_content(folder)
-    flow.prompts(prompts)  # every prompt is checked before the first network is made
-    asked = [prompt for prompt in prompts for _ in range(count)]
-    seeds = [seed + i for _ in prompts for i in range(count)]
-    states, begin = [], time.perf_counter()
-    for rows in torch.arange(len(asked)).split(config.batch_size):
-        part = rows.tolist()
-        states.append(flow.sample([asked[i] for i in part], [seeds[i] for i in part], config))
-        progress(len(part))
-    seconds = time.perf_counter() - begin
-    state = {name: torch.cat([s[name] for s in states]) for name in states[0]}
+    group = 1
+    if isinstance(prompts, Sequence):
+        flow.prompts(prompts)
+        group = max(1, config.batch_size // count)
+    header = {
+        "architecture": flow.architecture.to_dict(),
+        "dataset": flow.header.zoo.dataset,
+        "data": flow.header.data.to_dict(),
+        "lineage": "generated",
+        "recipe": {"run": str(flow.folder.resolve()), "method": config.method, "steps": config.steps},
+    }
+    shards, waiting = 0, iter(prompts)
+    try:
+        while part := list(islice(waiting, group)):
+            yield from _make(flow, part, count, seed, config, folder, shards, shards * group * count)
+            shards += 1
+    finally:
+        if shards:
+            write_manifest(folder, header, shards)
+
+
+def _make(
+    flow: Flow,
+    prompts: Sequence[Prompt],
+    count: int,
+    seed: int,
+    config: SampleConfig,
+    folder: Path,
+    shard: int,
+    first: int,
+) -> list[Made]:
+    begin, seeds = time.perf_counter(), tuple(seed + i for i in range(count))
+    asked = [prompt for prompt in prompts for _ in seeds]
+    state = flow.sample(asked, seeds * len(prompts), config)
+    seconds = (time.perf_counter() - begin) / len(prompts)
     records = [
         Record(
-            id=f"g{row:06d}",
-            seed=seeds[row],
+            id=f"g{first + row:06d}",
+            seed=seeds[row % count],
             dataset=flow.header.zoo.dataset,
             split="generated",
             classes=prompt.classes,
@@ -71,14 +118,13 @@ def generate_zoo(
         )
         for row, prompt in enumerate(asked)
     ]
-    header = {
-        "architecture": flow.architecture.to_dict(),
-        "dataset": flow.header.zoo.dataset,
-        "lineage": "generated",
-        "recipe": {"run": str(flow.folder.resolve()), "method": config.method, "steps": config.steps},
-    }
-    write_zoo(folder, header, state, records)
-    return {"zoo": str(folder), "networks": len(asked), "seconds": seconds}
+    if shard == 0:  # from here on there is something to put in its place
+        _clear(folder)
+    write_shard(folder, shard, state, records)
+    return [
+        Made(prompt, tuple(r.id for r in records[i * count : (i + 1) * count]), seeds, seconds)
+        for i, prompt in enumerate(prompts)
+    ]
 
 
 def _refuse_other_content(folder: Path) -> None:
@@ -89,3 +135,8 @@ def _refuse_other_content(folder: Path) -> None:
             return
         raise InputError(f"{folder} holds a zoo of trained networks; choose another name")
     raise InputError(f"{folder} is not an empty folder; choose another name")
+
+
+def _clear(folder: Path) -> None:
+    (folder / "zoo.json").unlink(missing_ok=True)
+    shutil.rmtree(folder / "shards", ignore_errors=True)

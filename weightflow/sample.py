@@ -2,73 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from canon.errors import InputError
 from weightflow import checkpoint as runs
 from weightflow import datasets
-from weightflow.coordinates import used_entries
+from weightflow.classifier import Classifier
 from weightflow.decode import decode, to_module
-from weightflow.flow.solver import FIXED_STEP, SOLVERS, solve
+from weightflow.device import usable_device
+from weightflow.flow.denoising import DENOISERS, Noise, denoise
+from weightflow.flow.solver import FIXED_STEP, solve
 from weightflow.flow.velocity import Guided
-from weightflow.model.transformer import WeightTransformer
-from weightflow.names import pick
+from weightflow.model.anchored import make_generator
+from weightflow.packing import unpack
+from weightflow.pretrained import Pretrained, with_own_files
+from weightflow.sampleconfig import ADAPTIVE_SHARE, SampleConfig
 from weightflow.text import Prompt, PromptBatch, TextEncoder, encode_prompts, load_encoder
-from weightflow.zoo.training import State
-
-# The share of the way, one over this, that an adaptive solver leaves to the last jump.
-ADAPTIVE_SHARE = 20
-
-
-@dataclass(frozen=True)
-class SampleConfig:
-    """How to integrate. `steps` is for the fixed-step solvers; guidance 1 uses the prompt alone.
-
-    The last step is a jump to the predicted clean network: the velocity that it implies divides by
-    sigma, which is zero at the end. On the straight path an Euler step is that very jump.
-    """
-
-    method: str = "euler"
-    steps: int = 4
-    guidance: float = 1.0
-    guidance_interval: tuple[float, ...] = (0.0, 1.0)
-    batch_size: int = 256
-
-    def __post_init__(self) -> None:
-        pick(dict.fromkeys(SOLVERS), self.method, "solver")
-        if self.steps < 1 or self.batch_size < 1:
-            raise InputError(f"steps {self.steps} and batch size {self.batch_size} must be at least 1")
-
-    @property
-    def evaluations(self) -> int | None:
-        """Evaluations of the model a network, or None where the solver adapts."""
-        if self.method == "dopri5":
-            return None
-        solved = (self.steps - 1) * FIXED_STEP[self.method].evaluations
-        return (solved + 1) * (1 if self.guidance == 1.0 else 2)
+from weightflow.text.description import encode as encode_descriptions
+from weightflow.zoo.logits import State
+from weightflow.zoo.recorded import restore_statistics
 
 
 @dataclass(frozen=True)
 class Neighbour:
-    """A class of a prompt, the known class nearest to it, and the cosine between them."""
+    """A class of a prompt, a known class near to it, and the cosine between their vectors."""
 
     described: str
     nearest: str
     cosine: float
 
 
-class Flow:
-    """A trained generator. `generate` gives one module, `sample` many networks stacked."""
+class Flow(Pretrained):
+    """A trained generator. `generate` gives one module, `sample` many networks stacked.
 
-    def __init__(self, folder: str | Path) -> None:
-        self.folder = Path(folder)
-        self.header = runs.read_header(self.folder)
+    The model runs on `device`; networks come out on the processor, the same up to rounding.
+    """
+
+    def __init__(self, folder: str | Path, device: str | torch.device = "cpu") -> None:
+        self.folder, self.device = Path(folder), usable_device(device)
+        self.header = with_own_files(runs.read_header(self.folder), self.folder)
         weights = runs.read_checkpoint(self.folder, self.header)
         self.architecture, self.coordinates = self.header.architecture, weights.coordinates
         self._frame = weights.frame
@@ -77,11 +55,20 @@ class Flow:
                 f"{folder} was trained with the text encoder {self.header.encoder}; "
                 f"'{self.header.config.encoder}' is now {self.encoder.identity}"
             )
-        self.model = WeightTransformer(
-            self.header.layout, self.encoder.width, self.architecture.classes, self.header.config.model
+        self.model = make_generator(
+            self.header.config,
+            self.coordinates.layout,
+            self.encoder.width,
+            self.architecture.classes,
+            unpack("anchors", weights.average),
         )
         self.model.load_state_dict(weights.average)
-        self.model.eval().requires_grad_(False)
+        self.model.eval().requires_grad_(False).to(self.device)
+
+    @property
+    def sampling(self) -> SampleConfig:
+        """How this run is sampled where nothing else is said."""
+        return self.header.config.sample
 
     @cached_property
     def encoder(self) -> TextEncoder:
@@ -97,90 +84,166 @@ class Flow:
             )
         return self._frame
 
-    @cached_property
+    @property
     def known_classes(self) -> tuple[str, ...]:
-        return datasets.load(self.header.zoo.dataset).class_names
+        """The classes of the networks that it learned from."""
+        return self.header.data.known
 
     def prompts(self, prompts: Sequence[Prompt]) -> PromptBatch:
         """Encode prompts for this run; `InputError` where one names more classes than it supports."""
         return encode_prompts(self.encoder, prompts, self.architecture.classes)
 
-    def neighbours(self, prompt: Prompt) -> list[Neighbour]:
-        """The nearest known class of each class in the prompt."""
-        known, asked = self.encoder.encode(self.known_classes), self.encoder.encode(prompt.classes)
-        cosine, index = (asked @ known.T / self.encoder.width).max(dim=1)
-        rows = zip(prompt.classes, index.tolist(), cosine.tolist(), strict=True)
-        return [Neighbour(described, self.known_classes[i], c) for described, i, c in rows]
+    def neighbours(self, prompt: Prompt, count: int = 1) -> list[Neighbour]:
+        """The `count` nearest known classes of each class in the prompt; none where the run takes no words."""
+        if self.header.config.encoder == "none":
+            return []
+        known = self.encoder.encode(self.known_classes)
+        asked = encode_descriptions(self.encoder, prompt.descriptions)
+        near = (asked @ known.T / self.encoder.width).topk(min(count, len(known)), dim=1)
+        return [
+            Neighbour(described, self.known_classes[i], cosine)
+            for described, indices, cosines in zip(
+                prompt.classes, near.indices.tolist(), near.values.tolist(), strict=True
+            )
+            for i, cosine in zip(indices, cosines, strict=True)
+        ]
 
     def noise(self, seeds: Sequence[int], present: Tensor) -> Tensor:
         """Source noise of each network from its own seed, so that a network does not depend on its batch."""
-        layout = self.header.layout
-        draws = [
-            torch.randn(layout.tokens, layout.width, generator=torch.Generator().manual_seed(seed))
-            for seed in seeds
-        ]
-        return torch.stack(draws) * used_entries(self.architecture, layout, present)
+        return self._draw([torch.Generator().manual_seed(seed) for seed in seeds], present)
+
+    def _draw(self, streams: Sequence[torch.Generator], present: Tensor) -> Tensor:
+        layout = self.coordinates.layout
+        draws = [torch.randn(layout.tokens, layout.width, generator=stream) for stream in streams]
+        return (
+            torch.stack(draws).mul_(self.header.config.objective.source).mul_(self.coordinates.used(present))
+        )
+
+    def _later_noise(self, seeds: Sequence[int], present: Tensor) -> Noise:
+        """Each network's own stream, where it stands after its source noise."""
+        streams = [torch.Generator().manual_seed(seed) for seed in seeds]
+        self._draw(streams, present)
+        return lambda: self._draw(streams, present).to(self.device)
 
     @torch.no_grad()
     def tokens(
         self,
         prompts: PromptBatch,
         x: Tensor,
-        config: SampleConfig = SampleConfig(),
+        config: SampleConfig | None = None,
         start: float = 0.0,
+        seeds: Sequence[int] = (),
     ) -> Tensor:
-        """Integrate `x` (networks, tokens, width) from time `start` to 1 under the prompts."""
+        """Move `x` (networks, tokens, width) from time `start` to 1 under the prompts, by default the run's way.
+
+        `seeds`, one a network, are for methods that draw noise on the way.
+        """
+        config = config or self.sampling
+        if config.draws and len(seeds) != len(x):
+            raise InputError(
+                f"'{config.method}' draws noise at every step: give {len(x)} seeds, found {len(seeds)}"
+            )
+        words = PromptBatch(prompts.vectors.to(self.device), prompts.present.to(self.device))
         parts = [
-            self._integrate(prompts[rows], x[rows], config, start)
+            self._move(
+                words[rows],
+                x[rows].to(self.device),
+                config,
+                start,
+                [seeds[i] for i in rows.tolist()] if seeds else [],
+            )
             for rows in torch.arange(len(x)).split(config.batch_size)
         ]
-        return torch.cat(parts)
+        return torch.cat(parts).to(x.device)
 
-    def _integrate(self, prompts: PromptBatch, x: Tensor, config: SampleConfig, start: float) -> Tensor:
+    def _move(
+        self, prompts: PromptBatch, x: Tensor, config: SampleConfig, start: float, seeds: Sequence[int]
+    ) -> Tensor:
+        objective, guided = self.header.config.objective, self._guided(prompts, config)
+        if config.method in DENOISERS:
+            return denoise(
+                objective.clean(guided),
+                objective.schedule,
+                x,
+                method=DENOISERS[config.method],
+                steps=config.steps,
+                start=start,
+                noise=self._later_noise(seeds, prompts.present.cpu()) if seeds else None,
+            )
+        velocity = objective.velocity(guided)
+        if not config.jump:
+            return solve(velocity, x, method=config.method, steps=config.steps, start=start)
+        last = 1 - (1 - start) / (config.steps if config.method in FIXED_STEP else ADAPTIVE_SHARE)
+        if last > start:
+            x = solve(velocity, x, method=config.method, steps=config.steps - 1, start=start, end=last)
+        return objective.clean(guided)(x, x.new_full((len(x),), last))
+
+    def _guided(self, prompts: PromptBatch, config: SampleConfig) -> Guided:
         if config.guidance != 1.0 and self.header.config.drop_prompt == 0:
             raise InputError(
                 f"{self.folder} was trained without dropped prompts, so it cannot be guided; leave guidance at 1"
             )
-        used = used_entries(self.architecture, self.header.layout, prompts.present)
+        used = self.coordinates.used(prompts.present.cpu()).to(self.device)
+        everything = bool(used.all())  # a pass over whole networks is worth sparing
 
         def predict(words: PromptBatch, x_t: Tensor, t: Tensor) -> Tensor:
-            return self.model(x_t, t, words.vectors, words.present) * used
+            said = self.model(x_t, t, words.vectors, words.present)
+            return said if everything else said * used
 
         low, high = config.guidance_interval
-        guided = Guided(
+        return Guided(
             lambda x_t, t: predict(prompts, x_t, t),
             lambda x_t, t: predict(prompts.nothing(), x_t, t),
             config.guidance,
             (low, high),
         )
-        objective = self.header.config.objective
-        last = 1 - (1 - start) / (config.steps if config.method in FIXED_STEP else ADAPTIVE_SHARE)
-        if last > start:
-            velocity = objective.velocity(guided)
-            x = solve(velocity, x, method=config.method, steps=config.steps - 1, start=start, end=last)
-        return objective.clean(guided)(x, x.new_full((len(x),), last))
 
     def sample(
-        self, prompts: Sequence[Prompt], seeds: Sequence[int], config: SampleConfig = SampleConfig()
+        self, prompts: Sequence[Prompt], seeds: Sequence[int], config: SampleConfig | None = None
     ) -> State:
         """One network for each prompt and seed, stacked and padded to the run's number of logits."""
         words = self.prompts(prompts)
-        z = self.tokens(words, self.noise(seeds, words.present), config)
-        return decode(self.coordinates, z, words)
+        z = self.tokens(words, self.noise(seeds, words.present), config, seeds=seeds)
+        return self.with_statistics(decode(self.coordinates, z, words), prompts)
+
+    def with_statistics(self, state: State, prompts: Sequence[Prompt]) -> State:
+        """Running statistics of batch norm from training examples of each prompt's classes; others as they are.
+
+        Where a prompt describes a class that the data set does not have, examples of all classes serve.
+        """
+        if not self.architecture.has_statistics:
+            return state
+        data = datasets.load(self.header.zoo.dataset)
+        rows = []
+        for prompt in prompts:
+            known = set(prompt.classes) <= set(data.class_names)
+            labels = torch.tensor(data.class_index(prompt.classes if known else data.class_names))
+            rows.append(torch.isin(data.train.labels, labels).nonzero().squeeze(1))
+        return restore_statistics(self.architecture, state, data.train, rows)
 
     def generate(
-        self, classes: Sequence[str] | str, seed: int = 0, config: SampleConfig = SampleConfig()
-    ) -> nn.Module:
-        """A module that tells the classes apart, logits in their order. `prepare` makes its inputs."""
+        self, classes: Sequence[str] | str, seed: int = 0, config: SampleConfig | None = None
+    ) -> Classifier:
+        """A module that tells the classes apart: raw inputs in, logits in the order of the classes out.
+
+        Raw means as the data set has them (for digits: 64 numbers from 0 to 16, for images: bytes); the
+        module prepares them itself, and `model.description` says how. `model.network` is the plain module
+        inside, `model.name(inputs)` answers in words.
+        """
         prompt = Prompt.parse(classes) if isinstance(classes, str) else Prompt(tuple(classes))
         state = self.sample([prompt], [seed], config)
-        return to_module(self.architecture, {k: v[0] for k, v in state.items()}, len(prompt.classes))
+        network = to_module(self.architecture, {k: v[0] for k, v in state.items()}, prompt.classes)
+        return Classifier(network, self.header.data.preprocessing, prompt.classes, self._features)
 
-    def prepare(self, inputs: Tensor) -> Tensor:
-        """Raw inputs (examples, *shape), as the data set has them, to what the networks expect."""
-        return datasets.load(self.header.zoo.dataset).preprocessing(inputs)
+    @cached_property
+    def _features(self) -> Callable[[Tensor], Tensor] | None:
+        """What comes before the networks, where they are heads on the features of a backbone."""
+        from weightflow.backbones import read_backbone
+
+        backbone = self.header.data.backbone
+        return None if backbone is None else read_backbone(backbone)
 
 
-def load(folder: str | Path) -> Flow:
-    """A trained generator from its run's folder."""
-    return Flow(folder)
+def load(folder: str | Path, device: str | torch.device = "cpu") -> Flow:
+    """A trained generator from its run's folder, or from one that `save_pretrained` wrote."""
+    return Flow(folder, device)

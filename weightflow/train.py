@@ -1,8 +1,8 @@
 """The loop: canonical weights in, a generator out. Resumes bit for bit.
 
-One step: draw networks of the zoo, put noise on them, predict the clean ones from words, compare in
-weights (the flow's objective) and, where it is switched on, in behaviour on training images. The
-averaged weights that held-out networks like best are what the run keeps for sampling.
+One step: draw networks of the zoo, tell them otherwise (`augment`), put noise on them, predict the
+clean ones from words, and compare (`loss`). The averaged weights that held-out networks like best are
+what the run keeps for sampling.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,41 +20,26 @@ from torch import Tensor
 from canon import checkpoint
 from canon.errors import InputError, WorkError
 from weightflow import checkpoint as runs
-from weightflow import datasets
+from weightflow import coordinates as coordinate_kinds
+from weightflow import datasets, suits
+from weightflow.adversary import Adversary
+from weightflow.anchors.fit import fit_anchors
+from weightflow.augment import Augmentation
+from weightflow.batch import Batch
 from weightflow.behaviour import Behaviour
+from weightflow.beyond import TasksBeyond
 from weightflow.canonicalize import is_canonical, read_frame
-from weightflow.coordinates import Coordinates, used_entries
-from weightflow.datasets import Split
-from weightflow.flow.objective import match
-from weightflow.model.transformer import WeightTransformer
+from weightflow.coordinates import Coordinates
+from weightflow.datasets import Facts
+from weightflow.exchange import Exchange
+from weightflow.loss import Loss, Terms
+from weightflow.model.anchored import Anchored, make_generator
+from weightflow.packing import optimizer_tensors, pack, restore_optimizer, unpack
 from weightflow.text import Prompt, PromptBatch, encode_prompts, load_encoder
 from weightflow.tokens import make_layout
 from weightflow.trainconfig import TrainConfig
-from weightflow.zoo.store import Zoo
-
-
-@dataclass(frozen=True)
-class Population:
-    """Networks of one split, ready for the model: tokens, prompts, and the label of each logit."""
-
-    z: Tensor
-    prompts: PromptBatch
-    labels: Tensor
-
-    def __getitem__(self, rows: Tensor) -> Population:
-        return Population(self.z[rows], self.prompts[rows], self.labels[rows])
-
-    def __len__(self) -> int:
-        return len(self.z)
-
-
-@dataclass(frozen=True)
-class Terms:
-    """Mean terms of the loss over a batch, and their weighted sum."""
-
-    total: Tensor
-    match: Tensor
-    behaviour: Tensor
+from weightflow.zoo.held_out import learn_and_choose, only_task
+from weightflow.zoo.store import State, Zoo
 
 
 @dataclass
@@ -73,45 +58,62 @@ class Trainer:
     def __init__(self, zoo: Zoo, config: TrainConfig, folder: Path) -> None:
         self.config, self.folder = config, folder
         encoder, architecture = load_encoder(config.encoder), zoo.architecture
-        rows = {split: zoo.rows(split) for split in ("seen", "validation")}
-        if not all(rows.values()):
-            raise InputError(
-                f"{zoo.path} has {len(rows['seen'])} networks to train on and {len(rows['validation'])} held out "
-                "to choose checkpoints by; both are needed"
-            )
+        rows, classes = learn_and_choose(zoo, config.hold_out), only_task(zoo)
+        suits.check(config, zoo)
         self.data = datasets.load(zoo.dataset)
         self.frame = read_frame(zoo) if is_canonical(zoo) else {}
-        state = zoo.load(rows["seen"])
         prompts = {split: _prompts(zoo, rows[split], config) for split in rows}
         layout = make_layout(architecture, config.layout, config.chunk)
-        self.coordinates = Coordinates.fit(architecture, layout, state, prompts["seen"].present)
-        self.behaviour = Behaviour(self.coordinates, self.data, config.behaviour.images)
+        augment = config.augment
+        exchange = Exchange(augment.permute_units or augment.equivariance > 0, augment.permute_classes)
+        self.coordinates = coordinate_kinds.fit(
+            config.coordinates,
+            architecture,
+            layout,
+            lambda: _batches(zoo, rows["seen"], prompts["seen"]),
+            exchange,
+        )
+        behaviour = Behaviour(self.coordinates, self.data, config.behaviour.images)
         self.populations = {
-            split: Population(
-                self.coordinates.encode(zoo.load(rows[split]), prompts[split].present),
+            split: Batch(
+                _encode(self.coordinates, zoo, rows[split], prompts[split]),
                 prompts[split],
-                self.behaviour.labels([zoo.records[i].task for i in rows[split]]),
+                behaviour.labels([zoo.records[i].task for i in rows[split]]),
             )
             for split in rows
         }
+        self.augment = Augmentation(augment, architecture, layout)
+        used = self.coordinates.used(prompts["seen"].present).any(dim=0)
+        self.adversary = Adversary(config.adversary, used, config.seed) if config.adversary.weight else None
+        beyond = TasksBeyond(zoo, self.data, encoder) if config.behaviour.beyond else None
+        self.loss = Loss(config, self.coordinates, behaviour, self.augment.units, self.adversary, beyond)
         self.header = runs.RunHeader(
             config,
-            runs.ZooReference(str(zoo.path.resolve()), zoo.identity, zoo.dataset),
+            runs.ZooReference(str(zoo.path.resolve()), zoo.identity, zoo.dataset, classes),
             architecture,
             layout,
             encoder.identity,
+            Facts.of(self.data, {c for i in rows["seen"] for c in zoo.records[i].classes}),
         )
         self.generator = torch.Generator().manual_seed(config.seed)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
-            self.model = WeightTransformer(layout, encoder.width, architecture.classes, config.model)
+            self.model = make_generator(
+                config,
+                self.coordinates.layout,
+                encoder.width,
+                architecture.classes,
+                fit_anchors(config.anchors, zoo, self.data, encoder, self.coordinates),
+            )
+        self.forward = torch.compile(self.model) if config.compile else self.model
         self.average = copy.deepcopy(self.model).requires_grad_(False)
         self.best_average = {k: v.clone() for k, v in self.average.state_dict().items()}
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(),
             lr=config.learning_rate,
-            betas=(0.9, 0.99),
+            betas=(config.betas[0], config.betas[1]),
             weight_decay=config.weight_decay,
+            fused=True,
         )
         self.progress = Progress()
 
@@ -145,7 +147,11 @@ class Trainer:
             group["lr"] = config.learning_rate * _warmup_cosine(self.progress.step, config)
         batch = seen[torch.randint(len(seen), (config.batch_size,), generator=self.generator)]
         kept = torch.rand(len(batch), 1, generator=self.generator) >= config.drop_prompt
-        terms = self._loss(self.model, batch, kept, self.data.train, self.generator)
+        batch = self.augment(batch, self.generator)
+        if isinstance(self.model, Anchored):
+            batch = self.model.hide(batch, config.anchors.hide, self.generator)
+        with torch.autocast(batch.z.device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
+            terms = self.loss.training(self.forward, batch, kept, self.data.train, self.generator)
         self.optimizer.zero_grad(set_to_none=True)
         terms.total.backward()
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.clip)
@@ -153,37 +159,16 @@ class Trainer:
             raise WorkError(self._not_finite(terms))
         self.optimizer.step()
         self._follow()
+        if self.adversary is not None:
+            self.adversary.learn(batch.z, terms.x_1)
         return terms
-
-    def _loss(
-        self,
-        model: WeightTransformer,
-        batch: Population,
-        kept: Tensor,
-        split: Split,
-        generator: torch.Generator,
-    ) -> Terms:
-        """`kept` (batch, 1) says which prompts the model is shown; behaviour counts only for those."""
-        config, prompts = self.config, batch.prompts
-        used = used_entries(self.header.architecture, self.header.layout, prompts.present)
-        matched = match(
-            config.objective,
-            lambda x_t, t: model(x_t, t, prompts.vectors, prompts.present & kept),
-            batch.z,
-            used,
-            generator,
-        )
-        error, behaviour = matched.error.mean(), matched.error.new_zeros(())
-        if config.behaviour.weight:
-            loss = self.behaviour.loss(matched.x_1 * used, batch.labels, prompts.present, split, generator)
-            behaviour = (loss * matched.t**config.behaviour.power * kept.squeeze(1)).mean()
-        return Terms(error + config.behaviour.weight * behaviour, error.detach(), behaviour.detach())
 
     @torch.no_grad()
     def _follow(self) -> None:
         """Averaged weights with a half-life that is a share of the steps so far (Karras et al. 2024)."""
         half_life = max(self.config.average_half_life * (self.progress.step + 1), 1e-9)
-        weight = 1 - 0.5 ** (1 / half_life)
+        decay = self.config.average_decay
+        weight = 1 - (0.5 ** (1 / half_life) if decay is None else decay)
         torch._foreach_lerp_(list(self.average.parameters()), list(self.model.parameters()), weight)
 
     @torch.no_grad()
@@ -195,7 +180,7 @@ class Trainer:
         # every network four times: one draw of time and noise each is too few to rank checkpoints by
         batch = held_out[torch.arange(len(held_out)).repeat(4)]
         kept = torch.ones(len(batch), 1, dtype=torch.bool)
-        found = self._loss(self.average, batch, kept, self.data.validation, generator)
+        found = self.loss.held_out(self.average, batch, kept, self.data.validation, generator)
         score, p = float(found.total), self.progress
         if score < p.best:
             p.best, p.best_step, p.stale = score, p.step, 0
@@ -205,18 +190,17 @@ class Trainer:
         line = {
             "step": p.step,
             "seconds": round(seconds, 3),
-            "match": float(terms.match),
-            "behaviour": float(terms.behaviour),
+            **{name: float(value) for name, value in terms.parts.items()},
             "held_out": score,
-            "held_out_match": float(found.match),
-            "held_out_behaviour": float(found.behaviour),
+            **{f"held_out_{name}": float(value) for name, value in found.parts.items()},
         }
         runs.append_metrics(self.folder, line)
-        return f"held-out {score:.3f} (weights {found.match:.3f}, behaviour {found.behaviour:.3f})"
+        parts = found.parts
+        return f"held-out {score:.3f} (weights {parts['match']:.3f}, behaviour {parts['behaviour']:.3f})"
 
     def _not_finite(self, terms: Terms) -> str:
-        parts = {"loss in weights": terms.match, "loss in behaviour": terms.behaviour}
-        cause = next((name for name, value in parts.items() if not torch.isfinite(value)), "gradient")
+        lost = next((name for name, value in terms.parts.items() if not torch.isfinite(value)), None)
+        cause = "gradient" if lost is None else f"loss in {'weights' if lost == 'match' else lost}"
         return (
             f"training stopped at step {self.progress.step}: the {cause} is not finite; lower the learning "
             f"rate (now {self.config.learning_rate}). The last good state is in {self.folder}"
@@ -225,10 +209,11 @@ class Trainer:
     def save(self) -> None:
         """Write the state to go on from, then the checkpoint to sample from."""
         tensors = {
-            **runs.pack("raw", self.model.state_dict()),
-            **runs.pack("average", self.average.state_dict()),
-            **runs.pack("best", self.best_average),
-            **runs.pack("optimizer", runs.optimizer_tensors(self.model, self.optimizer)),
+            **pack("raw", self.model.state_dict()),
+            **pack("average", self.average.state_dict()),
+            **pack("best", self.best_average),
+            **pack("optimizer", optimizer_tensors(self.model, self.optimizer)),
+            **pack("adversary", self.adversary.tensors() if self.adversary is not None else {}),
             "generator": self.generator.get_state(),
         }
         p = self.progress
@@ -246,10 +231,12 @@ class Trainer:
     def restore(self) -> None:
         """Go on from the folder's state: weights, averages, moments, random numbers, counters."""
         found = checkpoint.read(self.folder / "state.safetensors")
-        self.model.load_state_dict(runs.unpack("raw", found.state))
-        self.average.load_state_dict(runs.unpack("average", found.state))
-        self.best_average = runs.unpack("best", found.state)
-        runs.restore_optimizer(self.model, self.optimizer, runs.unpack("optimizer", found.state))
+        self.model.load_state_dict(unpack("raw", found.state))
+        self.average.load_state_dict(unpack("average", found.state))
+        self.best_average = unpack("best", found.state)
+        restore_optimizer(self.model, self.optimizer, unpack("optimizer", found.state))
+        if self.adversary is not None:
+            self.adversary.restore(unpack("adversary", found.state))
         self.generator.set_state(found.state["generator"])
         m = found.metadata
         self.progress = Progress(
@@ -261,6 +248,20 @@ class Trainer:
 def _prompts(zoo: Zoo, rows: list[int], config: TrainConfig) -> PromptBatch:
     prompts = [Prompt(zoo.records[i].classes) for i in rows]
     return encode_prompts(load_encoder(config.encoder), prompts, zoo.architecture.classes)
+
+
+def _batches(zoo: Zoo, rows: list[int], prompts: PromptBatch) -> Iterator[tuple[State, Tensor]]:
+    """One walk over some networks of a zoo, a shard at a time, with the logits that they have."""
+    for positions, state in zoo.by_shard(rows):
+        yield state, prompts.present[positions]
+
+
+def _encode(coordinates: Coordinates, zoo: Zoo, rows: list[int], prompts: PromptBatch) -> Tensor:
+    layout = coordinates.layout
+    z = torch.empty(len(rows), layout.tokens, layout.width)
+    for positions, state in zoo.by_shard(rows):
+        z[positions] = coordinates.encode(state, prompts.present[positions])
+    return z
 
 
 def _warmup_cosine(step: int, config: TrainConfig) -> float:

@@ -15,11 +15,12 @@ from canon.resolve import resolve
 from weightflow.architectures import FAMILIES, Architecture, from_metadata
 from weightflow.network import write_network
 from weightflow.tokens import SCHEMES, make_layout
-from weightflow.zoo.training import forward_many
+from weightflow.zoo.predict import forward_many
 
 EXAMPLES = {
     "mlp": Architecture("mlp", {"inputs": 8, "hidden": [6, 5]}, (8,), 3),
     "cnn": Architecture("cnn", {"widths": [4, 5], "norm": True, "grid": 2, "hidden": 6}, (3, 8, 8), 3),
+    "resnet": Architecture("resnet", {"widths": [2, 3], "stem_stride": 2}, (3, 8, 8), 3),
     "resnet20": Architecture("resnet20", {"width": 2}, (3, 8, 8), 3),
     "resnet18": Architecture("resnet18", {"width": 2}, (3, 8, 8), 3),
     "vit": Architecture("vit", {"size": 8, "width": 6, "depth": 2, "heads": 2}, (3, 8, 8), 3),

@@ -17,8 +17,8 @@ from weightflow.canonicalize import (
     scatter_classes,
 )
 from weightflow.zoo.build import build_zoo
+from weightflow.zoo.predict import forward_many
 from weightflow.zoo.store import Zoo
-from weightflow.zoo.training import forward_many
 
 DIGITS = datasets.load("digits")
 

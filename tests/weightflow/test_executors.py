@@ -1,18 +1,25 @@
 """Builders side by side: one folder, one sound zoo, whoever dies on the way."""
 
+import json
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
+from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
+import torch
 
 from canon.errors import InputError
-from weightflow.zoo import build, executors
+from weightflow.zoo import executors
 from weightflow.zoo.build import build_zoo
 from weightflow.zoo.lock import holding
 from weightflow.zoo.recipe import read_recipe
+from weightflow.zoo.site import Site
 from weightflow.zoo.store import Zoo, shard_path
 
 RECIPE = read_recipe(
@@ -69,8 +76,8 @@ def test_two_builders_in_one_folder_make_the_zoo_that_one_makes(alone, tmp_path)
 
 def test_a_killed_builder_costs_its_shard_alone(alone, tmp_path):
     folder = tmp_path / "zoo"
-    build._claim(folder, RECIPE)
-    lock = build._lock(folder, "shard00001")
+    Site(RECIPE, folder)
+    lock = folder / ".locks" / "shard00001"
     other = CONTEXT.Process(target=hold_a_shard, args=(lock,), daemon=True)
     other.start()
     while not lock.with_suffix(".held").exists():
@@ -109,9 +116,65 @@ def test_workers_make_the_zoo_that_one_process_makes(alone, tmp_path):
 
 @pytest.mark.parametrize(
     ("executor", "workers", "message"),
-    [("rai", 1, "no executor is called 'rai'; there are: local"), ("local", 0, "--workers is 0")],
+    [("rai", 1, "no executor is called 'rai'; there are: local, ray"), ("local", 0, "--workers is 0")],
 )
 def test_bad_executors_are_refused(tmp_path, executor, workers, message):
     with pytest.raises(InputError, match=message):
         executors.build_with(executor, RECIPE, tmp_path / "zoo", lambda n: None, workers)
     assert not (tmp_path / "zoo").exists()
+
+
+BUILD_ON_RAY = """
+import json, sys
+from pathlib import Path
+from weightflow.zoo.executors import build_with
+from weightflow.zoo.recipe import read_recipe
+print(build_with("ray", read_recipe("digits", json.loads(sys.argv[1])), Path(sys.argv[2]), lambda n: None, 2))
+"""
+LONG = {
+    "architecture": {"arguments": {"inputs": 64, "hidden": [16]}},
+    "tasks": {"sizes": [2, 3], "seen": 8, "validation": 2, "unseen": 2},
+    "training": {"steps": 4000},
+    "shard_size": 3,
+}
+
+
+def busy_ray_worker(mark: str) -> int | None:
+    """A Ray worker that is training a shard, of those that `mark` in the environment tells from others."""
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            title = (process / "cmdline").read_bytes()
+            if title.startswith(b"ray::train_shard") and mark.encode() in (process / "environ").read_bytes():
+                return int(process.name)
+        except OSError:  # it has ended meanwhile
+            continue
+    return None
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed; pip install 'weightflow[ray]'")
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="finds the worker to kill in /proc")
+def test_a_ray_worker_that_is_killed_costs_its_shard_alone(tmp_path):
+    folder, mark = tmp_path / "zoo", f"WEIGHTFLOW_TEST={tmp_path}"
+    name, value = mark.split("=")
+    builder = subprocess.Popen(
+        [sys.executable, "-c", BUILD_ON_RAY, json.dumps(LONG), str(folder)],
+        env={**os.environ, name: value, "RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    killed = None
+    while killed is None and builder.poll() is None:
+        killed = busy_ray_worker(mark)
+        time.sleep(0.02)
+    assert killed is not None
+    os.kill(killed, signal.SIGKILL)
+    said, _ = builder.communicate(timeout=300)
+    assert builder.returncode == 0
+    assert int(said.splitlines()[-1]) == 12  # Ray says on standard output that a worker has died
+    assert Zoo(folder).verify() == []
+    expected = tmp_path / "expected"
+    build_zoo(read_recipe("digits", LONG), expected)
+    assert [r.id for r in Zoo(folder).records] == [r.id for r in Zoo(expected).records]
+    for name, tensor in Zoo(folder).load().items():
+        torch.testing.assert_close(tensor, Zoo(expected).load()[name], atol=1e-3, rtol=1e-3)

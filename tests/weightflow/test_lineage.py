@@ -8,11 +8,11 @@ from canon.errors import InputError
 from weightflow import datasets
 from weightflow.zoo.base import BASE_FILE, branches, trained_base
 from weightflow.zoo.build import build_zoo
+from weightflow.zoo.initialise import initialise
 from weightflow.zoo.measure import some_of
 from weightflow.zoo.recipe import read_recipe
 from weightflow.zoo.store import Zoo
 from weightflow.zoo.tasks import Task
-from weightflow.zoo.training import initialise
 
 DIGITS = datasets.load("digits")
 TINY = {
@@ -100,7 +100,7 @@ def test_shared_initialisations_with_other_mini_batches(tmp_path):
         ({"lineage": "branched", "initialisations": 3}, "initialisations are for independent networks"),
         ({"shard_size": 0}, "shard_size is 0"),
         ({"tasks": {"held_out": 10}}, "tasks.held_out is 10; 'digits' has 10 classes"),
-        ({"tasks": {"held_out": 1, "unseen_classes": 2}}, "cannot be cut from 1 classes"),
+        ({"tasks": {"held_out": 1, "unseen_classes": 2}}, "there are 1 such classes"),
     ],
 )
 def test_what_cannot_be_is_refused(changes, message):

@@ -7,7 +7,9 @@ import torch
 
 from canon.errors import InputError
 from weightflow.architectures import Architecture
-from weightflow.coordinates import Coordinates, used_entries
+from weightflow.coordinates import used_entries
+from weightflow.coordinates.tokens import Tokens
+from weightflow.exchange import Exchange
 from weightflow.tokens import SCHEMES, Layout, make_layout
 
 ARCHITECTURES = {
@@ -68,7 +70,8 @@ def test_an_unknown_layout_lists_what_there_is(architecture):
 def test_coordinates_are_standardised_and_masked(architecture, state):
     present = torch.tensor([[True] * 4, [True, True, False, False], [True, True, True, False]])
     layout = make_layout(architecture, "rows")
-    coordinates = Coordinates.fit(architecture, layout, state, present)
+    halves = [({k: v[rows] for k, v in state.items()}, present[rows]) for rows in (slice(2), slice(2, 3))]
+    coordinates = Tokens.fit(architecture, layout, lambda: iter(halves), 0, True, Exchange())
     z = coordinates.encode(state, present)
     used = used_entries(architecture, layout, present)
     assert not z[~used].any()

@@ -8,9 +8,13 @@ from canon.errors import InputError
 from weightflow.architectures import Architecture
 from weightflow.datasets import ClassificationData
 from weightflow.datasets.data import from_arrays
+from weightflow.zoo.batches import mini_batches
+from weightflow.zoo.company import together
+from weightflow.zoo.initialise import initialise
 from weightflow.zoo.predict import accuracies, predict_many
 from weightflow.zoo.tasks import Task
-from weightflow.zoo.training import TrainingRecipe, initialise, mini_batches, together, train_many
+from weightflow.zoo.training import train_many
+from weightflow.zoo.trainingrecipe import TrainingRecipe
 
 NAMES = ("cat", "dog", "eel")
 MLP = Architecture("mlp", {"inputs": 192, "hidden": [6]}, (3, 8, 8), 3)
@@ -73,7 +77,9 @@ def test_many_are_trained_as_one_is(data, architecture, recipe, count):
     import dataclasses
 
     tasks = [Task("pets", order) for order in (NAMES, ("eel", "cat", "dog"), ("dog", "eel", "cat"))]
-    found = train_many(architecture, data, tasks, [5, 6, 7], dataclasses.replace(recipe, together=count))
+    found = train_many(
+        architecture, data, tasks, [5, 6, 7], dataclasses.replace(recipe, together=count)
+    ).state
     names = dict(architecture.build().named_parameters())
     for row, (task, seed) in enumerate(zip(tasks, [5, 6, 7], strict=True)):
         expected = alone(architecture, data, task, seed, recipe)[0].state_dict()
@@ -83,7 +89,7 @@ def test_many_are_trained_as_one_is(data, architecture, recipe, count):
 
 def test_fewer_classes_train_alike_and_are_padded(data):
     tasks = [Task("pets", ("eel", "cat")), Task("pets", NAMES)]
-    found = train_many(MLP, data, tasks, [1, 2], RECIPES["adamw"])
+    found = train_many(MLP, data, tasks, [1, 2], RECIPES["adamw"]).state
     expected = MLP.trim(alone(MLP, data, tasks[0], 1, RECIPES["adamw"])[0].state_dict(), 2)
     for name, tensor in MLP.trim({k: v[0] for k, v in found.items()}, 2).items():
         torch.testing.assert_close(tensor, expected[name], atol=2e-5, rtol=1e-4)
@@ -92,7 +98,7 @@ def test_fewer_classes_train_alike_and_are_padded(data):
 
 def test_running_statistics_are_those_of_the_training_examples(data):
     task = Task("pets", NAMES)
-    found = train_many(CNN, data, [task], [3], RECIPES["adamw"])
+    found = train_many(CNN, data, [task], [3], RECIPES["adamw"]).state
     module, rows = alone(CNN, data, task, 3, RECIPES["adamw"])
     first = module[0](data.train.inputs[rows])
     torch.testing.assert_close(found["1.running_mean"][0], first.mean((0, 2, 3)), atol=1e-5, rtol=1e-4)
@@ -102,7 +108,9 @@ def test_running_statistics_are_those_of_the_training_examples(data):
 
 def test_networks_with_batch_norm_learn_and_predict(data):
     tasks = [Task("pets", NAMES)] * 2
-    state = train_many(CNN, data, tasks, [1, 2], TrainingRecipe(steps=60, batch_size=16, learning_rate=1e-2))
+    state = train_many(
+        CNN, data, tasks, [1, 2], TrainingRecipe(steps=60, batch_size=16, learning_rate=1e-2)
+    ).state
     predicted = predict_many(CNN, state, data.validation.inputs, data, tasks)
     assert float(accuracies(predicted, data.validation.labels, data, tasks).min()) > 0.7
     assert torch.equal(predicted, predict_many(CNN, state, data.validation.inputs, data, tasks, chunk=2))
@@ -112,8 +120,8 @@ def test_training_starts_where_it_is_told_to(data):
     tasks = [Task("pets", NAMES)] * 2
     begin = initialise(MLP, [8, 9])
     recipe = RECIPES["adamw"]
-    told = train_many(MLP, data, tasks, [8, 9], recipe, start=begin)
-    own = train_many(MLP, data, tasks, [8, 9], recipe)
+    told = train_many(MLP, data, tasks, [8, 9], recipe, start=begin).state
+    own = train_many(MLP, data, tasks, [8, 9], recipe).state
     assert all(torch.equal(told[name], own[name]) for name in own)
     assert all(torch.equal(begin[name], again) for name, again in initialise(MLP, [8, 9]).items())
 
@@ -148,12 +156,6 @@ def test_shared_batches_need_the_same_classes(data):
     tasks = [Task("pets", NAMES), Task("pets", ("cat", "dog"))]
     with pytest.raises(InputError, match="their tasks have different classes"):
         train_many(MLP, data, tasks, [1, 2], TrainingRecipe(steps=1, batch_seed=0))
-
-
-def test_an_adapter_is_not_trained_on_logits(data):
-    adapter = Architecture("adapter", {"inputs": 6, "hidden": 2}, (6,), 3)
-    with pytest.raises(InputError, match="gives vectors to compare with text"):
-        train_many(adapter, data, [Task("pets", NAMES)], [1], TrainingRecipe(steps=1))
 
 
 @pytest.mark.parametrize(

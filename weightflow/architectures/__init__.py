@@ -6,6 +6,7 @@ parameters whose size follows the number of classes.
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -21,13 +22,15 @@ from canon.statistics import BATCH_NORMS
 from weightflow.architectures.cnn import cnn
 from weightflow.architectures.head import adapter, linear_head
 from weightflow.architectures.mlp import mlp
-from weightflow.architectures.resnet import resnet18, resnet20
+from weightflow.architectures.resnet import resnet, resnet18, resnet20
 from weightflow.architectures.transformer import text_transformer, vit
-from weightflow.names import pick
+from weightflow.names import pick, suggest
+from weightflow.readout import Logits, Readout, from_dict
 
 FAMILIES: dict[str, Callable[..., nn.Module]] = {
     "mlp": mlp,
     "cnn": cnn,
+    "resnet": resnet,
     "resnet20": resnet20,
     "resnet18": resnet18,
     "vit": vit,
@@ -42,20 +45,26 @@ class Architecture:
     """A name and arguments that build an `nn.Module` for any number of classes.
 
     `classes` is the largest number; networks with fewer are stored padded with zeros and handed out
-    trimmed. `input_shape` is the shape of one example.
+    trimmed. `input_shape` is the shape of one example. `readout` turns outputs into one score a class.
     """
 
     name: str
     arguments: Mapping[str, Any] = field(hash=False)
     input_shape: tuple[int, ...]
     classes: int
+    readout: Readout = Logits()
 
     def build(self, classes: int | None = None) -> nn.Module:
         """A freshly initialised module with `classes` logits (all of them by default)."""
+        make = pick(FAMILIES, self.name, "architecture")
+        known = [name for name in inspect.signature(make).parameters if name != "classes"]
+        for name in self.arguments:
+            if name not in known:
+                raise InputError(
+                    f"architecture '{self.name}' has no argument '{name}'; nearest: {suggest(name, known)}"
+                )
         try:
-            return pick(FAMILIES, self.name, "architecture")(
-                **self.arguments, classes=classes or self.classes
-            )
+            return make(**self.arguments, classes=classes or self.classes)
         except TypeError as error:
             raise InputError(f"architecture '{self.name}': {error}") from None
 
@@ -132,6 +141,7 @@ class Architecture:
             "arguments": dict(self.arguments),
             "input_shape": list(self.input_shape),
             "classes": self.classes,
+            **self.readout.to_dict(),
         }
 
     def to_json(self) -> str:
@@ -140,7 +150,13 @@ class Architecture:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Architecture:
         try:
-            return cls(data["name"], data["arguments"], tuple(data["input_shape"]), data["classes"])
+            return cls(
+                data["name"],
+                data["arguments"],
+                tuple(data["input_shape"]),
+                data["classes"],
+                from_dict(data.get("readout")),
+            )
         except (KeyError, TypeError) as error:
             raise InputError(f"not an architecture: {error!r}") from None
 

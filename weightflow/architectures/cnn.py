@@ -21,11 +21,13 @@ def cnn(
     norm: bool = False,
     grid: int | None = None,
     hidden: int | None = None,
+    dropout: float = 0.0,
 ) -> nn.Sequential:
     """3x3 convolutions with ReLU: images (batch, channels, height, width) to logits (batch, classes).
 
     `stride` is the first convolution's. With `grid`, each convolution is followed by a 2x2 maximum and
     the last map is grid x grid; without, the mean is taken over the last map. `hidden` adds a layer.
+    `dropout` leaves out that share of what the last layer is given, in training.
     """
     layers: list[nn.Module] = []
     for before, after in pairwise([channels, *widths]):
@@ -37,4 +39,5 @@ def cnn(
     features = widths[-1] * (grid or 1) ** 2
     if hidden is not None:
         layers += [nn.Linear(features, hidden), nn.ReLU()]
+    layers += [nn.Dropout(dropout)] if dropout else []
     return nn.Sequential(*layers, nn.Linear(hidden or features, classes))

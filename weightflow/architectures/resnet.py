@@ -1,6 +1,9 @@
 """Residual networks for small images: 3x3 stem, no maximum after it, 1x1 convolutions where widths change.
 
 He et al. 2016, arXiv:1512.03385. At ten classes ResNet-20 has 272,474 parameters, ResNet-18 11,173,962.
+
+resnet20    widths = [16, 32, 64], blocks = 3
+resnet18    widths = [64, 128, 256, 512], blocks = 2
 """
 
 from __future__ import annotations
@@ -30,9 +33,16 @@ class ResidualBlock(nn.Module):
         return (self.bn2(self.conv2(y)) + self.shortcut(x)).relu()
 
 
-def _resnet(widths: Sequence[int], blocks: int, classes: int, channels: int) -> nn.Sequential:
+def resnet(
+    classes: int,
+    widths: Sequence[int] = (64, 128, 256, 512),
+    blocks: int = 1,
+    stem_stride: int = 1,
+    channels: int = 3,
+) -> nn.Sequential:
+    """Images to logits: one stage of `blocks` for each of `widths`, each but the first halving the map."""
     layers: list[nn.Module] = [
-        nn.Conv2d(channels, widths[0], 3, padding=1, bias=False),
+        nn.Conv2d(channels, widths[0], 3, stem_stride, padding=1, bias=False),
         nn.BatchNorm2d(widths[0]),
         nn.ReLU(),
     ]
@@ -46,9 +56,9 @@ def _resnet(widths: Sequence[int], blocks: int, classes: int, channels: int) -> 
 
 def resnet20(classes: int, channels: int = 3, width: int = 16) -> nn.Sequential:
     """Three stages of three blocks, `width` channels in the first."""
-    return _resnet([width, 2 * width, 4 * width], 3, classes, channels)
+    return resnet(classes, [width, 2 * width, 4 * width], 3, channels=channels)
 
 
 def resnet18(classes: int, channels: int = 3, width: int = 64) -> nn.Sequential:
     """Four stages of two blocks, `width` channels in the first."""
-    return _resnet([width, 2 * width, 4 * width, 8 * width], 2, classes, channels)
+    return resnet(classes, [width, 2 * width, 4 * width, 8 * width], 2, channels=channels)

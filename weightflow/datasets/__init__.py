@@ -1,7 +1,8 @@
 """Data sets by name. A new one is one file here and one line in `SOURCES`.
 
 A name may bring a place and options: `imagefolder:photos?size=32&skip_corrupt`, `caltech256?size=64`.
-They are the arguments of the source's function, and part of the data's identity.
+They are the arguments of the source's function, and part of the data's identity. `NAME through FILE` are
+the features of NAME's images under the backbone in FILE.
 """
 
 from __future__ import annotations
@@ -16,13 +17,16 @@ from canon.errors import InputError
 from weightflow.datasets import (
     caltech,
     cifar,
+    features,
     idx,
     image_folder,
     npz,
     scikit_learn,
     tiny_imagenet,
+    yelp,
 )
 from weightflow.datasets.data import ClassificationData, Preprocessing, SealedSplit, Split, StoredInputs
+from weightflow.datasets.facts import Facts
 from weightflow.names import pick
 
 SOURCES: dict[str, Callable[..., ClassificationData]] = {
@@ -36,6 +40,7 @@ SOURCES: dict[str, Callable[..., ClassificationData]] = {
     "cifar100": cifar.cifar100,
     "caltech256": caltech.caltech256,
     "tinyimagenet": tiny_imagenet.tinyimagenet,
+    "yelp": yelp.yelp,
     "imagefolder": image_folder.imagefolder,
     "npz": npz.npz,
 }
@@ -43,6 +48,7 @@ SOURCES: dict[str, Callable[..., ClassificationData]] = {
 __all__ = [
     "SOURCES",
     "ClassificationData",
+    "Facts",
     "Preprocessing",
     "SealedSplit",
     "Split",
@@ -57,6 +63,9 @@ def load(name: str) -> ClassificationData:
 
     The object's `name` is the whole name asked for, so that whoever stores it finds the same data again.
     """
+    images, through, backbone = name.rpartition(features.THROUGH)
+    if through:
+        return features.through(load(images), backbone, name)
     before, _, query = name.partition("?")
     source, _, path = before.partition(":")
     make = pick(SOURCES, source, "data set")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,20 +19,41 @@ from weightflow.names import suggest
 class Preprocessing:
     """`(x / divisor - mean) / std`; mean and std come from training inputs alone.
 
-    One number each, or for images (..., channels, height, width) one a channel.
+    One number each; or one a channel for images (..., channels, height, width), one a feature for rows
+    (examples, features).
     """
 
     divisor: float
     mean: float | tuple[float, ...]
     std: float | tuple[float, ...]
 
+    @property
+    def channels(self) -> int:
+        return len(self.mean) if isinstance(self.mean, tuple) else 1
+
     def __call__(self, inputs: Tensor) -> Tensor:
-        mean, std = _per_channel(self.mean), _per_channel(self.std)
+        mean, std = (along(torch.tensor(values), inputs) for values in (self.mean, self.std))
         return (inputs.float() / self.divisor - mean) / std
 
+    def to_dict(self) -> dict[str, Any]:
+        return {"divisor": self.divisor, "mean": _listed(self.mean), "std": _listed(self.std)}
 
-def _per_channel(values: float | tuple[float, ...]) -> float | Tensor:
-    return torch.tensor(values).view(-1, 1, 1) if isinstance(values, tuple) else values
+    @classmethod
+    def from_dict(cls, table: Mapping[str, Any]) -> Preprocessing:
+        return cls(table["divisor"], _tupled(table["mean"]), _tupled(table["std"]))
+
+
+def _listed(values: float | tuple[float, ...]) -> float | list[float]:
+    return list(values) if isinstance(values, tuple) else values
+
+
+def _tupled(values: float | Sequence[float]) -> float | tuple[float, ...]:
+    return tuple(values) if isinstance(values, Sequence) else values
+
+
+def along(values: Tensor, inputs: Tensor) -> Tensor:
+    """One value, or one a channel of images or a feature of rows, shaped to meet `inputs`."""
+    return values.view(-1, 1, 1) if values.dim() and inputs.dim() > 2 else values
 
 
 class StoredInputs:
@@ -52,6 +74,10 @@ class StoredInputs:
 
     def __getitem__(self, index: Any) -> Tensor:
         return self.preprocessing(self.stored[self.rows[index]])
+
+    def some(self, rows: Tensor) -> StoredInputs:
+        """The same, of some rows alone."""
+        return StoredInputs(self.stored, self.rows[rows], self.preprocessing)
 
 
 @dataclass(frozen=True)
@@ -83,7 +109,11 @@ class SealedSplit:
 
 @dataclass(frozen=True)
 class ClassificationData:
-    """Real examples of named classes. Validation is cut from training data, never from test data."""
+    """Real examples of named classes. Validation is cut from training data, never from test data.
+
+    `folder` holds the decoded arrays, where there is one. Where the examples are features, `features` makes
+    them of raw images, and `excluded` classes were kept from the backbone that made them.
+    """
 
     name: str
     class_names: tuple[str, ...]
@@ -92,6 +122,9 @@ class ClassificationData:
     test: SealedSplit
     preprocessing: Preprocessing
     licence: str
+    folder: Path | None = None
+    features: Callable[[Tensor], Tensor] | None = None
+    excluded: tuple[str, ...] = ()
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -168,8 +201,8 @@ def from_arrays(
     test, validation, train = stratified_parts(labels, [test_fraction, validation_fraction], seed)
     scaled = torch.from_numpy(inputs[train]).float() / divisor
     if per_feature:
-        inputs = (inputs - inputs[train].mean(axis=0)) / inputs[train].std(axis=0)
-        preprocessing = Preprocessing(1.0, 0.0, 1.0)
+        mean, std = scaled.double().mean(0), scaled.double().std(0, correction=0)
+        preprocessing = Preprocessing(divisor, tuple(mean.tolist()), tuple(std.tolist()))
     else:
         preprocessing = Preprocessing(divisor, float(scaled.mean()), float(scaled.std()))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from canon.errors import InputError, WorkError
+from weightflow.datasets.features import THROUGH
 from weightflow.datasets.places import cache_folder
 
 CLASSES = {
@@ -17,11 +18,11 @@ CLASSES = {
 
 
 def fetch(name: str) -> Path:
-    """Download `name` (options after ? are ignored) and return the folder.
+    """Download `name` (options, and the backbone it goes through, are ignored) and return the folder.
 
     Raises `InputError` for data that torchvision does not have, `WorkError` where the download fails.
     """
-    name = name.partition("?")[0]
+    name = name.partition(THROUGH)[0].partition("?")[0]
     if name not in CLASSES:
         raise InputError(f"'{name}' cannot be downloaded here; there are: {', '.join(CLASSES)}")
     try:

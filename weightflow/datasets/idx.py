@@ -8,6 +8,7 @@ import subprocess
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from canon.errors import InputError
 from weightflow.datasets import places, stored
@@ -30,16 +31,16 @@ PARTS = {"train": "train", "test": "t10k"}
 DEBIAN = "dataset-fashion-mnist"
 
 
-def mnist() -> ClassificationData:
-    """70,000 grey images of digits, 1x28x28."""
+def mnist(size: int | None = None) -> ClassificationData:
+    """70,000 grey images of digits, 1x28x28, or made `size` pixels high and wide."""
     folder = places.find(
         "mnist", ["MNIST/raw", "mnist"], "train-images-idx3-ubyte*", places.how_to_get("mnist")
     )
-    return _load("mnist", folder, DIGIT_NAMES, "CC BY-SA 3.0 (LeCun, Cortes, Burges)")
+    return _load("mnist", folder, DIGIT_NAMES, "CC BY-SA 3.0 (LeCun, Cortes, Burges)", size)
 
 
-def fashion_mnist() -> ClassificationData:
-    """70,000 grey images of clothing, 1x28x28."""
+def fashion_mnist(size: int | None = None) -> ClassificationData:
+    """70,000 grey images of clothing, 1x28x28, or made `size` pixels high and wide."""
     folder = places.find(
         "fashion_mnist",
         ["FashionMNIST/raw", "fashion-mnist"],
@@ -47,7 +48,7 @@ def fashion_mnist() -> ClassificationData:
         f"on Debian: apt-get install {DEBIAN}; or {places.how_to_get('fashion_mnist')}",
         more=debian_folders(),
     )
-    return _load("fashion_mnist", folder, FASHION_NAMES, "MIT (Zalando SE)")
+    return _load("fashion_mnist", folder, FASHION_NAMES, "MIT (Zalando SE)", size)
 
 
 def debian_folders() -> list[Path]:
@@ -59,7 +60,9 @@ def debian_folders() -> list[Path]:
     return list(dict.fromkeys(found))
 
 
-def _load(name: str, folder: Path, class_names: tuple[str, ...], licence: str) -> ClassificationData:
+def _load(
+    name: str, folder: Path, class_names: tuple[str, ...], licence: str, size: int | None
+) -> ClassificationData:
     files = {
         part: (_file(folder, f"{stem}-images-idx3-ubyte"), _file(folder, f"{stem}-labels-idx1-ubyte"))
         for part, stem in PARTS.items()
@@ -70,11 +73,22 @@ def _load(name: str, folder: Path, class_names: tuple[str, ...], licence: str) -
             pixels, targets = read_idx(images), read_idx(labels)
             if pixels.ndim != 3 or len(pixels) != len(targets):
                 raise InputError(f"{images} holds {pixels.shape} pixels, {labels} {len(targets)} labels")
-            stored.write_part(target, part, pixels[:, None], targets)
+            stored.write_part(target, part, _resized(pixels[:, None], size), targets)
         stored.write_names(target, class_names)
 
-    key = stored.identity(name, [f for pair in files.values() for f in pair])
+    options = {} if size is None else {"size": size}
+    key = stored.identity(name, [f for pair in files.values() for f in pair], **options)
     return stored.from_folder(name, stored.decoded(key, decode), licence=licence)
+
+
+def _resized(images: np.ndarray, size: int | None) -> np.ndarray:
+    """Bytes (images, 1, height, width) at another size, each pixel the mean of what it covers."""
+    if size is None:
+        return images
+    scaled = torch.nn.functional.interpolate(
+        torch.from_numpy(images.copy()).float(), (size, size), mode="bilinear", antialias=True
+    )
+    return scaled.round().clamp(0, 255).to(torch.uint8).numpy()
 
 
 def _file(folder: Path, name: str) -> Path:

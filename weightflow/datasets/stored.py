@@ -85,10 +85,12 @@ def from_folder(
     test_fraction: float = 0.2,
     validation_fraction: float = 0.1,
     seed: int = 0,
+    standardise: bool = True,
 ) -> ClassificationData:
     """Open a decoded data set. Test examples are cut off by the seed only where it brings none.
 
-    Inputs are standardised by channel (images) or as a whole (rows), by training examples alone.
+    Inputs are standardised by channel (images) or as a whole (rows), by training examples alone; words
+    stay the numbers that they are.
     """
     names = json.loads((folder / "names.json").read_text(encoding="utf-8"))
     # "c": pages are shared and read on demand; nothing is ever written back
@@ -106,7 +108,7 @@ def from_folder(
     test = cut[0]
     parts = {"training": labels[train], "validation": labels[validation], "test": test_labels[test]}
     check_parts(name, names, parts)
-    preprocessing = _standardise(inputs, train, divisor)
+    preprocessing = _standardise(inputs, train, divisor) if standardise else Preprocessing(1.0, 0.0, 1.0)
 
     def split(stored: np.ndarray, targets: np.ndarray, rows: np.ndarray) -> Split:
         picked = StoredInputs(torch.from_numpy(stored), torch.from_numpy(rows), preprocessing)
@@ -120,6 +122,7 @@ def from_folder(
         test=SealedSplit(split(test_inputs, test_labels, test)),
         preprocessing=preprocessing,
         licence=licence,
+        folder=folder,
     )
 
 

@@ -1,6 +1,6 @@
 r"""The loss of flow matching and of diffusion: one model, one line of mathematics.
 
-    x_t = alpha(t) x_1 + sigma(t) x_0,   x_0 ~ N(0, 1),   t uniform or logit-normal
+    x_t = alpha(t) x_1 + sigma(t) x_0 + jitter e,   x_0 ~ N(0, source^2),  e ~ N(0, 1),  t uniform or logit-normal
     loss = mean |prediction - target|^2  with target x_1 (clean) or alpha' x_1 + sigma' x_0 (velocity)
 
 Noise is fresh at every step. Sources: Lipman et al. 2023, arXiv:2210.02747; Esser et al. 2024,
@@ -17,6 +17,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from canon.errors import InputError
+from weightflow.flow.prior import WithPrior
 from weightflow.flow.schedule import SCHEDULES, Schedule, expand_time
 from weightflow.flow.velocity import CleanToVelocity, Prediction, VelocityToClean
 from weightflow.names import pick
@@ -39,17 +40,30 @@ PREDICTS = ("clean", "velocity")
 
 @dataclass(frozen=True)
 class ObjectiveConfig:
-    """`path` flow or diffusion, `predict` clean or velocity, `times` uniform or logit-normal."""
+    """`path` flow or diffusion, `predict` clean or velocity, `times` uniform or logit-normal.
+
+    `source` is the standard deviation of the noise at t = 0, `jitter` that of the noise around the path
+    (s and sigma of DeepWeightFlow). `prior` is the spread of the Gaussian whose prediction the model's is
+    added to; 0 for none.
+    """
 
     path: str = "flow"
     predict: str = "clean"
     times: str = "uniform"
+    source: float = 1.0
+    jitter: float = 0.0
+    prior: float = 0.0
 
     def __post_init__(self) -> None:
         pick(SCHEDULES, self.path, "path")
         pick(TIMES, self.times, "distribution of times")
         if self.predict not in PREDICTS:
             raise InputError(f"the model cannot predict '{self.predict}'; it can: {', '.join(PREDICTS)}")
+        if self.source <= 0 or self.jitter < 0 or self.prior < 0:
+            raise InputError(
+                f"objective: source {self.source} must be above 0, jitter {self.jitter} and prior {self.prior} "
+                "at least 0"
+            )
 
     @property
     def schedule(self) -> Schedule:
@@ -57,19 +71,29 @@ class ObjectiveConfig:
 
     def clean(self, model: Prediction) -> Prediction:
         """The prediction of x_1 that a model of this objective implies."""
-        return model if self.predict == "clean" else VelocityToClean(model, self.schedule)
+        whole = self.whole(model)
+        return whole if self.predict == "clean" else VelocityToClean(whole, self.schedule)
 
     def velocity(self, model: Prediction) -> Prediction:
         """The velocity that a model of this objective implies."""
-        return model if self.predict == "velocity" else CleanToVelocity(model, self.schedule)
+        whole = self.whole(model)
+        return whole if self.predict == "velocity" else CleanToVelocity(whole, self.schedule)
+
+    def whole(self, model: Prediction) -> Prediction:
+        """The model's prediction and the prior's together."""
+        if not self.prior:
+            return model
+        return WithPrior(model, self.schedule, self.prior, self.source, self.predict == "clean")
 
 
 @dataclass(frozen=True)
 class Matched:
-    """Squared error of each network (batch,), the predicted clean networks, and their times."""
+    """Squared error of each network (batch,), the predicted clean networks, what they were predicted
+    from, and when."""
 
     error: Float[Tensor, " batch"]
     x_1: Float[Tensor, "batch tokens width"]
+    x_t: Float[Tensor, "batch tokens width"]
     t: Float[Tensor, " batch"]
 
 
@@ -83,12 +107,15 @@ def match(
     """One draw of noise and time for each network, and the model's error on it over the used entries."""
     s = config.schedule
     t = TIMES[config.times](len(x_1), generator)
-    x_0 = torch.randn(x_1.shape, generator=generator) * used
+    x_0 = config.source * torch.randn(x_1.shape, generator=generator) * used
     x_t = expand_time(s.alpha(t), x_1) * x_1 + expand_time(s.sigma(t), x_1) * x_0
-    predicted = model(x_t, t) * used
+    if config.jitter:
+        x_t = x_t + config.jitter * torch.randn(x_1.shape, generator=generator) * used
+    said = model(x_t, t)
+    predicted = config.whole(lambda x, time: said)(x_t, t) * used
     target = x_1
     if config.predict == "velocity":
         target = expand_time(s.d_alpha(t), x_1) * x_1 + expand_time(s.d_sigma(t), x_1) * x_0
     error = ((predicted - target) ** 2 * used).sum((1, 2)) / used.sum((1, 2))
-    clean = config.clean(lambda x, time: predicted)(x_t, t)
-    return Matched(error, clean, t)
+    clean = config.clean(lambda x, time: said)(x_t, t) * used
+    return Matched(error, clean, x_t, t)

@@ -1,4 +1,4 @@
-"""Presets: settings of `weightflow train` by name, one TOML file each."""
+"""Presets: settings of `weightflow train` by name, one TOML file each; `NAME-small` is for trying out."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from weightflow.trainconfig import TrainConfig
 
 
 def built_in() -> dict[str, Path]:
-    folder = Path(str(resources.files("weightflow") / "presets"))
-    return {path.stem: path for path in sorted(folder.glob("*.toml"))}
+    return config.by_name(Path(str(resources.files("weightflow") / "presets")))
 
 
 def read_preset(name: str, changes: dict[str, Any]) -> TrainConfig:
     """The settings of a preset with `changes` laid over them."""
     path = pick(built_in(), name, "preset")
-    return config.build(TrainConfig, config.replace_nested(config.read_toml(path), changes))
+    tables = config.at_size(config.read_toml(path), name.endswith(config.SMALL))
+    return config.build(TrainConfig, config.replace_nested(tables, changes))

@@ -1,7 +1,7 @@
 """Words to vectors. A new encoder is one file here and one line in `ENCODERS`.
 
 An encoder is named by a text: `wordllama`, `table:vectors.npz`, `open_clip:ViT-B-32:laion2b_s34b_b79k`
-or `open_clip:ViT-B-32:weights.pt`.
+or `open_clip:ViT-B-32:weights.pt`. `none` is for runs that take no words.
 """
 
 from collections.abc import Callable
@@ -9,10 +9,11 @@ from functools import cache
 
 from canon.errors import InputError
 from weightflow.names import pick
+from weightflow.text.description import Description
 from weightflow.text.encoder import Cached, TextEncoder, cache_folder
 from weightflow.text.prompt import Prompt, PromptBatch, encode_prompts
 
-__all__ = ["Prompt", "PromptBatch", "TextEncoder", "encode_prompts", "load_encoder"]
+__all__ = ["Description", "Prompt", "PromptBatch", "TextEncoder", "encode_prompts", "load_encoder"]
 
 
 def _wordllama(rest: str) -> TextEncoder:
@@ -36,10 +37,17 @@ def _open_clip(rest: str) -> TextEncoder:
     return Cached(OpenClipEncoder(model, weights), cache_folder())
 
 
+def _none(rest: str) -> TextEncoder:
+    from weightflow.text.wordless import Wordless
+
+    return Wordless()
+
+
 ENCODERS: dict[str, Callable[[str], TextEncoder]] = {
     "wordllama": _wordllama,
     "table": _table,
     "open_clip": _open_clip,
+    "none": _none,
 }
 
 

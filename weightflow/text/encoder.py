@@ -1,11 +1,11 @@
-"""The one interface of all text encoders: words in, one vector a description out."""
+"""The one interface of all text encoders: words in, one vector a description out; images where it can."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,71 +15,101 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from canon.files import replacing
+from canon.errors import InputError
+from canon.files import replacing, require_file, sha256
 
 
 class TextEncoder(ABC):
-    """`identity` names the encoder and all that decides its vectors; `width` is their length."""
+    """`identity` names the encoder and all that decides its vectors; `width` is their length.
+
+    `sees`: it has vectors for images too, in the space of the words.
+    """
 
     identity: str
     width: int
+    sees: bool = False
 
     @abstractmethod
     def vectors(self, descriptions: Sequence[str]) -> Float[Tensor, "descriptions width"]:
         """One raw vector a description. `InputError` for a description that it cannot represent."""
 
+    def image_vectors(self, files: Sequence[str]) -> Float[Tensor, "images width"]:
+        """One raw vector an image file, for encoders that see. `InputError` for one that it cannot read."""
+        raise NotImplementedError
+
     def encode(self, descriptions: Sequence[str]) -> Float[Tensor, "descriptions width"]:
         """Vectors of root mean square 1, the scale that the generator expects."""
-        if not descriptions:
-            return torch.empty(0, self.width)
-        return F.normalize(self.vectors(descriptions).float(), dim=-1) * self.width**0.5
+        return self._scaled(self.vectors(descriptions)) if descriptions else torch.empty(0, self.width)
+
+    def encode_images(self, files: Sequence[str]) -> Float[Tensor, "images width"]:
+        """As `encode`, of images. `InputError` where the encoder does not see."""
+        if files and not self.sees:
+            raise InputError(
+                f"'{files[0]}' is an image, and the text encoder {self.identity} reads words alone; describe "
+                "the class in words, or use a run that was trained with open_clip"
+            )
+        return self._scaled(self.image_vectors(files)) if files else torch.empty(0, self.width)
+
+    def _scaled(self, vectors: Tensor) -> Tensor:
+        return F.normalize(vectors.float(), dim=-1) * self.width**0.5
 
 
 @dataclass
 class Cached(TextEncoder):
     """An encoder that asks the one it wraps once for each description, in this process and the next.
 
-    With a `folder`, vectors are kept there under the hash of the encoder's identity and the description,
-    so that a slow encoder is not even loaded for words it has seen.
+    With a `folder`, vectors are kept there under the hash of the encoder's identity and the description
+    (of an image: its content), so that a slow encoder is not even loaded for words it has seen.
     """
 
     inner: TextEncoder
     folder: Path | None = None
 
     def __post_init__(self) -> None:
-        self.identity, self.width = self.inner.identity, self.inner.width
+        self.identity, self.width, self.sees = self.inner.identity, self.inner.width, self.inner.sees
         self._known: dict[str, Tensor] = {}
 
     def vectors(self, descriptions: Sequence[str]) -> Tensor:
-        for description in descriptions:
-            if description not in self._known and (kept := self._read(description)) is not None:
-                self._known[description] = kept
-        new = [d for d in dict.fromkeys(descriptions) if d not in self._known]
-        if new:
-            for description, vector in zip(new, self.inner.vectors(new), strict=True):
-                self._known[description] = vector
-                self._write(description, vector)
-        return torch.stack([self._known[d] for d in descriptions])
+        return self._ask(descriptions, descriptions, self.inner.vectors)
 
-    def _path(self, description: str) -> Path:
+    def image_vectors(self, files: Sequence[str]) -> Tensor:
+        for file in files:
+            require_file(file)
+        # by content: a file may change under its name
+        return self._ask([f"image\0{sha256(file)}" for file in files], files, self.inner.image_vectors)
+
+    def _ask(
+        self, keys: Sequence[str], things: Sequence[str], vectors: Callable[[Sequence[str]], Tensor]
+    ) -> Tensor:
+        for key in keys:
+            if key not in self._known and (kept := self._read(key)) is not None:
+                self._known[key] = kept
+        new = {key: thing for key, thing in zip(keys, things, strict=True) if key not in self._known}
+        if new:
+            for key, vector in zip(new, vectors(list(new.values())), strict=True):
+                self._known[key] = vector
+                self._write(key, vector)
+        return torch.stack([self._known[key] for key in keys])
+
+    def _path(self, key: str) -> Path:
         assert self.folder is not None
-        content = f"{self.identity}\0{description}".encode()
+        content = f"{self.identity}\0{key}".encode()
         return self.folder / f"{hashlib.sha256(content).hexdigest()}.npy"
 
-    def _read(self, description: str) -> Tensor | None:
-        if self.folder is None or not self._path(description).exists():
+    def _read(self, key: str) -> Tensor | None:
+        if self.folder is None or not self._path(key).exists():
             return None
         try:
-            vector = np.load(self._path(description), allow_pickle=False)
+            vector = np.load(self._path(key), allow_pickle=False)
         except (ValueError, OSError):
             return None  # a damaged entry is only a reason to encode again
         return torch.from_numpy(vector) if vector.shape == (self.width,) else None
 
-    def _write(self, description: str, vector: Tensor) -> None:
+    def _write(self, key: str, vector: Tensor) -> None:
         if self.folder is None:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
-        with replacing(self._path(description)) as file:
+        with replacing(self._path(key)) as file:
             np.save(file, vector.float().numpy())
 
 

@@ -1,4 +1,7 @@
-"""CLIP's text tower through open_clip: any of its models, a pretrained tag or a local weight file."""
+"""CLIP's two towers through open_clip: any of its models, a pretrained tag or a local weight file.
+
+Both towers answer in one space, so that a class may be described by words, by images, or by both.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from canon.errors import InputError
-from canon.files import sha256
+from canon.files import require_file, sha256
 from weightflow.names import suggest
 from weightflow.text.encoder import TextEncoder
 
@@ -24,6 +28,8 @@ class OpenClipEncoder(TextEncoder):
     Names that already read as a sentence (four words or more) are taken as they are, others go into
     "a photo of a {}".
     """
+
+    sees = True
 
     def __init__(self, model: str, weights: str) -> None:
         import open_clip
@@ -43,12 +49,13 @@ class OpenClipEncoder(TextEncoder):
         self.width = int(open_clip.get_model_config(model)["embed_dim"])
 
     @cached_property
-    def _tower(self) -> Any:
-        """The model, loaded when a description is first asked for."""
+    def _towers(self) -> tuple[Any, Any]:
+        """The model and what prepares its images, loaded when a description is first asked for."""
         import open_clip
 
         try:
-            return open_clip.create_model(self._name, pretrained=self._weights).eval()
+            model, _, prepare = open_clip.create_model_and_transforms(self._name, pretrained=self._weights)
+            return model.eval(), prepare
         except Exception as error:
             raise InputError(
                 f"the weights '{self._weights}' of {self._name} could not be loaded: {error}"
@@ -62,4 +69,19 @@ class OpenClipEncoder(TextEncoder):
             if not text.strip():
                 raise InputError("CLIP has no vector for an empty description")
         texts = [d if len(d.split()) >= 4 else PROMPT.format(d) for d in descriptions]
-        return self._tower.encode_text(open_clip.get_tokenizer(self._name)(texts))
+        return self._towers[0].encode_text(open_clip.get_tokenizer(self._name)(texts))
+
+    @torch.no_grad()
+    def image_vectors(self, files: Sequence[str]) -> Tensor:
+        images = [_read_image(file) for file in files]  # before the towers are loaded
+        model, prepare = self._towers
+        return torch.cat([model.encode_image(prepare(image).unsqueeze(0)) for image in images])
+
+
+def _read_image(file: str) -> Image.Image:
+    require_file(file)
+    try:
+        with Image.open(file) as image:
+            return image.convert("RGB")
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise InputError(f"{file} cannot be read as an image ({error}); name a PNG or JPEG file") from None

@@ -1,7 +1,8 @@
-"""A prompt: the classes that a network shall tell apart, in logit order, in words."""
+"""A prompt: the classes that a network shall tell apart, in logit order, in words or images."""
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,14 +11,16 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from canon.errors import InputError
+from weightflow.text.description import Description, encode
 from weightflow.text.encoder import TextEncoder
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """Class descriptions in logit order; no two alike, none empty."""
+    """Class names in logit order, no two alike, none empty; and how each is described, if not by its name."""
 
     classes: tuple[str, ...]
+    described: tuple[Description, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.classes or not all(name.strip() for name in self.classes):
@@ -32,10 +35,24 @@ class Prompt:
         if twice:
             raise InputError(f"the prompt names '{twice[0]}' twice; each class stands for one logit")
 
+        if self.described and tuple(d.name for d in self.described) != self.classes:
+            raise InputError(
+                f"the descriptions are of {[d.name for d in self.described]}, not {self.classes}"
+            )
+
+    @property
+    def descriptions(self) -> tuple[Description, ...]:
+        return self.described or tuple(Description.of(name) for name in self.classes)
+
     @classmethod
     def parse(cls, text: str) -> Prompt:
-        """Comma-separated class descriptions, as people type them."""
-        return cls(tuple(part.strip() for part in text.split(",")))
+        """Comma-separated descriptions as people type them; one that has a comma stands in double quotes."""
+        try:
+            parts = next(csv.reader([text.replace("\n", " ")], skipinitialspace=True, strict=True), [])
+        except csv.Error as error:
+            raise InputError(f"the prompt '{text}' cannot be read: {error}") from None
+        described = tuple(Description.parse(part) for part in parts or [""])
+        return cls(tuple(d.name for d in described), described)
 
 
 @dataclass(frozen=True)
@@ -45,11 +62,15 @@ class PromptBatch:
     vectors: Float[Tensor, "prompts classes text"]
     present: Bool[Tensor, "prompts classes"]
 
-    def __getitem__(self, rows: Tensor) -> PromptBatch:
+    def __getitem__(self, rows: Tensor | slice) -> PromptBatch:
         return PromptBatch(self.vectors[rows], self.present[rows])
 
     def __len__(self) -> int:
         return len(self.present)
+
+    def shown(self, kept: Bool[Tensor, "prompts one"]) -> PromptBatch:
+        """The empty prompt in every row that is not kept."""
+        return PromptBatch(self.vectors, self.present & kept)
 
     def nothing(self) -> PromptBatch:
         """The empty prompt in every row."""
@@ -58,13 +79,16 @@ class PromptBatch:
 
 def encode_prompts(encoder: TextEncoder, prompts: Sequence[Prompt], classes: int) -> PromptBatch:
     """Encode prompts and pad them to `classes`; `InputError` where one names more."""
-    vectors = torch.zeros(len(prompts), classes, encoder.width)
-    present = torch.zeros(len(prompts), classes, dtype=torch.bool)
-    for row, prompt in enumerate(prompts):
+    for prompt in prompts:
         if len(prompt.classes) > classes:
             raise InputError(
                 f"the prompt names {len(prompt.classes)} classes; this run was built for {classes} at most"
             )
-        vectors[row, : len(prompt.classes)] = encoder.encode(prompt.classes)
+    distinct = list(dict.fromkeys(d for prompt in prompts for d in prompt.descriptions))
+    found = dict(zip(distinct, encode(encoder, distinct), strict=True))
+    vectors = torch.zeros(len(prompts), classes, encoder.width)
+    present = torch.zeros(len(prompts), classes, dtype=torch.bool)
+    for row, prompt in enumerate(prompts):
+        vectors[row, : len(prompt.classes)] = torch.stack([found[d] for d in prompt.descriptions])
         present[row, : len(prompt.classes)] = True
     return PromptBatch(vectors, present)

@@ -16,9 +16,10 @@ from weightflow import datasets
 from weightflow.architectures import Architecture
 from weightflow.canonicalize import gather_classes, scatter_classes
 from weightflow.network import write_network
+from weightflow.zoo.logits import State
 from weightflow.zoo.recipe import ZooRecipe
 from weightflow.zoo.tasks import Task
-from weightflow.zoo.training import State, train_many
+from weightflow.zoo.training import train_many
 
 BASE, BASE_FILE = "base", "base.safetensors"
 # beyond every seed of the zoo's own networks
@@ -26,15 +27,20 @@ BASE_SEED = 2**20 - 1
 
 
 def trained_base(folder: Path, recipe: ZooRecipe) -> State:
-    """The base of the zoo in `folder`, over all classes of the data set; trained where it is not there."""
-    data, held_out = datasets.load(recipe.dataset), set(recipe.held_out_classes())
-    task = Task(recipe.dataset, tuple(name for name in data.class_names if name not in held_out))
+    """The base of the zoo in `folder`, over all classes of the data set; trained where it is not there.
+
+    It is trained on the classes that nothing is held out from; rows of the others are zero.
+    """
+    data, task = datasets.load(recipe.dataset), Task(recipe.dataset, recipe.known_classes())
     architecture = dataclasses.replace(recipe.make_architecture(), classes=len(task.classes))
     path = folder / BASE_FILE
     if not path.exists():
         seed = recipe.seed * 2**20 + BASE_SEED
         write_network(
-            path, architecture, train_many(architecture, data, [task], [seed], recipe.base), task.classes
+            path,
+            architecture,
+            train_many(architecture, data, [task], [seed], recipe.base).state,
+            task.classes,
         )
     stack = {name: tensor.unsqueeze(0) for name, tensor in checkpoint.read(path).state.items()}
     ordered = {name: stack[name] for name in architecture.shapes}

@@ -1,6 +1,6 @@
-"""Who builds the shards: this process, or several beside it.
+"""Who builds the shards: this process, several beside it, or a Ray cluster.
 
-Every worker is an ordinary builder on the same folder. Locks on shards keep them apart, so that a worker
+Every local worker is an ordinary builder on the same folder. Locks on shards keep them apart, so that a worker
 which is killed costs the shard it was at: the others, or this process at the end, train that one again.
 """
 
@@ -16,6 +16,7 @@ import torch
 from canon.errors import InputError, WorkError
 from weightflow.names import pick
 from weightflow.zoo.build import build_zoo
+from weightflow.zoo.on_ray import on_ray
 from weightflow.zoo.recipe import ZooRecipe
 from weightflow.zoo.store import shard_path
 
@@ -66,7 +67,7 @@ def _finished(recipe: ZooRecipe, folder: Path) -> int:
     )
 
 
-EXECUTORS: dict[str, Callable[[ZooRecipe, Path, Progress, int], int]] = {"local": local}
+EXECUTORS: dict[str, Callable[[ZooRecipe, Path, Progress, int], int]] = {"local": local, "ray": on_ray}
 
 
 def build_with(executor: str, recipe: ZooRecipe, folder: Path, progress: Progress, workers: int) -> int:

@@ -8,9 +8,9 @@ import torch
 
 from weightflow.architectures import Architecture
 from weightflow.datasets import ClassificationData, Split
+from weightflow.zoo.logits import State
 from weightflow.zoo.predict import accuracies, predict_many
 from weightflow.zoo.tasks import Task
-from weightflow.zoo.training import State
 
 
 def measured(
@@ -19,7 +19,7 @@ def measured(
     """Accuracy of each stacked network by split, fractions."""
     found = {}
     for name, split in (("train", some_of(data.train)), ("validation", data.validation)):
-        predicted = predict_many(architecture, state, split.inputs, data, tasks)
+        predicted = predict_many(architecture, state, split.inputs, data, tasks, labels=split.labels)
         found[name] = accuracies(predicted, split.labels, data, tasks)
     return [
         {name: round(float(values[row]), 6) for name, values in found.items()} for row in range(len(tasks))

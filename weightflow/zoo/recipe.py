@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
@@ -13,8 +14,9 @@ from canon.errors import InputError
 from weightflow import config, datasets
 from weightflow.architectures import Architecture
 from weightflow.names import pick, suggest
+from weightflow.readout import Logits, cosine
 from weightflow.zoo.tasks import Task, deal_combinations, draw_tasks
-from weightflow.zoo.training import TrainingRecipe
+from weightflow.zoo.trainingrecipe import TrainingRecipe
 
 LINEAGES = ("independent", "branched")
 
@@ -28,11 +30,22 @@ class ArchitectureChoice:
 
 
 @dataclass(frozen=True)
+class ReadoutChoice:
+    """The text encoder that outputs are compared with by cosine, and the temperature; without one the
+    outputs are logits."""
+
+    encoder: str | None = None
+    temperature: float = 100.0
+
+
+@dataclass(frozen=True)
 class TaskRecipe:
     """How many networks each split gets, and which share of all combinations it is dealt.
 
-    `held_out` classes, chosen by the seed, are in no task but those of the split `unseen_classes`.
-    `shuffled`: each task has its own logit order; the data set's order otherwise.
+    `classes` are those that tasks are made of, all by default. `held_out` of them, chosen by the seed, are in
+    no task but those of the split `unseen_classes`; classes that a backbone has never seen are in no task
+    but those of `unseen_by_backbone`. Where such a split has fewer classes than `sizes`, a task has as many
+    as there are. `shuffled`: each task has its own logit order; the data set's order otherwise.
     """
 
     sizes: tuple[int, ...] = (3, 6)
@@ -41,13 +54,16 @@ class TaskRecipe:
     unseen: int = 120
     validation_fraction: float = 0.1
     unseen_fraction: float = 0.2
+    classes: tuple[str, ...] = ()
     held_out: int = 0
     unseen_classes: int = 0
+    unseen_by_backbone: int = 0
     shuffled: bool = True
 
     @property
     def networks(self) -> int:
-        return self.seen + self.validation + self.unseen + self.unseen_classes
+        trained_for = self.seen + self.validation + self.unseen
+        return trained_for + self.unseen_classes + self.unseen_by_backbone
 
 
 @dataclass(frozen=True)
@@ -61,6 +77,7 @@ class ZooRecipe:
 
     dataset: str
     architecture: ArchitectureChoice
+    readout: ReadoutChoice = ReadoutChoice()
     tasks: TaskRecipe = TaskRecipe()
     training: TrainingRecipe = TrainingRecipe()
     lineage: str = "independent"
@@ -79,39 +96,40 @@ class ZooRecipe:
             )
 
     def make_architecture(self) -> Architecture:
-        data = datasets.load(self.dataset)
+        data, r = datasets.load(self.dataset), self.readout
         return Architecture(
             self.architecture.name,
             self.architecture.arguments,
             data.input_shape,
             min(max(self.tasks.sizes), len(data.class_names)),
+            cosine(r.encoder, r.temperature) if r.encoder else Logits(),
         )
 
     def make_tasks(self) -> list[Task]:
         """The task of every network, in the order of the zoo."""
-        t, data = self.tasks, datasets.load(self.dataset)
+        t = self.tasks
         if len(t.sizes) != 2:
             raise InputError(f"tasks.sizes is a smallest and a largest number of classes, found {t.sizes}")
-        held_out = self.held_out_classes()
-        known = [name for name in data.class_names if name not in held_out]
         sizes = (t.sizes[0], t.sizes[1])
         pools = deal_combinations(
-            known,
+            self.known_classes(),
             sizes,
             validation_fraction=t.validation_fraction,
             unseen_fraction=t.unseen_fraction,
             seed=self.seed,
         )
-        if t.unseen_classes:
-            every = deal_combinations(
-                held_out, sizes, validation_fraction=0.0, unseen_fraction=0.0, seed=self.seed
-            )
-            pools["unseen_classes"] = every["seen"]
+        others = {
+            "unseen_classes": (t.unseen_classes, self.held_out_classes()),
+            "unseen_by_backbone": (t.unseen_by_backbone, self.excluded_classes()),
+        }
+        for split, (count, classes) in others.items():
+            if count:
+                pools[split] = _every_combination(split, classes, sizes, self.seed)
         counts = {
             "seen": t.seen,
             "validation": t.validation,
             "unseen_combinations": t.unseen,
-            "unseen_classes": t.unseen_classes,
+            **{split: count for split, (count, _) in others.items()},
         }
         return [
             task
@@ -122,24 +140,48 @@ class ZooRecipe:
             )
         ]
 
+    def known_classes(self) -> tuple[str, ...]:
+        """Classes that tasks are made of and that are held out from nothing, in the data's order."""
+        held_out = set(self.held_out_classes())
+        return tuple(name for name in self._pool(excluded=False) if name not in held_out)
+
     def held_out_classes(self) -> tuple[str, ...]:
         """Classes that no network but those of `unseen_classes` ever sees, by the seed, in the data's order."""
-        names, count = datasets.load(self.dataset).class_names, self.tasks.held_out
+        names, count = self._pool(excluded=False), self.tasks.held_out
         if not 0 <= count < len(names):
             raise InputError(f"tasks.held_out is {count}; '{self.dataset}' has {len(names)} classes")
         # a stream of its own: the same classes whatever else the recipe says
         chosen = np.random.default_rng([self.seed, 1]).choice(len(names), count, replace=False)
         return tuple(names[i] for i in sorted(chosen))
 
+    def excluded_classes(self) -> tuple[str, ...]:
+        """Classes that the backbone of the features has never seen, in the data's order."""
+        return self._pool(excluded=True)
 
-SMALL = "-small"
+    def _pool(self, excluded: bool) -> tuple[str, ...]:
+        data = datasets.load(self.dataset)
+        data.class_index(self.tasks.classes)
+        pool = set(self.tasks.classes or data.class_names)
+        return tuple(n for n in data.class_names if n in pool and (n in data.excluded) == excluded)
+
+
+def _every_combination(
+    split: str, classes: Sequence[str], sizes: tuple[int, int], seed: int
+) -> list[tuple[str, ...]]:
+    if len(classes) < 2:
+        raise InputError(
+            f"tasks.{split} asks for networks, and there are {len(classes)} such classes; "
+            + ("set tasks.held_out to 2 or more" if split == "unseen_classes" else
+               "train a backbone with --exclude, or set it to 0")
+        )  # fmt: skip
+    fitting = (min(sizes[0], len(classes)), min(sizes[1], len(classes)))
+    dealt = deal_combinations(classes, fitting, validation_fraction=0.0, unseen_fraction=0.0, seed=seed)
+    return dealt["seen"]
 
 
 def built_in() -> dict[str, Path]:
     """Recipes that come with the package, by name; `NAME-small` is the same at a size for trying out."""
-    folder = Path(str(resources.files("weightflow") / "recipes"))
-    paths = {path.stem: path for path in sorted(folder.glob("*.toml"))}
-    return paths | {name + SMALL: path for name, path in paths.items() if "small" in config.read_toml(path)}
+    return config.by_name(Path(str(resources.files("weightflow") / "recipes")))
 
 
 def read_recipe(name_or_path: str, changes: dict[str, Any] | None = None) -> ZooRecipe:
@@ -156,8 +198,5 @@ def read_recipe(name_or_path: str, changes: dict[str, Any] | None = None) -> Zoo
         raise InputError(
             f"no recipe is called '{name_or_path}'; nearest: {suggest(name_or_path, known)}; or name a .toml file"
         )
-    tables = config.read_toml(path)
-    small = tables.pop("small", {})
-    if name_or_path.endswith(SMALL):
-        tables = config.replace_nested(tables, small)
+    tables = config.at_size(config.read_toml(path), name_or_path.endswith(config.SMALL))
     return config.build(ZooRecipe, config.replace_nested(tables, changes or {}))

@@ -13,7 +13,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -154,18 +154,22 @@ class Zoo:
     def load(self, rows: Iterable[int] | None = None) -> State:
         """Stacked tensors (networks, *shape) of the given rows, in that order; all rows by default."""
         wanted = list(range(len(self))) if rows is None else list(rows)
-        by_shard: dict[int, list[int]] = {}
-        for position, row in enumerate(wanted):
-            by_shard.setdefault(self.records[row].shard, []).append(position)
         result: State = {}
-        for shard, positions in by_shard.items():
-            state = self._shard(shard)
-            inside = torch.tensor([self.records[wanted[p]].row for p in positions])
+        for positions, state in self.by_shard(wanted):
             for name, tensor in state.items():
                 if name not in result:
                     result[name] = tensor.new_empty(len(wanted), *tensor.shape[1:])
-                result[name][torch.tensor(positions)] = tensor[inside]
+                result[name][positions] = tensor
         return result
+
+    def by_shard(self, rows: Sequence[int]) -> Iterator[tuple[Tensor, State]]:
+        """The given rows, one shard in memory at a time: positions in `rows`, and the networks there."""
+        of_shard: dict[int, list[int]] = {}
+        for position, row in enumerate(rows):
+            of_shard.setdefault(self.records[row].shard, []).append(position)
+        for shard, positions in of_shard.items():
+            inside = torch.tensor([self.records[rows[p]].row for p in positions])
+            yield torch.tensor(positions), {n: t[inside] for n, t in self._shard(shard).items()}
 
     def network(self, row: int) -> State:
         """One network as a plain `state_dict`, trimmed to its own classes."""

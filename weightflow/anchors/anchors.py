@@ -1,0 +1,89 @@
+"""Anchors as a part of the generator: rows for any class vectors, and classes hidden for training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from weightflow.anchors.regression import OWN, Regression
+from weightflow.batch import Batch
+from weightflow.text import PromptBatch
+from weightflow.tokens import Layout
+
+
+class Anchors(nn.Module):
+    """Where each class of a prompt is expected, in the coordinates of the flow, one token a class.
+
+    `tensors` are those of `fit`, and `mean` and `std` (classes, width): the coordinates of the class tokens.
+    """
+
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        for name, tensor in tensors.items():
+            self.register_buffer(name, tensor.detach().clone())
+        self.width: int = tensors["shift"].shape[0]
+        self.text_width: int = tensors["centre"].shape[0]
+
+    def rows(self, vectors: Float[Tensor, "*batch text"]) -> Float[Tensor, "*batch width"]:
+        """Rows of the last layer: what is known where the class is, what the words say where it is not."""
+        t = dict(self.named_buffers())
+        regression = Regression(**{name: t[name] for name in Regression.__dataclass_fields__})
+        near = regression.similarity(vectors, t["shift"].new_tensor(OWN))
+        said = regression.rows(vectors)[..., : self.width]
+        return t["gain"] * said + t["shift"] + near @ t["own"]
+
+    def forward(
+        self, vectors: Float[Tensor, "batch classes text"]
+    ) -> Float[Tensor, "batch classes coordinates"]:
+        """Vectors that bring their rows along, as `hide` leaves them, are taken at their word."""
+        brought = vectors[..., self.text_width :]
+        rows = brought if brought.shape[-1] else self.rows(vectors)
+        t, classes = dict(self.named_buffers()), vectors.shape[1]
+        return (rows - t["mean"][:classes]) / t["std"][:classes]
+
+    def hide(self, batch: Batch, share: float, layout: Layout, generator: torch.Generator) -> Batch:
+        """Treat some classes of each network as if no network knew them.
+
+        Their anchors are what the other classes say, and their rows move along: what is left to learn is how
+        a network's row differs from its anchor, and that is the same for a class that nobody has seen.
+        """
+        t, prompts = dict(self.named_buffers()), batch.prompts
+        networks, classes = batch.labels.shape
+        share_of = share * torch.rand(networks, 1, generator=generator)
+        chosen = (torch.rand(networks, classes, generator=generator) < share_of) & prompts.present
+        draw = torch.randint(len(t["hidden"]), (networks, classes), generator=generator)
+        known = t["place"][batch.labels]
+        shown, moved = t["shown"][known], t["hidden"][draw, known]
+        rows = torch.where(chosen.unsqueeze(-1), moved, self.rows(prompts.vectors))
+        step = torch.where(chosen.unsqueeze(-1), (moved - shown) / t["std"], 0.0)
+        vectors = torch.cat([prompts.vectors, rows], dim=-1)
+        z = batch.z + as_tokens(layout, step)
+        return Batch(z, PromptBatch(vectors, prompts.present), batch.labels)
+
+
+def as_tokens(
+    layout: Layout, rows: Float[Tensor, "batch classes width"]
+) -> Float[Tensor, "batch tokens all"]:
+    """Rows of classes in the place of their tokens, zero elsewhere."""
+    start, _, _ = _place(layout)
+    after = layout.tokens - start - rows.shape[1]
+    return F.pad(rows, (0, layout.width - rows.shape[2], start, after))
+
+
+def of_classes(layout: Layout, tokens: Float[Tensor, "tokens all"]) -> Float[Tensor, "classes width"]:
+    """The tokens that stand for classes."""
+    start, end, width = _place(layout)
+    return tokens[start:end, :width]
+
+
+def _place(layout: Layout) -> tuple[int, int, int]:
+    start = 0
+    for block in layout.blocks:
+        if block.kind == "classes":
+            return start, start + block.tokens, block.width
+        start += block.tokens
+    raise AssertionError("weightflow.suits sees to it that the layout has class tokens")

@@ -1,0 +1,123 @@
+"""Backbones: frozen networks whose features heads and adapters are trained on.
+
+A backbone is one file with all that it needs: weights, how images are prepared for it, and the classes
+that were kept from it. Files come from `weightflow.backbones.train` (trained here), from
+`weightflow.backbones.pretrained` (torchvision, timm), and any network of ours that ends in a linear layer
+is one too. Features are what enters that last layer.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from canon import checkpoint
+from canon.errors import InputError
+from weightflow.architectures import Architecture
+from weightflow.backbones import pretrained
+from weightflow.datasets.data import Preprocessing
+
+KEY = "backbone"
+
+
+@dataclass(frozen=True)
+class BackboneCard:
+    """What a file says of its backbone. `size`: images are resized to size x size, where it is given.
+
+    `model` is torchvision:NAME or timm:NAME, or None where the file's own architecture says it.
+    `excluded` classes were in the data set `trained_on` and kept from it.
+    """
+
+    preprocessing: Preprocessing
+    model: str | None = None
+    size: int | None = None
+    trained_on: str | None = None
+    excluded: tuple[str, ...] = ()
+    recipe: Mapping[str, Any] | None = None
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> BackboneCard:
+        data = json.loads(text)
+        p = data.pop("preprocessing")
+        mean, std = (tuple(v) if isinstance(v, list) else v for v in (p["mean"], p["std"]))
+        excluded = tuple(data.pop("excluded"))
+        return cls(Preprocessing(p["divisor"], mean, std), excluded=excluded, **data)
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A frozen network; called on raw images (examples, channels, height, width) it gives features."""
+
+    module: nn.Module
+    card: BackboneCard
+
+    @torch.no_grad()
+    def __call__(
+        self, images: Float[Tensor, "examples channels height width"] | Tensor
+    ) -> Float[Tensor, "examples features"]:
+        channels = self.card.preprocessing.channels
+        if images.dim() != 4 or images.shape[1] != channels:
+            raise InputError(
+                f"this backbone takes images of {channels} channels, found examples of shape "
+                f"{tuple(images.shape[1:])}; "
+                + ("make the images colour, or " if channels == 3 else "")
+                + "choose a backbone for such images"
+            )
+        x = self.card.preprocessing(images)
+        if self.card.size is not None and tuple(x.shape[2:]) != (self.card.size, self.card.size):
+            x = nn.functional.interpolate(x, (self.card.size,) * 2, mode="bilinear", antialias=True)
+        return self.module(x.contiguous(memory_format=torch.channels_last)).float()
+
+
+def headless(module: nn.Module) -> nn.Module:
+    """The module without its last linear layer: it gives what entered it."""
+    module.set_submodule(pretrained.last_linear(module), nn.Identity())
+    return module.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+
+
+def read_backbone(path: str | Path) -> Backbone:
+    """A backbone from its file; `InputError` where the file is none."""
+    found = checkpoint.read(path)
+    make = "make one with: weightflow backbone train, or weightflow backbone take"
+    if KEY not in found.metadata:
+        raise InputError(f"{path} is not a backbone: it does not say how images are prepared for it; {make}")
+    try:
+        card = BackboneCard.from_json(found.metadata[KEY])
+        if card.model is None:
+            module = Architecture.from_dict(json.loads(found.metadata["architecture"])).build()
+        else:
+            module = pretrained.skeleton(card.model, found.state)
+        module.load_state_dict(found.state)
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise InputError(f"{path} is damaged ({str(error).splitlines()[0]}); {make}") from None
+    return Backbone(headless(module), card)
+
+
+def write_backbone(
+    path: Path, state: Mapping[str, Tensor], card: BackboneCard, more: Mapping[str, str] | None = None
+) -> None:
+    """The whole network, its last layer too: the file is an ordinary `state_dict` of its model."""
+    checkpoint.write(path, dict(state), {KEY: card.to_json(), **(more or {})})
+
+
+def take(model: str, path: Path, weights: Path | None = None) -> int:
+    """Write torchvision:NAME or timm:NAME as a backbone, its weights from a file or from its hub.
+
+    Returns the number of features.
+
+    Raises `InputError` for what is not there, `WorkError` where the hub cannot be reached.
+    """
+    module, preprocessing, size = pretrained.with_weights(model, weights)
+    width = pretrained.require_linear_end(model, module, torch.zeros(1, preprocessing.channels, size, size))
+    write_backbone(path, module.state_dict(), BackboneCard(preprocessing, model=model, size=size))
+    return width

@@ -1,0 +1,61 @@
+"""What a generator must beat. Each baseline answers the same prompts with networks of its own.
+
+A baseline is a function of what is known, the tasks and a seed; it returns stacked networks, or raises
+`Inapplicable` with the reason. A new one is a function in a file here and a line in `BASELINES`.
+
+`zoo_mean` and `nearest_prompt` take networks as they are. The others know which row stands for which
+class, and pick and reorder rows for the prompt: the strongest forms, and no baselines of straw.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import torch
+
+from weightflow import datasets
+from weightflow.baselines.averages import mean_of_nearest, zoo_mean, zoo_mean_rows
+from weightflow.baselines.controls import random_text, shuffled_prompt
+from weightflow.baselines.gaussian import gaussian, gaussian_pc
+from weightflow.baselines.inapplicable import Inapplicable
+from weightflow.baselines.noise import noise, noise_as_wide_as_the_zoo
+from weightflow.baselines.retrieval import nearest_prompt, nearest_rows
+from weightflow.baselines.ridge import ridge_rows
+from weightflow.known import Known
+from weightflow.zoo.logits import State
+from weightflow.zoo.recorded import restore_statistics
+from weightflow.zoo.tasks import Task
+
+__all__ = ["BASELINES", "Inapplicable", "Known", "answer"]
+
+Baseline = Callable[[Known, Sequence[Task], int], State]
+
+BASELINES: dict[str, Baseline] = {
+    "zoo_mean": zoo_mean,
+    "zoo_mean_rows": zoo_mean_rows,
+    "soup_16": partial(mean_of_nearest, networks=16),
+    "interpolation": partial(mean_of_nearest, networks=2),
+    "noise_0.01": partial(noise, size=0.01),
+    "noise_0.02": partial(noise, size=0.02),
+    "noise_0.03": partial(noise, size=0.03),
+    "noise_as_wide_as_the_zoo": noise_as_wide_as_the_zoo,
+    "gaussian": gaussian,
+    "gaussian_pc": gaussian_pc,
+    "gaussian_pc_0.6": partial(gaussian_pc, spread=0.6),
+    "nearest_prompt": nearest_prompt,
+    "nearest_rows": nearest_rows,
+    "shuffled_prompt": shuffled_prompt,
+    "random_text": random_text,
+    "ridge_rows": ridge_rows,
+}
+
+
+def answer(known: Known, name: str, tasks: Sequence[Task], seed: int) -> State:
+    """The networks of a baseline, statistics of batch norm estimated anew from training examples."""
+    state = BASELINES[name](known, tasks, seed)
+    if not known.zoo.architecture.has_statistics:
+        return state
+    data = datasets.load(known.zoo.dataset)
+    rows = [torch.nonzero(has[data.train.labels]).squeeze(1) for has in known.classes_of(tasks)]
+    return restore_statistics(known.zoo.architecture, state, data.train, rows)

@@ -1,0 +1,5 @@
+"""A baseline that says nothing about a zoo, and why."""
+
+
+class Inapplicable(Exception):
+    """The reason, as a report gives it beside a figure that is null."""

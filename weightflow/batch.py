@@ -1,0 +1,24 @@
+"""Networks ready for the model: tokens, prompts, and the data set's label of each logit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from weightflow.text import PromptBatch
+
+
+@dataclass(frozen=True)
+class Batch:
+    """`z` (networks, tokens, width); `labels` (networks, classes), 0 where a task has fewer."""
+
+    z: Tensor
+    prompts: PromptBatch
+    labels: Tensor
+
+    def __getitem__(self, rows: Tensor | slice) -> Batch:
+        return Batch(self.z[rows], self.prompts[rows], self.labels[rows])
+
+    def __len__(self) -> int:
+        return len(self.z)

@@ -1,0 +1,72 @@
+"""What all coordinates are: a map between stacked networks and what the flow moves, and its inverse."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from weightflow.architectures import Architecture
+from weightflow.exchange import Exchange
+from weightflow.tokens import Layout
+from weightflow.zoo.logits import State, pad_with_zeros
+
+Z = Float[Tensor, "networks tokens width"]
+Present = Bool[Tensor, "networks classes"]
+# One walk over a population: stacked networks, a shard or so at a time, and which logits they have.
+Batches = Callable[[], Iterator[tuple[State, Present]]]
+
+
+def used_entries(
+    architecture: Architecture, layout: Layout, present: Present
+) -> Bool[Tensor, "networks tokens width"]:
+    """Which entries of a layout's tokens belong to a network with these logits."""
+    ones = {
+        name: torch.ones(1, *shape).expand(len(present), *shape)
+        for name, shape in architecture.shapes.items()
+    }
+    return layout.encode(pad_with_zeros(architecture, ones, present)).bool()
+
+
+class Coordinates(ABC):
+    """`layout` is what the model sees: the shape of z and what its tokens stand for."""
+
+    architecture: Architecture
+    layout: Layout
+
+    @classmethod
+    @abstractmethod
+    def fit(
+        cls,
+        architecture: Architecture,
+        layout: Layout,
+        batches: Batches,
+        count: int,
+        scaled: bool,
+        exchange: Exchange,
+    ) -> Coordinates: ...
+
+    @classmethod
+    @abstractmethod
+    def restore(
+        cls, architecture: Architecture, layout: Layout, tensors: Mapping[str, Tensor]
+    ) -> Coordinates: ...
+
+    @abstractmethod
+    def tensors(self) -> dict[str, Tensor]:
+        """What a checkpoint keeps of them."""
+
+    @abstractmethod
+    def used(self, present: Present) -> Bool[Tensor, "networks tokens width"]:
+        """Which entries of z belong to a network with these logits; the others are zero."""
+
+    @abstractmethod
+    def encode(self, state: State, present: Present) -> Z:
+        """Stacked networks to z; what is not used is zero."""
+
+    @abstractmethod
+    def decode(self, z: Z, present: Present) -> State:
+        """z to stacked networks, missing logits zero, in the architecture's own order."""

@@ -1,0 +1,104 @@
+"""Yelp reviews and their stars, in the files of Zhang et al. 2015 (arXiv:1509.01626) or in Yelp's own.
+
+    yelp_review_full_csv/train.csv  test.csv         "5","The text of a review"
+    yelp_academic_dataset_review.json                {"stars": 5.0, "text": "The text of a review", ...}
+
+A word is a run of letters, figures and apostrophes in lower case. The `words` most frequent ones of the
+training reviews have numbers from 2 on; 1 is any other word, 0 is none. A review is its first `length`.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from canon.errors import InputError
+from weightflow.datasets import places, stored
+from weightflow.datasets.data import ClassificationData
+
+STARS = ("one star", "two stars", "three stars", "four stars", "five stars")
+PARTS = {"train": "train.csv", "test": "test.csv"}
+JSON = "yelp_academic_dataset_review.json"
+WORD = re.compile(r"[a-z0-9']+")
+ADVICE = (
+    "download it from its publisher (its licence forbids passing it on), unpack it, and set WEIGHTFLOW_DATA "
+    "to the folder that it lies in"
+)
+STARS_OF = {1.0: 0, 2.0: 1, 3.0: 2, 4.0: 3, 5.0: 4}
+Review = tuple[int, str]
+
+
+def yelp(words: int = 30_522, length: int = 128) -> ClassificationData:
+    """Reviews as `length` numbers of words each; the classes are one to five stars."""
+    folder = places.find("yelp", ["yelp_review_full_csv", "yelp_dataset", "yelp"], "*", ADVICE)
+    files = {part: folder / name for part, name in PARTS.items()}
+    if not all(path.exists() for path in files.values()):
+        files = {"train": folder / JSON}
+        if not files["train"].exists():
+            raise InputError(f"{folder} has neither {' and '.join(PARTS.values())} nor {JSON}; {ADVICE}")
+
+    def decode(target: Path) -> None:
+        numbers = vocabulary(_reviews(files["train"]), words)
+        for part, path in files.items():
+            labels, rows = [], []
+            for label, text in _reviews(path):
+                labels.append(label)
+                rows.append(encode(text, numbers, length))
+            if not rows:
+                raise InputError(f"{path} holds no review; download it again")
+            stored.write_part(target, part, np.stack(rows), np.array(labels))
+        stored.write_names(target, STARS)
+
+    key = stored.identity("yelp", files.values(), words=words, length=length)
+    return stored.from_folder(
+        "yelp", stored.decoded(key, decode), licence="Yelp Dataset Terms of Use", standardise=False
+    )
+
+
+def vocabulary(reviews: Iterator[Review], words: int) -> dict[str, int]:
+    """The number of each of the most frequent words; equally frequent ones by the alphabet."""
+    counts = Counter(word for _, text in reviews for word in WORD.findall(text.lower()))
+    ranked = sorted(counts, key=lambda word: (-counts[word], word))
+    return {word: number for number, word in enumerate(ranked[: max(0, words - 2)], start=2)}
+
+
+def encode(text: str, numbers: dict[str, int], length: int) -> np.ndarray:
+    """The numbers of the first `length` words, zeros after the last."""
+    row = np.zeros(length, dtype=np.int32)
+    found = WORD.findall(text.lower())[:length]
+    row[: len(found)] = [numbers.get(word, 1) for word in found]
+    return row
+
+
+def _reviews(path: Path) -> Iterator[Review]:
+    """Label and text of each review; `InputError` names the one that is damaged."""
+    read: Callable[[Iterable[str]], Iterable[Any]]
+    read, parse = (csv.reader, _from_row) if path.suffix == ".csv" else (iter, _from_line)
+    try:
+        with open(path, encoding="utf-8", newline="") as file:
+            for number, raw in enumerate(read(file), start=1):
+                try:
+                    stars, text = parse(raw)
+                    yield STARS_OF[float(stars)], text
+                except (ValueError, KeyError, IndexError, TypeError) as error:
+                    raise InputError(
+                        f"{path}: review {number} is damaged ({error!r}); 1 to 5 stars and a text are expected"
+                    ) from None
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path} cannot be read: {error}; download it again") from None
+
+
+def _from_row(row: Any) -> tuple[str, str]:
+    return row[0], row[1].replace("\\n", " ")  # as its publisher writes line breaks
+
+
+def _from_line(line: Any) -> tuple[float, str]:
+    found = json.loads(line)
+    return found["stars"], found["text"]

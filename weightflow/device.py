@@ -1,0 +1,17 @@
+"""Where the generator runs: the processor, or an accelerator that is there."""
+
+from __future__ import annotations
+
+import torch
+
+from canon.errors import InputError
+
+
+def usable_device(name: str | torch.device) -> torch.device:
+    """A device by its name (cpu, cuda, cuda:1, mps); `InputError` where this machine has none such."""
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise InputError(f"device '{name}' cannot be used here: {str(error).splitlines()[0]}") from None
+    return device

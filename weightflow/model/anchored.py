@@ -1,0 +1,58 @@
+r"""A model of what networks are beside their anchors; itself a model of networks.
+
+With anchors a (the class rows that the words ask for, zero elsewhere) a network is x_1 = a + r, and
+
+    x_t - alpha(t) a = alpha(t) r + sigma(t) x_0
+
+so a model that sees this and the anchors, and predicts r, is a flow of r. Without a prompt a is zero.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from jaxtyping import Bool, Float
+from torch import Generator, Tensor, nn
+
+from weightflow.anchors.anchors import Anchors, as_tokens
+from weightflow.batch import Batch
+from weightflow.flow.schedule import Schedule, expand_time
+from weightflow.model import make_model
+from weightflow.tokens import Layout
+from weightflow.trainconfig import TrainConfig
+
+
+class Anchored(nn.Module):
+    """`inner` is told of each class by its anchor instead of by its words. Predicts the clean network."""
+
+    def __init__(self, inner: nn.Module, anchors: Anchors, layout: Layout, schedule: Schedule) -> None:
+        super().__init__()
+        self.inner, self.anchors = inner, anchors
+        self.layout, self.schedule = layout, schedule
+
+    def hide(self, batch: Batch, share: float, generator: Generator) -> Batch:
+        """Treat up to a share of the classes of each network as if nobody had seen them."""
+        return self.anchors.hide(batch, share, self.layout, generator)
+
+    def forward(
+        self,
+        x_t: Float[Tensor, "batch tokens width"],
+        t: Float[Tensor, " batch"],
+        text: Float[Tensor, "batch classes text"],
+        present: Bool[Tensor, "batch classes"],
+    ) -> Float[Tensor, "batch tokens width"]:
+        rows = self.anchors(text) * present.unsqueeze(-1)
+        anchor = as_tokens(self.layout, rows)
+        left = x_t - expand_time(self.schedule.alpha(t), x_t) * anchor
+        return anchor + self.inner(left, t, rows, present)
+
+
+def make_generator(
+    config: TrainConfig, layout: Layout, text_width: int, classes: int, anchors: Mapping[str, Tensor]
+) -> nn.Module:
+    """The model of a run, about its anchors where there are any; `anchors` are their tensors or nothing."""
+    if not anchors:
+        return make_model(config.model, layout, text_width, classes)
+    found = Anchors(anchors)
+    inner = make_model(config.model, layout, found.width, classes)
+    return Anchored(inner, found, layout, config.objective.schedule)

@@ -1,0 +1,130 @@
+r"""What a network's output says of each class of its task.
+
+Logits: the output has one entry a class, in the task's order. Cosine: the output y is a vector and is
+compared with the text vector v_c of each class,
+
+    score_c = temperature <y, v_c> / (|y| |v_c|),
+
+as CLIP compares images with words (Radford et al. 2021, arXiv:2103.00020; its trained temperature is 100).
+Such a network has no order of classes and no number of them: the same weights answer for any words.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from canon.errors import InputError
+from weightflow.text import load_encoder
+
+
+class Readout(ABC):
+    """How outputs become scores. `targets` is what it needs to know of the tasks, made once."""
+
+    @property
+    @abstractmethod
+    def width(self) -> int | None:
+        """The length that outputs must have, or None for one entry a class."""
+
+    @abstractmethod
+    def targets(
+        self, tasks: Sequence[Sequence[str]], classes: int
+    ) -> Float[Tensor, "networks classes width"]:
+        """Of each task's class names, padded to `classes` with zeros."""
+
+    @abstractmethod
+    def scores(
+        self, output: Float[Tensor, "networks batch output"], targets: Float[Tensor, "networks classes width"]
+    ) -> Float[Tensor, "networks batch classes"]:
+        """One score a class, to be compared within a row; those of classes that a task lacks mean nothing."""
+
+    @abstractmethod
+    def to_dict(self) -> dict[str, Any]:
+        """What the JSON of an architecture says of it."""
+
+
+@dataclass(frozen=True)
+class Logits(Readout):
+    """The output as it is."""
+
+    @property
+    def width(self) -> None:
+        return None
+
+    def targets(self, tasks: Sequence[Sequence[str]], classes: int) -> Tensor:
+        return torch.empty(len(tasks), classes, 0)
+
+    def scores(self, output: Tensor, targets: Tensor) -> Tensor:
+        return output
+
+    def to_dict(self) -> dict[str, Any]:
+        return {}
+
+
+@dataclass(frozen=True)
+class Cosine(Readout):
+    """Cosine against text vectors. `identity` is that of the encoder when networks were first trained."""
+
+    encoder: str
+    identity: str
+    temperature: float = 100.0
+
+    @property
+    def width(self) -> int:
+        return self._encoder().width
+
+    def targets(self, tasks: Sequence[Sequence[str]], classes: int) -> Tensor:
+        encoder = self._encoder()
+        vectors = torch.zeros(len(tasks), classes, encoder.width)
+        for row, names in enumerate(tasks):
+            vectors[row, : len(names)] = F.normalize(encoder.encode(names), dim=-1)
+        return vectors
+
+    def scores(self, output: Tensor, targets: Tensor) -> Tensor:
+        return self.temperature * F.normalize(output, dim=-1) @ targets.to(output.dtype).mT
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"readout": asdict(self)}
+
+    def _encoder(self) -> Any:
+        found = load_encoder(self.encoder)
+        if found.identity != self.identity:
+            raise InputError(
+                f"these networks are compared with vectors of the text encoder {self.identity}; "
+                f"'{self.encoder}' is now {found.identity}: put the one it was back"
+            )
+        return found
+
+
+def cosine(encoder: str, temperature: float = 100.0) -> Cosine:
+    """Compare with vectors of an encoder by name, as it is now."""
+    if temperature <= 0:
+        raise InputError(f"readout.temperature is {temperature}; it must be above 0")
+    return Cosine(encoder, load_encoder(encoder).identity, temperature)
+
+
+def from_dict(data: Mapping[str, Any] | None) -> Readout:
+    """The inverse of `to_dict`."""
+    return Logits() if data is None else Cosine(**data)
+
+
+class Compared(nn.Module):
+    """A network and the words that it is compared with: examples to one score a class, as logits."""
+
+    targets: Tensor
+
+    def __init__(self, network: nn.Module, readout: Cosine, classes: Sequence[str]) -> None:
+        super().__init__()
+        self.network, self.readout, self.classes = network, readout, tuple(classes)
+        targets = readout.targets([classes], len(classes))
+        self.register_buffer("targets", targets, persistent=False)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.readout.scores(self.network(inputs).unsqueeze(0), self.targets).squeeze(0)

@@ -1,0 +1,67 @@
+"""New, good, both? The generated population beside the zoo itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from weightflow.disagreement import compare_behaviour
+from weightflow.evaluate import judge
+from weightflow.known import Known
+from weightflow.novelty import GOOD, novel_and_good, root_mean_square, spacing
+from weightflow.report.generated import Generated, ratios, unseen_rows
+from weightflow.text import Prompt
+from weightflow.zoo.logits import State
+from weightflow.zoo.tasks import Task
+
+NO_FRAME = "the zoo is not canonical, and distances need a common frame"
+
+
+def novelty(known: Known, made: Generated, seen: Generated) -> dict[str, Any]:
+    """`made` is the split in focus; wrong predictions are compared on seen tasks, as only those have
+    networks that the generator learned from."""
+    zoo = judge(known.zoo.architecture, known.state, known.tasks)
+    ours = compare_behaviour(seen.judged, seen.tasks, zoo, known.tasks)
+    theirs = compare_behaviour(zoo, known.tasks, zoo, known.tasks)
+    return {
+        **_distances(known, made, seen),
+        "max_wrong_iou": _beside(ours.wrong_iou, theirs.wrong_iou),
+        "rms_ratio": round(rms_ratio(known, made.state, made.tasks), 6),
+        "functional_disagreement": _beside(ours.disagreement, theirs.disagreement),
+    }
+
+
+def _beside(generated: float | None, zoo: float | None) -> dict[str, Any]:
+    found: dict[str, Any] = {"generated": generated, "zoo": zoo}
+    if None in (generated, zoo):
+        found["reason"] = "no combination of classes has networks to compare"
+    return found
+
+
+def _distances(known: Known, made: Generated, seen: Generated) -> dict[str, Any]:
+    if made.ratios is None or seen.ratios is None:
+        names = ("nearest_distance_ratio", "nearest_distance_ratio_seen", "novel_and_good")
+        return {key: value for n in names for key, value in ((n, None), (f"{n}_reason", NO_FRAME))}
+    rows = unseen_rows(known.zoo)[: len(made.tasks)]
+    held_out = ratios(known, known.zoo.load(rows), known.tasks_of(rows)) if rows else None
+    return {
+        "nearest_distance_ratio": round(float(made.ratios.mean()), 6),
+        "nearest_distance_ratio_seen": round(float(seen.ratios.mean()), 6),
+        "nearest_distance_ratio_trained": None if held_out is None else round(float(held_out.mean()), 6),
+        **({} if rows else {"nearest_distance_ratio_trained_reason": "the zoo holds out no network"}),
+        "spacing": round(spacing(known), 6),
+        "novel_and_good": novel_and_good(made.ratios, made.judged.accuracy, made.bound),
+        "good": GOOD,
+    }
+
+
+def rms_ratio(known: Known, state: State, tasks: list[Task]) -> float:
+    """Root mean square of networks in the flow's coordinates, over the zoo's."""
+    return _rms(known, state, tasks) / _rms(known, known.state, known.tasks)
+
+
+def _rms(known: Known, state: State, tasks: list[Task]) -> float:
+    present: Tensor = known.flow.prompts([Prompt(task.classes) for task in tasks]).present
+    coordinates = known.flow.coordinates
+    return root_mean_square(coordinates.encode(state, present), coordinates.used(present))

@@ -1,0 +1,31 @@
+"""How fast networks come."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from weightflow.decode import decode
+from weightflow.known import Known
+from weightflow.text import Prompt
+
+
+def speed(known: Known, networks: int = 100) -> dict[str, Any]:
+    """Seconds for a batch of networks with the report's own solver, after one batch to warm up."""
+    flow, config = known.flow, known.config
+    prompts = [Prompt(known.tasks[i % len(known.tasks)].classes) for i in range(networks)]
+    words, seeds = flow.prompts(prompts), range(networks)
+    flow.tokens(words, flow.noise(seeds, words.present), config, seeds=seeds)  # warm-up
+    begin = time.perf_counter()
+    z = flow.tokens(words, flow.noise(seeds, words.present), config, seeds=seeds)
+    middle = time.perf_counter()
+    decode(flow.coordinates, z, words)
+    end = time.perf_counter()
+    return {
+        "networks": networks,
+        "sample_seconds": round(middle - begin, 6),
+        "networks_per_second": round(networks / (end - begin), 3),
+        "evaluations_per_network": config.evaluations,
+        **({} if config.evaluations else {"evaluations_per_network_reason": "the solver adapts"}),
+        "decode_seconds": round(end - middle, 6),
+    }

@@ -1,0 +1,53 @@
+"""Accuracy by split: generated, trained on the very tasks, chance and every baseline."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from weightflow import datasets
+from weightflow.evaluate import Spread, chance
+from weightflow.known import Known
+from weightflow.novelty import novel_and_good
+from weightflow.report.generated import Generated
+from weightflow.report.opponents import Opponent
+
+SPLITS = {
+    "seen": "the zoo has no network of a task that the generator saw",
+    "unseen_combinations": "the zoo holds out no combination of classes",
+    "unseen_classes": "the zoo holds out combinations of classes, not whole classes",
+}
+
+
+def missing(known: Known, split: str) -> dict[str, Any]:
+    """A split that the zoo does not have: null, and why."""
+    reason = "all networks of the zoo have one task" if known.one_task else SPLITS[split]
+    return {split: None, f"{split}_reason": reason}
+
+
+def split_figures(known: Known, made: Generated, beside: Mapping[str, Opponent]) -> dict[str, Any]:
+    names = datasets.load(known.zoo.dataset).class_names
+    ours, trained = made.judged.by_class(names), made.trained.by_class(names)
+    return {
+        "tasks": len({frozenset(task.classes) for task in made.tasks}),
+        "networks": len(made.tasks),
+        "accuracy": Spread.of(made.judged.accuracy).to_dict(),
+        "trained": Spread.of(made.trained.accuracy).to_dict(),
+        "chance": round(chance(made.tasks), 6),
+        "baselines": {name: _figures(opponent, made) for name, opponent in beside.items()},
+        "classes": {name: {"generated": ours[name], "trained": trained[name]} for name in ours},
+        "calibration_error": {
+            "generated": Spread.of(made.judged.calibration).to_dict(),
+            "trained": Spread.of(made.trained.calibration).to_dict(),
+        },
+    }
+
+
+def _figures(opponent: Opponent, made: Generated) -> dict[str, Any]:
+    if opponent.accuracy is None:
+        return {"mean": None, "std": None, "interval": None, "reason": opponent.reason}
+    found: dict[str, Any] = Spread.of(opponent.accuracy).to_dict()
+    if opponent.ratios is not None:
+        found["nearest_distance_ratio"] = round(float(opponent.ratios.mean()), 6)
+        found["novel_and_good"] = novel_and_good(opponent.ratios, opponent.accuracy, made.bound)
+    return found

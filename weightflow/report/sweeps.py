@@ -1,0 +1,68 @@
+"""What the solver's steps and guidance do to accuracy, novelty and diversity."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from weightflow.evaluate import Spread, judge
+from weightflow.flow.denoising import DENOISERS
+from weightflow.known import Known
+from weightflow.novelty import mean_distance
+from weightflow.report.generated import ratios, sample
+from weightflow.report.novelty import NO_FRAME, rms_ratio
+from weightflow.zoo.logits import State
+from weightflow.zoo.tasks import Task
+
+STEPS = (1, 2, 4, 8, 16)
+SOLVERS = (
+    *(("euler", steps) for steps in STEPS),
+    ("heun", 4),
+    ("rk4", 3),
+)
+SCALES = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0)
+
+
+def solvers(known: Known, tasks: list[Task], seed: int) -> list[dict[str, Any]]:
+    """Accuracy, root mean square and distance against the number of evaluations."""
+    rows = []
+    way = known.config.method
+    for method, steps in (*((way, s) for s in STEPS), ("euler", 4)) if way in DENOISERS else SOLVERS:
+        config = replace(known.config, method=method, steps=steps)
+        state = sample(replace(known, config=config), tasks, seed)
+        figures = _figures(known, state, tasks)
+        rows.append({"method": method, "steps": steps, "evaluations": config.evaluations, **figures})
+    return rows
+
+
+def guidance(known: Known, tasks: Sequence[Task], seed: int, prompts: int = 10, each: int = 6) -> Any:
+    """The same against the scale of guidance, with `each` networks for every one of `prompts` tasks.
+
+    `diversity` is the mean distance between two networks of one prompt, over that between two networks
+    of the zoo's tasks.
+    """
+    if known.flow.header.config.drop_prompt == 0:
+        return {"scales": None, "scales_reason": "the run was trained without dropped prompts"}
+    if known.one_task:
+        return {"scales": None, "scales_reason": "all networks have one task: there is no prompt to follow"}
+    repeated = [task for task in tasks[:prompts] for _ in range(each)]
+    spread, rows = mean_distance(known, known.state, known.tasks), []
+    for scale in SCALES:
+        config = replace(known.config, guidance=scale)
+        state = sample(replace(known, config=config), repeated, seed)
+        groups = [slice(start, start + each) for start in range(0, len(repeated), each)]
+        within = [mean_distance(known, {n: t[g] for n, t in state.items()}, repeated[g]) for g in groups]
+        diversity = round(sum(within) / len(within) / spread, 6)
+        rows.append({"guidance": scale, **_figures(known, state, repeated), "diversity": diversity})
+    return {"scales": rows, "prompts": len(tasks[:prompts]), "networks_a_prompt": each}
+
+
+def _figures(known: Known, state: State, tasks: list[Task]) -> dict[str, Any]:
+    distance = ratios(known, state, tasks)
+    return {
+        **Spread.of(judge(known.zoo.architecture, state, tasks).accuracy).to_dict(),
+        "rms_ratio": round(rms_ratio(known, state, tasks), 6),
+        "nearest_distance_ratio": None if distance is None else round(float(distance.mean()), 6),
+        **({"nearest_distance_ratio_reason": NO_FRAME} if distance is None else {}),
+    }

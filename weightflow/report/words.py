@@ -1,0 +1,53 @@
+"""The report in words: one sentence that judges."""
+
+from __future__ import annotations
+
+from typing import Any
+
+# spacings of the zoo: midpoints of two training networks lie at about 0.6, noise that is still harmless below 0.5
+NEW, COPY = 0.75, 0.3
+CONTROLS = ("shuffled_prompt", "random_text")
+
+
+def verdict(report: dict[str, Any]) -> str:
+    """One sentence: how good the networks are, how new, and what the best trivial way to have some reaches."""
+    focus, novelty = report["splits"][report["focus"]], report["novelty"]
+    trained = focus["trained"]["mean"]
+    where = {
+        "unseen_combinations": "on combinations of classes it never saw it",
+        "seen": "on the tasks of its zoo it",
+    }[report["focus"]]
+    reaches = f"{where} reaches {100 * focus['accuracy']['mean'] / trained:.1f} % of the accuracy of trained networks"
+    ratio = novelty["nearest_distance_ratio"]
+    if ratio is None:
+        return f"{reaches[0].upper()}{reaches[1:]}; whether they are new was not measured: {novelty['nearest_distance_ratio_reason']}."
+    return (
+        f"It {kind(ratio)}: {reaches}, at {ratio:.2f} times the distance of training networks from each "
+        f"other{_best_baseline(focus)}."
+    )
+
+
+def kind(ratio: float) -> str:
+    """What a generator does whose networks lie so many of the zoo's spacings from the nearest one."""
+    return "generates new networks" if ratio >= NEW else "interpolates" if ratio >= COPY else "copies"
+
+
+def _best_baseline(split: dict[str, Any]) -> str:
+    """The most accurate baseline that makes networks of its own: a verdict must not hide it."""
+    found = {
+        name: figure
+        for name, figure in split["baselines"].items()
+        if name not in CONTROLS and (figure.get("nearest_distance_ratio") or 0) >= COPY
+    }
+    if not found:
+        return ""
+    name, best = max(found.items(), key=lambda item: item[1]["mean"])
+    share, ratio = best["mean"] / split["trained"]["mean"], best["nearest_distance_ratio"]
+    return f"; the best baseline, {name.replace('_', ' ')}, reaches {100 * share:.1f} % at {ratio:.2f}"
+
+
+def cell(figure: dict[str, Any]) -> str:
+    """A mean and its spread in per cent, or a dash where there is none."""
+    if figure["mean"] is None:
+        return "–"
+    return f"{100 * figure['mean']:.1f} ± {100 * figure['std']:.1f}"

@@ -1,0 +1,69 @@
+"""A class as a person describes it: words, images, or several of both, whose vectors are averaged.
+
+tabby                                  words
+cat = a small pet that purrs           a name for the class, and words for it
+cat | kitten | a photo of a cat        several ways to say it
+cat = image:tom.png | image:kit.png    images; what follows `image:` are files too
+cat | image:tom.png                    words and images
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from canon.errors import InputError
+from weightflow.text.encoder import TextEncoder
+
+IMAGE = "image:"
+
+
+@dataclass(frozen=True)
+class Description:
+    """`name` is what the logit stands for; `words` and `images` (files) say what that is."""
+
+    name: str
+    words: tuple[str, ...] = ()
+    images: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, name: str) -> Description:
+        """A class whose name says everything."""
+        return cls(name, (name,))
+
+    @classmethod
+    def parse(cls, text: str) -> Description:
+        """`[NAME =] WORDS | WORDS | image:FILE | FILE`; `InputError` where a part is empty."""
+        name, equals, rest = (part.strip() for part in text.partition("="))
+        ways = [way.strip() for way in (rest if equals else name).split("|")]
+        first_image = next((i for i, way in enumerate(ways) if way.startswith(IMAGE)), len(ways))
+        images = tuple(way.removeprefix(IMAGE).strip() for way in ways[first_image:])
+        if not name or not all(ways) or not all(images):
+            raise InputError(
+                f"'{text}' names no class, or an empty one; write for instance: three, seven, nine"
+            )
+        words = tuple(ways[:first_image])
+        return cls(name if equals else words[0] if words else text.strip(), words, images)
+
+
+def encode(encoder: TextEncoder, descriptions: Sequence[Description]) -> Float[Tensor, "descriptions width"]:
+    """One vector a class, root mean square 1: the mean over its words and images where it has several."""
+    words = _table(encoder.encode, [w for d in descriptions for w in d.words])
+    images = _table(encoder.encode_images, [i for d in descriptions for i in d.images])
+    found = [[words[w] for w in d.words] + [images[i] for i in d.images] for d in descriptions]
+    rows = [ways[0] if len(ways) == 1 else _mean(ways) for ways in found]
+    return torch.stack(rows) if rows else torch.empty(0, encoder.width)
+
+
+def _table(encode_all: Callable[[Sequence[str]], Tensor], asked: list[str]) -> dict[str, Tensor]:
+    distinct = list(dict.fromkeys(asked))
+    return dict(zip(distinct, encode_all(distinct), strict=True)) if distinct else {}
+
+
+def _mean(ways: list[Tensor]) -> Tensor:
+    return F.normalize(torch.stack(ways).mean(0), dim=-1) * len(ways[0]) ** 0.5

@@ -1,0 +1,53 @@
+"""Which logits a task has: networks of fewer classes are stacked with those of more, padded with zeros."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from canon.errors import InputError
+from weightflow.architectures import Architecture
+from weightflow.datasets import ClassificationData
+from weightflow.zoo.tasks import Task
+
+State = dict[str, Tensor]
+
+
+def class_table(data: ClassificationData, tasks: Sequence[Task], classes: int) -> tuple[Tensor, Tensor]:
+    """Where each label of the data stands among a task's logits, and which logits it has.
+
+    Returns positions (networks, labels of the data), -1 for labels that are not in the task, and a
+    mask (networks, classes), true for logits in use.
+    """
+    positions = torch.full((len(tasks), len(data.class_names)), -1)
+    mask = torch.zeros(len(tasks), classes, dtype=torch.bool)
+    for row, task in enumerate(tasks):
+        if len(task.classes) > classes:
+            raise InputError(f"a task of {len(task.classes)} classes; the architecture has {classes} logits")
+        positions[row, data.class_index(task.classes)] = torch.arange(len(task.classes))
+        mask[row, : len(task.classes)] = True
+    return positions, mask
+
+
+def masked_cross_entropy(logits: Tensor, targets: Tensor, mask: Tensor, smoothing: float = 0.0) -> Tensor:
+    """Mean cross-entropy of each network (networks,) over the logits that its task has."""
+    log_p = logits.masked_fill(~mask.unsqueeze(1), -torch.inf).log_softmax(-1)
+    loss = -log_p.gather(-1, targets.unsqueeze(-1)).squeeze(-1)
+    if smoothing:
+        uniform = log_p.masked_fill(~mask.unsqueeze(1), 0).sum(-1) / mask.sum(-1, keepdim=True)
+        loss = (1 - smoothing) * loss - smoothing * uniform
+    return loss.mean(dim=1)
+
+
+def pad_with_zeros(architecture: Architecture, state: State, mask: Tensor) -> State:
+    """Zero the entries of logits that a network does not have; `mask` is (networks, classes)."""
+    padded = {}
+    for name, tensor in state.items():
+        if name in architecture.class_axes:
+            shape = [len(mask)] + [1] * (tensor.dim() - 1)
+            shape[architecture.class_axes[name] + 1] = -1
+            tensor = tensor * mask.view(shape)
+        padded[name] = tensor
+    return padded
