@@ -311,7 +311,35 @@ def populations() -> str:
     return _with_aims(markdown(head, body), "populations")
 
 
+def t2w() -> str:
+    """A line a variant, then a line a baseline and what training reaches, a column a split."""
+    result = read_result("t2w")
+    splits = [name for name in ("seen", "unseen_combinations", "unseen_classes") if name in result["rows"][0]]
+    body = []
+    for name in dict.fromkeys(r["variant"] for r in result["rows"] if "variant" in r):
+        same = [r for r in result["rows"] if r.get("variant") == name]
+        cells = (spread([r[split]["accuracy"] for r in same]) for split in splits)
+        unseen = [r["unseen_combinations"] for r in same]
+        extra = (spread([u[key] for u in unseen], 2, 1) for key in ("rms_ratio", "nearest_distance_ratio"))
+        body.append((name, *cells, *extra))
+    first = [r for r in result["rows"] if r.get("variant") == "t2w"]
+    body.append(("trained", *(spread([r[split]["trained"] for r in first]) for split in splits), "1", ""))
+    rows = {split: [r for r in result["rows"] if r.get("baselines") == split] for split in splits}
+    for name in [key for key in rows["seen"][0] if key not in ("baselines", "seed")]:
+        values = {split: [r[name] for r in rows[split]] for split in splits}
+        if all(isinstance(v, float) for own in values.values() for v in own):
+            body.append((name.replace("_", " "), *(spread(values[split]) for split in splits), "", ""))
+    head = (
+        "adapters, accuracy, %",
+        *(split.replace("_", " ") for split in splits),
+        "root-mean-square ratio",
+        "nearest-distance ratio",
+    )
+    return _with_aims(markdown(head, body), "t2w")
+
+
 TABLES: dict[str, Callable[[], str]] = {
+    "t2w": t2w,
     "fusion": fusion,
     "enhancement": enhancement,
     "transfer": transfer,
