@@ -292,6 +292,25 @@ def large() -> str:
     return markdown(head, body) + f"\n\n{origin(result)}"
 
 
+def populations() -> str:
+    """Networks a minute of each population, and accuracies of both precisions below."""
+    rows = read_result("populations")["rows"]
+    body = [
+        (
+            row["population"],
+            f"{row['per_minute_alone']:.3g}",
+            f"{row['per_minute']:.3g}",
+            f"{row['speedup']:.3g}",
+            f"{row['per_minute_at_the_floor']:.3g}",
+            row["precision"],
+        )
+        for row in rows
+        if row.get("per_minute") is not None
+    ]
+    head = ("networks a minute", "one at a time", "many", "times", "at the floor", "products in")
+    return _with_aims(markdown(head, body), "populations")
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "fusion": fusion,
     "enhancement": enhancement,
@@ -311,6 +330,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "barriers": barriers,
     "alignment aims": alignment_aims,
     "zoos": zoos,
+    "populations": populations,
 }
 
 

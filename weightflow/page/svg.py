@@ -134,7 +134,7 @@ class Plot:
         """One large marker for a population, with its interval."""
         a, b = self.at(x, y)
         whisker = self._whisker(x, interval) if interval else ""
-        size = 7 if s.name == "generated" else 5
+        size = 7.0 if s.name == "generated" else 5.0
         self.parts.append(
             f'<g class="mean" style="{s.style}">{whisker}{marker(a, b, s.marker, size, _say(s, (x, y)))}</g>'
         )
