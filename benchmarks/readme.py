@@ -212,12 +212,141 @@ def tina_aims() -> str:
     return aims("tina")
 
 
+def zoos() -> str:
+    """Of the networks trained for each split, a line a zoo and split."""
+    body = [
+        (
+            row["zoo"],
+            split.replace("_", " "),
+            f"{found['networks']}",
+            " to ".join(str(k) for k in sorted({found["classes"][0], found["classes"][-1]})),
+            f"{100 * found['mean']:.1f} ± {100 * found['std']:.1f}",
+            f"{100 * found['chance']:.1f}",
+        )
+        for row in read_result("zoos")["rows"]
+        for split, found in row["splits"].items()
+    ]
+    head = ("zoo", "split", "networks", "classes each", "test accuracy, %", "chance, %")
+    return markdown(head, body) + "\n\n" + origin(read_result("zoos"))
+
+
+def memorization() -> str:
+    result = read_result("memorization")
+    rows = [r for r in result["rows"] if r.get("own_sampler", True)]
+    body = [
+        (
+            f"{name}{', 1,000 networks' if large else ''}",
+            spread([r["accuracy"] for r in same]),
+            spread([r["share_of_trained"] for r in same]),
+            spread([r["nearest_distance_ratio"] for r in same], 2, 1),
+            spread([r["wrong_iou"] for r in same], 2, 1),
+            spread([r["wrong_iou_among_generated"] for r in same], 2, 1),
+        )
+        for name, large in dict.fromkeys((r["generator"], r["networks_in_zoo"] >= 1000) for r in rows)
+        if (same := [r for r in rows if (r["generator"], r["networks_in_zoo"] >= 1000) == (name, large)])
+    ]
+    zoo = rows[0]
+    body.append(("the zoo itself", spread([zoo["trained"]]), "100", "1", f"{zoo['wrong_iou_zoo']:.2f}", ""))
+    head = ("Fashion-MNIST MLPs", "accuracy, %", "of the zoo's, %", "distance to the nearest", "wrong-IoU with the zoo", "among themselves")  # fmt: skip
+    return markdown(head, body) + f"\n\n{origin(result)}"
+
+
+def deepweightflow() -> str:
+    result = read_result("deepweightflow")
+    rows = [r for r in result["rows"] if r["accuracy"] is not None]
+    keys = dict.fromkeys((r["population"], r["generator"], r["frame"], r["source"]) for r in rows)
+    body = []
+    for key in keys:
+        same = [r for r in rows if (r["population"], r["generator"], r["frame"], r["source"]) == key]
+        figures = (
+            spread([r["accuracy"] for r in same]),
+            f"{100 * same[0]['trained']:.1f}",
+            spread([r["wrong_iou"] for r in same], 2, 1),
+            f"{same[0]['wrong_iou_zoo']:.2f}",
+        )
+        body.append((key[0], key[1], key[2], f"{key[3]:g}", *figures))
+    head = ("population", "generator", "frame", "s", "accuracy, %", "originals, %", "wrong-IoU", "zoo-zoo")
+    return markdown(head, body) + f"\n\n{origin(result)}"
+
+
+def speed() -> str:
+    result = read_result("speed")
+    keys = ("network", "generator", "method", "steps")
+    body = []
+    for key in dict.fromkeys(tuple(r[k] for k in keys) for r in result["rows"]):
+        same = [r for r in result["rows"] if tuple(r[k] for k in keys) == key]
+        body.append(
+            (
+                key[0],
+                key[1],
+                f"{key[2]}, {key[3]}",
+                str(same[0]["evaluations"]),
+                spread([r["networks_per_second"] for r in same], 1, 1),
+                spread([r["floor_networks_per_second"] for r in same], 0, 1),
+                spread([r["peak_mib"] for r in same], 0, 1),
+            )
+        )
+    head = (
+        "network",
+        "generator",
+        "solver, steps",
+        "evaluations",
+        "networks a second",
+        "at the floor",
+        "peak, MiB",
+    )
+    return markdown(head, body) + f"\n\n{origin(result)}"
+
+
+def large() -> str:
+    result = read_result("large")
+    body = [
+        (
+            r["way"],
+            f"{r['zoo_gib']:.2f}",
+            f"{r['peak_gib']:.2f}",
+            f"{r['seconds_to_begin']:.0f}",
+            f"{r['seconds_a_step']:.2f}",
+        )
+        for r in result["rows"]
+    ]
+    first = result["rows"][0]
+    head = (f"{first['networks']} networks of {first['parameters']:,} parameters", "the zoo, GiB", "peak, GiB", "seconds to begin", "seconds a step")  # fmt: skip
+    return markdown(head, body) + f"\n\n{origin(result)}"
+
+
+def populations() -> str:
+    """Networks a minute of each population, and accuracies of both precisions below."""
+    rows = read_result("populations")["rows"]
+    body = [
+        (
+            row["population"],
+            f"{row['per_minute_alone']:.3g}",
+            f"{row['per_minute']:.3g}",
+            f"{row['speedup']:.3g}",
+            f"{row['per_minute_at_the_floor']:.3g}",
+            row["precision"],
+        )
+        for row in rows
+        if row.get("per_minute") is not None
+    ]
+    head = ("networks a minute", "one at a time", "many", "times", "at the floor", "products in")
+    return _with_aims(markdown(head, body), "populations")
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "fusion": fusion,
     "enhancement": enhancement,
     "transfer": transfer,
     "tina": tina,
     "tina aims": tina_aims,
+    "memorization": memorization,
+    "memorization aims": lambda: aims("memorization"),
+    "deepweightflow": deepweightflow,
+    "deepweightflow aims": lambda: aims("deepweightflow"),
+    "speed": speed,
+    "speed aims": lambda: aims("speed"),
+    "large": large,
     "demo": demo,
     "solvers": solvers,
     "demo aims": demo_aims,
@@ -225,6 +354,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "symmetries": symmetries,
     "barriers": barriers,
     "alignment aims": alignment_aims,
+    "zoos": zoos,
+    "populations": populations,
 }
 
 

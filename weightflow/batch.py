@@ -17,7 +17,7 @@ class Batch:
     prompts: PromptBatch
     labels: Tensor
 
-    def __getitem__(self, rows: Tensor) -> Batch:
+    def __getitem__(self, rows: Tensor | slice) -> Batch:
         return Batch(self.z[rows], self.prompts[rows], self.labels[rows])
 
     def __len__(self) -> int:

@@ -28,13 +28,17 @@ class BehaviourConfig:
     """`weight` of the cross-entropy (0 switches it off), `images` a network and step; the term is
     multiplied by t ** `power`.
 
-    `beyond`: how many tasks that the zoo does not have join each batch, a share of its size; their
-    networks are generated from noise in up to `beyond_steps` steps.
+    `sampled`: for which share of each batch behaviour is that of networks generated from noise under its
+    prompts, and not of the predictions that the weights are compared with. `beyond`: how many tasks that
+    the zoo does not have join each batch, a share of its size; their networks are generated from noise too.
+    Generating takes up to `sampled_steps` and `beyond_steps` steps.
     """
 
     weight: float = 0.3
     images: int = 64
     power: float = 0.0
+    sampled: float = 0.0
+    sampled_steps: int = 4
     beyond: float = 0.0
     beyond_steps: int = 1
 
@@ -44,6 +48,14 @@ class BehaviourConfig:
         if self.beyond < 0 or self.beyond_steps < 1:
             raise InputError(
                 f"behaviour: beyond {self.beyond} must not be negative, beyond_steps {self.beyond_steps} at least 1"
+            )
+        if not 0 <= self.sampled <= 1 or self.sampled_steps < 1:
+            raise InputError(
+                f"behaviour: sampled {self.sampled} is a share, sampled_steps {self.sampled_steps} at least 1"
+            )
+        if self.sampled and not self.weight:
+            raise InputError(
+                "behaviour.sampled needs behaviour: set behaviour.weight above 0, or sampled to 0"
             )
         if self.beyond and not self.weight:
             raise InputError("behaviour.beyond needs behaviour: set behaviour.weight above 0, or beyond to 0")

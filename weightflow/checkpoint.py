@@ -38,11 +38,15 @@ FORMAT = "weightflow-run-1"
 
 @dataclass(frozen=True)
 class ZooReference:
-    """Which zoo a run learned from; the identity changes when any network of it does."""
+    """Which zoo a run learned from; the identity changes when any network of it does.
+
+    `classes` are those of every network, in logit order, where all networks have one task.
+    """
 
     path: str
     identity: str
     dataset: str
+    classes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -84,7 +88,7 @@ def read_header(folder: Path) -> RunHeader:
         shape = json.loads((folder / "layout.json").read_text(encoding="utf-8"))
         return RunHeader(
             config=settings.build(TrainConfig, tables["train"], "train."),
-            zoo=ZooReference(**tables["zoo"]),
+            zoo=settings.build(ZooReference, tables["zoo"], "zoo."),
             architecture=Architecture.from_dict(shape["architecture"]),
             layout=Layout.from_dict(shape["layout"]),
             encoder=tables["encoder_identity"],

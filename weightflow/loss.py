@@ -1,8 +1,9 @@
 r"""What a step of training minimises, term by term.
 
     match         squared error of the predicted network (the objective of the flow)
-    behaviour     cross-entropy of the decoded prediction on training images of its task
-    beyond        the same for tasks that no network of the zoo has, generated from noise
+    behaviour     cross-entropy of the decoded prediction on training images of its task, or of networks
+                  generated from noise under its prompt, as they will be when the run is used
+    beyond        the latter for tasks that no network of the zoo has
     adversary     the discriminator's verdict on the prediction (Text2Weight, arXiv:2508.13633)
     equivariance  |model(P x_t) - P model(x_t)|^2 for relabellings P of hidden units
 
@@ -73,7 +74,9 @@ class Loss:
             extra["equivariance"] = config.augment.equivariance, error
         if self.beyond is not None:
             count = max(1, round(config.behaviour.beyond * len(batch)))
-            error = self._beyond(self.beyond, model, count, split, generator)
+            words, labels = self.beyond.draw(count, generator)
+            steps = config.behaviour.beyond_steps
+            error = self._from_noise(model, words, labels, steps, split, generator).mean()
             extra["beyond"] = config.behaviour.weight * count / len(batch), error
         total = terms.total + sum(weight * error for weight, error in extra.values())
         return Terms(total, terms.parts | {n: error.detach() for n, (_, error) in extra.items()}, terms.x_1)
@@ -91,13 +94,36 @@ class Loss:
             generator,
         )
         error, x_1 = matched.error.mean(), matched.x_1 * used
-        behaviour = error.new_zeros(())
+        total, behaviour = error, error.new_zeros(())
         if config.behaviour.weight:
-            loss = self.behaviour.loss(x_1, batch.labels, batch.prompts.present, split, generator)
-            behaviour = (loss * matched.t**config.behaviour.power * kept.squeeze(1)).mean()
-        total = error + config.behaviour.weight * behaviour
+            behaviour = self._behaviour(model, batch, matched, kept, split, generator)
+            total = total + config.behaviour.weight * behaviour
         parts = {"match": error.detach(), "behaviour": behaviour.detach()}
         return Terms(total, parts, x_1), matched
+
+    def _behaviour(
+        self,
+        model: Model,
+        batch: Batch,
+        matched: Matched,
+        kept: Tensor,
+        split: Split,
+        generator: torch.Generator,
+    ) -> Tensor:
+        """Of networks from noise for the first share of the batch, of the predictions for the others."""
+        config, prompts = self.config.behaviour, batch.prompts
+        sampled, losses = round(config.sampled * len(batch)), []
+        if sampled:
+            some = batch[:sampled]
+            losses.append(
+                self._from_noise(model, some.prompts, some.labels, config.sampled_steps, split, generator)
+            )
+        if sampled < len(batch):
+            rest = slice(sampled, None)
+            x_1 = (matched.x_1 * self._used(prompts))[rest]
+            loss = self.behaviour.loss(x_1, batch.labels[rest], prompts.present[rest], split, generator)
+            losses.append(loss * matched.t[rest] ** config.power * kept[rest].squeeze(1))
+        return torch.cat(losses).mean()
 
     def _equivariance(
         self,
@@ -112,17 +138,17 @@ class Loss:
         left = clean(units(matched.x_t, relabelling), matched.t)
         return ((left - units(matched.x_1, relabelling)) ** 2).mean()
 
-    def _beyond(
+    def _from_noise(
         self,
-        beyond: TasksBeyond,
         model: Model,
-        count: int,
+        words: PromptBatch,
+        labels: Tensor,
+        steps: int,
         split: Split,
         generator: torch.Generator,
     ) -> Tensor:
-        """The last of a few steps from noise has the gradient; how many come before it is drawn."""
-        objective, steps = self.config.objective, self.config.behaviour.beyond_steps
-        words, labels = beyond.draw(count, generator)
+        """Cross-entropy (networks,). The last of a few steps has the gradient; how many come before is drawn."""
+        objective, count = self.config.objective, len(words)
         used = self._used(words)
 
         def predict(x_t: Tensor, t: Tensor) -> Tensor:
@@ -135,7 +161,7 @@ class Loss:
             with torch.no_grad():
                 x = solve(objective.velocity(predict), x, steps=before, end=before / steps)
         x_1 = objective.clean(predict)(x, x.new_full((count,), before / steps))
-        return self.behaviour.loss(x_1, labels, words.present, split, generator).mean()
+        return self.behaviour.loss(x_1, labels, words.present, split, generator)
 
     def _used(self, prompts: PromptBatch) -> Tensor:
         return self.coordinates.used(prompts.present)

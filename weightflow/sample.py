@@ -12,6 +12,7 @@ from torch import Tensor
 
 from canon.errors import InputError
 from weightflow import checkpoint as runs
+from weightflow import datasets
 from weightflow.classifier import Classifier
 from weightflow.decode import decode, to_module
 from weightflow.device import usable_device
@@ -25,6 +26,7 @@ from weightflow.sampleconfig import ADAPTIVE_SHARE, SampleConfig
 from weightflow.text import Prompt, PromptBatch, TextEncoder, encode_prompts, load_encoder
 from weightflow.text.description import encode as encode_descriptions
 from weightflow.zoo.logits import State
+from weightflow.zoo.recorded import restore_statistics
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,9 @@ class Flow(Pretrained):
         return encode_prompts(self.encoder, prompts, self.architecture.classes)
 
     def neighbours(self, prompt: Prompt, count: int = 1) -> list[Neighbour]:
-        """The `count` nearest known classes of each class in the prompt, nearest first."""
+        """The `count` nearest known classes of each class in the prompt; none where the run takes no words."""
+        if self.header.config.encoder == "none":
+            return []
         known = self.encoder.encode(self.known_classes)
         asked = encode_descriptions(self.encoder, prompt.descriptions)
         near = (asked @ known.T / self.encoder.width).topk(min(count, len(known)), dim=1)
@@ -111,7 +115,9 @@ class Flow(Pretrained):
     def _draw(self, streams: Sequence[torch.Generator], present: Tensor) -> Tensor:
         layout = self.coordinates.layout
         draws = [torch.randn(layout.tokens, layout.width, generator=stream) for stream in streams]
-        return self.header.config.objective.source * torch.stack(draws) * self.coordinates.used(present)
+        return (
+            torch.stack(draws).mul_(self.header.config.objective.source).mul_(self.coordinates.used(present))
+        )
 
     def _later_noise(self, seeds: Sequence[int], present: Tensor) -> Noise:
         """Each network's own stream, where it stands after its source noise."""
@@ -164,9 +170,11 @@ class Flow(Pretrained):
                 start=start,
                 noise=self._later_noise(seeds, prompts.present.cpu()) if seeds else None,
             )
+        velocity = objective.velocity(guided)
+        if not config.jump:
+            return solve(velocity, x, method=config.method, steps=config.steps, start=start)
         last = 1 - (1 - start) / (config.steps if config.method in FIXED_STEP else ADAPTIVE_SHARE)
         if last > start:
-            velocity = objective.velocity(guided)
             x = solve(velocity, x, method=config.method, steps=config.steps - 1, start=start, end=last)
         return objective.clean(guided)(x, x.new_full((len(x),), last))
 
@@ -176,9 +184,11 @@ class Flow(Pretrained):
                 f"{self.folder} was trained without dropped prompts, so it cannot be guided; leave guidance at 1"
             )
         used = self.coordinates.used(prompts.present.cpu()).to(self.device)
+        everything = bool(used.all())  # a pass over whole networks is worth sparing
 
         def predict(words: PromptBatch, x_t: Tensor, t: Tensor) -> Tensor:
-            return self.model(x_t, t, words.vectors, words.present) * used
+            said = self.model(x_t, t, words.vectors, words.present)
+            return said if everything else said * used
 
         low, high = config.guidance_interval
         return Guided(
@@ -194,7 +204,22 @@ class Flow(Pretrained):
         """One network for each prompt and seed, stacked and padded to the run's number of logits."""
         words = self.prompts(prompts)
         z = self.tokens(words, self.noise(seeds, words.present), config, seeds=seeds)
-        return decode(self.coordinates, z, words)
+        return self.with_statistics(decode(self.coordinates, z, words), prompts)
+
+    def with_statistics(self, state: State, prompts: Sequence[Prompt]) -> State:
+        """Running statistics of batch norm from training examples of each prompt's classes; others as they are.
+
+        Where a prompt describes a class that the data set does not have, examples of all classes serve.
+        """
+        if not self.architecture.has_statistics:
+            return state
+        data = datasets.load(self.header.zoo.dataset)
+        rows = []
+        for prompt in prompts:
+            known = set(prompt.classes) <= set(data.class_names)
+            labels = torch.tensor(data.class_index(prompt.classes if known else data.class_names))
+            rows.append(torch.isin(data.train.labels, labels).nonzero().squeeze(1))
+        return restore_statistics(self.architecture, state, data.train, rows)
 
     def generate(
         self, classes: Sequence[str] | str, seed: int = 0, config: SampleConfig | None = None

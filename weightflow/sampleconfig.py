@@ -17,12 +17,14 @@ ADAPTIVE_SHARE = 20
 class SampleConfig:
     """`steps` is for all but the adaptive solver; guidance 1 uses the prompt alone.
 
-    The last step is a jump to the predicted clean network: the velocity that it implies divides by
-    sigma, which is zero at the end. On the straight path an Euler step is that very jump.
+    The last step is a `jump` to the predicted clean network: the velocity that it implies divides by
+    sigma, which is zero at the end. On the straight path an Euler step is that very jump. Without it the
+    solver goes all the way, as models that predict the velocity allow.
     """
 
     method: str = "euler"
     steps: int = 4
+    jump: bool = True
     guidance: float = 1.0
     guidance_interval: tuple[float, ...] = (0.0, 1.0)
     batch_size: int = 256
@@ -43,4 +45,5 @@ class SampleConfig:
         if self.method == "dopri5":
             return None
         stages = FIXED_STEP[self.method].evaluations if self.method in FIXED_STEP else 1
-        return ((self.steps - 1) * stages + 1) * (1 if self.guidance == 1.0 else 2)
+        last = 1 if self.jump else stages
+        return ((self.steps - 1) * stages + last) * (1 if self.guidance == 1.0 else 2)

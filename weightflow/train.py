@@ -38,6 +38,7 @@ from weightflow.packing import optimizer_tensors, pack, restore_optimizer, unpac
 from weightflow.text import Prompt, PromptBatch, encode_prompts, load_encoder
 from weightflow.tokens import make_layout
 from weightflow.trainconfig import TrainConfig
+from weightflow.zoo.held_out import learn_and_choose, only_task
 from weightflow.zoo.store import State, Zoo
 
 
@@ -57,12 +58,7 @@ class Trainer:
     def __init__(self, zoo: Zoo, config: TrainConfig, folder: Path) -> None:
         self.config, self.folder = config, folder
         encoder, architecture = load_encoder(config.encoder), zoo.architecture
-        rows = {split: zoo.rows(split) for split in ("seen", "validation")}
-        if not all(rows.values()):
-            raise InputError(
-                f"{zoo.path} has {len(rows['seen'])} networks to train on and {len(rows['validation'])} held out "
-                "to choose checkpoints by; both are needed"
-            )
+        rows, classes = learn_and_choose(zoo, config.hold_out), only_task(zoo)
         suits.check(config, zoo)
         self.data = datasets.load(zoo.dataset)
         self.frame = read_frame(zoo) if is_canonical(zoo) else {}
@@ -93,7 +89,7 @@ class Trainer:
         self.loss = Loss(config, self.coordinates, behaviour, self.augment.units, self.adversary, beyond)
         self.header = runs.RunHeader(
             config,
-            runs.ZooReference(str(zoo.path.resolve()), zoo.identity, zoo.dataset),
+            runs.ZooReference(str(zoo.path.resolve()), zoo.identity, zoo.dataset, classes),
             architecture,
             layout,
             encoder.identity,
@@ -109,6 +105,7 @@ class Trainer:
                 architecture.classes,
                 fit_anchors(config.anchors, zoo, self.data, encoder, self.coordinates),
             )
+        self.forward = torch.compile(self.model) if config.compile else self.model
         self.average = copy.deepcopy(self.model).requires_grad_(False)
         self.best_average = {k: v.clone() for k, v in self.average.state_dict().items()}
         self.optimizer = torch.optim.AdamW(
@@ -116,6 +113,7 @@ class Trainer:
             lr=config.learning_rate,
             betas=(config.betas[0], config.betas[1]),
             weight_decay=config.weight_decay,
+            fused=True,
         )
         self.progress = Progress()
 
@@ -152,7 +150,8 @@ class Trainer:
         batch = self.augment(batch, self.generator)
         if isinstance(self.model, Anchored):
             batch = self.model.hide(batch, config.anchors.hide, self.generator)
-        terms = self.loss.training(self.model, batch, kept, self.data.train, self.generator)
+        with torch.autocast(batch.z.device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
+            terms = self.loss.training(self.forward, batch, kept, self.data.train, self.generator)
         self.optimizer.zero_grad(set_to_none=True)
         terms.total.backward()
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.clip)

@@ -15,6 +15,8 @@ from weightflow.model import MODELS, ModelConfig
 from weightflow.names import pick
 from weightflow.sampleconfig import SampleConfig
 
+PRECISIONS = ("float32", "bfloat16")
+
 
 @dataclass(frozen=True)
 class TrainConfig:
@@ -22,6 +24,12 @@ class TrainConfig:
 
     The averaged weights have a half-life that is a share of the run so far, `average_half_life`, or where
     `average_decay` is set, the part of them that each step keeps.
+
+    `hold_out` is the share of the training networks that checkpoints are chosen by, and that nothing is learned
+    from, where the zoo itself holds out none.
+
+    `precision` bfloat16 computes predictions and behaviour in half of the digits, the weights of the model stay
+    as they are; `compile` translates the model first, which pays on accelerators.
 
     `patience` counts evaluations on held-out networks without improvement before the run stops early.
     """
@@ -45,20 +53,26 @@ class TrainConfig:
     warmup: int = 50
     clip: float = 1.0
     drop_prompt: float = 0.1
+    hold_out: float = 0.1
     average_half_life: float = 0.05
     average_decay: float | None = None
     evaluate_every: int = 200
     save_every: int = 200
     patience: int = 5
+    precision: str = "float32"
+    compile: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:
         pick(MODELS, self.model.kind, "model")
+        pick(dict.fromkeys(PRECISIONS), self.precision, "precision")
         if len(self.betas) != 2:
             raise InputError(f"setting 'betas' is two numbers, found {self.betas}")
         for name in ("steps", "batch_size", "evaluate_every", "save_every", "patience"):
             if getattr(self, name) < 1:
                 raise InputError(f"setting '{name}' is {getattr(self, name)}; it must be at least 1")
+        if not 0 < self.hold_out < 1:
+            raise InputError(f"setting 'hold_out' is {self.hold_out}; it is a share between 0 and 1")
         if not 0 <= self.drop_prompt < 1:
             raise InputError(f"setting 'drop_prompt' is {self.drop_prompt}; it is a share from 0 to below 1")
         if self.average_decay is not None and not 0 <= self.average_decay < 1:

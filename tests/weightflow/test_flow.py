@@ -211,3 +211,40 @@ def test_times_have_the_distribution_of_their_name(name, spread):
     assert 0 <= float(t.min()) <= float(t.max()) <= 1
     assert float(t.mean()) == pytest.approx(0.5, abs=0.01)
     assert float(t.std()) == pytest.approx(spread, abs=0.005)
+
+
+@ALL_SCHEDULES
+@pytest.mark.parametrize("predict", ["clean", "velocity"])
+def test_with_a_silent_model_the_prior_passes_noise_on(schedule, predict):
+    """The exact flow of N(0, s^2) to N(0, p^2) multiplies by p / s."""
+    path = next(name for name, own in SCHEDULES.items() if own is schedule)
+    config = ObjectiveConfig(path, predict, source=0.5, prior=0.8)
+    x_0 = 0.5 * torch.randn(6, 1, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    silent = config.velocity(lambda x, t: torch.zeros_like(x))
+    x = solve(silent, x_0, method="rk4", steps=400, start=1e-6, end=1 - 2e-3)
+    torch.testing.assert_close(x, x_0 * 0.8 / 0.5, atol=1e-2, rtol=1e-2)
+
+
+def test_the_prior_is_the_best_prediction_of_a_gaussian():
+    """Of all gains, that of the prior has the smallest error."""
+    x_1 = 0.7 * torch.randn(4000, 1, 2, generator=torch.Generator().manual_seed(0))
+    used = torch.ones_like(x_1, dtype=torch.bool)
+
+    def error(gain):
+        config = ObjectiveConfig(prior=0.7)
+        found = match(config, lambda x, t: gain * x, x_1, used, torch.Generator().manual_seed(1))
+        return float(found.error.mean())
+
+    assert error(0.0) < min(error(0.1), error(-0.1))
+
+
+def test_noise_around_the_path_is_where_it_is_asked_for():
+    x_1, used = torch.zeros(2000, 1, 2), torch.ones(2000, 1, 2, dtype=torch.bool)
+    config = ObjectiveConfig(source=1e-6, jitter=0.3)
+    found = match(config, lambda x, t: x, x_1, used, torch.Generator().manual_seed(0))
+    assert float(found.x_t.std()) == pytest.approx(0.3, rel=0.05)
+
+
+def test_a_source_without_noise_is_refused():
+    with pytest.raises(InputError, match="source 0.0 must be above 0"):
+        ObjectiveConfig(source=0.0)

@@ -110,6 +110,7 @@ def test_evaluations_are_counted(flow, monkeypatch):
         SampleConfig(method="heun", steps=3),
         SampleConfig(method="rk4", steps=2, guidance=2.0),
         SampleConfig(method="ddim", steps=6),
+        SampleConfig(method="rk4", steps=3, jump=False),
     ):
         calls.clear()
         flow.sample([THREE], [0], config)

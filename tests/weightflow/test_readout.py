@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 
 import numpy as np
 import pytest
@@ -9,13 +10,23 @@ import torch
 from torch.nn import functional as F
 
 from canon.errors import InputError
+from tests.population import TINY_RUN
 from weightflow import datasets
 from weightflow.architectures import Architecture
+from weightflow.canonicalize import canonicalize_zoo
 from weightflow.decode import to_module
-from weightflow.evaluate import judge
+from weightflow.evaluate import evaluate_zoo, judge
+from weightflow.export import export_zoo
 from weightflow.network import read_network, write_network
+from weightflow.population import generate_zoo
+from weightflow.presets import read_preset
 from weightflow.readout import Compared, Cosine, Logits, cosine, from_dict
+from weightflow.sample import Flow, SampleConfig
+from weightflow.text import Prompt
+from weightflow.train import start
 from weightflow.zoo.build import build_zoo
+from weightflow.zoo.card import card
+from weightflow.zoo.compared import ComparedLayer
 from weightflow.zoo.initialise import initialise
 from weightflow.zoo.logits import masked_cross_entropy
 from weightflow.zoo.predict import predict_many
@@ -76,20 +87,26 @@ def test_many_adapters_are_trained_as_one_is(adapter, together):
                 torch.testing.assert_close(found[name][row], tensor, atol=1e-5, rtol=1e-4)
 
 
-def test_the_written_out_derivative_is_autograds(adapter):
+def test_the_written_out_derivatives_are_autograds(adapter):
     generator = torch.Generator().manual_seed(0)
+
+    def random(*shape):
+        return torch.randn(*shape, generator=generator, dtype=torch.float64, requires_grad=True)
+
     text = adapter.readout.targets([task.classes for task in TASKS], 4).double()
     mask = torch.tensor([[True, True, True, False], [True, True, False, False]])
-    output = torch.randn(2, 5, 7, generator=generator, dtype=torch.float64, requires_grad=True)
+    weight, bias, h = random(2, 7, 3), random(2, 7), random(2, 3, 5)
     targets = torch.tensor([[0, 2, 1, 1, 0], [1, 0, 0, 1, 1]])
+    output = torch.baddbmm(bias.unsqueeze(-1), weight, h).mT
     scores = adapter.readout.scores(output, text)
-    (expected,) = torch.autograd.grad(masked_cross_entropy(scores, targets, mask).sum(), output)
-    columns = adapter.readout.columns(text)
-    same = columns.scores(output.detach().mT)
+    expected = torch.autograd.grad(masked_cross_entropy(scores, targets, mask).sum(), (weight, bias, h))
+    layer = ComparedLayer(weight.detach(), bias.detach(), adapter.readout.temperature * text)
+    same = layer.scores(h.detach())
     torch.testing.assert_close(same.mT, scores, atol=1e-12, rtol=1e-12)
     leaf = same.detach().requires_grad_()
     (d,) = torch.autograd.grad(masked_cross_entropy(leaf.mT, targets, mask).sum(), leaf)
-    torch.testing.assert_close(columns.derivative(d).mT, expected, atol=1e-12, rtol=1e-10)
+    for found, wanted in zip(layer.gradients(d), expected, strict=True):
+        torch.testing.assert_close(found, wanted, atol=1e-12, rtol=1e-10)
 
 
 def test_prediction_module_and_file_agree_with_the_definition(adapter, tmp_path):
@@ -122,24 +139,47 @@ def test_the_order_of_classes_is_no_part_of_an_adapter(adapter):
     assert torch.equal(predicted[0], predicted[1])
 
 
-def test_adapters_are_a_zoo_that_learns(table, tmp_path):
+@pytest.fixture(scope="module")
+def adapters(table, tmp_path_factory):
     changes = {
         "dataset": "digits",
         "architecture": {"arguments": {"inputs": 64, "hidden": 12, "outputs": 7}},
         "readout": {"encoder": table},
-        "tasks": {"sizes": [2, 4], "seen": 5, "validation": 1, "unseen": 1, "held_out": 3, "unseen_classes": 2,
+        "tasks": {"sizes": [2, 4], "seen": 8, "validation": 2, "unseen": 2, "held_out": 3, "unseen_classes": 2,
                   "unseen_by_backbone": 0, "classes": list(DIGITS.class_names)},
         "training": {"steps": 150, "learning_rate": 3e-3}, "base": {"steps": 150},
     }  # fmt: skip
-    plan = read_recipe("t2w_adapter", changes)
-    build_zoo(plan, tmp_path / "zoo")
-    zoo = Zoo(tmp_path / "zoo")
-    assert zoo.architecture.readout == cosine(table)
-    assert zoo.manifest["base"]
-    tasks = [record.task for record in zoo.records]
+    folder = tmp_path_factory.mktemp("adapters") / "zoo"
+    build_zoo(read_recipe("t2w_adapter", changes), folder)
+    return Zoo(folder)
+
+
+def test_adapters_are_a_zoo_that_learns(adapters, table):
+    assert adapters.architecture.readout == cosine(table)
+    assert adapters.manifest["base"]
+    tasks = [record.task for record in adapters.records]
     assert {len(task.classes) for task in tasks} > {2}
-    accuracy = judge(zoo.architecture, zoo.load(), tasks).accuracy
-    assert float(accuracy.mean()) > 0.8
+    assert f"compared by cosine with their text vectors (encoder `{table}`" in card(adapters)
+    assert float(judge(adapters.architecture, adapters.load(), tasks).accuracy.mean()) > 0.8
+
+
+def test_a_generator_of_adapters_goes_through_the_whole_pipeline(adapters, table, tmp_path):
+    canonicalize_zoo(adapters, tmp_path / "canonical")
+    zoo = Zoo(tmp_path / "canonical")
+    rows = list(range(len(zoo)))
+    tasks = [zoo.records[i].task for i in rows]
+    moved, before = (judge(z.architecture, z.load(), tasks) for z in (zoo, adapters))
+    assert torch.equal(moved.predicted, before.predicted)
+    config = read_preset("weightflow", {**TINY_RUN, "encoder": table})
+    assert config.behaviour.weight > 0
+    done = start(zoo, config, tmp_path / "run").run()
+    assert math.isfinite(done.best)
+    flow = Flow(tmp_path / "run")
+    module = flow.generate(["nine", "two", "five"])
+    assert module(torch.rand(6, 64) * 16).shape == (6, 3)
+    list(generate_zoo(flow, [Prompt(("nine", "two"))], 2, 0, SampleConfig(), tmp_path / "made"))
+    assert 0 <= evaluate_zoo(Zoo(tmp_path / "made"))["zoo"]["accuracy"]["mean"] <= 1
+    assert len(export_zoo(Zoo(tmp_path / "made"), tmp_path / "files", format="pt2")) == 2
 
 
 def test_a_readout_survives_json(adapter):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import os
 import shutil
 import signal
@@ -17,6 +18,7 @@ from canon.errors import InputError, WorkError
 from weightflow import checkpoint as runs
 from weightflow.train import resume, start
 from weightflow.zoo.build import build_zoo
+from weightflow.zoo.held_out import learn_and_choose
 from weightflow.zoo.store import Zoo, shard_path
 
 
@@ -94,6 +96,20 @@ def test_diffusion_is_an_option_of_the_same_model(zoo, tiny_config, tmp_path):
     assert start(zoo, config, tmp_path / "run").run().step == config.steps
 
 
+def test_half_precision_trains_and_leaves_the_model_in_full(zoo, tiny_config, tmp_path):
+    trainer = start(zoo, dataclasses.replace(tiny_config, precision="bfloat16"), tmp_path / "run")
+    assert math.isfinite(trainer.run().best)
+    assert {p.dtype for p in trainer.model.parameters()} == {torch.float32}
+
+
+@pytest.mark.slow
+def test_a_translated_model_learns_the_same(zoo, run, tiny_config, tmp_path):
+    trainer = start(zoo, dataclasses.replace(tiny_config, compile=True), tmp_path / "run")
+    trainer.run()
+    for name, tensor in runs.unpack("raw", finished_tensors(run)).items():
+        torch.testing.assert_close(trainer.model.state_dict()[name], tensor, atol=1e-4, rtol=1e-2)
+
+
 def test_early_stopping_keeps_the_best_average(zoo, tiny_config, tmp_path):
     config = dataclasses.replace(
         tiny_config, steps=40, evaluate_every=2, patience=2, learning_rate=0.5, warmup=1, weight_decay=0.0
@@ -148,12 +164,28 @@ def test_a_run_keeps_every_setting_and_its_zoo(zoo, run, tiny_config):
     assert json.loads((run / "layout.json").read_text())["layout"]["scheme"] == "rows"
 
 
-def test_a_zoo_with_nothing_held_out_cannot_be_trained_on(zoo, tiny_config, tmp_path):
-    shutil.copytree(zoo.path, tmp_path / "zoo")
-    opened = Zoo(tmp_path / "zoo")
-    opened.__dict__["records"] = [r for r in Zoo(zoo.path).records if r.split == "seen"]
-    with pytest.raises(InputError, match="40 networks to train on and 0 held out"):
-        start(opened, tiny_config, tmp_path / "run")
+def only_seen(zoo, path, networks):
+    """The zoo with its first networks of the split `seen` alone."""
+    shutil.copytree(zoo.path, path)
+    opened = Zoo(path)
+    opened.__dict__["records"] = [r for r in Zoo(zoo.path).records if r.split == "seen"][:networks]
+    return opened
+
+
+def test_where_a_zoo_holds_nothing_out_the_run_holds_out_networks(zoo, tiny_config, tmp_path):
+    rows = learn_and_choose(only_seen(zoo, tmp_path / "zoo", 40), 0.1)
+    assert [len(rows["seen"]), len(rows["validation"])] == [36, 4]
+    assert not set(rows["seen"]) & set(rows["validation"])
+
+
+def test_one_network_is_too_few_to_learn_and_to_choose(zoo, tiny_config, tmp_path):
+    with pytest.raises(InputError, match="0 networks to train on and 1 to choose checkpoints by"):
+        start(only_seen(zoo, tmp_path / "zoo", 1), tiny_config, tmp_path / "run")
+
+
+def test_without_words_all_networks_must_have_one_task(zoo, tiny_config, tmp_path):
+    with pytest.raises(InputError, match="have different tasks, and a run without words cannot tell"):
+        start(zoo, dataclasses.replace(tiny_config, encoder="none"), tmp_path / "run")
 
 
 def test_a_damaged_zoo_stops_before_anything_is_written(zoo, tiny_config, tmp_path):

@@ -66,8 +66,8 @@ def sample(
     from weightflow.population import generate_zoo
     from weightflow.sample import Flow
 
-    asked = _asked(classes, prompts)
     flow = Flow(run, device)
+    asked = _asked(classes, prompts, flow.header.zoo.classes)
     said = {"method": method, "steps": steps, "guidance": guidance}
     changes: dict[str, Any] = {name: value for name, value in said.items() if value is not None}
     config = dataclasses.replace(flow.sampling, **changes)
@@ -109,11 +109,16 @@ def _span(ids: tuple[str, ...]) -> str:
     return ids[0] if len(ids) == 1 else f"{ids[0]} to {ids[-1]}"
 
 
-def _asked(classes: str | None, source: Path | None) -> Iterable[Prompt]:
-    """A list where all prompts are there, an iterator where they come one by one."""
+def _asked(classes: str | None, source: Path | None, only: tuple[str, ...]) -> Iterable[Prompt]:
+    """A list where all prompts are there, an iterator where they come one by one.
+
+    `only` are the classes of a run whose networks all have one task: they go without saying.
+    """
     from weightflow.population import prompts_in, read_prompts
     from weightflow.text import Prompt
 
+    if only and classes is None and source is None:
+        return [Prompt(only)]
     if (classes is None) == (source is None):
         raise InputError('give either --classes "three, seven, nine" or --prompts FILE')
     if classes is not None:

@@ -71,7 +71,7 @@ class Tokens(Coordinates):
         return z * self.used(present)
 
     def decode(self, z: Z, present: Present) -> State:
-        state = self.layout.decode(z * self.std + self.mean)
+        state = self.layout.decode(torch.addcmul(self.mean, z, self.std))
         ordered = {name: state[name] for name in self.architecture.shapes}
         return pad_with_zeros(self.architecture, ordered, present)
 

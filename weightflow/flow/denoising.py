@@ -65,7 +65,8 @@ def denoise(
         a_t, a_s, s_t, s_s = (float(v) for v in (alpha[step], alpha[step + 1], sigma[step], sigma[step + 1]))
         posterior = (s_s / s_t) ** 2 * max(s_t**2 - (a_t / a_s) ** 2 * s_s**2, 0.0)
         v = method.eta**2 * posterior
-        x = a_s * x_1 + (max(s_s**2 - v, 0.0) ** 0.5 / s_t) * (x - a_t * x_1)
+        kept = max(s_s**2 - v, 0.0) ** 0.5 / s_t
+        x = torch.add(kept * x, x_1, alpha=a_s - kept * a_t)
         if noise is not None and method.draws:
             x = x + v**0.5 * noise()
     return x

@@ -17,6 +17,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from canon.errors import InputError
+from weightflow.flow.prior import WithPrior
 from weightflow.flow.schedule import SCHEDULES, Schedule, expand_time
 from weightflow.flow.velocity import CleanToVelocity, Prediction, VelocityToClean
 from weightflow.names import pick
@@ -42,7 +43,8 @@ class ObjectiveConfig:
     """`path` flow or diffusion, `predict` clean or velocity, `times` uniform or logit-normal.
 
     `source` is the standard deviation of the noise at t = 0, `jitter` that of the noise around the path
-    (s and sigma of DeepWeightFlow).
+    (s and sigma of DeepWeightFlow). `prior` is the spread of the Gaussian whose prediction the model's is
+    added to; 0 for none.
     """
 
     path: str = "flow"
@@ -50,15 +52,17 @@ class ObjectiveConfig:
     times: str = "uniform"
     source: float = 1.0
     jitter: float = 0.0
+    prior: float = 0.0
 
     def __post_init__(self) -> None:
         pick(SCHEDULES, self.path, "path")
         pick(TIMES, self.times, "distribution of times")
         if self.predict not in PREDICTS:
             raise InputError(f"the model cannot predict '{self.predict}'; it can: {', '.join(PREDICTS)}")
-        if self.source <= 0 or self.jitter < 0:
+        if self.source <= 0 or self.jitter < 0 or self.prior < 0:
             raise InputError(
-                f"objective: source {self.source} must be above 0 and jitter {self.jitter} at least 0"
+                f"objective: source {self.source} must be above 0, jitter {self.jitter} and prior {self.prior} "
+                "at least 0"
             )
 
     @property
@@ -67,11 +71,19 @@ class ObjectiveConfig:
 
     def clean(self, model: Prediction) -> Prediction:
         """The prediction of x_1 that a model of this objective implies."""
-        return model if self.predict == "clean" else VelocityToClean(model, self.schedule)
+        whole = self.whole(model)
+        return whole if self.predict == "clean" else VelocityToClean(whole, self.schedule)
 
     def velocity(self, model: Prediction) -> Prediction:
         """The velocity that a model of this objective implies."""
-        return model if self.predict == "velocity" else CleanToVelocity(model, self.schedule)
+        whole = self.whole(model)
+        return whole if self.predict == "velocity" else CleanToVelocity(whole, self.schedule)
+
+    def whole(self, model: Prediction) -> Prediction:
+        """The model's prediction and the prior's together."""
+        if not self.prior:
+            return model
+        return WithPrior(model, self.schedule, self.prior, self.source, self.predict == "clean")
 
 
 @dataclass(frozen=True)
@@ -99,10 +111,11 @@ def match(
     x_t = expand_time(s.alpha(t), x_1) * x_1 + expand_time(s.sigma(t), x_1) * x_0
     if config.jitter:
         x_t = x_t + config.jitter * torch.randn(x_1.shape, generator=generator) * used
-    predicted = model(x_t, t) * used
+    said = model(x_t, t)
+    predicted = config.whole(lambda x, time: said)(x_t, t) * used
     target = x_1
     if config.predict == "velocity":
         target = expand_time(s.d_alpha(t), x_1) * x_1 + expand_time(s.d_sigma(t), x_1) * x_0
     error = ((predicted - target) ** 2 * used).sum((1, 2)) / used.sum((1, 2))
-    clean = config.clean(lambda x, time: predicted)(x_t, t)
+    clean = config.clean(lambda x, time: said)(x_t, t) * used
     return Matched(error, clean, x_t, t)

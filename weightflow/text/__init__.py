@@ -1,7 +1,7 @@
 """Words to vectors. A new encoder is one file here and one line in `ENCODERS`.
 
 An encoder is named by a text: `wordllama`, `table:vectors.npz`, `open_clip:ViT-B-32:laion2b_s34b_b79k`
-or `open_clip:ViT-B-32:weights.pt`.
+or `open_clip:ViT-B-32:weights.pt`. `none` is for runs that take no words.
 """
 
 from collections.abc import Callable
@@ -37,10 +37,17 @@ def _open_clip(rest: str) -> TextEncoder:
     return Cached(OpenClipEncoder(model, weights), cache_folder())
 
 
+def _none(rest: str) -> TextEncoder:
+    from weightflow.text.wordless import Wordless
+
+    return Wordless()
+
+
 ENCODERS: dict[str, Callable[[str], TextEncoder]] = {
     "wordllama": _wordllama,
     "table": _table,
     "open_clip": _open_clip,
+    "none": _none,
 }
 
 

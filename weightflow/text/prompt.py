@@ -62,7 +62,7 @@ class PromptBatch:
     vectors: Float[Tensor, "prompts classes text"]
     present: Bool[Tensor, "prompts classes"]
 
-    def __getitem__(self, rows: Tensor) -> PromptBatch:
+    def __getitem__(self, rows: Tensor | slice) -> PromptBatch:
         return PromptBatch(self.vectors[rows], self.present[rows])
 
     def __len__(self) -> int:

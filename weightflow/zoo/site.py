@@ -24,7 +24,7 @@ from weightflow.zoo.measure import measured
 from weightflow.zoo.recipe import ZooRecipe
 from weightflow.zoo.store import Record, read_manifest, shard_path, write_manifest, write_shard
 from weightflow.zoo.tasks import Task
-from weightflow.zoo.training import train_many
+from weightflow.zoo.training import check_inputs, train_many
 
 # one stream of seeds a zoo: so far apart that neighbouring zoos never share a network
 SEEDS = 2**20
@@ -48,6 +48,7 @@ class Site:
         self.recipe, self.folder = recipe, folder
         self.tasks, self.architecture = recipe.make_tasks(), recipe.make_architecture()
         self.starts = list(range(0, len(self.tasks), recipe.shard_size))
+        check_inputs(self.architecture, datasets.load(recipe.dataset))
         self._claim()
 
     def lock(self, name: str | int, wait: bool) -> AbstractContextManager[bool]:
@@ -88,9 +89,8 @@ class Site:
     def _claim(self) -> None:
         """Note the recipe in the folder before anything is trained; refuse a folder of another recipe."""
         folder, path = self.folder, self.folder / "recipe.json"
-        text = json.dumps(config.to_dict(self.recipe), indent=1, sort_keys=True)
         if path.exists():
-            if path.read_text(encoding="utf-8") != text:
+            if not _is_of(path, self.recipe):
                 raise InputError(
                     f"{folder} holds a zoo of another recipe; choose another folder, or delete this one"
                 )
@@ -101,7 +101,7 @@ class Site:
         ):
             raise InputError(f"{folder} is not an empty folder and holds no zoo; choose another name")
         folder.mkdir(parents=True, exist_ok=True)
-        atomic_write(path, text)
+        atomic_write(path, json.dumps(config.to_dict(self.recipe), indent=1, sort_keys=True))
 
     def _header(self) -> dict[str, object]:
         recipe = self.recipe
@@ -118,6 +118,16 @@ class Site:
         if recipe.lineage == "branched":
             header["base"] = {"id": BASE, "file": BASE_FILE, "sha256": sha256(self.folder / BASE_FILE)}
         return header
+
+
+def _is_of(path: Path, recipe: ZooRecipe) -> bool:
+    """Whether the recipe in a file is this one; settings that it does not know have their defaults."""
+    try:
+        return config.to_dict(config.build(ZooRecipe, json.loads(path.read_text("utf-8")))) == config.to_dict(
+            recipe
+        )
+    except (InputError, ValueError):  # a later version's, or damaged
+        return False
 
 
 def train_shard(

@@ -1,0 +1,256 @@
+"""New and good: are generated Fashion-MNIST networks copies, averages, or networks of their own?
+
+One population of MLPs 784-128-128-10 of one task; ours with one choice undone at a time, DeepWeightFlow's
+preset, and the baselines. New: the distance to the nearest training network over the zoo's own
+(leave-one-out), and the largest overlap of wrong predictions with any training network, beside the zoo's
+own. Good: test accuracy over the zoo's. Whether generated networks differ from each other stands beside.
+
+Without --zoo a population is built first; --size small trains it, and the generators, for fewer steps.
+--thousand is a zoo of a thousand networks for its own row.
+
+python -m benchmarks.memorization --size small|paper --seeds 3 [--zoo FOLDER] [--thousand FOLDER]
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.common import aim, write_result
+from weightflow.baselines import BASELINES
+from weightflow.canonicalize import canonicalize_zoo, is_canonical
+from weightflow.disagreement import compare_behaviour
+from weightflow.evaluate import Judged, judge
+from weightflow.known import Known
+from weightflow.novelty import nearest_distances
+from weightflow.presets import read_preset
+from weightflow.sample import Flow
+from weightflow.sampleconfig import SampleConfig
+from weightflow.text import Prompt
+from weightflow.train import start
+from weightflow.zoo.build import build_zoo
+from weightflow.zoo.recipe import read_recipe
+from weightflow.zoo.store import State, Zoo
+
+
+@dataclass(frozen=True)
+class Generator:
+    """A preset and changes to it; `steps` of training at the small size."""
+
+    preset: str
+    steps: int
+    changes: dict[str, Any] = field(default_factory=dict)
+
+
+OURS = "ours"
+GENERATORS = {
+    OURS: Generator("narrow", 400),
+    "ours, no noise passes through": Generator("narrow", 400, {"objective": {"prior": 0.0}}),
+    "ours, behaviour of predictions": Generator("narrow", 400, {"behaviour": {"sampled": 0.0}}),
+    "ours, no behaviour": Generator("narrow", 400, {"behaviour": {"weight": 0.0, "sampled": 0.0}}),
+    "ours, diffusion": Generator("narrow", 400, {"objective": {"path": "diffusion"}}),
+    "deepweightflow": Generator("deepweightflow", 6000),
+}
+SOLVERS = (("ddim", 1), ("ddim", 2), ("ddim", 4), ("ddim", 8), ("ddim", 16))
+COMPARED = (
+    "noise_0.01",
+    "noise_0.02",
+    "noise_0.03",
+    "noise_as_wide_as_the_zoo",
+    "soup_16",
+    "interpolation",
+    "gaussian",
+    "gaussian_pc",
+    "gaussian_pc_0.6",
+    "zoo_mean",
+)
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A canonical zoo judged once, and how many networks each generator makes.
+
+    `span`: which share of what is particular to a network lies in the span of the others.
+    """
+
+    zoo: Zoo
+    judged: Judged
+    networks: int
+    span: float
+
+    @classmethod
+    def of(cls, zoo: Zoo, networks: int) -> Bench:
+        tasks, state = [record.task for record in zoo.records], zoo.load()
+        return cls(zoo, judge(zoo.architecture, state, tasks), networks, share_in_span(state))
+
+    def row(self, known: Known, name: str, seed: int, make: Callable[[], State]) -> dict[str, Any]:
+        tasks = [self.zoo.records[0].task] * self.networks
+        every = [record.task for record in self.zoo.records]
+        begin = time.perf_counter()
+        state = make()
+        seconds = time.perf_counter() - begin
+        judged = judge(self.zoo.architecture, state, tasks)
+        trained = float(self.judged.accuracy.mean())
+        theirs = compare_behaviour(judged, tasks, self.judged, every)
+        among = compare_behaviour(judged, tasks, judged, tasks)
+        own = compare_behaviour(self.judged, every, self.judged, every)
+        return {
+            "generator": name,
+            "networks_in_zoo": len(self.zoo),
+            "share_in_span_of_others": self.span,
+            "seed": seed,
+            "accuracy": float(judged.accuracy.mean()),
+            "accuracy_spread": float(judged.accuracy.std()),
+            "trained": trained,
+            "share_of_trained": float(judged.accuracy.mean()) / trained,
+            "nearest_distance_ratio": float(nearest_distances(known, state, tasks).ratios.mean()),
+            "wrong_iou": theirs.wrong_iou,
+            "wrong_iou_zoo": own.wrong_iou,
+            "wrong_iou_among_generated": among.wrong_iou,
+            "disagreement_among_generated": among.disagreement,
+            "disagreement_zoo": own.disagreement,
+            "seconds": round(seconds, 3),
+        }
+
+
+def share_in_span(state: State, held_out: float = 0.1) -> float:
+    """Squared distance to the mean that the span of the first networks has of the last ones, a fraction."""
+    flat = torch.cat([tensor.flatten(1) for tensor in state.values()], dim=1)
+    first = round((1 - held_out) * len(flat))
+    mean = flat[:first].mean(0)
+    known, new = flat[:first] - mean, flat[first:] - mean
+    inner = (known @ new.T).double()
+    # the networks less their mean are dependent: a pseudo-inverse
+    found = (inner * (torch.linalg.pinv((known @ known.T).double(), hermitian=True) @ inner)).sum(0)
+    return round(float((found / new.double().square().sum(1)).mean()), 6)
+
+
+def generator_rows(bench: Bench, name: str, seed: int, small: bool, folder: Path) -> list[dict[str, Any]]:
+    """Train one generator; a row for its own sampler, and for ours one for every number of steps."""
+    choice = GENERATORS[name]
+    changes = {**choice.changes, "seed": seed, **({"steps": choice.steps} if small else {})}
+    config = read_preset(choice.preset, changes)
+    run = folder / f"{len(bench.zoo)}-{seed}-{name.replace(' ', '-')}"
+    begin = time.perf_counter()
+    progress = start(bench.zoo, config, run).run()
+    trained = time.perf_counter() - begin
+    flow = Flow(run)
+    known = Known(flow, bench.zoo)
+    prompts = [Prompt(bench.zoo.records[0].classes)] * bench.networks
+    seeds = range(1000 * seed, 1000 * seed + bench.networks)
+    samplers = [flow.sampling]
+    if name == OURS:
+        samplers += [SampleConfig(method=m, steps=s) for m, s in SOLVERS if s != flow.sampling.steps]
+    rows = []
+    for sampler in samplers:
+        row = bench.row(known, name, seed, lambda sampler=sampler: flow.sample(prompts, seeds, sampler))
+        own = sampler == flow.sampling
+        extra = {"method": sampler.method, "steps": sampler.steps, "evaluations": sampler.evaluations}
+        more = {"training_steps": progress.step, "training_seconds": round(trained, 1), "own_sampler": own}
+        rows.append({**row, **extra, **more})
+    return rows
+
+
+def baseline_rows(bench: Bench, seed: int, run: Path) -> list[dict[str, Any]]:
+    known = Known(Flow(run), bench.zoo)
+    tasks = [bench.zoo.records[0].task] * bench.networks
+    return [
+        bench.row(known, name, seed, lambda make=BASELINES[name]: make(known, tasks, seed))
+        for name in COMPARED
+        if name in BASELINES
+    ]
+
+
+def population(given: Path | None, small: bool, folder: Path) -> Zoo:
+    """The zoo at `given`, or one built now; canonical."""
+    if given is not None and is_canonical(Zoo(given)):
+        return Zoo(given)
+    source = given
+    if source is None:
+        source = folder / "zoo"
+        recipe = read_recipe("fashion_mnist", {"training": {"steps": 1400}} if small else {})
+        build_zoo(recipe, source)
+    canonicalize_zoo(Zoo(source), folder / f"canonical-{source.name}")
+    return Zoo(folder / f"canonical-{source.name}")
+
+
+def aims(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    def of(networks: int, **wanted: Any) -> list[dict[str, Any]]:
+        ours = [
+            r for r in rows if r["generator"] == OURS and (r["networks_in_zoo"] >= 1000) == (networks >= 1000)
+        ]
+        return [r for r in ours if all(r[key] == value for key, value in wanted.items())]
+
+    def values(found: list[dict[str, Any]], key: str) -> list[float]:
+        return [r[key] for r in found]
+
+    own = of(100, own_sampler=True)
+    share, ratio, iou = (values(own, k) for k in ("share_of_trained", "nearest_distance_ratio", "wrong_iou"))
+    zoo = own[0]["wrong_iou_zoo"]
+    new = min(ratio) >= 0.9 and max(iou) <= zoo
+    found = [
+        aim("nearest-distance ratio", "at least 0.9", ratio, min(ratio) >= 0.9),
+        aim("max wrong-IoU", f"no higher than zoo-zoo, {zoo:.3f}", iou, max(iou) <= zoo),
+        aim("share of the zoo's accuracy, new networks", "at least 0.97", share, new and min(share) >= 0.97),
+        aim("the same, width 64 with canonicalization", "above 0.85", share, min(share) > 0.85),
+    ]
+    best = max(min(values(of(100, steps=s), "share_of_trained")) for _, s in SOLVERS)
+    full = [s for _, s in SOLVERS if min(values(of(100, steps=s), "share_of_trained")) >= best - 0.005]
+    wanted = "at most 8 (published: 396)"
+    found.append(
+        aim("evaluations a network within half a point of the best", wanted, [min(full)], min(full) <= 8)
+    )
+    thousand = of(1000, own_sampler=True)
+    name, wanted = (
+        "share of the zoo's accuracy, 1,000 training networks",
+        "at least 0.985 at ratio at least 0.9",
+    )
+    if not thousand:
+        reason = "no zoo of a thousand networks was given"
+        return [*found, {"name": name, "aim": wanted, "value": None, "reason": reason, "met": False}]
+    share = values(thousand, "share_of_trained")
+    met = min(share) >= 0.985 and min(values(thousand, "nearest_distance_ratio")) >= 0.9
+    return [*found, aim(name, wanted, share, met)]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--size", choices=("small", "paper"), default="small")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--zoo", type=Path, help="a zoo of Fashion-MNIST MLPs, canonical or not")
+    parser.add_argument("--thousand", type=Path, help="the same with a thousand networks")
+    asked = parser.parse_args()
+    begin, small, rows = time.perf_counter(), asked.size == "small", []
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        bench = Bench.of(population(asked.zoo, small, folder), 40 if small else 100)
+        large = (
+            Bench.of(population(asked.thousand, small, folder), bench.networks) if asked.thousand else None
+        )
+        for seed in range(asked.seeds):
+            for name in GENERATORS:
+                rows += generator_rows(bench, name, seed, small, folder)
+                print(rows[-1], flush=True)
+            rows += baseline_rows(bench, seed, folder / f"{len(bench.zoo)}-{seed}-{OURS}")
+            if large is not None:
+                rows += generator_rows(large, OURS, seed, small, folder)
+    path = write_result(
+        "memorization",
+        size=asked.size,
+        seeds=range(asked.seeds),
+        seconds=time.perf_counter() - begin,
+        rows=rows,
+        aims=aims(rows),
+    )
+    print(path)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,19 @@
+"""No words at all: every description is the same. For unconditional runs, whose networks have one task."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from weightflow.text.encoder import TextEncoder
+
+
+class Wordless(TextEncoder):
+    """One number a description, zero."""
+
+    identity, width = "none", 1
+
+    def vectors(self, descriptions: Sequence[str]) -> Tensor:
+        return torch.zeros(len(descriptions), 1)
