@@ -189,6 +189,29 @@ def _with_aims(table: str, name: str) -> str:
     return f"{table}\n\n{aims(name)}\n\n{origin(read_result(name))}"
 
 
+def tina() -> str:
+    result = read_result("tina")
+    rows = [r for r in result["rows"] if r["table"] == "splits" and r["zoo"] == "heads"]
+    splits = list(dict.fromkeys(r["split"] for r in rows))
+
+    def line(label: str, variant: str, key: str) -> tuple[str, ...]:
+        found = [[r[key] for r in rows if (r["variant"], r["split"]) == (variant, s)] for s in splits]
+        return (label, *(spread(values) if values else "" for values in found))
+
+    ours = "weightflow"
+    others = [v for v in dict.fromkeys(r["variant"] for r in rows) if v != ours]
+    names = ("zoo_mean_rows", "nearest_rows", "ridge_rows", "nearest_class", "shuffled_prompt", "random_text")
+    body = [line(ours, ours, "accuracy"), *(line(v, v, "accuracy") for v in others)]
+    body.append(line("trained on the same task", ours, "trained"))
+    body += [line(name.replace("_", " "), ours, name) for name in (*names, "chance")]
+    head = ("linear heads, CIFAR-100, accuracy in %", *(s.replace("_", " ") for s in splits))
+    return markdown(head, body) + f"\n\n{origin(result)}"
+
+
+def tina_aims() -> str:
+    return aims("tina")
+
+
 def zoos() -> str:
     """Of the networks trained for each split, a line a zoo and split."""
     body = [
@@ -343,6 +366,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "fusion": fusion,
     "enhancement": enhancement,
     "transfer": transfer,
+    "tina": tina,
+    "tina aims": tina_aims,
     "memorization": memorization,
     "memorization aims": lambda: aims("memorization"),
     "deepweightflow": deepweightflow,
