@@ -114,16 +114,20 @@ def run_once(demo: Demo, seed: int, count: int) -> list[dict[str, Any]]:
 
 
 def aims(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    def shares(kind: str) -> list[float]:
-        return [r["after"] / r["trained"] for r in rows if r["weak"] == kind]
+    seeds = sorted({r["seed"] for r in rows})
 
-    little = shares("1 % of the steps")
-    gains = [r["after"] - r["before"] for r in rows]
-    over = [r["after"] - r["words alone"] for r in rows if r["weak"] != "1 % of the steps"]
+    def values(of: Callable[[dict[str, Any]], float], kind: str | None = None) -> list[float]:
+        """The mean over kinds, one value a seed."""
+        chosen = [[of(r) for r in rows if r["seed"] == s and kind in (None, r["weak"])] for s in seeds]
+        return [sum(own) / len(own) for own in chosen]
+
+    little = values(lambda r: r["after"] / r["trained"], "1 % of the steps")
+    gains = values(lambda r: r["after"] - r["before"])
+    over = values(lambda r: r["after"] - r["words alone"])
     return [
         aim("1 % of the steps, enhanced over fully trained", "at least 0.9", little, min(little) >= 0.9),
-        aim("enhanced less as it was, every kind, points of 1", "above 0", gains, min(gains) > 0),
-        aim("enhanced less words alone, points of 1", "above 0", over, min(over) > 0),
+        aim("enhanced less as it was, mean of kinds, points of 1", "above 0", gains, min(gains) > 0),
+        aim("enhanced less words alone, mean of kinds, points of 1", "above 0", over, min(over) > 0),
     ]
 
 

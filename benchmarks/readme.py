@@ -138,6 +138,75 @@ def alignment_aims() -> str:
     return aims("alignment") + f"\n\n{origin(read_result('alignment'))}"
 
 
+def fusion() -> str:
+    result = read_result("fusion")
+    names = {
+        "fused": "generated from the union's words",
+        "trained": "trained on the union",
+        "ensemble": "ensemble of the two",
+        "average_in_frame": "average in the run's frame",
+        "git_rebasin_average": "average by Git Re-Basin",
+        "straight_average": "average as they stand",
+        "chance": "chance",
+    }
+    kinds = list(dict.fromkeys(r["pairs"] for r in result["rows"]))
+    body = [
+        (label, *(spread([r[name] for r in result["rows"] if r["pairs"] == kind]) for kind in kinds))
+        for name, label in names.items()
+    ]
+    count = result["rows"][0]["count"]
+    head = (
+        "one network for two networks' classes, accuracy, %",
+        *(f"{count} {kind} pairs" for kind in kinds),
+    )
+    return _with_aims(markdown(head, body), "fusion")
+
+
+def enhancement() -> str:
+    rows = read_result("enhancement")["rows"]
+    body = []
+    for weak in dict.fromkeys(r["weak"] for r in rows):
+        own = [r for r in rows if r["weak"] == weak]
+        chosen = sorted({f"{r['strength']:g}" for r in own})
+        columns = (spread([r[name] for r in own]) for name in ("before", "after", "words alone", "trained"))
+        body.append((weak, *columns, ", ".join(chosen)))
+    head = ("accuracy, %", "weak", "enhanced", "words alone", "fully trained", "strength chosen")
+    return _with_aims(markdown(head, body), "enhancement")
+
+
+def transfer() -> str:
+    rows = read_result("transfer")["rows"]
+    body = []
+    for images, epochs in dict.fromkeys((r["images"], r["epochs"]) for r in rows if r["epochs"]):
+        own = [r for r in rows if (r["images"], r["epochs"]) == (images, epochs)]
+        cells = (spread([r[name] for r in own]) for name in ("generated", "zoo", "random"))
+        body.append(("all" if images is None else str(images), str(epochs), *cells))
+    head = ("images a class", "epochs", "from generated", "from trained on digits", "from random")
+    return _with_aims(markdown(head, body), "transfer")
+
+
+def _with_aims(table: str, name: str) -> str:
+    return f"{table}\n\n{aims(name)}\n\n{origin(read_result(name))}"
+
+
+def zoos() -> str:
+    """Of the networks trained for each split, a line a zoo and split."""
+    body = [
+        (
+            row["zoo"],
+            split.replace("_", " "),
+            f"{found['networks']}",
+            " to ".join(str(k) for k in sorted({found["classes"][0], found["classes"][-1]})),
+            f"{100 * found['mean']:.1f} ± {100 * found['std']:.1f}",
+            f"{100 * found['chance']:.1f}",
+        )
+        for row in read_result("zoos")["rows"]
+        for split, found in row["splits"].items()
+    ]
+    head = ("zoo", "split", "networks", "classes each", "test accuracy, %", "chance, %")
+    return markdown(head, body) + "\n\n" + origin(read_result("zoos"))
+
+
 def memorization() -> str:
     result = read_result("memorization")
     rows = [r for r in result["rows"] if r.get("own_sampler", True)]
@@ -223,58 +292,10 @@ def large() -> str:
     return markdown(head, body) + f"\n\n{origin(result)}"
 
 
-def fusion() -> str:
-    result = read_result("fusion")
-    names = {
-        "fused": "generated from the union's words",
-        "trained": "trained on the union",
-        "ensemble": "ensemble of the two",
-        "average_in_frame": "average in the run's frame",
-        "git_rebasin_average": "average by Git Re-Basin",
-        "straight_average": "average as they stand",
-        "chance": "chance",
-    }
-    kinds = list(dict.fromkeys(r["pairs"] for r in result["rows"]))
-    body = [
-        (label, *(spread([r[name] for r in result["rows"] if r["pairs"] == kind]) for kind in kinds))
-        for name, label in names.items()
-    ]
-    count = result["rows"][0]["count"]
-    head = (
-        "one network for two networks' classes, accuracy, %",
-        *(f"{count} {kind} pairs" for kind in kinds),
-    )
-    return _with_aims(markdown(head, body), "fusion")
-
-
-def enhancement() -> str:
-    rows = read_result("enhancement")["rows"]
-    body = []
-    for weak in dict.fromkeys(r["weak"] for r in rows):
-        own = [r for r in rows if r["weak"] == weak]
-        chosen = sorted({f"{r['strength']:g}" for r in own})
-        columns = (spread([r[name] for r in own]) for name in ("before", "after", "words alone", "trained"))
-        body.append((weak, *columns, ", ".join(chosen)))
-    head = ("accuracy, %", "weak", "enhanced", "words alone", "fully trained", "strength chosen")
-    return _with_aims(markdown(head, body), "enhancement")
-
-
-def transfer() -> str:
-    rows = read_result("transfer")["rows"]
-    body = []
-    for images, epochs in dict.fromkeys((r["images"], r["epochs"]) for r in rows if r["epochs"]):
-        own = [r for r in rows if (r["images"], r["epochs"]) == (images, epochs)]
-        cells = (spread([r[name] for r in own]) for name in ("generated", "zoo", "random"))
-        body.append(("all" if images is None else str(images), str(epochs), *cells))
-    head = ("images a class", "epochs", "from generated", "from trained on digits", "from random")
-    return _with_aims(markdown(head, body), "transfer")
-
-
-def _with_aims(table: str, name: str) -> str:
-    return f"{table}\n\n{aims(name)}\n\n{origin(read_result(name))}"
-
-
 TABLES: dict[str, Callable[[], str]] = {
+    "fusion": fusion,
+    "enhancement": enhancement,
+    "transfer": transfer,
     "memorization": memorization,
     "memorization aims": lambda: aims("memorization"),
     "deepweightflow": deepweightflow,
@@ -282,9 +303,6 @@ TABLES: dict[str, Callable[[], str]] = {
     "speed": speed,
     "speed aims": lambda: aims("speed"),
     "large": large,
-    "fusion": fusion,
-    "enhancement": enhancement,
-    "transfer": transfer,
     "demo": demo,
     "solvers": solvers,
     "demo aims": demo_aims,
@@ -292,6 +310,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "symmetries": symmetries,
     "barriers": barriers,
     "alignment aims": alignment_aims,
+    "zoos": zoos,
 }
 
 

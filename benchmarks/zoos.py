@@ -3,13 +3,19 @@
 Zoos are kept in a folder and only what is missing is trained, so that a row can be measured again alone;
 rows of zoos that are not asked for stay as they were.
 
-    python -m benchmarks.zoos heads adapters --folder zoos --backbone backbone.safetensors \
-        --images imagefolder:cifar100.zip --encoder table:clip-vit-b32-text.npz
+    python -m benchmarks.zoos [heads adapters cnns ...]
+
+WEIGHTFLOW_ZOOS is the folder of the zoos and of backbone.safetensors (./zoos by default), WEIGHTFLOW_SHARED the
+one that has data/cifar100-300.zip and data/clip-vit-b32-text.npz (../shared). The backbone is made by
+
+    weightflow backbone train imagefolder:$WEIGHTFLOW_SHARED/data/cifar100-300.zip --set epochs=12 \
+        --exclude "bicycle, table, spider, chair, skyscraper, lizard, plate" --out $WEIGHTFLOW_ZOOS/backbone.safetensors
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +28,8 @@ from weightflow.zoo.executors import build_with
 from weightflow.zoo.recipe import read_recipe
 from weightflow.zoo.store import Zoo
 
+ROOT = Path(__file__).parents[1]
+
 
 @dataclass(frozen=True)
 class Population:
@@ -33,15 +41,16 @@ class Population:
     accuracy: float | None = None
 
 
-def populations(options: argparse.Namespace) -> dict[str, Population]:
-    features = f"{options.images} through {options.backbone}"
-    text = {"readout": {"encoder": options.encoder}} if options.encoder else {}
+def populations(folder: Path, shared: Path) -> dict[str, Population]:
+    images = f"imagefolder:{shared}/data/cifar100-300.zip"
+    features = f"{images} through {folder}/backbone.safetensors"
+    text = {"encoder": f"table:{shared}/data/clip-vit-b32-text.npz"}
     tasks = {"seen": 1000, "validation": 100, "unseen": 200}
     return {
         "heads": Population("tina_head", {"dataset": features}, networks=1000),
-        "adapters": Population("t2w_adapter", {"dataset": features, "tasks": tasks, **text}, networks=1000),
+        "adapters": Population("t2w_adapter", {"dataset": features, "tasks": tasks, "readout": text}, networks=1000),
         "cnns": Population(
-            "tina_cnn", {"dataset": options.images, "tasks": {"seen": 300, "validation": 30, "unseen": 60}},
+            "tina_cnn", {"dataset": images, "tasks": {"seen": 300, "validation": 30, "unseen": 40, "unseen_classes": 20}},
             networks=300,
         ),
     }  # fmt: skip
@@ -99,15 +108,10 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("zoos", nargs="*", help="which; all by default")
-    parser.add_argument("--folder", type=Path, default=Path("zoos"), help="where zoos are kept")
-    parser.add_argument("--images", default="cifar100", help="the data set of a hundred classes")
-    parser.add_argument(
-        "--backbone", default="backbone.safetensors", help="trained on it by weightflow backbone"
-    )
-    parser.add_argument("--encoder", help="of the class names, for adapters; the recipe's by default")
     parser.add_argument("--workers", type=int, default=1)
     options = parser.parse_args()
-    known = populations(options)
+    folder = Path(os.environ.get("WEIGHTFLOW_ZOOS", "zoos"))
+    known = populations(folder, Path(os.environ.get("WEIGHTFLOW_SHARED", ROOT.parent / "shared")))
     begin = time.perf_counter()
     rows = {
         row["zoo"]: row for row in (read_result("zoos")["rows"] if (RESULTS / "zoos.json").exists() else [])
@@ -115,7 +119,7 @@ def main() -> None:
     for name in options.zoos or known:
         if name not in known:
             raise InputError(f"no zoo is called '{name}'; there are: {', '.join(known)}")
-        rows[name] = measure(name, known[name], options.folder, options.workers)
+        rows[name] = measure(name, known[name], folder, options.workers)
         print(rows[name], flush=True)
     ordered = [rows[name] for name in known if name in rows]
     path = write_result(

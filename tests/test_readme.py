@@ -1,6 +1,9 @@
 """The README is true: its Python runs, its commands exist, its tables come from the results."""
 
+import importlib.util
+import io
 import re
+import shlex
 import shutil
 from pathlib import Path
 
@@ -8,6 +11,7 @@ import pytest
 from typer.main import get_command
 
 from benchmarks.readme import README, filled
+from canon import console
 from canon.cli import app as canon_app
 from weightflow.cli import app as weightflow_app
 
@@ -39,6 +43,23 @@ def commands(tool, app):
 def test_every_command_shown_exists(line):
     known = commands("weightflow", weightflow_app) | commands("canon", canon_app)
     assert any(line.split("   ")[0].startswith(name) for name in known), line
+
+
+def test_commands_of_use_run_in_order(run, tmp_path, monkeypatch):
+    section = TEXT.partition("## What networks are for")[2].partition("\n## ")[0]
+    lines = re.findall(r"^    (.*weightflow .*)$", section, re.MULTILINE)
+    assert len(lines) >= 8
+    missing = [p for p in ("onnx", "onnxruntime", "onnxscript") if importlib.util.find_spec(p) is None]
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "digits").symlink_to(run)
+    monkeypatch.chdir(tmp_path)
+    for line in lines:
+        typed, _, command = line.rpartition(" | ")
+        if typed:
+            monkeypatch.setattr("sys.stdin", io.StringIO(typed.split("'")[1].replace("\\n", "\n")))
+        if not ("--format onnx" in line and missing):
+            code = console.guarded(weightflow_app, shlex.split(command)[1:], name="weightflow")
+            assert code == 0, line
 
 
 def test_python_blocks_run(run, tmp_path, monkeypatch):

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from weightflow.datasets import Preprocessing
+from weightflow.datasets.data import along
 
 
 class Prepare(nn.Module):
@@ -20,14 +21,12 @@ class Prepare(nn.Module):
     def __init__(self, preprocessing: Preprocessing) -> None:
         super().__init__()
         self.preprocessing = preprocessing
-        for name, value in (("mean", preprocessing.mean), ("std", preprocessing.std)):
-            by_channel = isinstance(value, tuple)
-            self.register_buffer(
-                name, torch.tensor(value).view(-1, 1, 1) if by_channel else torch.tensor(value)
-            )
+        self.register_buffer("mean", torch.tensor(preprocessing.mean))
+        self.register_buffer("std", torch.tensor(preprocessing.std))
 
     def forward(self, inputs: Tensor) -> Tensor:
-        return (inputs.float() / self.preprocessing.divisor - self.mean) / self.std
+        mean, std = along(self.mean, inputs), along(self.std, inputs)
+        return (inputs.float() / self.preprocessing.divisor - mean) / std
 
 
 class Classifier(nn.Module):

@@ -36,6 +36,15 @@ def build(cls: type[C], data: Mapping[str, Any], where: str = "") -> C:
         if key not in kinds:
             raise InputError(f"unknown setting '{where}{key}'; nearest: {suggest(key, kinds)}")
         values[key] = _convert(kinds[key], value, f"{where}{key}")
+    missing = [
+        f.name
+        for f in dataclasses.fields(cls)  # type: ignore[arg-type]
+        if f.name not in values
+        and f.default is dataclasses.MISSING
+        and f.default_factory is dataclasses.MISSING
+    ]
+    if missing:
+        raise InputError(f"setting '{where}{missing[0]}' is missing; it has no default")
     try:
         return cls(**values)
     except TypeError as error:

@@ -46,24 +46,8 @@ class Readout(ABC):
         """One score a class, to be compared within a row; those of classes that a task lacks mean nothing."""
 
     @abstractmethod
-    def columns(self, targets: Float[Tensor, "networks classes width"]) -> Columns:
-        """The same for outputs with examples as the last axis."""
-
-    @abstractmethod
     def to_dict(self) -> dict[str, Any]:
         """What the JSON of an architecture says of it."""
-
-
-class Columns(ABC):
-    """Scores of outputs (networks, width, batch) whose derivatives are written out, not recorded."""
-
-    @abstractmethod
-    def scores(self, output: Tensor) -> Tensor:
-        """(networks, classes, batch)."""
-
-    @abstractmethod
-    def derivative(self, d: Tensor) -> Tensor:
-        """By the output, of a loss whose derivative by the last scores is `d`."""
 
 
 @dataclass(frozen=True)
@@ -79,9 +63,6 @@ class Logits(Readout):
 
     def scores(self, output: Tensor, targets: Tensor) -> Tensor:
         return output
-
-    def columns(self, targets: Tensor) -> Columns:
-        return AsTheyAre()
 
     def to_dict(self) -> dict[str, Any]:
         return {}
@@ -109,9 +90,6 @@ class Cosine(Readout):
     def scores(self, output: Tensor, targets: Tensor) -> Tensor:
         return self.temperature * F.normalize(output, dim=-1) @ targets.to(output.dtype).mT
 
-    def columns(self, targets: Tensor) -> Columns:
-        return CosineColumns(self.temperature * targets)
-
     def to_dict(self) -> dict[str, Any]:
         return {"readout": asdict(self)}
 
@@ -123,33 +101,6 @@ class Cosine(Readout):
                 f"'{self.encoder}' is now {found.identity}: put the one it was back"
             )
         return found
-
-
-class AsTheyAre(Columns):
-    """Scores that are the outputs."""
-
-    def scores(self, output: Tensor) -> Tensor:
-        return output
-
-    def derivative(self, d: Tensor) -> Tensor:
-        return d
-
-
-class CosineColumns(Columns):
-    r"""s = V u, u = y / |y|, and dL/dy = (g - u <u, g>) / |y| where g = V^T dL/ds."""
-
-    def __init__(self, vectors: Float[Tensor, "networks classes width"]) -> None:
-        self.vectors = vectors
-
-    def scores(self, output: Tensor) -> Tensor:
-        output = output.to(self.vectors.dtype)
-        self.norm = output.norm(dim=1, keepdim=True).clamp(min=1e-12)
-        self.unit = output / self.norm
-        return torch.bmm(self.vectors, self.unit)
-
-    def derivative(self, d: Tensor) -> Tensor:
-        g = torch.bmm(self.vectors.mT, d)
-        return (g - self.unit * (self.unit * g).sum(1, keepdim=True)) / self.norm
 
 
 def cosine(encoder: str, temperature: float = 100.0) -> Cosine:

@@ -94,7 +94,7 @@ class Flow(Pretrained):
         return encode_prompts(self.encoder, prompts, self.architecture.classes)
 
     def neighbours(self, prompt: Prompt, count: int = 1) -> list[Neighbour]:
-        """The `count` nearest known classes of each class in the prompt, nearest first; none in a run without words."""
+        """The `count` nearest known classes of each class in the prompt; none where the run takes no words."""
         if self.header.config.encoder == "none":
             return []
         known = self.encoder.encode(self.known_classes)
@@ -147,14 +147,17 @@ class Flow(Pretrained):
         parts = [
             self._move(
                 words[rows],
-                x[rows].to(self.device),
+                part.to(self.device),
                 config,
                 start,
                 [seeds[i] for i in rows.tolist()] if seeds else [],
             )
-            for rows in torch.arange(len(x)).split(config.batch_size)
+            for rows, part in zip(
+                torch.arange(len(x)).split(config.batch_size), x.split(config.batch_size), strict=True
+            )
         ]
-        return torch.cat(parts).to(x.device)
+        # whole networks are large: one part is not copied
+        return (parts[0] if len(parts) == 1 else torch.cat(parts)).to(x.device)
 
     def _move(
         self, prompts: PromptBatch, x: Tensor, config: SampleConfig, start: float, seeds: Sequence[int]

@@ -20,13 +20,13 @@ def check(config: TrainConfig, zoo: Zoo) -> None:
             f"augment.{moved[0]} relabels tokens, which coordinates.kind '{config.coordinates.kind}' does not "
             f"have: set coordinates.kind=tokens, or augment.{moved[0]}={'0' if moved[0] == 'equivariance' else 'false'}"
         )
+    if config.anchors.kind != "none":
+        _check_anchors(config, zoo)
     if config.encoder == "none" and len({record.classes for record in zoo.records}) > 1:
         raise InputError(
             f"the networks of {zoo.path} have different tasks, and a run without words cannot tell which to "
             "make; give an encoder, for instance encoder=wordllama, or take a zoo of one task"
         )
-    if config.anchors.kind != "none":
-        _check_anchors(config, zoo)
     told = config.model.conditioning
     tasks = {zoo.records[i].classes for i in zoo.rows("seen")}
     if told == "none" and len(tasks) > 1:

@@ -13,7 +13,7 @@ import torch
 
 from canon.errors import InputError, WorkError
 from weightflow import datasets
-from weightflow.datasets import Preprocessing, StoredInputs, fetch, idx, places
+from weightflow.datasets import Preprocessing, StoredInputs, fetch, idx, images, places
 from weightflow.datasets.caltech import human
 from weightflow.datasets.tiny_imagenet import class_names
 from weightflow.zoo.predict import predict_many
@@ -257,6 +257,17 @@ def test_another_size_is_named_or_resized(tmp_path):
     with pytest.raises(InputError, match=r"1 images are not 6x5 pixels .*\(9x9\); add \?size=64"):
         datasets.load(f"imagefolder:{root}")
     assert datasets.load(f"imagefolder:{root}?size=4").input_shape == (3, 4, 4)
+
+
+@pytest.mark.parametrize("limit", ["LARGEST_FILE", "LARGEST_IMAGE"])
+def test_what_claims_to_be_huge_is_not_decoded(tmp_path, monkeypatch, limit):
+    root = write_folder(tmp_path / "photos")
+    with zipfile.ZipFile(tmp_path / "photos.zip", "w") as archive:
+        for path in sorted(root.rglob("*.png")):
+            archive.write(path, path.relative_to(tmp_path))
+    monkeypatch.setattr(images, limit, 10)
+    with pytest.raises(InputError, match=r"20 images are corrupt, .*\.png \(.* more than "):
+        datasets.load(f"imagefolder:{root}.zip")
 
 
 def test_a_class_with_too_few_images_is_named(tmp_path):

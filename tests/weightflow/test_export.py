@@ -13,7 +13,9 @@ import weightflow
 from canon import checkpoint, console
 from canon.errors import InputError
 from weightflow import architectures, datasets
+from weightflow.classifier import Classifier
 from weightflow.cli import app
+from weightflow.datasets import Preprocessing
 from weightflow.export import FORMATS, export_zoo, with_statistics
 from weightflow.population import generate_zoo
 from weightflow.pretrained import save_generator
@@ -265,3 +267,27 @@ def test_bad_input_is_one_clear_line(run, nets, tmp_path, capsys, arguments, mes
 
 def test_formats_are_listed_by_their_own_table():
     assert set(FORMATS) == {"safetensors", "pt2", "onnx"}
+
+
+@pytest.mark.parametrize(
+    ("preprocessing", "inputs"),
+    [
+        (Preprocessing(255.0, (0.1, 0.2, 0.3), (1.0, 2.0, 3.0)), torch.randint(256, (4, 3, 5, 5)).byte()),
+        (Preprocessing(1.0, (1.0, 2.0), (0.5, 0.25)), torch.rand(4, 2)),
+        (Preprocessing(16.0, 0.3, 0.4), torch.rand(4, 64)),
+    ],
+)
+def test_a_module_prepares_as_the_data_set_does(preprocessing, inputs):
+    model = Classifier(nn.Identity(), preprocessing, ("a", "b"))
+    assert torch.equal(model(inputs), preprocessing(inputs))
+    assert Preprocessing.from_dict(json.loads(json.dumps(model.description))) == preprocessing
+
+
+def test_rows_are_standardised_feature_by_feature_from_raw_ones():
+    from sklearn.datasets import load_iris
+
+    data, raw = datasets.load("iris"), torch.from_numpy(load_iris().data).float()
+    torch.testing.assert_close(data.train.inputs.mean(0), torch.zeros(4), atol=1e-5, rtol=0)
+    torch.testing.assert_close(data.train.inputs.std(0, correction=0), torch.ones(4))
+    distance = (data.train.inputs.unsqueeze(1) - data.preprocessing(raw)).abs().amax(2)
+    assert float(distance.min(1).values.max()) < 1e-5

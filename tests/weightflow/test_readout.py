@@ -16,6 +16,7 @@ from weightflow.evaluate import judge
 from weightflow.network import read_network, write_network
 from weightflow.readout import Compared, Cosine, Logits, cosine, from_dict
 from weightflow.zoo.build import build_zoo
+from weightflow.zoo.compared import ComparedLayer
 from weightflow.zoo.initialise import initialise
 from weightflow.zoo.logits import masked_cross_entropy
 from weightflow.zoo.predict import predict_many
@@ -76,20 +77,26 @@ def test_many_adapters_are_trained_as_one_is(adapter, together):
                 torch.testing.assert_close(found[name][row], tensor, atol=1e-5, rtol=1e-4)
 
 
-def test_the_written_out_derivative_is_autograds(adapter):
+def test_the_written_out_derivatives_are_autograds(adapter):
     generator = torch.Generator().manual_seed(0)
+
+    def random(*shape):
+        return torch.randn(*shape, generator=generator, dtype=torch.float64, requires_grad=True)
+
     text = adapter.readout.targets([task.classes for task in TASKS], 4).double()
     mask = torch.tensor([[True, True, True, False], [True, True, False, False]])
-    output = torch.randn(2, 5, 7, generator=generator, dtype=torch.float64, requires_grad=True)
+    weight, bias, h = random(2, 7, 3), random(2, 7), random(2, 3, 5)
     targets = torch.tensor([[0, 2, 1, 1, 0], [1, 0, 0, 1, 1]])
+    output = torch.baddbmm(bias.unsqueeze(-1), weight, h).mT
     scores = adapter.readout.scores(output, text)
-    (expected,) = torch.autograd.grad(masked_cross_entropy(scores, targets, mask).sum(), output)
-    columns = adapter.readout.columns(text)
-    same = columns.scores(output.detach().mT)
+    expected = torch.autograd.grad(masked_cross_entropy(scores, targets, mask).sum(), (weight, bias, h))
+    layer = ComparedLayer(weight.detach(), bias.detach(), adapter.readout.temperature * text)
+    same = layer.scores(h.detach())
     torch.testing.assert_close(same.mT, scores, atol=1e-12, rtol=1e-12)
     leaf = same.detach().requires_grad_()
     (d,) = torch.autograd.grad(masked_cross_entropy(leaf.mT, targets, mask).sum(), leaf)
-    torch.testing.assert_close(columns.derivative(d).mT, expected, atol=1e-12, rtol=1e-10)
+    for found, wanted in zip(layer.gradients(d), expected, strict=True):
+        torch.testing.assert_close(found, wanted, atol=1e-12, rtol=1e-10)
 
 
 def test_prediction_module_and_file_agree_with_the_definition(adapter, tmp_path):

@@ -87,6 +87,52 @@ def train_alone(architecture, task, seed, recipe):
     return {name: tensor.detach() for name, tensor in module.state_dict().items()}
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"architecture": {"arguments": {"hiden": [4]}}}, "has no argument 'hiden'; nearest: hidden"),
+        ({"architecture": {"name": "mpl"}}, "no architecture is called 'mpl'"),
+        ({"architecture": {"arguments": {"inputs": 63}}}, "cannot take examples of shape"),
+        (
+            {"training": {"lerning_rate": 1.0}},
+            "unknown setting 'training.lerning_rate'; nearest: learning_rate",
+        ),
+    ],
+)
+def test_a_recipe_that_cannot_be_built_leaves_no_folder(tmp_path, changes, message):
+    with pytest.raises(InputError, match=message):
+        build_zoo(read_recipe("digits", changes), tmp_path / "zoo")
+    assert not (tmp_path / "zoo").exists()
+
+
+def test_a_recipe_without_an_architecture_says_so(tmp_path):
+    (tmp_path / "mine.toml").write_text('dataset = "digits"')
+    with pytest.raises(InputError, match="setting 'architecture' is missing"):
+        read_recipe(str(tmp_path / "mine.toml"))
+
+
+def test_a_full_disk_loses_nothing(tiny_recipe, tmp_path, monkeypatch):
+    """What is finished stays, the message says what to do, the next run goes on."""
+    from canon import checkpoint
+
+    write, written = checkpoint.write, []
+
+    def full(path, *rest):
+        if len(written) == 2:
+            raise WorkError(f"{path} was not written: No space left on device; free some space and run again")
+        written.append(path)
+        write(path, *rest)
+
+    plan = dataclasses.replace(tiny_recipe, training=dataclasses.replace(tiny_recipe.training, steps=2))
+    monkeypatch.setattr("weightflow.zoo.store.checkpoint.write", full)
+    with pytest.raises(WorkError, match="free some space and run again"):
+        build_zoo(plan, tmp_path / "zoo")
+    monkeypatch.undo()
+    assert len(written) == 2
+    assert build_zoo(plan, tmp_path / "zoo") == plan.tasks.networks - 2 * plan.shard_size
+    assert Zoo(tmp_path / "zoo").verify() == []
+
+
 def test_a_network_does_not_depend_on_its_neighbours(tiny_recipe):
     architecture, tasks = tiny_recipe.make_architecture(), tiny_recipe.make_tasks()[:3]
     recipe = dataclasses.replace(tiny_recipe.training, steps=5)

@@ -6,6 +6,7 @@ parameters whose size follows the number of classes.
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -23,7 +24,7 @@ from weightflow.architectures.head import adapter, linear_head
 from weightflow.architectures.mlp import mlp
 from weightflow.architectures.resnet import resnet, resnet18, resnet20
 from weightflow.architectures.transformer import text_transformer, vit
-from weightflow.names import pick
+from weightflow.names import pick, suggest
 from weightflow.readout import Logits, Readout, from_dict
 
 FAMILIES: dict[str, Callable[..., nn.Module]] = {
@@ -55,10 +56,15 @@ class Architecture:
 
     def build(self, classes: int | None = None) -> nn.Module:
         """A freshly initialised module with `classes` logits (all of them by default)."""
+        make = pick(FAMILIES, self.name, "architecture")
+        known = [name for name in inspect.signature(make).parameters if name != "classes"]
+        for name in self.arguments:
+            if name not in known:
+                raise InputError(
+                    f"architecture '{self.name}' has no argument '{name}'; nearest: {suggest(name, known)}"
+                )
         try:
-            return pick(FAMILIES, self.name, "architecture")(
-                **self.arguments, classes=classes or self.classes
-            )
+            return make(**self.arguments, classes=classes or self.classes)
         except TypeError as error:
             raise InputError(f"architecture '{self.name}': {error}") from None
 

@@ -19,7 +19,8 @@ from weightflow.names import suggest
 class Preprocessing:
     """`(x / divisor - mean) / std`; mean and std come from training inputs alone.
 
-    One number each, or for images (..., channels, height, width) one a channel.
+    One number each; or one a channel for images (..., channels, height, width), one a feature for rows
+    (examples, features).
     """
 
     divisor: float
@@ -31,7 +32,7 @@ class Preprocessing:
         return len(self.mean) if isinstance(self.mean, tuple) else 1
 
     def __call__(self, inputs: Tensor) -> Tensor:
-        mean, std = _per_channel(self.mean), _per_channel(self.std)
+        mean, std = (along(torch.tensor(values), inputs) for values in (self.mean, self.std))
         return (inputs.float() / self.divisor - mean) / std
 
     def to_dict(self) -> dict[str, Any]:
@@ -50,8 +51,9 @@ def _tupled(values: float | Sequence[float]) -> float | tuple[float, ...]:
     return tuple(values) if isinstance(values, Sequence) else values
 
 
-def _per_channel(values: float | tuple[float, ...]) -> float | Tensor:
-    return torch.tensor(values).view(-1, 1, 1) if isinstance(values, tuple) else values
+def along(values: Tensor, inputs: Tensor) -> Tensor:
+    """One value, or one a channel of images or a feature of rows, shaped to meet `inputs`."""
+    return values.view(-1, 1, 1) if values.dim() and inputs.dim() > 2 else values
 
 
 class StoredInputs:
@@ -203,8 +205,8 @@ def from_arrays(
     test, validation, train = stratified_parts(labels, [test_fraction, validation_fraction], seed)
     scaled = torch.from_numpy(inputs[train]).float() / divisor
     if per_feature:
-        inputs = (inputs - inputs[train].mean(axis=0)) / inputs[train].std(axis=0)
-        preprocessing = Preprocessing(1.0, 0.0, 1.0)
+        mean, std = scaled.double().mean(0), scaled.double().std(0, correction=0)
+        preprocessing = Preprocessing(divisor, tuple(mean.tolist()), tuple(std.tolist()))
     else:
         preprocessing = Preprocessing(divisor, float(scaled.mean()), float(scaled.std()))
 

@@ -16,6 +16,9 @@ from weightflow.datasets import stored
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff", ".webp"}
 
+# a small file can claim to be a huge image: sizes are looked at before anything is decoded
+LARGEST_FILE, LARGEST_IMAGE = 2**26, 2**26  # bytes, pixels
+
 
 @dataclass(frozen=True)
 class ImageFile:
@@ -40,7 +43,13 @@ def file_at(path: Path, label: int) -> ImageFile:
 
 
 def file_in(archive: zipfile.ZipFile, member: str, label: int) -> ImageFile:
-    return ImageFile(f"{archive.filename}:{member}", label, lambda: BytesIO(archive.read(member)))
+    def unpacked() -> BytesIO:
+        size = archive.getinfo(member).file_size
+        if size > LARGEST_FILE:
+            raise ValueError(f"unpacks to {size} bytes, more than the {LARGEST_FILE} that an image may have")
+        return BytesIO(archive.read(member))
+
+    return ImageFile(f"{archive.filename}:{member}", label, unpacked)
 
 
 def is_image(name: str) -> bool:
@@ -101,6 +110,8 @@ class _Probe:
 
         try:
             with file.open() as opened, Image.open(opened) as image:
+                if image.width * image.height > LARGEST_IMAGE:
+                    raise ValueError(f"{image.width}x{image.height} pixels, more than {LARGEST_IMAGE}")
                 image.load()
                 grey = image.mode in ("1", "L", "LA", "I", "I;16", "F")
                 self.mode = self.mode or ("L" if grey else "RGB")

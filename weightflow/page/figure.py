@@ -75,7 +75,7 @@ def legend(shown: Sequence[Series], toggles: Sequence[str] = ()) -> str:
 def _entry(s: Series, toggled: bool) -> str:
     from weightflow.page.svg import marker
 
-    key = f'<svg class="key" viewBox="-7 -7 14 14" style="{s.style}">{marker(0, 0, s.marker, 5)}</svg>'
+    key = f'<svg class="key" viewBox="-7 -7 14 14" style="{s.style}">{marker(0, 0, s.marker, 5.0)}</svg>'
     text = f"{key}{html.escape(s.label)}"
     if not toggled:
         return f"<span>{text}</span>"

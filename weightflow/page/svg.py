@@ -123,7 +123,7 @@ class Plot:
         path = "M" + "L".join(f"{a} {b}" for a, b in places)
         whiskers = [self._whisker(p[0], bar) for p, bar in zip(points, bars, strict=False) if bar]
         dots = "".join(
-            marker(a, b, s.marker, 4, _say(s, p)) for (a, b), p in zip(places, points, strict=True)
+            marker(a, b, s.marker, 4.0, _say(s, p)) for (a, b), p in zip(places, points, strict=True)
         )
         self.parts.append(
             f'<g class="line" style="{s.style}"><path d="{path}"/>{"".join(whiskers)}{dots}</g>'

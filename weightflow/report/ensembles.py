@@ -35,7 +35,10 @@ def ensembles(known: Known, tasks: Sequence[Task], seed: int, most: int = 6) -> 
         seeds = range(seed + place * networks, seed + (place + 1) * networks)
         generated = known.flow.sample([Prompt(task.classes)] * networks, seeds, known.config)
         theirs = known_by[row].nonzero().squeeze(1)[:networks]
-        for name, state in (("generated", generated), ("zoo", _picked(known, theirs, task))):
+        populations = {"generated": generated}
+        if len(theirs):
+            populations["zoo"] = _picked(known, theirs, task)
+        for name, state in populations.items():
             for size, value in _accuracies(known, state, task).items():
                 rows[name].setdefault(size, []).append(value)
     return {
@@ -55,8 +58,6 @@ def _picked(known: Known, rows: torch.Tensor, task: Task) -> State:
 def _accuracies(known: Known, state: State, task: Task) -> dict[int, float]:
     """By size; size 1 is the mean over single networks."""
     count = len(next(iter(state.values())))
-    if count == 0:
-        return {}
     alone = [
         judge_ensembles(known.zoo.architecture, {n: t[i : i + 1] for n, t in state.items()}, task, [1])[1]
         for i in range(min(count, 20))

@@ -3,8 +3,7 @@ r"""Chains of linear layers: the gradients of many networks by batched products,
     a_l = W_l h_{l-1} + b_l,   h_l = phi(a_l),   h_0 = inputs
     d_l = dL/da_l,   dL/dW_l = d_l h_{l-1}^T,   dL/db_l = sum d_l,   d_{l-1} = phi'(a_{l-1}) W_l^T d_l
 
-Where outputs are compared with text, the readout turns a_L into scores and carries the derivative back.
-Examples are the last axis, so that each product is one call for all networks; where they share their
+Where outputs are compared with text, the last layer is a `ComparedLayer`. Examples are the last axis, so that each product is one call for all networks; where they share their
 mini-batches, the first layers of all networks are one matrix. Recording these few calls for automatic
 differentiation, network-wise, takes several times as long as the products do.
 """
@@ -19,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from weightflow.architectures import Architecture
-from weightflow.readout import Columns
+from weightflow.zoo.compared import ComparedLayer
 from weightflow.zoo.stack import Stack
 
 Activation = Callable[[Tensor], Tensor]
@@ -65,9 +64,9 @@ class Chain:
     """
 
     def __init__(
-        self, layers: list[Layer], stack: Stack, mask: Tensor, shared: bool, readout: Columns
+        self, layers: list[Layer], stack: Stack, mask: Tensor, shared: bool, vectors: Tensor | None = None
     ) -> None:
-        self.layers, self.stack, self.shared, self.readout = layers, stack, shared, readout
+        self.layers, self.stack, self.shared = layers, stack, shared
         self.smoothing, self.dtype = stack.recipe.label_smoothing, stack.recipe.dtype
         self.absent = None if mask.all() else ~mask.unsqueeze(-1)
         self.uniform = mask.to(stack.flat.dtype).unsqueeze(-1) / mask.sum(-1).view(-1, 1, 1)
@@ -76,6 +75,12 @@ class Chain:
         self.flat = stack.flat if own else torch.empty_like(stack.flat, dtype=self.dtype)
         self.flat_gradient = stack.flat_gradient if own else torch.empty_like(self.flat)
         self.parameters, self.gradients = stack.views(self.flat), stack.views(self.flat_gradient)
+        last = layers[-1].prefix
+        self.compared = (
+            None
+            if vectors is None
+            else ComparedLayer(stack.parameters[f"{last}weight"], stack.parameters[f"{last}bias"], vectors)
+        )
 
     @torch.no_grad()
     def __call__(self, inputs: Tensor, targets: Tensor) -> Tensor:
@@ -84,12 +89,15 @@ class Chain:
         x = inputs.flatten(1 if self.shared else 2).to(self.dtype)
         before = [x.mT]  # (inputs, batch), for all or for each network
         sums: list[Tensor] = []
-        for layer in self.layers:
+        linear = self.layers if self.compared is None else self.layers[:-1]
+        for layer in linear:
             sums.append(self._linear(layer, before[-1], len(targets)))
             before.append(ACTIVATIONS[layer.activation][0](sums[-1]) if layer.activation else sums[-1])
-        losses, d = self._cross_entropy(self.readout.scores(before[-1]), targets)
-        d = self.readout.derivative(d).to(self.dtype)
-        for i in range(len(self.layers) - 1, -1, -1):
+        if self.compared is None:
+            losses, d = self._cross_entropy(before[-1], targets)
+        else:
+            losses, d = self._compared(self.compared, before[-1], targets)
+        for i in range(len(linear) - 1, -1, -1):
             layer = self.layers[i]
             if layer.activation:
                 d = ACTIVATIONS[layer.activation][1](d, sums[i])
@@ -115,6 +123,15 @@ class Chain:
             torch.mm(d.reshape(-1, d.shape[2]), h.mT, out=weight.flatten(0, 1))
         torch.sum(d, -1, out=self.gradients[f"{layer.prefix}bias"])
 
+    def _compared(self, layer: ComparedLayer, h: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Losses, and the derivative by what enters the compared layer."""
+        h = h.to(self.stack.flat.dtype).expand(len(targets), -1, -1)
+        losses, d = self._cross_entropy(layer.scores(h), targets)
+        weight, bias, by_h = layer.gradients(d.to(h.dtype))
+        self.gradients[f"{self.layers[-1].prefix}weight"].copy_(weight)
+        self.gradients[f"{self.layers[-1].prefix}bias"].copy_(bias)
+        return losses, by_h.to(self.dtype)
+
     def _cross_entropy(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Mean loss of each network, and the derivative by its logits (networks, classes, batch)."""
         logits = logits if logits.dtype == torch.float64 else logits.float()
@@ -128,4 +145,4 @@ class Chain:
             losses = (1 - self.smoothing) * losses - self.smoothing * (present * self.uniform).sum(1).mean(1)
             d -= self.smoothing * self.uniform
         d.scatter_add_(1, chosen, d.new_full((), self.smoothing - 1).expand(chosen.shape))
-        return losses, d.div_(targets.shape[1])
+        return losses, d.div_(targets.shape[1]).to(self.dtype)

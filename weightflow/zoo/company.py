@@ -10,14 +10,16 @@ from weightflow.architectures import Architecture
 # Matrix products of small layers gain from company until they fill the cache; convolutions and attention
 # are faster alone.
 IN_COMPANY = frozenset({"mlp", "linear_head", "adapter"})
-SMALL = 20_000
+# what fits into the cache beside the examples of a mini-batch, by the number of parameters
+COMPANY = {3_000: 250, 20_000: 64}
+MANY = 25
 
 
 def together(architecture: Architecture) -> int:
     """How many networks of this architecture are best run at once."""
     if architecture.name not in IN_COMPANY:
         return 1
-    return 250 if architecture.parameters <= SMALL else 25
+    return next((count for most, count in COMPANY.items() if architecture.parameters <= most), MANY)
 
 
 def has_dropout(architecture: Architecture) -> bool:

@@ -24,7 +24,7 @@ from weightflow.zoo.measure import measured
 from weightflow.zoo.recipe import ZooRecipe
 from weightflow.zoo.store import Record, read_manifest, shard_path, write_manifest, write_shard
 from weightflow.zoo.tasks import Task
-from weightflow.zoo.training import train_many
+from weightflow.zoo.training import check_inputs, train_many
 
 # one stream of seeds a zoo: so far apart that neighbouring zoos never share a network
 SEEDS = 2**20
@@ -48,6 +48,7 @@ class Site:
         self.recipe, self.folder = recipe, folder
         self.tasks, self.architecture = recipe.make_tasks(), recipe.make_architecture()
         self.starts = list(range(0, len(self.tasks), recipe.shard_size))
+        check_inputs(self.architecture, datasets.load(recipe.dataset))
         self._claim()
 
     def lock(self, name: str | int, wait: bool) -> AbstractContextManager[bool]:

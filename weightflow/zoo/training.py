@@ -12,6 +12,7 @@ from torch import Tensor
 from canon.errors import InputError, WorkError
 from weightflow.architectures import Architecture
 from weightflow.datasets import ClassificationData
+from weightflow.readout import Cosine
 from weightflow.zoo.augment import crop_flip
 from weightflow.zoo.batches import Examples, mini_batches
 from weightflow.zoo.chain import Chain, layers_of
@@ -124,9 +125,11 @@ class _Group:
 
     def _work_on(self, stack: Stack) -> None:
         mask, text, readout = self.mask[self.active], self.text[self.active], self.architecture.readout
+        self.here = self.positions[self.active]
+        vectors = readout.temperature * text if isinstance(readout, Cosine) else None
         self.stack = stack
         self.gradients = (
-            Chain(self.layers, stack, mask, self.shared, readout.columns(text))
+            Chain(self.layers, stack, mask, self.shared, vectors)
             if self.layers
             else Recorded(self.architecture, stack, mask, self.shared, text)
         )
@@ -138,16 +141,14 @@ class _Group:
         augmenters = [torch.Generator().manual_seed(2**32 + seed) for seed in seeds]
         best = _Best(self.begin, recipe.patience)
         for step, drawn in enumerate(mini_batches(rows, recipe.batch_size, recipe.steps, seeds)):
-            index = drawn if self.shared else drawn[self.active]
+            index = drawn if self.shared or len(self.active) == len(drawn) else drawn[self.active]
             inputs = examples[index]
             if recipe.augment == "crop_flip":
                 walking = [0] if self.shared else self.active.tolist()
                 inputs = torch.stack(
                     [crop_flip(x, augmenters[i]) for i, x in zip(walking, inputs, strict=True)]
                 )
-            targets = self.positions[self.active].gather(
-                1, examples.labels[index].expand(len(self.active), -1)
-            )
+            targets = self.here.gather(1, examples.labels[index].expand(len(self.active), -1))
             losses = self.gradients(inputs[0] if self.shared else inputs, targets)
             if not math.isfinite(float(losses.sum())):
                 self._lost(losses, step)
