@@ -24,8 +24,8 @@ from canon.canonical import align_many
 from canon.errors import InputError
 from weightflow import datasets
 from weightflow.decode import decode
+from weightflow.disagreement import compare_behaviour
 from weightflow.evaluate import Judged, judge
-from weightflow.novelty import compare_behaviour
 from weightflow.presets import read_preset
 from weightflow.sample import Flow
 from weightflow.text import Prompt

@@ -21,13 +21,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from benchmarks.common import aim, write_result
-from weightflow.baselines import BASELINES, Known
+from weightflow.baselines import BASELINES
 from weightflow.canonicalize import canonicalize_zoo, is_canonical
+from weightflow.disagreement import compare_behaviour
 from weightflow.evaluate import Judged, judge
-from weightflow.novelty import compare_behaviour, nearest_distances
+from weightflow.known import Known
+from weightflow.novelty import nearest_distances
 from weightflow.presets import read_preset
-from weightflow.sample import Flow, SampleConfig
+from weightflow.sample import Flow
+from weightflow.sampleconfig import SampleConfig
 from weightflow.text import Prompt
 from weightflow.train import start
 from weightflow.zoo.build import build_zoo
@@ -46,11 +51,11 @@ class Generator:
 
 OURS = "ours"
 GENERATORS = {
-    OURS: Generator("narrow", 600),
-    "ours, no noise passes through": Generator("narrow", 600, {"objective": {"prior": 0.0}}),
-    "ours, behaviour of predictions": Generator("narrow", 600, {"behaviour": {"sampled": 0.0}}),
-    "ours, no behaviour": Generator("narrow", 600, {"behaviour": {"weight": 0.0, "sampled": 0.0}}),
-    "ours, diffusion": Generator("narrow", 600, {"objective": {"path": "diffusion"}}),
+    OURS: Generator("narrow", 400),
+    "ours, no noise passes through": Generator("narrow", 400, {"objective": {"prior": 0.0}}),
+    "ours, behaviour of predictions": Generator("narrow", 400, {"behaviour": {"sampled": 0.0}}),
+    "ours, no behaviour": Generator("narrow", 400, {"behaviour": {"weight": 0.0, "sampled": 0.0}}),
+    "ours, diffusion": Generator("narrow", 400, {"objective": {"path": "diffusion"}}),
     "deepweightflow": Generator("deepweightflow", 6000),
 }
 SOLVERS = (("ddim", 1), ("ddim", 2), ("ddim", 4), ("ddim", 8), ("ddim", 16))
@@ -70,16 +75,20 @@ COMPARED = (
 
 @dataclass(frozen=True)
 class Bench:
-    """A canonical zoo judged once, and how many networks each generator makes."""
+    """A canonical zoo judged once, and how many networks each generator makes.
+
+    `span`: which share of what is particular to a network lies in the span of the others.
+    """
 
     zoo: Zoo
     judged: Judged
     networks: int
+    span: float
 
     @classmethod
     def of(cls, zoo: Zoo, networks: int) -> Bench:
-        tasks = [record.task for record in zoo.records]
-        return cls(zoo, judge(zoo.architecture, zoo.load(), tasks), networks)
+        tasks, state = [record.task for record in zoo.records], zoo.load()
+        return cls(zoo, judge(zoo.architecture, state, tasks), networks, share_in_span(state))
 
     def row(self, known: Known, name: str, seed: int, make: Callable[[], State]) -> dict[str, Any]:
         tasks = [self.zoo.records[0].task] * self.networks
@@ -95,6 +104,7 @@ class Bench:
         return {
             "generator": name,
             "networks_in_zoo": len(self.zoo),
+            "share_in_span_of_others": self.span,
             "seed": seed,
             "accuracy": float(judged.accuracy.mean()),
             "accuracy_spread": float(judged.accuracy.std()),
@@ -108,6 +118,18 @@ class Bench:
             "disagreement_zoo": own.disagreement,
             "seconds": round(seconds, 3),
         }
+
+
+def share_in_span(state: State, held_out: float = 0.1) -> float:
+    """Squared distance to the mean that the span of the first networks has of the last ones, a fraction."""
+    flat = torch.cat([tensor.flatten(1) for tensor in state.values()], dim=1)
+    first = round((1 - held_out) * len(flat))
+    mean = flat[:first].mean(0)
+    known, new = flat[:first] - mean, flat[first:] - mean
+    inner = (known @ new.T).double()
+    # the networks less their mean are dependent: a pseudo-inverse
+    found = (inner * (torch.linalg.pinv((known @ known.T).double(), hermitian=True) @ inner)).sum(0)
+    return round(float((found / new.double().square().sum(1)).mean()), 6)
 
 
 def generator_rows(bench: Bench, name: str, seed: int, small: bool, folder: Path) -> list[dict[str, Any]]:

@@ -26,13 +26,16 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.common import aim, write_result
 from weightflow import checkpoint as runs
 from weightflow import coordinates as kinds
+from weightflow import datasets
 from weightflow.architectures import Architecture
 from weightflow.coordinates.components import Components
 from weightflow.coordinates.tokens import Tokens
+from weightflow.datasets import Facts
 from weightflow.decode import decode
 from weightflow.model import make_model
 from weightflow.presets import read_preset
-from weightflow.sample import Flow, SampleConfig
+from weightflow.sample import Flow
+from weightflow.sampleconfig import SampleConfig
 from weightflow.text import Prompt, PromptBatch, load_encoder
 from weightflow.tokens import make_layout
 
@@ -102,7 +105,8 @@ def untrained(case: Case, folder: Path) -> Flow:
         coordinates = Tokens(architecture, layout, torch.zeros(shape), torch.ones(shape))
     encoder = load_encoder(config.encoder)
     zoo = runs.ZooReference("none: nothing was learned", "", "digits")
-    runs.write_header(folder, runs.RunHeader(config, zoo, architecture, layout, encoder.identity))
+    facts = Facts.of(datasets.load("digits"))
+    runs.write_header(folder, runs.RunHeader(config, zoo, architecture, layout, encoder.identity, facts))
     model = make_model(config.model, coordinates.layout, encoder.width, architecture.classes)
     runs.write_checkpoint(folder, {}, model.state_dict(), coordinates, {}, 0)
     return Flow(folder)

@@ -1,5 +1,7 @@
 """Principal components: the span of the networks and nothing else, whichever way they are found."""
 
+import weakref
+
 import pytest
 import torch
 
@@ -98,3 +100,25 @@ def test_two_networks_span_too_little():
 def test_an_unknown_kind_lists_what_there_is():
     with pytest.raises(InputError, match="no kind of coordinates is called 'pca'; there are: components"):
         CoordinatesConfig("pca")
+
+
+@pytest.mark.parametrize("networks", [12, 60])
+def test_only_a_few_batches_are_in_memory_at_once(networks):
+    """Six batches; one for each of two walks, and the one that is being read."""
+    state, present = population(networks)
+    alive: set[int] = set()
+    most = 0
+
+    def batches():
+        nonlocal most
+        for rows in torch.arange(networks).chunk(6):
+            part = {name: tensor[rows] for name, tensor in state.items()}
+            key = id(part["1.weight"])
+            alive.add(key)
+            weakref.finalize(part["1.weight"], alive.discard, key)
+            most = max(most, len(alive))
+            yield part, present[rows]
+            del part
+
+    fit(CoordinatesConfig("components"), MLP, LAYOUT, batches)
+    assert most <= 3

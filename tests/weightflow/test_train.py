@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import os
 import shutil
 import signal
@@ -93,6 +94,20 @@ def test_diffusion_is_an_option_of_the_same_model(zoo, tiny_config, tmp_path):
     objective = dataclasses.replace(tiny_config.objective, path="diffusion", predict="velocity")
     config = dataclasses.replace(tiny_config, objective=objective)
     assert start(zoo, config, tmp_path / "run").run().step == config.steps
+
+
+def test_half_precision_trains_and_leaves_the_model_in_full(zoo, tiny_config, tmp_path):
+    trainer = start(zoo, dataclasses.replace(tiny_config, precision="bfloat16"), tmp_path / "run")
+    assert math.isfinite(trainer.run().best)
+    assert {p.dtype for p in trainer.model.parameters()} == {torch.float32}
+
+
+@pytest.mark.slow
+def test_a_translated_model_learns_the_same(zoo, run, tiny_config, tmp_path):
+    trainer = start(zoo, dataclasses.replace(tiny_config, compile=True), tmp_path / "run")
+    trainer.run()
+    for name, tensor in runs.unpack("raw", finished_tensors(run)).items():
+        torch.testing.assert_close(trainer.model.state_dict()[name], tensor, atol=1e-4, rtol=1e-2)
 
 
 def test_early_stopping_keeps_the_best_average(zoo, tiny_config, tmp_path):

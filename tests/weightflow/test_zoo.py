@@ -290,3 +290,15 @@ def test_a_record_of_another_kind_is_refused(tiny_recipe, tmp_path):
     (folder / "zoo.json").write_text(json.dumps(manifest), encoding="utf-8")
     with pytest.raises(InputError, match="holds a record that this version cannot read"):
         Zoo(folder).load()
+
+
+def test_a_walk_by_shards_gives_what_loading_at_once_gives(raw_zoo):
+    """Rows of several shards, out of order; no part is larger than a shard."""
+    rows = [45, 3, 21, 7, 50]
+    whole = raw_zoo.load(rows)
+    seen = []
+    for positions, state in raw_zoo.by_shard(rows):
+        seen += positions.tolist()
+        for name, tensor in state.items():
+            assert torch.equal(tensor, whole[name][positions])
+    assert sorted(seen) == list(range(len(rows)))
