@@ -72,7 +72,9 @@ def apply(spec: PermutationSpec, permutation: Permutation, state: State) -> dict
     Raises `InputError` where keys or shapes do not fit the spec.
     """
     first = next(iter(permutation), None)
-    batch = 0 if first is None else permutation[first].dim() - len(spec.shape(first))
+    if first is None:  # nothing moves, and nothing says how many networks there are
+        return {name: tensor.clone() for name, tensor in state.items()}
+    batch = permutation[first].dim() - len(spec.shape(first))
     spec.check(state, batch=batch)
     return {name: relabel(spec, permutation, name, tensor, batch) for name, tensor in state.items()}
 
