@@ -134,6 +134,33 @@ def barriers() -> str:
     return markdown(head, rows)
 
 
+def means() -> str:
+    rows = [r for r in read_result("alignment")["rows"] if r["table"] == "mean of the zoo"]
+    kinds = list(dict.fromkeys(r["kind"] for r in rows))
+    found = {(r["way"], r["kind"]): r["ratio"] for r in rows}
+    ways = [way for way in dict.fromkeys(r["way"] for r in rows) if not way.startswith("the zoo")]
+    body = [(way, *(f"{found[way, kind]:.3f}" for kind in kinds)) for way in ways]
+    head = ("accuracy of the mean of 100 MLPs / the zoo's", *(f"{kind} initialisation" for kind in kinds))
+    return markdown(head, body)
+
+
+def speeds() -> str:
+    rows = [
+        (
+            r["network"],
+            f"{r['seconds']:.1f}",
+            f"{r['plain_seconds']:.1f}",
+            f"{r['objective']:.1f}",
+            f"{r['plain_objective']:.1f}",
+            f"{r['added_memory_bytes'] / 2**20:.0f}",
+        )
+        for r in read_result("alignment")["rows"]
+        if r["table"] == "speed"
+    ]
+    head = ("pair", "seconds", "plain descent, s", "objective", "plain descent", "memory added, MiB")
+    return markdown(head, rows)
+
+
 def alignment_aims() -> str:
     return aims("alignment") + f"\n\n{origin(read_result('alignment'))}"
 
@@ -381,6 +408,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "ablations": ablations,
     "symmetries": symmetries,
     "barriers": barriers,
+    "means of zoos": means,
+    "alignment speed": speeds,
     "alignment aims": alignment_aims,
     "zoos": zoos,
     "populations": populations,
