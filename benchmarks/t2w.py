@@ -47,24 +47,38 @@ class Variant:
     words: str = "clip"
 
 
-def weight(value: float) -> Variant:
-    return Variant({"adversary": {"weight": value}})
+def variant(
+    weight: float = 0.01,
+    equivariance: float = 0.1,
+    in_place: bool = False,
+    conditioning: str = "prior_attention",
+    words: str = "clip",
+) -> Variant:
+    """Text2Weight with adversarial weight lambda and so on; `in_place`: units are not permuted."""
+    augment = {"permute_units": not in_place, "equivariance": 0.0 if in_place else equivariance}
+    changes = {
+        "adversary": {"weight": weight},
+        "augment": augment,
+        "model": {"conditioning": conditioning},
+    }
+    return Variant(changes, words=words)
 
 
 VARIANTS = {
-    "t2w": Variant(),
-    "lambda 0": weight(0.0),
-    "lambda 0.001": weight(0.001),
-    "lambda 0.1": weight(0.1),
-    "lambda 1": weight(1.0),
-    "no equivariance": Variant({"augment": {"equivariance": 0.0}}),
-    "units in place": Variant({"augment": {"permute_units": False, "equivariance": 0.0}}),
-    "units in place, lambda 0": Variant(
-        {"augment": {"permute_units": False, "equivariance": 0.0}, "adversary": {"weight": 0.0}}
-    ),
-    "class tokens": Variant({"model": {"conditioning": "classes"}}),
-    "static word vectors": Variant(words="wordllama"),
-    "random vectors": Variant(words="random"),
+    "t2w": variant(),
+    "lambda 0": variant(0.0),
+    "lambda 0.1": variant(0.1),
+    "lambda 1": variant(1.0),
+    "no equivariance": variant(equivariance=0.0),
+    "class tokens": variant(conditioning="classes"),
+    "static word vectors": variant(words="wordllama"),
+    "random vectors": variant(words="random"),
+    "units in place": variant(in_place=True),
+    "units in place, lambda 0": variant(0.0, in_place=True),
+    "units in place, lambda 1": variant(1.0, in_place=True),
+    "units in place, class tokens": variant(in_place=True, conditioning="classes"),
+    "units in place, static word vectors": variant(in_place=True, words="wordllama"),
+    "units in place, random vectors": variant(in_place=True, words="random"),
     "weightflow": Variant(preset="weightflow"),
 }
 # The effect of each part: the variant with it, the one without.
@@ -72,11 +86,28 @@ EFFECTS = {
     "adversarial training, lambda 0.01": ("t2w", "lambda 0"),
     "adversarial training, lambda 0.1": ("lambda 0.1", "lambda 0"),
     "adversarial training, lambda 1": ("lambda 1", "lambda 0"),
+    "adversarial training, lambda 0.01, units in place": ("units in place", "units in place, lambda 0"),
+    "adversarial training, lambda 1, units in place": (
+        "units in place, lambda 1",
+        "units in place, lambda 0",
+    ),
     "permutation augmentation and equivariance": ("t2w", "units in place"),
     "equivariance term": ("t2w", "no equivariance"),
     "class tokens instead of prior attention": ("class tokens", "t2w"),
+    "class tokens instead of prior attention, units in place": (
+        "units in place, class tokens",
+        "units in place",
+    ),
     "CLIP vectors instead of static word vectors": ("t2w", "static word vectors"),
     "CLIP vectors instead of random ones": ("t2w", "random vectors"),
+    "CLIP vectors instead of static word vectors, units in place": (
+        "units in place",
+        "units in place, static word vectors",
+    ),
+    "CLIP vectors instead of random ones, units in place": (
+        "units in place",
+        "units in place, random vectors",
+    ),
 }
 
 
@@ -94,14 +125,14 @@ def encoders(zoo: Zoo, folder: Path) -> dict[str, str]:
     return {"clip": readout.encoder, "wordllama": "wordllama", "random": f"table:{folder / 'random.npz'}"}
 
 
-def settings(variant: Variant, words: dict[str, str], steps: int | None, seed: int) -> TrainConfig:
+def settings(chosen: Variant, words: dict[str, str], steps: int | None, seed: int) -> TrainConfig:
     """At the small size all variants take as many `steps`; at the paper's, their presets say how many."""
-    changes = {"seed": seed, "encoder": words[variant.words], **variant.changes}
+    changes = {"seed": seed, "encoder": words[chosen.words], **chosen.changes}
     if steps is None:
-        return read_preset(variant.preset, changes)
+        return read_preset(chosen.preset, changes)
     changes |= {"steps": steps, "evaluate_every": max(steps // 5, 1), "save_every": steps}
-    small = variant.preset + SMALL
-    return read_preset(small if small in built_in() else variant.preset, changes)
+    small = chosen.preset + SMALL
+    return read_preset(small if small in built_in() else chosen.preset, changes)
 
 
 def measure(

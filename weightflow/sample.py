@@ -147,14 +147,17 @@ class Flow(Pretrained):
         parts = [
             self._move(
                 words[rows],
-                x[rows].to(self.device),
+                part.to(self.device),
                 config,
                 start,
                 [seeds[i] for i in rows.tolist()] if seeds else [],
             )
-            for rows in torch.arange(len(x)).split(config.batch_size)
+            for rows, part in zip(
+                torch.arange(len(x)).split(config.batch_size), x.split(config.batch_size), strict=True
+            )
         ]
-        return torch.cat(parts).to(x.device)
+        # whole networks are large: one part is not copied
+        return (parts[0] if len(parts) == 1 else torch.cat(parts)).to(x.device)
 
     def _move(
         self, prompts: PromptBatch, x: Tensor, config: SampleConfig, start: float, seeds: Sequence[int]
@@ -232,7 +235,7 @@ class Flow(Pretrained):
         """
         prompt = Prompt.parse(classes) if isinstance(classes, str) else Prompt(tuple(classes))
         state = self.sample([prompt], [seed], config)
-        network = to_module(self.architecture, {k: v[0] for k, v in state.items()}, prompt.classes)
+        network = to_module(self.architecture, {k: v[0] for k, v in state.items()}, prompt)
         return Classifier(network, self.header.data.preprocessing, prompt.classes, self._features)
 
     @cached_property

@@ -116,7 +116,7 @@ def test_prediction_module_and_file_agree_with_the_definition(adapter, tmp_path)
     for row, task in enumerate(TASKS):
         own = {name: tensor[row] for name, tensor in state.items()}
         scores = by_hand(adapter, own, task, inputs)
-        module = to_module(adapter, own, task.classes)
+        module = to_module(adapter, own, Prompt(task.classes))
         assert isinstance(module, Compared)
         torch.testing.assert_close(module(inputs), scores, atol=1e-5, rtol=1e-4)
         labels = torch.tensor(DIGITS.class_index(task.classes))[scores.argmax(1)]
@@ -128,6 +128,15 @@ def test_prediction_module_and_file_agree_with_the_definition(adapter, tmp_path)
         found = read_network(path, adapter, "digits")
         assert found.prompt.classes == task.classes
         assert all(torch.equal(found.state[name][0], own[name]) for name in own)
+
+
+def test_outputs_are_compared_with_classes_as_the_prompt_describes_them(adapter):
+    own = {name: tensor[0] for name, tensor in initialise(adapter, [1]).items()}
+    inputs, plain = DIGITS.validation.inputs[:20], Prompt(("three", "seven"))
+    told = Prompt.parse("a = three, b = seven | nine")
+    before, after = (to_module(adapter, own, prompt)(inputs) for prompt in (plain, told))
+    torch.testing.assert_close(after[:, 0], before[:, 0])
+    assert not torch.allclose(after[:, 1], before[:, 1])
 
 
 def test_the_order_of_classes_is_no_part_of_an_adapter(adapter):
