@@ -41,8 +41,9 @@ def demo() -> str:
     result = read_result("demo")
     rows = result["rows"]
     names = ["generated", "trained", "zoo_mean_rows", "nearest_rows", "gaussian_pc", "nearest_prompt"]
-    names += ["zoo_mean", "shuffled_prompt", "chance"]
-    body = [(name.replace("_", " "), spread([r[name] for r in rows])) for name in names]
+    names += ["soup_16", "interpolation", "noise_as_wide_as_the_zoo", "zoo_mean", "random_text"]
+    names += ["shuffled_prompt", "chance"]
+    body = [(name.replace("_", " "), spread([r[name] for r in rows])) for name in names if name in rows[0]]
     plain = {
         "nearest-distance ratio": "nearest_distance_ratio",
         "max wrong-IoU, generated": "wrong_iou_generated",
@@ -210,6 +211,40 @@ def transfer() -> str:
         body.append(("all" if images is None else str(images), str(epochs), *cells))
     head = ("images a class", "epochs", "from generated", "from trained on digits", "from random")
     return _with_aims(markdown(head, body), "transfer")
+
+
+def initialisation() -> str:
+    rows = read_result("initialisation")["rows"]
+    body = []
+    for start in dict.fromkeys(r["start"] for r in rows):
+        curves = [r["accuracy"] for r in rows if r["start"] == start]
+        cells = (spread(same) for same in zip(*curves, strict=True))
+        body.append((start.replace("_", " "), *cells))
+    head = ("accuracy, %, after steps of training", *map(str, rows[0]["steps"]))
+    return _with_aims(markdown(head, body), "initialisation")
+
+
+def ensembles() -> str:
+    rows, body = read_result("ensembles")["rows"], []
+    for of in dict.fromkeys(r["of"] for r in rows):
+        cells = []
+        for size in ("1", "10", "100"):
+            own = [r[size] for r in rows if r["of"] == of and r[size] is not None]
+            every = len(own) == sum(r["of"] == of for r in rows)
+            cells.append(spread(own) if every else "too few know a task")
+        body.append((of, *cells))
+    head = ("networks that vote, accuracy, %", "1", "10", "100")
+    return _with_aims(markdown(head, body), "ensembles")
+
+
+def judging() -> str:
+    rows = read_result("judging")["rows"]
+    body = [
+        (str(r["networks"]), str(r["images"]), f"{r['seconds']:.1f}", f"{r['floor_seconds']:.1f}")
+        for r in rows
+    ]
+    head = ("MLPs 784-128-128-10", "images", "seconds", "floor: the products alone")
+    return _with_aims(markdown(head, body), "judging")
 
 
 def _with_aims(table: str, name: str) -> str:
@@ -393,6 +428,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "fusion": fusion,
     "enhancement": enhancement,
     "transfer": transfer,
+    "initialisation": initialisation,
+    "ensembles": ensembles,
+    "judging": judging,
     "tina": tina,
     "tina aims": tina_aims,
     "memorization": memorization,
