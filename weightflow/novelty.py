@@ -82,7 +82,8 @@ def distances(a: State, used_a: State, b: State, used_b: State) -> Float[Tensor,
             square, count = square + more, count + shared
     assert isinstance(square, Tensor)
     assert isinstance(count, Tensor)
-    return (square.clamp(min=0) / count.clamp(min=1)).sqrt()
+    # heads of tasks that share no class have nothing in common: they are no neighbours
+    return torch.where(count > 0, (square.clamp(min=0) / count.clamp(min=1)).sqrt(), torch.inf)
 
 
 def shared_distance(
@@ -107,11 +108,12 @@ def _shared_squares(a: Tensor, used_a: Tensor, b: Tensor, used_b: Tensor) -> tup
 
 
 def mean_distance(known: Known, state: State, tasks: Sequence[Task]) -> float:
-    """Mean distance between any two networks of a stack: their diversity. NaN for fewer than two."""
+    """Mean distance between any two networks of a stack: their diversity. NaN where none share an entry."""
     wide = _trained(known, scatter_classes(known.zoo.architecture, state, tasks))
     used = known.used_by(tasks)
     among = distances(wide, used, wide, used)
-    return float(among[~torch.eye(len(among), dtype=torch.bool)].mean())
+    pairs = among[~torch.eye(len(among), dtype=torch.bool)]
+    return float(pairs[pairs.isfinite()].mean())
 
 
 def novel_and_good(
