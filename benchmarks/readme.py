@@ -262,7 +262,15 @@ def tina() -> str:
 
     ours = "weightflow"
     others = [v for v in dict.fromkeys(r["variant"] for r in rows) if v != ours]
-    names = ("zoo_mean_rows", "nearest_rows", "ridge_rows", "nearest_class", "shuffled_prompt", "random_text")
+    names = (
+        "anchors_alone",
+        "zoo_mean_rows",
+        "nearest_rows",
+        "ridge_rows",
+        "nearest_class",
+        "shuffled_prompt",
+        "random_text",
+    )
     body = [line(ours, ours, "accuracy"), *(line(v, v, "accuracy") for v in others)]
     body.append(line("trained on the same task", ours, "trained"))
     body += [line(name.replace("_", " "), ours, name) for name in (*names, "chance")]
