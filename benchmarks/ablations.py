@@ -58,11 +58,12 @@ def measure(name: str, variant: Variant, seed: int, steps: int, folder: Path) ->
     begin = time.perf_counter()
     start(zoo, config, run).run()
     seconds = time.perf_counter() - begin
+    flow = Flow(run)
     return {
         "variant": name,
         "seed": seed,
         "training_seconds": round(seconds, 1),
-        **figures(Known(Flow(run), zoo)),
+        **figures(Known(flow, zoo, flow.sampling)),
     }
 
 

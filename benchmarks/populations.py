@@ -5,8 +5,9 @@ builds them: one process a core, one thread each. Both are timed over some steps
 to the recipe's, without its early stopping. The floor is the floating-point work of the steps over the speed
 of a matrix product of the recipe's precision, measured here on all threads.
 
-    python -m benchmarks.populations --images imagefolder:cifar100.zip \
-        --features "imagefolder:cifar100.zip through backbone.safetensors"
+The data of a hundred classes and their backbone lie where `benchmarks.zoos` finds them.
+
+    python -m benchmarks.populations [--steps 60]
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.common import aim, write_result
+from benchmarks.zoos import places
 from canon.errors import InputError
 from weightflow import datasets
 from weightflow.architectures import Architecture
@@ -47,28 +49,19 @@ class Case:
     wanted: float
     networks: int
     changes: dict[str, Any] = field(default_factory=dict)
-    missing: str = ""
 
 
-def cases(options: argparse.Namespace) -> list[Case]:
-    """Those whose data were not named are there too, and say so in their rows."""
-    features = {"dataset": options.features, "readout": {"encoder": options.encoder}}
-    missing = "" if options.features else "no --features was given"
+def cases() -> list[Case]:
+    found = places()
     return [
         Case("iris MLP", "iris", 50, 500),
         Case("digits MLP", "digits", 50, 250),
         Case("Fashion-MNIST MLP", "fashion_mnist", 5, 25),
-        Case("small CNN, ten of a hundred classes", "tina_cnn", 1, 2, {"dataset": options.images}),
-        Case(
-            "linear heads, ten of a hundred classes",
-            "tina_head",
-            50,
-            250,
-            {"dataset": options.features},
-            missing,
-        ),
-        Case("adapters", "t2w_adapter", 1, 100, features, missing),
-    ]
+        Case("small CNN, ten of a hundred classes", "tina_cnn", 1, 2, {"dataset": found.images}),
+        Case("linear heads, ten of a hundred classes", "tina_head", 50, 250, {"dataset": found.features}),
+        Case("adapters", "t2w_adapter", 1, 100,
+             {"dataset": found.features, "readout": {"encoder": found.encoder}}),
+    ]  # fmt: skip
 
 
 def alone(
@@ -154,8 +147,6 @@ def seconds_of_many(plan: ZooRecipe, networks: int, steps: int, workers: int) ->
 
 
 def measure(case: Case, steps: int, workers: int, speeds: dict[torch.dtype, float]) -> dict[str, Any]:
-    if case.missing:
-        raise InputError(case.missing)
     plan = read_recipe(case.recipe, case.changes)
     plan = replace(plan, training=replace(plan.training, patience=0))
     architecture = plan.make_architecture()
@@ -199,16 +190,13 @@ def main() -> None:
     )
     parser.add_argument("--steps", type=int, default=60, help="steps that are timed")
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes that train many")
-    parser.add_argument("--images", help="a data set of a hundred classes, for instance imagefolder:PATH")
-    parser.add_argument("--features", help="the same through a backbone, for heads and adapters")
-    parser.add_argument("--encoder", help="of the class names, for adapters; the recipe's by default")
     parser.add_argument("--accuracy-steps", type=int, default=844, help="of the comparison of precisions")
     options = parser.parse_args()
     begin = time.perf_counter()
     speeds = {dtype: matrix_speed(dtype) for dtype in (torch.float32, torch.bfloat16)}
     rows: list[dict[str, Any]] = []
     aims: list[dict[str, Any]] = []
-    for case in cases(options):
+    for case in cases():
         wanted = f"at least {case.wanted:g} times as many as one at a time"
         try:
             row = measure(case, options.steps, options.workers, speeds)

@@ -189,6 +189,29 @@ def _with_aims(table: str, name: str) -> str:
     return f"{table}\n\n{aims(name)}\n\n{origin(read_result(name))}"
 
 
+def tina() -> str:
+    result = read_result("tina")
+    rows = [r for r in result["rows"] if r["table"] == "splits" and r["zoo"] == "heads"]
+    splits = list(dict.fromkeys(r["split"] for r in rows))
+
+    def line(label: str, variant: str, key: str) -> tuple[str, ...]:
+        found = [[r[key] for r in rows if (r["variant"], r["split"]) == (variant, s)] for s in splits]
+        return (label, *(spread(values) if values else "" for values in found))
+
+    ours = "weightflow"
+    others = [v for v in dict.fromkeys(r["variant"] for r in rows) if v != ours]
+    names = ("zoo_mean_rows", "nearest_rows", "ridge_rows", "nearest_class", "shuffled_prompt", "random_text")
+    body = [line(ours, ours, "accuracy"), *(line(v, v, "accuracy") for v in others)]
+    body.append(line("trained on the same task", ours, "trained"))
+    body += [line(name.replace("_", " "), ours, name) for name in (*names, "chance")]
+    head = ("linear heads, CIFAR-100, accuracy in %", *(s.replace("_", " ") for s in splits))
+    return markdown(head, body) + f"\n\n{origin(result)}"
+
+
+def tina_aims() -> str:
+    return aims("tina")
+
+
 def zoos() -> str:
     """Of the networks trained for each split, a line a zoo and split."""
     body = [
@@ -292,10 +315,59 @@ def large() -> str:
     return markdown(head, body) + f"\n\n{origin(result)}"
 
 
+def populations() -> str:
+    """Networks a minute of each population, and accuracies of both precisions below."""
+    rows = read_result("populations")["rows"]
+    body = [
+        (
+            row["population"],
+            f"{row['per_minute_alone']:.3g}",
+            f"{row['per_minute']:.3g}",
+            f"{row['speedup']:.3g}",
+            f"{row['per_minute_at_the_floor']:.3g}",
+            row["precision"],
+        )
+        for row in rows
+        if row.get("per_minute") is not None
+    ]
+    head = ("networks a minute", "one at a time", "many", "times", "at the floor", "products in")
+    return _with_aims(markdown(head, body), "populations")
+
+
+def t2w() -> str:
+    """A line a variant, then a line a baseline and what training reaches, a column a split."""
+    result = read_result("t2w")
+    splits = [name for name in ("seen", "unseen_combinations", "unseen_classes") if name in result["rows"][0]]
+    body = []
+    for name in dict.fromkeys(r["variant"] for r in result["rows"] if "variant" in r):
+        same = [r for r in result["rows"] if r.get("variant") == name]
+        cells = (spread([r[split]["accuracy"] for r in same]) for split in splits)
+        unseen = [r["unseen_combinations"] for r in same]
+        extra = (spread([u[key] for u in unseen], 2, 1) for key in ("rms_ratio", "nearest_distance_ratio"))
+        body.append((name, *cells, *extra))
+    first = [r for r in result["rows"] if r.get("variant") == "t2w"]
+    body.append(("trained", *(spread([r[split]["trained"] for r in first]) for split in splits), "1", ""))
+    rows = {split: [r for r in result["rows"] if r.get("baselines") == split] for split in splits}
+    for name in [key for key in rows["seen"][0] if key not in ("baselines", "seed")]:
+        values = {split: [r[name] for r in rows[split]] for split in splits}
+        if all(isinstance(v, float) for own in values.values() for v in own):
+            body.append((name.replace("_", " "), *(spread(values[split]) for split in splits), "", ""))
+    head = (
+        "adapters, accuracy, %",
+        *(split.replace("_", " ") for split in splits),
+        "root-mean-square ratio",
+        "nearest-distance ratio",
+    )
+    return _with_aims(markdown(head, body), "t2w")
+
+
 TABLES: dict[str, Callable[[], str]] = {
+    "t2w": t2w,
     "fusion": fusion,
     "enhancement": enhancement,
     "transfer": transfer,
+    "tina": tina,
+    "tina aims": tina_aims,
     "memorization": memorization,
     "memorization aims": lambda: aims("memorization"),
     "deepweightflow": deepweightflow,
@@ -311,6 +383,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "barriers": barriers,
     "alignment aims": alignment_aims,
     "zoos": zoos,
+    "populations": populations,
 }
 
 

@@ -20,20 +20,19 @@ import numpy as np
 from benchmarks.common import aim, write_result
 from canon.errors import InputError
 from weightflow import datasets
-from weightflow.baselines import BASELINES, Known
+from weightflow.baselines import answer
 from weightflow.canonicalize import canonicalize_zoo, is_canonical
 from weightflow.config import SMALL
 from weightflow.evaluate import chance, judge
-from weightflow.novelty import nearest_distances, root_mean_square
+from weightflow.known import Known, open_known
 from weightflow.presets import built_in, read_preset
 from weightflow.readout import Cosine
-from weightflow.sample import Flow
-from weightflow.text import Prompt
+from weightflow.report.generated import generate
+from weightflow.report.novelty import rms_ratio
+from weightflow.report.opponents import opponents
 from weightflow.train import start
 from weightflow.trainconfig import TrainConfig
-from weightflow.zoo.logits import State
 from weightflow.zoo.store import Zoo
-from weightflow.zoo.tasks import Task
 
 SPLITS = ("seen", "unseen_combinations", "unseen_classes")
 LIMIT = 60
@@ -48,24 +47,38 @@ class Variant:
     words: str = "clip"
 
 
-def weight(value: float) -> Variant:
-    return Variant({"adversary": {"weight": value}})
+def variant(
+    weight: float = 0.01,
+    equivariance: float = 0.1,
+    in_place: bool = False,
+    conditioning: str = "prior_attention",
+    words: str = "clip",
+) -> Variant:
+    """Text2Weight with adversarial weight lambda and so on; `in_place`: units are not permuted."""
+    augment = {"permute_units": not in_place, "equivariance": 0.0 if in_place else equivariance}
+    changes = {
+        "adversary": {"weight": weight},
+        "augment": augment,
+        "model": {"conditioning": conditioning},
+    }
+    return Variant(changes, words=words)
 
 
 VARIANTS = {
-    "t2w": Variant(),
-    "lambda 0": weight(0.0),
-    "lambda 0.001": weight(0.001),
-    "lambda 0.1": weight(0.1),
-    "lambda 1": weight(1.0),
-    "no equivariance": Variant({"augment": {"equivariance": 0.0}}),
-    "units in place": Variant({"augment": {"permute_units": False, "equivariance": 0.0}}),
-    "units in place, lambda 0": Variant(
-        {"augment": {"permute_units": False, "equivariance": 0.0}, "adversary": {"weight": 0.0}}
-    ),
-    "class tokens": Variant({"model": {"conditioning": "classes"}}),
-    "static word vectors": Variant(words="wordllama"),
-    "random vectors": Variant(words="random"),
+    "t2w": variant(),
+    "lambda 0": variant(0.0),
+    "lambda 0.1": variant(0.1),
+    "lambda 1": variant(1.0),
+    "no equivariance": variant(equivariance=0.0),
+    "class tokens": variant(conditioning="classes"),
+    "static word vectors": variant(words="wordllama"),
+    "random vectors": variant(words="random"),
+    "units in place": variant(in_place=True),
+    "units in place, lambda 0": variant(0.0, in_place=True),
+    "units in place, lambda 1": variant(1.0, in_place=True),
+    "units in place, class tokens": variant(in_place=True, conditioning="classes"),
+    "units in place, static word vectors": variant(in_place=True, words="wordllama"),
+    "units in place, random vectors": variant(in_place=True, words="random"),
     "weightflow": Variant(preset="weightflow"),
 }
 # The effect of each part: the variant with it, the one without.
@@ -73,11 +86,28 @@ EFFECTS = {
     "adversarial training, lambda 0.01": ("t2w", "lambda 0"),
     "adversarial training, lambda 0.1": ("lambda 0.1", "lambda 0"),
     "adversarial training, lambda 1": ("lambda 1", "lambda 0"),
+    "adversarial training, lambda 0.01, units in place": ("units in place", "units in place, lambda 0"),
+    "adversarial training, lambda 1, units in place": (
+        "units in place, lambda 1",
+        "units in place, lambda 0",
+    ),
     "permutation augmentation and equivariance": ("t2w", "units in place"),
     "equivariance term": ("t2w", "no equivariance"),
     "class tokens instead of prior attention": ("class tokens", "t2w"),
+    "class tokens instead of prior attention, units in place": (
+        "units in place, class tokens",
+        "units in place",
+    ),
     "CLIP vectors instead of static word vectors": ("t2w", "static word vectors"),
     "CLIP vectors instead of random ones": ("t2w", "random vectors"),
+    "CLIP vectors instead of static word vectors, units in place": (
+        "units in place",
+        "units in place, static word vectors",
+    ),
+    "CLIP vectors instead of random ones, units in place": (
+        "units in place",
+        "units in place, random vectors",
+    ),
 }
 
 
@@ -95,22 +125,14 @@ def encoders(zoo: Zoo, folder: Path) -> dict[str, str]:
     return {"clip": readout.encoder, "wordllama": "wordllama", "random": f"table:{folder / 'random.npz'}"}
 
 
-def tasks_of(zoo: Zoo, split: str) -> list[Task]:
-    return [zoo.records[i].task for i in zoo.rows(split)[:LIMIT]]
-
-
-def accuracy(zoo: Zoo, state: State, tasks: list[Task]) -> float:
-    return float(judge(zoo.architecture, state, tasks).accuracy.mean())
-
-
-def settings(variant: Variant, words: dict[str, str], steps: int | None, seed: int) -> TrainConfig:
+def settings(chosen: Variant, words: dict[str, str], steps: int | None, seed: int) -> TrainConfig:
     """At the small size all variants take as many `steps`; at the paper's, their presets say how many."""
-    changes = {"seed": seed, "encoder": words[variant.words], **variant.changes}
+    changes = {"seed": seed, "encoder": words[chosen.words], **chosen.changes}
     if steps is None:
-        return read_preset(variant.preset, changes)
+        return read_preset(chosen.preset, changes)
     changes |= {"steps": steps, "evaluate_every": max(steps // 5, 1), "save_every": steps}
-    small = variant.preset + SMALL
-    return read_preset(small if small in built_in() else variant.preset, changes)
+    small = chosen.preset + SMALL
+    return read_preset(small if small in built_in() else chosen.preset, changes)
 
 
 def measure(
@@ -121,47 +143,39 @@ def measure(
     run = folder / f"{seed}-{name.replace(' ', '-')}"
     done = start(zoo, config, run).run()
     seconds = time.perf_counter() - begin
-    known = Known(Flow(run), zoo)
+    known = open_known(run)
     return {
         "variant": name,
         "seed": seed,
         "training_seconds": round(seconds, 1),
         "steps": done.step,
         "best_step": done.best_step,
-        "evaluations": known.flow.sampling.evaluations,
+        "evaluations": known.config.evaluations,
         **{split: figures(known, split, seed) for split in SPLITS if zoo.rows(split)},
     }
 
 
 def figures(known: Known, split: str, seed: int) -> dict[str, Any]:
-    zoo, tasks = known.zoo, tasks_of(known.zoo, split)
-    state = known.flow.sample([Prompt(task.classes) for task in tasks], range(seed, seed + len(tasks)))
+    made = generate(known, split, seed, LIMIT)
+    shuffled = answer(known, "shuffled_prompt", made.tasks, seed)
     return {
-        "accuracy": accuracy(zoo, state, tasks),
-        "trained": accuracy(zoo, zoo.load(zoo.rows(split)[:LIMIT]), tasks),
-        "shuffled_prompt": accuracy(zoo, BASELINES["shuffled_prompt"](known, tasks, seed), tasks),
-        "rms_ratio": rms_ratio(known, state, tasks),
-        "nearest_distance_ratio": float(nearest_distances(known, state, tasks).ratios.mean()),
+        "accuracy": float(made.judged.accuracy.mean()),
+        "trained": float(made.trained.accuracy.mean()),
+        "shuffled_prompt": float(judge(known.zoo.architecture, shuffled, made.tasks).accuracy.mean()),
+        "rms_ratio": rms_ratio(known, made.state, made.tasks),
+        "nearest_distance_ratio": None if made.ratios is None else float(made.ratios.mean()),
     }
 
 
-def rms_ratio(known: Known, state: State, tasks: list[Task]) -> float:
-    """Root mean square of generated networks over that of the zoo, in the coordinates of the flow."""
-    z = known.flow.coordinates
-
-    def rms(networks: State, of: list[Task]) -> float:
-        present = known.flow.prompts([Prompt(task.classes) for task in of]).present
-        return root_mean_square(z.encode(networks, present), z.used(present))
-
-    return rms(state, tasks) / rms(known.state, known.tasks)
-
-
-def trivial(zoo: Zoo, run: Path, seed: int) -> list[dict[str, Any]]:
-    """Every baseline of the report, and chance, on every split."""
-    known, rows = Known(Flow(run), zoo), []
-    for split in (split for split in SPLITS if zoo.rows(split)):
-        tasks = tasks_of(zoo, split)
-        found = {name: accuracy(zoo, make(known, tasks, seed), tasks) for name, make in BASELINES.items()}
+def trivial(run: Path, seed: int) -> list[dict[str, Any]]:
+    """Every baseline of the report, and chance, on every split; a text says why one does not apply."""
+    known, rows = open_known(run), []
+    for split in (split for split in SPLITS if known.zoo.rows(split)):
+        tasks = known.tasks_of(known.zoo.rows(split)[:LIMIT])
+        found = {
+            name: o.reason if o.accuracy is None else float(o.accuracy.mean())
+            for name, o in opponents(known, tasks, seed).items()
+        }
         rows.append({"baselines": split, "seed": seed, "chance": chance(tasks), **found})
     return rows
 
@@ -211,7 +225,7 @@ def main() -> None:
                     *map(rows[-1].get, SPLITS),
                     flush=True,
                 )
-            rows += trivial(zoo, folder / f"{seed}-t2w", seed)
+            rows += trivial(folder / f"{seed}-t2w", seed)
     path = write_result(
         "t2w",
         size=asked.size if steps is None else f"{asked.size}, {steps} steps",

@@ -41,12 +41,31 @@ class Population:
     accuracy: float | None = None
 
 
-def populations(folder: Path, shared: Path) -> dict[str, Population]:
+@dataclass(frozen=True)
+class Places:
+    """Where zoos are kept and where the data of a hundred classes lie, by the environment."""
+
+    zoos: Path
+    images: str
+    features: str
+    encoder: str
+
+
+def places() -> Places:
+    zoos = Path(os.environ.get("WEIGHTFLOW_ZOOS", "zoos"))
+    shared = Path(os.environ.get("WEIGHTFLOW_SHARED", ROOT.parent / "shared"))
     images = f"imagefolder:{shared}/data/cifar100-300.zip"
-    features = f"{images} through {folder}/backbone.safetensors"
-    text = {"encoder": f"table:{shared}/data/clip-vit-b32-text.npz"}
+    features = f"{images} through {zoos}/backbone.safetensors"
+    return Places(zoos, images, features, f"table:{shared}/data/clip-vit-b32-text.npz")
+
+
+def populations() -> dict[str, Population]:
+    images, features = places().images, places().features
+    text = {"encoder": places().encoder}
     tasks = {"seen": 1000, "validation": 100, "unseen": 200}
     return {
+        "iris": Population("iris", {"tasks": {"seen": 500}}, networks=500),
+        "fashion": Population("fashion_mnist", networks=100, accuracy=0.885),
         "heads": Population("tina_head", {"dataset": features}, networks=1000),
         "adapters": Population("t2w_adapter", {"dataset": features, "tasks": tasks, "readout": text}, networks=1000),
         "cnns": Population(
@@ -110,8 +129,7 @@ def main() -> None:
     parser.add_argument("zoos", nargs="*", help="which; all by default")
     parser.add_argument("--workers", type=int, default=1)
     options = parser.parse_args()
-    folder = Path(os.environ.get("WEIGHTFLOW_ZOOS", "zoos"))
-    known = populations(folder, Path(os.environ.get("WEIGHTFLOW_SHARED", ROOT.parent / "shared")))
+    folder, known = places().zoos, populations()
     begin = time.perf_counter()
     rows = {
         row["zoo"]: row for row in (read_result("zoos")["rows"] if (RESULTS / "zoos.json").exists() else [])

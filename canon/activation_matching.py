@@ -21,8 +21,9 @@ from torch import Tensor, nn
 
 from canon import permutation as perm
 from canon.errors import InputError
-from canon.gram import Family, Grams, Scores, Use, uses
+from canon.gram import Family, Grams, Use, uses
 from canon.match import Match
+from canon.scores import Scores
 from canon.spec import Axis, PermutationSpec
 from canon.transfusion import solve_family
 

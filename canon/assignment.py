@@ -32,8 +32,8 @@ def solve_many(scores: Tensor) -> Tensor:
     """
     if scores.dim() != 3 or scores.shape[1] != scores.shape[2]:
         raise InputError(f"scores must be (networks, n, n), found shape {tuple(scores.shape)}")
-    # The solver minimises; negating here spares it a copy.
-    cost = scores.detach().to("cpu", torch.float64).neg().numpy()
+    # The solver minimises, in float64; negating here spares it a copy.
+    cost = np.negative(scores.detach().cpu().numpy(), dtype=np.float64)
     if not np.isfinite(cost.sum()) and not np.isfinite(cost).all():
         raise InputError("a score holds NaN or infinity; look for it in the weights that were given")
     if cost.size:

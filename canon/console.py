@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NoReturn
 
 import typer
@@ -74,24 +75,36 @@ def guarded(app: typer.Typer, arguments: Sequence[str], *, name: str | None = No
     rest = [argument for argument in arguments if argument != "--debug"]
     try:
         with _hearing_interrupts() as interrupts:
-            app(rest, prog_name=name, standalone_mode=True)
-    except SystemExit as stop:
-        if stop.code == 130:
-            say(_interrupted(stop))
-        return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+            _invoke(app, rest, name or Path(sys.argv[0]).name)
+    except typer.Exit as stop:
+        return stop.exit_code
     except KeyboardInterrupt as stop:
         say(_interrupted(stop))
         return 130
+    except BrokenPipeError:
+        # Nobody reads on, as in `canon inspect a.pt | head`; nor shall Python complain when it flushes.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except Exception as error:
         if interrupts:  # a library took the interrupt for a failure of its own
             say(_interrupted(error))
             return 130
+        if type(error).__name__ == "NoArgsIsHelpError":  # its message is the whole help, and was shown
+            print(error, end="", file=sys.stderr)
+            return 2
         if debug:
             Console(stderr=True).print_exception()
         code, text = explain(error)
         say(f"error: {text}")
         return code
     return 0
+
+
+def _invoke(app: typer.Typer, arguments: Sequence[str], name: str) -> None:
+    """What `app()` does, without its own way with errors: a box of several lines."""
+    command = typer.main.get_command(app)
+    with command.make_context(name, list(arguments)) as context:
+        command.invoke(context)
 
 
 @contextmanager
@@ -119,6 +132,10 @@ def explain(error: Exception) -> tuple[int, str]:
         return 2, _line(error)
     if isinstance(error, WorkError):
         return 1, _line(error)
+    if hasattr(error, "format_message"):  # typer keeps the class of a wrong command to itself
+        context = getattr(error, "ctx", None)
+        where = "" if context is None else f"; `{context.command_path} --help` shows what there is"
+        return 2, f"{' '.join(error.format_message().split()).rstrip('.')}{where}"
     if isinstance(error, MemoryError):
         return 1, "out of memory; use a smaller batch or a larger machine"
     if isinstance(error, OSError):

@@ -62,7 +62,7 @@ def recognise(
     metadata = metadata or {}
     if name is not None and name not in FAMILIES:
         raise InputError(f"family '{name}' is not known; canon knows {', '.join(sorted(FAMILIES))}")
-    built = None if name else _from_metadata(metadata)
+    built = None if name else from_metadata(metadata)
     if built is not None:
         module, inputs = built
         spec = trace(module, inputs, prove=prove)
@@ -83,7 +83,8 @@ def recognise(
     )
 
 
-def _from_metadata(metadata: Mapping[str, str]) -> tuple[Any, Any] | None:
+def from_metadata(metadata: Mapping[str, str]) -> tuple[Any, Any] | None:
+    """The module and its example inputs, where an installed package knows the file's `architecture`."""
     if "architecture" not in metadata:
         return None
     try:

@@ -11,7 +11,6 @@ thousand networks stacked on a first axis are relabelled by one gather.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from math import prod
 
 import torch
 from torch import Tensor
@@ -51,19 +50,19 @@ def axis_index(spec: PermutationSpec, axis: Axis, permutation: Permutation) -> T
 
 
 def _segment_index(spec: PermutationSpec, segment: tuple[Factor, ...], permutation: Permutation) -> Tensor:
-    sizes = tuple(factor.size for factor in segment)
-    places = torch.unravel_index(torch.arange(prod(sizes)), sizes)
-    place_of = {factor.group: place for factor, place in zip(segment, places, strict=True)}
-    source = torch.zeros(1, dtype=torch.long)
-    for factor, place in zip(segment, places, strict=True):
+    place_of = {factor.group: place for place, factor in enumerate(segment)}
+    source = torch.zeros([1] * max(len(segment), 1), dtype=torch.long)
+    for place, factor in enumerate(segment):
         if factor.group is None:
-            moved = place
+            moved, own = torch.arange(factor.size), [place]
         else:
             outer = spec.groups[factor.group].within
-            p = permutation[factor.group]
-            moved = p[..., place] if outer is None else p[..., place_of[outer], place]
-        source = source * factor.size + moved
-    return source
+            moved = permutation[factor.group]
+            own = [place] if outer is None else [place_of[outer], place]
+        # one axis for each factor, so that all of them combine by broadcasting
+        shape = [segment[n].size if n in own else 1 for n in range(len(segment))]
+        source = source * factor.size + moved.reshape(*moved.shape[: moved.dim() - len(own)], *shape)
+    return source.flatten(source.dim() - max(len(segment), 1))
 
 
 def apply(spec: PermutationSpec, permutation: Permutation, state: State) -> dict[str, Tensor]:
@@ -73,7 +72,9 @@ def apply(spec: PermutationSpec, permutation: Permutation, state: State) -> dict
     Raises `InputError` where keys or shapes do not fit the spec.
     """
     first = next(iter(permutation), None)
-    batch = 0 if first is None else permutation[first].dim() - len(spec.shape(first))
+    if first is None:  # nothing moves, and nothing says how many networks there are
+        return {name: tensor.clone() for name, tensor in state.items()}
+    batch = permutation[first].dim() - len(spec.shape(first))
     spec.check(state, batch=batch)
     return {name: relabel(spec, permutation, name, tensor, batch) for name, tensor in state.items()}
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from canon.checkpoint import Checkpoint, read, require_finite, require_same
 from canon.errors import InputError
 from canon.files import require_file
-from canon.runnable import Hints, Runnable, find_runnable
+from canon.runnable import Hints, Runnable, find_runnable, load
 from canon.spec import PermutationSpec
 
 _PROVED = "every group of the spec was proved to keep the function, in float64"
@@ -59,6 +59,18 @@ def resolve(found: Checkpoint, hints: Hints = Hints(), runnable: Runnable | None
     recognised = recognise(found.state, metadata=found.metadata, name=hints.family)
     source = f"family {hints.family}" if hints.family else "recognised by keys and shapes"
     return Resolved(recognised, source, _PROVED, runnable)
+
+
+def described(found: Checkpoint) -> Runnable | None:
+    """The code of a network whose file says its architecture to a package that is installed."""
+    from canon.families import from_metadata
+
+    built = from_metadata(found.metadata)
+    if built is None:
+        return None
+    module, inputs = built
+    load(module, found.state, "the architecture in its metadata")
+    return Runnable(module.eval(), inputs if isinstance(inputs, tuple) else (inputs,))
 
 
 def _within(spec: PermutationSpec, found: Checkpoint) -> PermutationSpec:

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from canon.frank_wolfe import frank_wolfe
-from canon.gram import Family, Grams, Scores, Use, gram
-from canon.transfusion import solve_family
+from canon.gram import Family, Grams, Use, gram
+from canon.scores import Scores
+from canon.transfusion import solve_families, solve_family
 
 # Sets `scores.permutation` for all networks; says how sure it is, from 0 to 1.
 Start = Callable[[Scores], float]
@@ -35,14 +36,32 @@ def anchored(scores: Scores) -> float:
     everyone, known = torch.arange(scores.count), set[str]()
     waiting = [family for family in scores.families if scores.uses[family]]
     while waiting:
-        family = max(waiting, key=lambda family: _evidence(scores, family, known))
-        least_sure = min(least_sure, _evidence(scores, family, known))
-        settled = [needs for needs in scores.uses[family] if needs <= known]
-        grams = scores.grams(family, everyone, settled) if settled else signature_grams(scores, family)
-        scores.accept(family, everyone, solve_family(scores.spec, family, grams))
-        known |= family.members
-        waiting.remove(family)
+        wave = _best_founded(scores, waiting, known)
+        least_sure = min(least_sure, _evidence(scores, wave[0], known))
+        grams = [_known_grams(scores, family, everyone, known) for family in wave]
+        solved = solve_families(scores.spec, list(zip(wave, grams, strict=True)))
+        for family, permutation in zip(wave, solved, strict=True):
+            scores.accept(family, everyone, permutation)
+            known |= family.members
+            waiting.remove(family)
     return least_sure
+
+
+def _best_founded(scores: Scores, waiting: list[Family], known: set[str]) -> list[Family]:
+    """The families with most evidence, as many as there are cores, that share no tensor."""
+    evidence = [_evidence(scores, family, known) for family in waiting]
+    wave: list[Family] = []
+    taken: set[str] = set()
+    for family, share in zip(waiting, evidence, strict=True):
+        if share == max(evidence) and not scores.tensors_of(family) & taken:
+            wave.append(family)
+            taken |= scores.tensors_of(family)
+    return wave[: torch.get_num_threads()]
+
+
+def _known_grams(scores: Scores, family: Family, everyone: Tensor, known: set[str]) -> Grams:
+    settled = [needs for needs in scores.uses[family] if needs <= known]
+    return scores.grams(family, everyone, settled) if settled else signature_grams(scores, family)
 
 
 def signatures(scores: Scores) -> float:
@@ -64,7 +83,7 @@ def _anchored_uses(scores: Scores, family: Family, known: set[str]) -> list[Use]
 def _evidence(scores: Scores, family: Family, known: set[str]) -> float:
     """Share of a unit's entries that the anchored tensors hold."""
     anchored = {use.tensor for use in _anchored_uses(scores, family, known)}
-    every = {use.tensor for chosen in scores.uses[family].values() for use in chosen}
+    every = scores.tensors_of(family)
     return sum(scores.size(name) for name in anchored) / sum(scores.size(name) for name in every)
 
 

@@ -14,6 +14,10 @@ from canon.canonical_form import canonicalize
 from canon.errors import WorkError
 from canon.resolve import Resolved
 from canon.runnable import Runnable, call
+from canon.scale import balance
+from canon.sign_matching import match_signed
+from canon.spec import PermutationSpec
+from canon.transform import Transform
 
 TOLERANCE = 1e-9  # relative, in float64
 NO_CODE = "the network's code is not known; give --model or a .pt2 file to compare outputs"
@@ -113,11 +117,28 @@ def _leaves(found: Any) -> Iterator[Tensor]:
 def same_by_running(
     a: Mapping[str, Tensor], b: Mapping[str, Tensor], runnable: Runnable, generator: torch.Generator
 ) -> dict[str, Any]:
-    """Whether `a` and `b` compute the same, from their outputs in float64."""
+    """Whether `a` and `b` compute the same, from their outputs in float64.
+
+    Weights that were rounded, once moved or scaled, compute the same only so far: where the outputs
+    differ by no more than rounding to the coarsest of the files' dtypes explains, they do, and it says so.
+    """
     found = output_difference(runnable, a, b, generator)
     proof = f"outputs on {found.inputs} random batches in float64 differ by {found.relative:.1e} relative"
-    note = f" ({TOLERANCE:.0e} allowed){'' if found.same else _rounding(a, b)}"
-    return _verdict(found.same, proof + note, found.absolute)
+    if found.same:
+        return _verdict(True, f"{proof} ({TOLERANCE:.0e} allowed)", found.absolute, TOLERANCE)
+    dtype, allowed = _coarsest(a, b), rounding_tolerance(a, b)
+    same = found.relative <= allowed
+    note = f"{'' if same else 'not '}by no more than rounding to {dtype} explains ({allowed:.0e} allowed)"
+    return _verdict(same, f"{proof}, {note}{_mixed(a, b)}", found.absolute, allowed)
+
+
+def rounding_tolerance(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> float:
+    """By how much outputs may differ, relative, where weights were rounded to the coarsest dtype.
+
+    Errors of layers that follow one another add up like a random walk: with the root of their number.
+    """
+    layers = sum(tensor.dim() > 1 for tensor in a.values())
+    return float(4 * _eps(_coarsest(a, b)) * max(layers, 1) ** 0.5)
 
 
 def same_by_relabelling(
@@ -125,29 +146,64 @@ def same_by_relabelling(
 ) -> dict[str, Any]:
     """Whether `b` is a relabelling of `a`: finding it proves the function, finding none proves nothing.
 
-    `same` is then null. The canonical orders are compared, which agree if there is a relabelling.
+    `same` is then null. The canonical orders are compared, which agree if there is a relabelling. Where
+    they do not, scales are balanced and units matched: weights that then agree as far as the coarsest
+    dtype of the files goes are one network, rounded twice.
     """
     if _equal(a, b):
-        return _verdict(True, "the tensors are equal", 0.0)
+        return _verdict(True, "the tensors are equal", 0.0, 0.0)
     if _equal(*(canonicalize(resolved.spec, state) for state in comparable(a, b))):
-        return _verdict(True, f"B is A relabelled, bit for bit; {resolved.evidence}", None)
-    proof = f"B is no relabelling of A by the groups known ({resolved.source}){_rounding(a, b)}"
-    proof += "; give --model or .pt2 files to run both"
-    return _verdict(None, proof, None)
+        return _verdict(True, f"B is A relabelled, bit for bit; {resolved.evidence}", None, 0.0)
+    dtype, difference = _coarsest(a, b), _matched_difference(resolved.spec, a, b)
+    allowed = float(4 * _eps(dtype))
+    if difference <= allowed:
+        proof = (
+            f"B is A relabelled and rescaled, up to rounding to {dtype}: weights differ by {difference:.1e}"
+        )
+        return _verdict(True, f"{proof} relative ({allowed:.0e} allowed); {resolved.evidence}", None, allowed)
+    proof = f"B is no relabelling of A by the groups known ({resolved.source}): weights differ by "
+    proof += f"{difference:.1e} relative, {allowed:.0e} allowed for {dtype}{_mixed(a, b)}"
+    return _verdict(None, f"{proof}; give --model or .pt2 files to run both", None, allowed)
 
 
-def _rounding(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> str:
+def _matched_difference(spec: PermutationSpec, a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> float:
+    """The largest difference of a weight, relative to its tensor's largest, in one scale and order."""
+    wide = [{n: t.double() if t.is_floating_point() else t for n, t in state.items()} for state in (a, b)]
+    one, other = (balance(spec, state)[1] for state in wide)
+    match = match_signed(spec, one, other)
+    other = Transform(spec, match.permutation, match.scales).apply(other)
+    worst = 0.0
+    for name, tensor in one.items():
+        if tensor.numel():
+            size = max(float(tensor.double().abs().max()), torch.finfo(torch.float64).tiny)
+            worst = max(worst, float((tensor.double() - other[name].double()).abs().max()) / size)
+    return worst
+
+
+def _coarsest(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> str:
+    """The floating dtype of the files that keeps fewest digits."""
+    dtypes = {t.dtype for state in (a, b) for t in state.values() if t.is_floating_point()}
+    coarsest = max(dtypes, key=lambda dtype: torch.finfo(dtype).eps, default=torch.float64)
+    return str(coarsest).removeprefix("torch.")
+
+
+def _eps(dtype: str) -> float:
+    return float(torch.finfo(getattr(torch, dtype)).eps)
+
+
+def _mixed(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> str:
     tensors = [tensor for state in (a, b) for tensor in state.values() if tensor.is_floating_point()]
     dtypes = sorted({str(tensor.dtype).removeprefix("torch.") for tensor in tensors})
     return f"; the files mix {' and '.join(dtypes)}, whose rounding differs" if len(dtypes) > 1 else ""
 
 
-def _verdict(same: bool | None, proof: str, difference: float | None) -> dict[str, Any]:
+def _verdict(same: bool | None, proof: str, difference: float | None, tolerance: float) -> dict[str, Any]:
     verdict = {True: "the same function", False: "different functions", None: "not decided"}[same]
     result: dict[str, Any] = {
         "same": same,
         "verdict": verdict,
         "proof": proof,
+        "tolerance": tolerance,
         "max_output_difference": difference,
     }
     if difference is None:

@@ -10,7 +10,7 @@ Ainsworth et al. 2023, arXiv:2209.04836.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
 
@@ -20,11 +20,12 @@ from torch import Tensor
 from canon import permutation as perm
 from canon.errors import InputError
 from canon.gains import gains_by_group
-from canon.gram import Family, Scores
+from canon.gram import Family
 from canon.match import Match
+from canon.scores import Scores
 from canon.spec import PermutationSpec
 from canon.starts import STARTS
-from canon.transfusion import solve_family
+from canon.transfusion import solve_families
 
 State = Mapping[str, Tensor]
 
@@ -161,10 +162,8 @@ class _Climb:
             if self.generator is not None:
                 order = torch.randperm(len(self.order), generator=self.generator)
                 self.order = [self.order[i] for i in order]
-            for family in self.order:
-                rows = scores.dirty(family)
-                if len(rows):
-                    _step(scores, family, rows, self.least[rows])
+            for wave in _waves(scores, self.order):
+                _step(scores, wave, self.least)
         return self
 
     def give_up(self, losing: Tensor) -> None:
@@ -179,13 +178,34 @@ class _Climb:
         return _Ascent(scores.permutation, self.before, scores.objective(), self.done, converged)
 
 
-def _step(scores: Scores, family: Family, rows: Tensor, least: Tensor) -> None:
-    """Solve one family for the networks `rows`, accept what gains more than `least`."""
-    grams = scores.grams(family, rows)
-    proposal = solve_family(scores.spec, family, grams)
-    gain = scores.gain(family, rows, grams, proposal)
-    better = gain > least
-    scores.accept(family, rows[better], {name: p[better] for name, p in proposal.items()})
+def _waves(scores: Scores, order: list[Family]) -> Iterator[list[Family]]:
+    """The families in parts that share no tensor, none before one that it shares a tensor with.
+
+    So those of a wave, solved side by side, come out as they would one after another.
+    """
+    # Many networks share the cores among themselves.
+    size = torch.get_num_threads() if scores.count == 1 else 1
+    waiting = list(order)
+    while waiting:
+        wave: list[Family] = []
+        passed: set[str] = set()
+        for family in waiting:
+            if len(wave) < size and not scores.tensors_of(family) & passed:
+                wave.append(family)
+            passed |= scores.tensors_of(family)
+        yield wave
+        waiting = [family for family in waiting if family not in wave]
+
+
+def _step(scores: Scores, wave: list[Family], least: Tensor) -> None:
+    """Solve a wave for the networks that have news for it, accept what gains more than `least`."""
+    asked = [(family, rows) for family in wave if len(rows := scores.dirty(family))]
+    grams = [scores.grams(family, rows) for family, rows in asked]
+    problems = [(family, gram) for (family, _), gram in zip(asked, grams, strict=True)]
+    proposals = solve_families(scores.spec, problems)
+    for (family, rows), gram, proposal in zip(asked, grams, proposals, strict=True):
+        better = scores.gain(family, rows, gram, proposal) > least[rows]
+        scores.accept(family, rows[better], {name: p[better] for name, p in proposal.items()})
 
 
 def _keep_better(one: _Ascent, other: _Ascent) -> _Ascent:

@@ -18,7 +18,7 @@ FLAGS = (
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
     *("--disable-dev-shm-usage", "--remote-debugging-pipe", "about:blank"),
 )
-PATIENCE = 60
+PATIENCE = 120
 
 
 def find() -> str | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from torch import Tensor, nn
 
@@ -10,7 +10,7 @@ from canon.errors import WorkError
 from weightflow.architectures import Architecture
 from weightflow.coordinates import Coordinates
 from weightflow.readout import Compared, Cosine
-from weightflow.text import PromptBatch
+from weightflow.text import Prompt, PromptBatch
 from weightflow.zoo.logits import State
 
 
@@ -24,10 +24,10 @@ def decode(coordinates: Coordinates, z: Tensor, prompts: PromptBatch) -> State:
     return coordinates.decode(z, prompts.present)
 
 
-def to_module(architecture: Architecture, state: Mapping[str, Tensor], classes: Sequence[str]) -> nn.Module:
+def to_module(architecture: Architecture, state: Mapping[str, Tensor], prompt: Prompt) -> nn.Module:
     """One unstacked, possibly padded state as a module in evaluation mode with one logit for each class."""
-    module = architecture.build(len(classes))
-    module.load_state_dict(architecture.trim(state, len(classes)))
+    module = architecture.build(len(prompt.classes))
+    module.load_state_dict(architecture.trim(state, len(prompt.classes)))
     if isinstance(architecture.readout, Cosine):
-        module = Compared(module, architecture.readout, classes)
+        module = Compared(module, architecture.readout, prompt)
     return module.eval()

@@ -24,6 +24,7 @@ from weightflow.decode import to_module
 from weightflow.names import pick
 from weightflow.network import metadata_of
 from weightflow.programs import onnx_bytes, pt2_bytes
+from weightflow.text import Prompt
 from weightflow.zoo.logits import State, class_table
 from weightflow.zoo.recorded import restore_statistics
 from weightflow.zoo.store import Record, Zoo
@@ -87,7 +88,7 @@ def export_zoo(
     written = []
     for row, record in list(enumerate(zoo.records))[:count]:
         state = {name: tensor[0] for name, tensor in with_statistics(zoo, row).items()}
-        network = to_module(zoo.architecture, state, record.classes)
+        network = to_module(zoo.architecture, state, Prompt(record.classes))
         model = Classifier(network, facts.preprocessing, record.classes)
         own = {
             **metadata_of(zoo.architecture, record.classes),

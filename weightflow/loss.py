@@ -70,7 +70,7 @@ class Loss:
         if self.adversary is not None:
             extra["adversary"] = config.adversary.weight, self.adversary.loss(terms.x_1)
         if self.units is not None and config.augment.equivariance:
-            error = self._equivariance(self.units, model, batch.prompts.shown(kept), matched, generator)
+            error = self._equivariance(self.units, model, batch, kept, matched, generator)
             extra["equivariance"] = config.augment.equivariance, error
         if self.beyond is not None:
             count = max(1, round(config.behaviour.beyond * len(batch)))
@@ -129,14 +129,16 @@ class Loss:
         self,
         units: UnitRelabelling,
         model: Model,
-        words: PromptBatch,
+        batch: Batch,
+        kept: Tensor,
         matched: Matched,
         generator: torch.Generator,
     ) -> Tensor:
+        words, used = batch.prompts.shown(kept), self._used(batch.prompts)
         clean = self.config.objective.clean(lambda x_t, t: model(x_t, t, words.vectors, words.present))
-        relabelling = units.draw(len(matched.t), generator)
-        left = clean(units(matched.x_t, relabelling), matched.t)
-        return ((left - units(matched.x_1, relabelling)) ** 2).mean()
+        relabelling = units.draw(len(batch), generator)
+        left, right = clean(units(matched.x_t, relabelling), matched.t), units(matched.x_1, relabelling)
+        return ((left - right) ** 2 * used).sum() / used.sum()
 
     def _from_noise(
         self,

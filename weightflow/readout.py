@@ -22,7 +22,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from canon.errors import InputError
-from weightflow.text import load_encoder
+from weightflow.text import Prompt, load_encoder
+from weightflow.text.description import encode
 
 
 class Readout(ABC):
@@ -87,6 +88,10 @@ class Cosine(Readout):
             vectors[row, : len(names)] = F.normalize(encoder.encode(names), dim=-1)
         return vectors
 
+    def described(self, prompt: Prompt) -> Float[Tensor, "one classes width"]:
+        """As `targets`, of one task whose classes are described as the prompt describes them."""
+        return F.normalize(encode(self._encoder(), prompt.descriptions), dim=-1).unsqueeze(0)
+
     def scores(self, output: Tensor, targets: Tensor) -> Tensor:
         return self.temperature * F.normalize(output, dim=-1) @ targets.to(output.dtype).mT
 
@@ -116,15 +121,14 @@ def from_dict(data: Mapping[str, Any] | None) -> Readout:
 
 
 class Compared(nn.Module):
-    """A network and the words that it is compared with: examples to one score a class, as logits."""
+    """A network and what it is compared with, words or images: examples to one score a class, as logits."""
 
     targets: Tensor
 
-    def __init__(self, network: nn.Module, readout: Cosine, classes: Sequence[str]) -> None:
+    def __init__(self, network: nn.Module, readout: Cosine, prompt: Prompt) -> None:
         super().__init__()
-        self.network, self.readout, self.classes = network, readout, tuple(classes)
-        targets = readout.targets([classes], len(classes))
-        self.register_buffer("targets", targets, persistent=False)
+        self.network, self.readout, self.classes = network, readout, prompt.classes
+        self.register_buffer("targets", readout.described(prompt), persistent=False)
 
     def forward(self, inputs: Tensor) -> Tensor:
         return self.readout.scores(self.network(inputs).unsqueeze(0), self.targets).squeeze(0)

@@ -235,7 +235,7 @@ class Flow(Pretrained):
         """
         prompt = Prompt.parse(classes) if isinstance(classes, str) else Prompt(tuple(classes))
         state = self.sample([prompt], [seed], config)
-        network = to_module(self.architecture, {k: v[0] for k, v in state.items()}, prompt.classes)
+        network = to_module(self.architecture, {k: v[0] for k, v in state.items()}, prompt)
         return Classifier(network, self.header.data.preprocessing, prompt.classes, self._features)
 
     @cached_property

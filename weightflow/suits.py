@@ -34,11 +34,15 @@ def check(config: TrainConfig, zoo: Zoo) -> None:
             f"model.conditioning 'none' tells the model of no task, but {zoo.path} has {len(tasks)}: "
             "set model.conditioning=classes, or take a zoo of one task"
         )
-    if not CONDITIONINGS[told].ordered and told != "none" and _ordered_logits(zoo, tasks):
+    averaged = config.model.kind == "mlp"  # it takes the mean of what it is told
+    ordered = CONDITIONINGS[told].ordered and not averaged
+    if len(tasks) > 1 and not ordered and _ordered_logits(zoo, tasks):
+        part = "model.kind 'mlp'" if averaged else f"model.conditioning '{told}'"
+        wanted = "model.kind=transformer" if averaged else "model.conditioning=classes"
         raise InputError(
-            f"model.conditioning '{told}' loses the order of the classes, and the logits of {zoo.path} stand "
-            "in each task's own order: set model.conditioning=classes, or build the zoo with "
-            "tasks.shuffled=false, or of adapters, which have no logits"
+            f"{part} loses the order of the classes, and the logits of {zoo.path} stand in each task's own "
+            f"order: set {wanted}, or build the zoo with tasks.shuffled=false, or of adapters, which have no "
+            "logits"
         )
 
 

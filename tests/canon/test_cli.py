@@ -304,6 +304,25 @@ def test_verify_by_transform(canon):
     assert json.loads(out)["same"] is None
 
 
+@pytest.mark.parametrize("how", ["--spec s.json", "--spec s.json --model nets.py:build"])
+def test_verify_allows_for_the_rounding_of_a_dtype_and_says_so(canon, how):
+    b, other = checkpoint.read("b.pt").state, checkpoint.read("other.pt").state
+    scales = {name: torch.rand(HIDDEN) + 0.5 for name in SPEC.groups}
+    scaled = Transform(SPEC, perm.identity(SPEC), scales).apply(b)
+    for name, state in (("b", b), ("scaled", scaled), ("other", other)):
+        torch.save({key: tensor.half() for key, tensor in state.items()}, f"{name}16.pt")
+    torch.save(scaled, "scaled.pt")
+    for network, dtype in (("b16", "float16"), ("scaled16", "float16"), ("scaled", "float32")):
+        code, out, _ = canon(f"verify a.pt {network}.pt {how}")
+        assert code == 0
+        assert f"rounding to {dtype}" in out
+        assert "allowed" in out
+    code, out, _ = canon(f"verify a.pt other16.pt {how} --json")
+    assert code == 1
+    assert json.loads(out)["same"] is (False if "--model" in how else None)
+    assert json.loads(out)["tolerance"] > 1e-3
+
+
 def test_barrier_scores_both_lines_and_draws(canon, folder):
     line = "barrier a.pt b.pt --spec s.json --model nets.py:build --data x.npz --points 5 --align --plot p.png --json"
     code, out, _ = canon(line)

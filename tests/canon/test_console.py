@@ -6,6 +6,7 @@ import math
 import signal
 
 import pytest
+import typer
 
 from canon import console
 from canon.errors import InputError, WorkError
@@ -58,10 +59,30 @@ def test_debug_shows_the_traceback(capsys, arguments):
     assert "Traceback" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("arguments", [["nothing"], ["go", "--count", "x"], ["go", "--wrong"]])
-def test_a_wrong_command_is_two(capsys, arguments):
-    assert console.guarded(command(lambda: None), arguments) == 2
-    assert capsys.readouterr().out == ""
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["nothing"], "error: No such command 'nothing'; `it --help` shows what there is"),
+        (["go", "--count", "x"], "error: Invalid value for '--count'"),
+        (["go", "--wrong"], "error: No such option: --wrong"),
+    ],
+)
+def test_a_wrong_command_is_two_and_one_line(capsys, arguments, text):
+    assert console.guarded(command(lambda: None), arguments, name="it") == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith(text)
+    assert captured.err.count("\n") == 1
+
+
+def test_no_command_is_answered_with_help(capsys):
+    assert console.guarded(command(lambda: None), [], name="it") == 2
+    captured = capsys.readouterr()
+    assert "An example." in captured.out + captured.err
+
+
+def test_a_command_may_choose_its_code():
+    assert console.guarded(raising(typer.Exit(3)), ["go"]) == 3
 
 
 def test_done_is_zero():

@@ -1,5 +1,6 @@
 """Backbones: trained here or taken from libraries; their features are a data set like any other."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -7,12 +8,13 @@ import pytest
 import torch
 from torch import nn
 
-from canon import checkpoint
+from canon import checkpoint, console
 from canon.errors import InputError
 from weightflow import datasets
 from weightflow.backbones import read_backbone, take
-from weightflow.backbones.pretrained import skeleton
-from weightflow.backbones.train import BackboneRecipe, augmented, train_backbone
+from weightflow.backbones.pretrained import last_linear, require_linear_end, skeleton
+from weightflow.backbones.train import BackboneRecipe, BackboneTrainer
+from weightflow.cli import app
 from weightflow.zoo.build import build_zoo
 from weightflow.zoo.recipe import read_recipe
 from weightflow.zoo.store import Zoo
@@ -56,7 +58,7 @@ def images(tmp_path_factory):
 @pytest.fixture(scope="module")
 def backbone(images, tmp_path_factory):
     path = tmp_path_factory.mktemp("backbone") / "backbone.safetensors"
-    train_backbone(datasets.load(images), TINY, path, ["grey thing", "red thing"])
+    BackboneTrainer(datasets.load(images), TINY, path, ["grey thing", "red thing"]).run()
     return path
 
 
@@ -68,7 +70,9 @@ def test_features_keep_labels_names_and_splits(images, backbone):
     for own, raw in ((features.train, data.train), (features.validation, data.validation)):
         assert torch.equal(own.labels, raw.labels)
         pixels = raw.inputs.stored[raw.inputs.rows[:5]]
-        torch.testing.assert_close(own.inputs[torch.arange(5)], features.prepare(pixels))
+        torch.testing.assert_close(
+            own.inputs[torch.arange(5)], features.preprocessing(features.features(pixels))
+        )
     assert len(features.test) == len(data.test)
 
 
@@ -96,7 +100,7 @@ def test_excluded_classes_are_kept_from_the_backbone_and_recorded(images, backbo
 def test_features_are_computed_once_and_again_for_another_backbone(images, backbone, tmp_path, monkeypatch):
     first = datasets.load(f"{images} through {backbone}")
     other = tmp_path / "other.safetensors"
-    train_backbone(datasets.load(images), TINY, other, ["blue thing"])
+    BackboneTrainer(datasets.load(images), TINY, other, ["blue thing"]).run()
     assert datasets.load(f"{images} through {other}").folder != first.folder
     datasets.load.cache_clear()
     monkeypatch.setattr("weightflow.datasets.features._compute", None)
@@ -115,21 +119,56 @@ def test_heads_are_a_zoo_and_classes_new_to_the_backbone_a_split(images, backbon
 
 
 def test_a_backbone_is_the_same_for_the_same_seed(images, backbone, tmp_path):
-    train_backbone(datasets.load(images), TINY, tmp_path / "b.safetensors", ["grey thing", "red thing"])
+    BackboneTrainer(
+        datasets.load(images), TINY, tmp_path / "b.safetensors", ["grey thing", "red thing"]
+    ).run()
     again, before = checkpoint.read(tmp_path / "b.safetensors").state, checkpoint.read(backbone).state
     assert all(torch.equal(again[name], before[name]) for name in before)
 
 
-def test_crops_and_flips_only_move_pixels():
-    generator = torch.Generator().manual_seed(0)
-    images = torch.arange(1.0, 2 * 3 * 5 * 4 + 1).view(2, 3, 5, 4)
-    assert torch.equal(augmented(images, 0, False, generator), images)
-    moved = augmented(images, 2, True, generator)
-    assert moved.shape == images.shape
-    for own, found in zip(images, moved, strict=True):
-        # every pixel is black or one of this image's, with its three colours together
-        kept = {tuple(pixel) for pixel in own.flatten(1).T.tolist()} | {(0.0, 0.0, 0.0)}
-        assert {tuple(pixel) for pixel in found.flatten(1).T.tolist()} <= kept
+def test_a_training_that_was_stopped_goes_on_bit_for_bit(images, backbone, tmp_path):
+    class Stop(Exception):
+        pass
+
+    def stop(steps, note):
+        if note:  # an epoch is done
+            stopped.append(note)
+        elif stopped:
+            raise Stop
+
+    stopped: list[str] = []
+    trainer = BackboneTrainer(
+        datasets.load(images), TINY, tmp_path / "b.safetensors", ["grey thing", "red thing"]
+    )
+    with pytest.raises(Stop):
+        trainer.run(stop)
+    again = BackboneTrainer(
+        datasets.load(images), TINY, tmp_path / "b.safetensors", ["grey thing", "red thing"]
+    )
+    assert again.epochs == 1
+    again.run()
+    assert not again.partial.exists()
+    found, whole = (checkpoint.read(path).state for path in (tmp_path / "b.safetensors", backbone))
+    assert all(torch.equal(found[name], whole[name]) for name in whole)
+    trainer._save()
+    with pytest.raises(
+        InputError, match="is of another training: other data, classes or settings; delete it"
+    ):
+        BackboneTrainer(datasets.load(images), TINY, tmp_path / "b.safetensors", ["blue thing"])
+
+
+def test_a_backbone_by_its_commands(images, backbone, tmp_path, capsys):
+    out, settings = str(tmp_path / "b.safetensors"), []
+    for key, value in dataclasses.asdict(TINY).items():
+        text = json.dumps(value) if key != "arguments" else "{widths=[4, 6], stem_stride=2}"
+        settings += ["--set", f"{key}={text}"]
+    train = ["backbone", "train", images, "--exclude", "grey thing, red thing", "--out", out, "--json"]
+    assert console.guarded(app, [*train, *settings]) == 0
+    assert json.loads(capsys.readouterr().out)["excluded"] == ["grey thing", "red thing"]
+    found, whole = checkpoint.read(out).state, checkpoint.read(backbone).state
+    assert all(torch.equal(found[name], whole[name]) for name in whole)
+    assert console.guarded(app, ["backbone", "take", "torchvision:resnet19", "--out", out]) == 2
+    assert "torchvision has no model 'resnet19'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("model", ["torchvision:resnet18", "timm:resnet10t"])
@@ -138,9 +177,9 @@ def test_models_of_libraries_with_a_local_checkpoint(model, tmp_path):
     pytest.importorskip(model.partition(":")[0])
     whole = skeleton(model, {"fc.weight": torch.zeros(7, 512)}).eval()
     torch.save(whole.state_dict(), tmp_path / "weights.pt")
-    found = take(model, tmp_path / "backbone.safetensors", tmp_path / "weights.pt")
+    assert take(model, tmp_path / "backbone.safetensors", tmp_path / "weights.pt") == 512
+    found = read_backbone(tmp_path / "backbone.safetensors")
     images = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
-    assert found.width == 512
     side = found.card.size
     x = nn.functional.interpolate(
         found.card.preprocessing(images), (side, side), mode="bilinear", antialias=True
@@ -176,13 +215,21 @@ def test_models_that_are_not_there_are_explained(model, message, tmp_path):
         take(model, tmp_path / "b.safetensors")
 
 
+def test_a_network_with_another_end_is_no_backbone():
+    gated = nn.Sequential(nn.Flatten(), nn.Linear(12, 12), nn.Sigmoid())
+    with pytest.raises(InputError, match="squeezenet does not end in its last linear layer"):
+        require_linear_end("squeezenet", gated, torch.ones(1, 3, 2, 2))
+    with pytest.raises(InputError, match="no linear layer at its end"):
+        last_linear(nn.Conv2d(3, 2, 1))
+
+
 def test_data_and_settings_that_do_not_fit_are_refused(images, tmp_path):
     out = tmp_path / "b.safetensors"
     with pytest.raises(InputError, match="a backbone learns from images"):
-        train_backbone(datasets.load("digits"), TINY, out)
+        BackboneTrainer(datasets.load("digits"), TINY, out).run()
     with pytest.raises(InputError, match="1 classes .* are left"):
-        train_backbone(datasets.load(images), TINY, out, NAMES[:3])
+        BackboneTrainer(datasets.load(images), TINY, out, NAMES[:3]).run()
     with pytest.raises(InputError, match="has no class 'read thing'; nearest: red thing"):
-        train_backbone(datasets.load(images), TINY, out, ["read thing"])
+        BackboneTrainer(datasets.load(images), TINY, out, ["read thing"]).run()
     with pytest.raises(InputError, match="no precision is called 'int8'"):
         BackboneRecipe(precision="int8")

@@ -63,6 +63,10 @@ def test_a_gaussian_has_the_mean_and_the_deviation_of_the_zoo(known):
         torch.testing.assert_close(found.mean(), deviation.mean(), rtol=0.05, atol=0)
 
 
+def test_the_nearest_class_of_a_known_class_is_itself(known, tasks):
+    assert_same(answer(known, "nearest_class", tasks, 0), zoo_mean_rows(known, tasks, 0), 1e-6)
+
+
 def test_ridge_recovers_a_linear_map_also_where_it_saw_nothing():
     generator = torch.Generator().manual_seed(0)
     x, asked = torch.randn(30, 5, generator=generator), torch.randn(4, 5, generator=generator)

@@ -18,6 +18,7 @@ from weightflow.canonicalize import (
 )
 from weightflow.zoo.build import build_zoo
 from weightflow.zoo.predict import forward_many
+from weightflow.zoo.recipe import ArchitectureChoice, read_recipe
 from weightflow.zoo.store import Zoo
 
 DIGITS = datasets.load("digits")
@@ -82,3 +83,15 @@ def test_a_folder_with_other_content_is_left_alone(raw_zoo, zoo, tiny_recipe, tm
 def test_a_zoo_without_frame_says_how_to_get_one(raw_zoo):
     with pytest.raises(InputError, match="is not canonical; run: weightflow canonicalize"):
         read_frame(Zoo(raw_zoo.path))
+
+
+def test_networks_without_hidden_units_stay_as_they_are(tmp_path):
+    tasks = {"sizes": [2, 3], "seen": 4, "validation": 2, "unseen": 2}
+    recipe = dataclasses.replace(
+        read_recipe("digits", {"tasks": tasks, "training": {"steps": 2}}),
+        architecture=ArchitectureChoice("linear_head", {"inputs": 64}),
+    )
+    build_zoo(recipe, tmp_path / "zoo")
+    canonicalize_zoo(Zoo(tmp_path / "zoo"), tmp_path / "canonical")
+    before, after = Zoo(tmp_path / "zoo").load(), Zoo(tmp_path / "canonical").load()
+    assert all(torch.equal(before[name], after[name]) for name in before)

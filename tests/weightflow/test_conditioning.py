@@ -4,11 +4,13 @@ import dataclasses
 
 import pytest
 import torch
+from torch import nn
 
 from canon.errors import InputError
 from weightflow.architectures import Architecture
 from weightflow.model import ModelConfig
 from weightflow.model.conditioning import CONDITIONINGS, prior_attention
+from weightflow.model.maps import OwnLinear
 from weightflow.model.transformer import WeightTransformer
 from weightflow.tokens import make_layout
 
@@ -83,6 +85,18 @@ def test_text2weight_has_34_tokens():
     model(torch.zeros(1, layout.tokens, layout.width), torch.zeros(1), torch.ones(1, 31, 5), present)
     assert lengths == [34]
     assert sum(block.tokens * block.width for block in layout.blocks) >= adapter.parameters == 16912
+
+
+def test_tokens_with_maps_of_their_own_do_not_share_them(generator):
+    """Two tokens of one block with the same entries: shared maps see no difference before positions do."""
+    x = torch.randn(3, 1, 7, generator=generator).expand(-1, 4, -1)
+    own = OwnLinear(4, 7, 5)
+    each = [nn.functional.linear(x[:, i], own.weight[i].T, own.bias[i, 0]) for i in range(4)]
+    torch.testing.assert_close(own(x), torch.stack(each, dim=1))
+    assert not torch.allclose(own(x)[:, 0], own(x)[:, 1])
+    model = model_of(dataclasses.replace(CONFIG, own_maps=True), generator)
+    x_t, t, text = inputs(generator)
+    assert model(x_t, t, text, PRESENT).shape == x_t.shape
 
 
 def test_a_width_that_heads_cannot_share_is_explained():

@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from weightflow.architectures import Architecture
-from weightflow.readout import AsTheyAre
 from weightflow.zoo.chain import Chain, layers_of
 from weightflow.zoo.initialise import initialise
 from weightflow.zoo.recorded import Recorded
@@ -35,7 +34,7 @@ def test_a_chain_has_the_gradients_of_automatic_differentiation(name, smoothing,
     written, recorded = Stack(begin, recipe), Stack(begin, recipe)
     layers = layers_of(architecture)
     assert layers is not None
-    losses = Chain(layers, written, mask, shared, AsTheyAre())(inputs, targets)
+    losses = Chain(layers, written, mask, shared)(inputs, targets)
     monkeypatch.setattr(TrainingRecipe, "dtype", torch.float32)  # no autocast; inputs stay float64
     monkeypatch.setattr(torch.Tensor, "float", lambda tensor: tensor)
     expected = Recorded(architecture, recorded, mask, shared, torch.empty(2, mask.shape[1], 0))(

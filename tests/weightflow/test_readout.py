@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 
 import numpy as np
 import pytest
@@ -9,13 +10,22 @@ import torch
 from torch.nn import functional as F
 
 from canon.errors import InputError
+from tests.population import TINY_RUN
 from weightflow import datasets
 from weightflow.architectures import Architecture
+from weightflow.canonicalize import canonicalize_zoo
 from weightflow.decode import to_module
-from weightflow.evaluate import judge
+from weightflow.evaluate import evaluate_zoo, judge
+from weightflow.export import export_zoo
 from weightflow.network import read_network, write_network
+from weightflow.population import generate_zoo
+from weightflow.presets import read_preset
 from weightflow.readout import Compared, Cosine, Logits, cosine, from_dict
+from weightflow.sample import Flow, SampleConfig
+from weightflow.text import Prompt
+from weightflow.train import start
 from weightflow.zoo.build import build_zoo
+from weightflow.zoo.card import card
 from weightflow.zoo.compared import ComparedLayer
 from weightflow.zoo.initialise import initialise
 from weightflow.zoo.logits import masked_cross_entropy
@@ -106,7 +116,7 @@ def test_prediction_module_and_file_agree_with_the_definition(adapter, tmp_path)
     for row, task in enumerate(TASKS):
         own = {name: tensor[row] for name, tensor in state.items()}
         scores = by_hand(adapter, own, task, inputs)
-        module = to_module(adapter, own, task.classes)
+        module = to_module(adapter, own, Prompt(task.classes))
         assert isinstance(module, Compared)
         torch.testing.assert_close(module(inputs), scores, atol=1e-5, rtol=1e-4)
         labels = torch.tensor(DIGITS.class_index(task.classes))[scores.argmax(1)]
@@ -120,6 +130,15 @@ def test_prediction_module_and_file_agree_with_the_definition(adapter, tmp_path)
         assert all(torch.equal(found.state[name][0], own[name]) for name in own)
 
 
+def test_outputs_are_compared_with_classes_as_the_prompt_describes_them(adapter):
+    own = {name: tensor[0] for name, tensor in initialise(adapter, [1]).items()}
+    inputs, plain = DIGITS.validation.inputs[:20], Prompt(("three", "seven"))
+    told = Prompt.parse("a = three, b = seven | nine")
+    before, after = (to_module(adapter, own, prompt)(inputs) for prompt in (plain, told))
+    torch.testing.assert_close(after[:, 0], before[:, 0])
+    assert not torch.allclose(after[:, 1], before[:, 1])
+
+
 def test_the_order_of_classes_is_no_part_of_an_adapter(adapter):
     state = {
         name: tensor.repeat(2, *[1] * (tensor.dim() - 1)) for name, tensor in initialise(adapter, [1]).items()
@@ -129,24 +148,47 @@ def test_the_order_of_classes_is_no_part_of_an_adapter(adapter):
     assert torch.equal(predicted[0], predicted[1])
 
 
-def test_adapters_are_a_zoo_that_learns(table, tmp_path):
+@pytest.fixture(scope="module")
+def adapters(table, tmp_path_factory):
     changes = {
         "dataset": "digits",
         "architecture": {"arguments": {"inputs": 64, "hidden": 12, "outputs": 7}},
         "readout": {"encoder": table},
-        "tasks": {"sizes": [2, 4], "seen": 5, "validation": 1, "unseen": 1, "held_out": 3, "unseen_classes": 2,
+        "tasks": {"sizes": [2, 4], "seen": 8, "validation": 2, "unseen": 2, "held_out": 3, "unseen_classes": 2,
                   "unseen_by_backbone": 0, "classes": list(DIGITS.class_names)},
         "training": {"steps": 150, "learning_rate": 3e-3}, "base": {"steps": 150},
     }  # fmt: skip
-    plan = read_recipe("t2w_adapter", changes)
-    build_zoo(plan, tmp_path / "zoo")
-    zoo = Zoo(tmp_path / "zoo")
-    assert zoo.architecture.readout == cosine(table)
-    assert zoo.manifest["base"]
-    tasks = [record.task for record in zoo.records]
+    folder = tmp_path_factory.mktemp("adapters") / "zoo"
+    build_zoo(read_recipe("t2w_adapter", changes), folder)
+    return Zoo(folder)
+
+
+def test_adapters_are_a_zoo_that_learns(adapters, table):
+    assert adapters.architecture.readout == cosine(table)
+    assert adapters.manifest["base"]
+    tasks = [record.task for record in adapters.records]
     assert {len(task.classes) for task in tasks} > {2}
-    accuracy = judge(zoo.architecture, zoo.load(), tasks).accuracy
-    assert float(accuracy.mean()) > 0.8
+    assert f"compared by cosine with their text vectors (encoder `{table}`" in card(adapters)
+    assert float(judge(adapters.architecture, adapters.load(), tasks).accuracy.mean()) > 0.8
+
+
+def test_a_generator_of_adapters_goes_through_the_whole_pipeline(adapters, table, tmp_path):
+    canonicalize_zoo(adapters, tmp_path / "canonical")
+    zoo = Zoo(tmp_path / "canonical")
+    rows = list(range(len(zoo)))
+    tasks = [zoo.records[i].task for i in rows]
+    moved, before = (judge(z.architecture, z.load(), tasks) for z in (zoo, adapters))
+    assert torch.equal(moved.predicted, before.predicted)
+    config = read_preset("weightflow", {**TINY_RUN, "encoder": table})
+    assert config.behaviour.weight > 0
+    done = start(zoo, config, tmp_path / "run").run()
+    assert math.isfinite(done.best)
+    flow = Flow(tmp_path / "run")
+    module = flow.generate(["nine", "two", "five"])
+    assert module(torch.rand(6, 64) * 16).shape == (6, 3)
+    list(generate_zoo(flow, [Prompt(("nine", "two"))], 2, 0, SampleConfig(), tmp_path / "made"))
+    assert 0 <= evaluate_zoo(Zoo(tmp_path / "made"))["zoo"]["accuracy"]["mean"] <= 1
+    assert len(export_zoo(Zoo(tmp_path / "made"), tmp_path / "files", format="pt2")) == 2
 
 
 def test_a_readout_survives_json(adapter):

@@ -111,6 +111,20 @@ def test_a_recipe_without_an_architecture_says_so(tmp_path):
         read_recipe(str(tmp_path / "mine.toml"))
 
 
+def test_a_zoo_of_a_version_without_some_setting_is_gone_on_with(tiny_recipe, tmp_path):
+    plan = dataclasses.replace(tiny_recipe, training=dataclasses.replace(tiny_recipe.training, steps=1))
+    assert build_zoo(plan, tmp_path / "zoo") == plan.tasks.networks
+    path = tmp_path / "zoo" / "recipe.json"
+    older = json.loads(path.read_text())
+    del older["training"]["patience"]
+    path.write_text(json.dumps(older))
+    assert build_zoo(plan, tmp_path / "zoo") == 0
+    older["training"]["patience"] = 3
+    path.write_text(json.dumps(older))
+    with pytest.raises(InputError, match="holds a zoo of another recipe"):
+        build_zoo(plan, tmp_path / "zoo")
+
+
 def test_a_full_disk_loses_nothing(tiny_recipe, tmp_path, monkeypatch):
     """What is finished stays, the message says what to do, the next run goes on."""
     from canon import checkpoint

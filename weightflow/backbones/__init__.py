@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -79,12 +78,6 @@ class Backbone:
             x = nn.functional.interpolate(x, (self.card.size,) * 2, mode="bilinear", antialias=True)
         return self.module(x.contiguous(memory_format=torch.channels_last)).float()
 
-    @cached_property
-    def width(self) -> int:
-        """The number of features."""
-        side = self.card.size or 32
-        return self(torch.zeros(1, self.card.preprocessing.channels, side, side)).shape[1]
-
 
 def headless(module: nn.Module) -> nn.Module:
     """The module without its last linear layer: it gives what entered it."""
@@ -117,12 +110,14 @@ def write_backbone(
     checkpoint.write(path, dict(state), {KEY: card.to_json(), **(more or {})})
 
 
-def take(model: str, path: Path, weights: Path | None = None) -> Backbone:
+def take(model: str, path: Path, weights: Path | None = None) -> int:
     """Write torchvision:NAME or timm:NAME as a backbone, its weights from a file or from its hub.
+
+    Returns the number of features.
 
     Raises `InputError` for what is not there, `WorkError` where the hub cannot be reached.
     """
     module, preprocessing, size = pretrained.with_weights(model, weights)
-    card = BackboneCard(preprocessing, model=model, size=size)
-    write_backbone(path, module.state_dict(), card)
-    return read_backbone(path)
+    width = pretrained.require_linear_end(model, module, torch.zeros(1, preprocessing.channels, size, size))
+    write_backbone(path, module.state_dict(), BackboneCard(preprocessing, model=model, size=size))
+    return width

@@ -36,6 +36,21 @@ def last_linear(module: nn.Module) -> str:
     return names[-1]
 
 
+@torch.no_grad()
+def require_linear_end(model: str, module: nn.Module, example: Tensor) -> int:
+    """The number of features; `InputError` unless what the last linear layer gives is the output."""
+    given: list[Tensor] = []
+    layer: Any = module.eval().get_submodule(last_linear(module))
+    handle = layer.register_forward_hook(lambda own, inputs, output: given.append(output))
+    output = module(example)
+    handle.remove()
+    if len(given) != 1 or output.dim() != 2 or not torch.equal(given[0], output):
+        raise InputError(
+            f"{model} does not end in its last linear layer, so what enters that is no feature of images"
+        )
+    return layer.in_features
+
+
 def with_weights(model: str, weights: Path | None) -> tuple[nn.Module, Preprocessing, int]:
     """The model with its weights, how images are prepared for it, and their size in pixels.
 

@@ -2,30 +2,34 @@
 
 Random crops and flips, SGD with Nesterov's momentum, one cycle of the learning rate (Smith & Topin,
 arXiv:1708.07120). Processors multiply in bfloat16 twice as fast; weights and their updates stay float32.
+After every epoch all that is needed to go on is written beside the backbone's own place.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from canon import checkpoint
 from canon.errors import InputError, WorkError
 from weightflow.architectures import Architecture
 from weightflow.backbones import BackboneCard, write_backbone
 from weightflow.datasets import ClassificationData, Split, StoredInputs
 from weightflow.names import pick
+from weightflow.zoo.augment import crop_flip
+from weightflow.zoo.trainingrecipe import AUGMENTATIONS, PRECISIONS
 
-PRECISIONS = {"bfloat16": torch.bfloat16, "float32": torch.float32}
+CYCLED = ("lr", "momentum")
 
 
 @dataclass(frozen=True)
 class BackboneRecipe:
-    """`crop`: pixels of padding before a random crop; `learning_rate`: the largest of the cycle."""
+    """`learning_rate` is the largest of the cycle; `augment`: none or crop_flip."""
 
     architecture: str = "resnet"
     arguments: dict = field(  # type: ignore[type-arg]
@@ -37,17 +41,16 @@ class BackboneRecipe:
     momentum: float = 0.9
     weight_decay: float = 5e-4
     label_smoothing: float = 0.1
-    crop: int = 4
-    flip: bool = True
+    augment: str = "crop_flip"
     precision: str = "bfloat16"
     seed: int = 0
 
     def __post_init__(self) -> None:
         pick(PRECISIONS, self.precision, "precision")
-        if min(self.epochs, self.batch_size) < 1 or self.crop < 0:
+        pick(dict.fromkeys(AUGMENTATIONS), self.augment, "augmentation")
+        if min(self.epochs, self.batch_size) < 1:
             raise InputError(
-                f"backbone: epochs {self.epochs} and batch_size {self.batch_size} are at least 1, "
-                f"crop {self.crop} at least 0"
+                f"backbone: epochs {self.epochs} and batch_size {self.batch_size} must be at least 1"
             )
 
 
@@ -60,18 +63,148 @@ class Epoch:
     accuracy: float
 
 
-def train_backbone(
-    data: ClassificationData,
-    recipe: BackboneRecipe,
-    path: Path,
-    excluded: Sequence[str] = (),
-    on_step: Callable[[int, str], None] = lambda steps, note: None,
-) -> Epoch:
-    """Train and write `path`; a last layer of all classes but `excluded` stays in the file.
+class BackboneTrainer:
+    """Training images of all classes but `excluded`, a recipe and a file; `run` goes on from where it was.
 
-    Validation accuracy decides nothing; test images are not opened. Raises `InputError` where the data
-    are no images, `WorkError` where the loss stops being finite.
+    Validation accuracy decides nothing; test images are not opened. Raises `InputError` where the data are
+    no images or too few classes are left.
     """
+
+    def __init__(
+        self, data: ClassificationData, recipe: BackboneRecipe, path: Path, excluded: Sequence[str] = ()
+    ) -> None:
+        self.data, self.recipe, self.path, self.excluded = data, recipe, path, tuple(excluded)
+        self.names = _classes_of(data, excluded)
+        self.label_of = torch.full((len(data.class_names),), -1)
+        self.label_of[data.class_index(self.names)] = torch.arange(len(self.names))
+        self.architecture = Architecture(
+            recipe.architecture, recipe.arguments, data.input_shape, len(self.names)
+        )
+        self.generator = torch.Generator().manual_seed(recipe.seed)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(recipe.seed)
+            self.module = self.architecture.build().to(memory_format=torch.channels_last)
+        self.rows = _rows_of(data.train, self.label_of)
+        self.batches = max(1, len(self.rows) // recipe.batch_size)
+        self.optimizer = torch.optim.SGD(
+            self.module.parameters(),
+            lr=recipe.learning_rate,
+            momentum=recipe.momentum,
+            weight_decay=recipe.weight_decay,
+            nesterov=True,
+        )
+        self.cycle = torch.optim.lr_scheduler.OneCycleLR(
+            self.optimizer, recipe.learning_rate, total_steps=self.steps
+        )
+        self.epochs = 0
+        if self.partial.exists():
+            self._restore()
+
+    @property
+    def steps(self) -> int:
+        """Mini-batches of the whole training."""
+        return self.recipe.epochs * self.batches
+
+    @property
+    def partial(self) -> Path:
+        """The file to go on from."""
+        return self.path.with_suffix(".partial.safetensors")
+
+    def run(self, on_step: Callable[[int, str], None] = lambda steps, note: None) -> Epoch:
+        """Train to the end and write the backbone, a last layer of its classes with it.
+
+        Raises `WorkError` where the loss stops being finite.
+        """
+        while True:
+            loss = self._epoch(on_step)
+            self.epochs += 1
+            epoch = Epoch(self.epochs, loss, self._accuracy())
+            on_step(
+                0, f"epoch {epoch.number}: loss {epoch.loss:.3f}, validation {100 * epoch.accuracy:.1f} %"
+            )
+            if self.epochs == self.recipe.epochs:
+                break
+            self._save()
+        card = BackboneCard(
+            self.data.preprocessing,
+            trained_on=self.data.name,
+            excluded=self.excluded,
+            recipe=asdict(self.recipe),
+        )
+        more = {"architecture": self.architecture.to_json(), "classes": json.dumps(self.names)}
+        write_backbone(self.path, self.module.state_dict(), card, more)
+        self.partial.unlink(missing_ok=True)
+        return epoch
+
+    def _epoch(self, on_step: Callable[[int, str], None]) -> float:
+        self.module.train()
+        order = self.rows[torch.randperm(len(self.rows), generator=self.generator)]
+        loss_of, total = nn.CrossEntropyLoss(label_smoothing=self.recipe.label_smoothing), 0.0
+        for index in order.split(self.recipe.batch_size)[: self.batches]:
+            images = self.data.train.inputs[index]
+            if self.recipe.augment == "crop_flip":
+                images = crop_flip(images, self.generator)
+            loss = loss_of(self._logits(images), self.label_of[self.data.train.labels[index]])
+            if not loss.isfinite():
+                raise WorkError(
+                    f"the backbone's loss is not finite in epoch {self.epochs + 1}; lower learning_rate"
+                )
+            self.optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            self.optimizer.step()
+            self.cycle.step()
+            total += loss.item()
+            on_step(1, "")
+        return total / self.batches
+
+    def _logits(self, images: Tensor) -> Tensor:
+        low = self.recipe.precision == "bfloat16"
+        with torch.autocast(images.device.type, PRECISIONS[self.recipe.precision], enabled=low):
+            return self.module(images.contiguous(memory_format=torch.channels_last)).float()
+
+    @torch.no_grad()
+    def _accuracy(self) -> float:
+        self.module.eval()
+        split, right = self.data.validation, 0
+        rows = _rows_of(split, self.label_of)
+        for index in rows.split(512):
+            predicted = self._logits(split.inputs[index]).argmax(1)
+            right += int((predicted == self.label_of[split.labels[index]]).sum())
+        return right / len(rows)
+
+    def _identity(self) -> str:
+        return json.dumps([asdict(self.recipe), str(self.data.folder), self.excluded], sort_keys=True)
+
+    def _save(self) -> None:
+        moments = {
+            f"momentum.{name}": self.optimizer.state[parameter]["momentum_buffer"]
+            for name, parameter in self.module.named_parameters()
+        }
+        state = {f"network.{name}": tensor for name, tensor in self.module.state_dict().items()}
+        tensors = {**state, **moments, "generator": self.generator.get_state()}
+        now = {key: float(self.optimizer.param_groups[0][key]).hex() for key in CYCLED}
+        checkpoint.write(self.partial, tensors, {"of": self._identity(), "epochs": str(self.epochs), **now})
+
+    def _restore(self) -> None:
+        found = checkpoint.read(self.partial)
+        if found.metadata.get("of") != self._identity():
+            raise InputError(
+                f"{self.partial} is of another training: other data, classes or settings; delete it, or name "
+                "another file with --out"
+            )
+        state = {n.removeprefix("network."): t for n, t in found.state.items() if n.startswith("network.")}
+        self.module.load_state_dict(state)
+        for name, parameter in self.module.named_parameters():
+            buffer = torch.empty_like(parameter).copy_(found.state[f"momentum.{name}"])
+            self.optimizer.state[parameter]["momentum_buffer"] = buffer
+        self.generator.set_state(found.state["generator"])
+        self.epochs = int(found.metadata["epochs"])
+        self.cycle.last_epoch = self.epochs * self.batches
+        for key in CYCLED:
+            self.optimizer.param_groups[0][key] = float.fromhex(found.metadata[key])
+
+
+def _classes_of(data: ClassificationData, excluded: Sequence[str]) -> list[str]:
     if not isinstance(data.train.inputs, StoredInputs) or len(data.input_shape) != 3:
         raise InputError(
             f"data set '{data.name}' has examples of shape {data.input_shape}; a backbone learns from images"
@@ -80,95 +213,8 @@ def train_backbone(
     names = [name for index, name in enumerate(data.class_names) if index not in left_out]
     if len(names) < 2:
         raise InputError(f"{len(names)} classes of '{data.name}' are left; a backbone needs two or more")
-    label_of = torch.full((len(data.class_names),), -1)
-    label_of[data.class_index(names)] = torch.arange(len(names))
-    architecture = Architecture(recipe.architecture, recipe.arguments, data.input_shape, len(names))
-    generator = torch.Generator().manual_seed(recipe.seed)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(recipe.seed)
-        module = architecture.build().to(memory_format=torch.channels_last)
-    steps = steps_of(data, recipe, excluded)
-    optimizer = torch.optim.SGD(
-        module.parameters(),
-        lr=recipe.learning_rate,
-        momentum=recipe.momentum,
-        weight_decay=recipe.weight_decay,
-        nesterov=True,
-    )
-    cycle = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.learning_rate, total_steps=steps)
-    loss_of = nn.CrossEntropyLoss(label_smoothing=recipe.label_smoothing)
-    rows = _rows_of(data.train, label_of)
-    for number in range(recipe.epochs):
-        total, count = 0.0, 0
-        module.train()
-        for images, labels in _batches(data.train, rows, recipe, generator):
-            with _precision(recipe):
-                logits = module(images)
-            loss = loss_of(logits.float(), label_of[labels])
-            if not loss.isfinite():
-                raise WorkError(f"the backbone's loss is not finite in epoch {number}; lower learning_rate")
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
-            cycle.step()
-            total, count = total + loss.item(), count + 1
-            on_step(1, "")
-        epoch = Epoch(number + 1, total / count, _accuracy(module, data.validation, label_of, recipe))
-        on_step(0, f"epoch {epoch.number}: loss {epoch.loss:.3f}, validation {100 * epoch.accuracy:.1f} %")
-    card = BackboneCard(
-        data.preprocessing, trained_on=data.name, excluded=tuple(excluded), recipe=asdict(recipe)
-    )
-    more = {"architecture": architecture.to_json(), "classes": json.dumps(names)}
-    write_backbone(path, module.state_dict(), card, more)
-    return epoch
-
-
-def steps_of(data: ClassificationData, recipe: BackboneRecipe, excluded: Sequence[str] = ()) -> int:
-    """How many mini-batches the training takes."""
-    kept = ~torch.isin(data.train.labels, torch.tensor(data.class_index(excluded)))
-    return recipe.epochs * max(1, int(kept.sum()) // recipe.batch_size)
+    return names
 
 
 def _rows_of(split: Split, label_of: Tensor) -> Tensor:
     return torch.nonzero(label_of[split.labels] >= 0).squeeze(1)
-
-
-def _precision(recipe: BackboneRecipe) -> torch.autocast:
-    wanted = PRECISIONS[recipe.precision]
-    return torch.autocast("cpu", torch.bfloat16, enabled=wanted is torch.bfloat16)
-
-
-def _batches(
-    split: Split, rows: Tensor, recipe: BackboneRecipe, generator: torch.Generator
-) -> Iterator[tuple[Tensor, Tensor]]:
-    order = rows[torch.randperm(len(rows), generator=generator)]
-    for index in order.split(recipe.batch_size)[: max(1, len(rows) // recipe.batch_size)]:
-        images = augmented(split.inputs[index], recipe.crop, recipe.flip, generator)
-        yield images.contiguous(memory_format=torch.channels_last), split.labels[index]
-
-
-def augmented(images: Tensor, crop: int, flip: bool, generator: torch.Generator) -> Tensor:
-    """Each image (examples, channels, height, width) moved by up to `crop` pixels and turned over or not."""
-    count, _, height, width = images.shape
-    if crop:
-        padded = nn.functional.pad(images, (crop,) * 4)
-        move = torch.randint(0, 2 * crop + 1, (2, count, 1), generator=generator)
-        down = (move[0] + torch.arange(height)).unsqueeze(2)
-        right = (move[1] + torch.arange(width)).unsqueeze(1)
-        images = padded[torch.arange(count)[:, None, None], :, down, right].permute(0, 3, 1, 2)
-    if flip:
-        turned = torch.rand(count, generator=generator) < 0.5
-        images = torch.where(turned.view(-1, 1, 1, 1), images.flip(3), images)
-    return images
-
-
-@torch.no_grad()
-def _accuracy(module: nn.Module, split: Split, label_of: Tensor, recipe: BackboneRecipe) -> float:
-    module.eval()
-    right, rows = 0, _rows_of(split, label_of)
-    for index in rows.split(512):
-        images = split.inputs[index].contiguous(memory_format=torch.channels_last)
-        with _precision(recipe):
-            predicted = module(images).argmax(1)
-        right += int((predicted == label_of[split.labels[index]]).sum())
-    return right / len(rows)

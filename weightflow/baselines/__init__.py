@@ -21,7 +21,7 @@ from weightflow.baselines.gaussian import gaussian, gaussian_pc
 from weightflow.baselines.inapplicable import Inapplicable
 from weightflow.baselines.noise import noise, noise_as_wide_as_the_zoo
 from weightflow.baselines.retrieval import nearest_prompt, nearest_rows
-from weightflow.baselines.ridge import ridge_rows
+from weightflow.baselines.ridge import nearest_class, ridge_rows
 from weightflow.known import Known
 from weightflow.zoo.logits import State
 from weightflow.zoo.recorded import restore_statistics
@@ -48,6 +48,7 @@ BASELINES: dict[str, Baseline] = {
     "shuffled_prompt": shuffled_prompt,
     "random_text": random_text,
     "ridge_rows": ridge_rows,
+    "nearest_class": nearest_class,
 }
 
 

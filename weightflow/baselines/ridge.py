@@ -10,7 +10,7 @@ the zoo's mean. It knows no task: a class has one row wherever it stands.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from jaxtyping import Float
@@ -33,16 +33,33 @@ def ridge_rows(known: Known, tasks: Sequence[Task], seed: int) -> State:
         raise Inapplicable("the architecture has no row for a class")
     if known.one_task:
         raise Inapplicable("all networks have one task, so that it would be the mean of the zoo")
+    return _with_rows(known, tasks, predict_rows)
+
+
+def nearest_class(known: Known, tasks: Sequence[Task], seed: int) -> State:
+    """For every class the mean row of the known class nearest to it in text."""
+    if not known.zoo.architecture.class_axes:
+        raise Inapplicable("the architecture has no row for a class")
+    return _with_rows(known, tasks, lambda x, y, asked: y[(asked @ x.T).argmax(dim=1)])
+
+
+def _with_rows(
+    known: Known, tasks: Sequence[Task], predict: Callable[[Tensor, Tensor, Tensor], Tensor]
+) -> State:
+    """The mean network with one row a class, predicted from the rows of known classes."""
     names = datasets.load(known.zoo.dataset).class_names
-    seen = known.has_class.any(dim=0)
-    vectors = known.flow.encoder.encode(names).double() / known.flow.encoder.width**0.5
+    seen, asked = known.has_class.any(dim=0), known.classes_of(tasks).any(dim=0)
+    wanted = torch.nonzero(seen | asked).squeeze(1)  # a table of vectors may lack the others
+    vectors = torch.zeros(len(names), known.flow.encoder.width, dtype=torch.float64)
+    encoded = known.flow.encoder.encode([names[i] for i in wanted.tolist()])
+    vectors[wanted] = encoded.double() / known.flow.encoder.width**0.5
     wide = dict(known.mean)
-    for name, axis in architecture.class_axes.items():
+    for name, axis in known.zoo.architecture.class_axes.items():
         rows = wide[name].movedim(axis, 0)
-        found = predict_rows(vectors[seen], rows[seen].reshape(int(seen.sum()), -1).double(), vectors)
+        found = predict(vectors[seen], rows[seen].reshape(int(seen.sum()), -1).double(), vectors)
         wide[name] = found.to(rows.dtype).view(rows.shape).movedim(0, axis)
     wide = {name: t.expand(len(tasks), *t.shape).clone() for name, t in wide.items()}
-    return gather_classes(architecture, wide, tasks)
+    return gather_classes(known.zoo.architecture, wide, tasks)
 
 
 def predict_rows(

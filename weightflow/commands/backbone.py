@@ -30,19 +30,24 @@ def train(
 ) -> None:
     """Train a backbone on a data set's training images, a residual network with 512 features.
 
+    Stopped? Run the same command again: it goes on after the last finished epoch, bit for bit.
+
     Example: [bold]weightflow backbone train cifar100 --exclude "chair, wolf" --out backbone.safetensors[/]
     """
     from canon.checkpoint import check_suffix
     from weightflow import config, datasets
-    from weightflow.backbones.train import BackboneRecipe, steps_of, train_backbone
+    from weightflow.backbones.train import BackboneRecipe, BackboneTrainer
 
     check_suffix(out)
     changes = config.replace_nested(config.dotted(settings or []), {"seed": seed})
     recipe, data = config.build(BackboneRecipe, changes), datasets.load(dataset)
     excluded = [part.strip() for part in exclude.split(",")] if exclude else []
-    total = steps_of(data, recipe, excluded)
-    with console.progress(total, "training the backbone", quiet=quiet) as steps:
-        last = train_backbone(data, recipe, out, excluded, steps.advance)
+    trainer = BackboneTrainer(data, recipe, out, excluded)
+    done = trainer.epochs * trainer.batches
+    on = f"finished epochs are kept in {trainer.partial}; run the same command again to go on"
+    title = "training the backbone"
+    with console.on_interrupt(on), console.progress(trainer.steps, title, done=done, quiet=quiet) as steps:
+        last = trainer.run(steps.advance)
     console.show(
         {"backbone": str(out), "validation_accuracy": last.accuracy, "excluded": excluded},
         f"{out}: validation accuracy {100 * last.accuracy:.1f} % on the classes it was trained on",
@@ -67,5 +72,5 @@ def take(
     from weightflow import backbones
 
     check_suffix(out)
-    width = backbones.take(model, out, checkpoint).width
+    width = backbones.take(model, out, checkpoint)
     console.show({"backbone": str(out), "features": width}, f"{out}: {width} features", as_json)

@@ -126,10 +126,6 @@ class ClassificationData:
     features: Callable[[Tensor], Tensor] | None = None
     excluded: tuple[str, ...] = ()
 
-    def prepare(self, raw: Tensor) -> Tensor:
-        """Raw examples, as their publisher has them, to what networks for this data take."""
-        return self.preprocessing(raw if self.features is None else self.features(raw))
-
     @property
     def input_shape(self) -> tuple[int, ...]:
         return tuple(self.train.inputs.shape[1:])

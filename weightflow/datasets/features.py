@@ -48,12 +48,11 @@ def _compute(backbone: Backbone, source: Path, target: Path, batch: int = 256) -
         if not (source / f"{part}.npy").exists():
             continue
         images = np.load(source / f"{part}.npy", mmap_mode="c")
-        rows = np.lib.format.open_memmap(
-            target / f"{part}.npy", "w+", np.float32, (len(images), backbone.width)
-        )
+        place, rows = target / f"{part}.npy", None
         for start in range(0, len(images), batch):
-            some = torch.from_numpy(images[start : start + batch])
-            rows[start : start + batch] = backbone(some).numpy()
-        rows.flush()
+            found = backbone(torch.from_numpy(images[start : start + batch])).numpy()
+            if rows is None:
+                rows = np.lib.format.open_memmap(place, "w+", np.float32, (len(images), found.shape[1]))
+            rows[start : start + batch] = found
         shutil.copy(source / f"{part}_labels.npy", target)
     shutil.copy(source / "names.json", target)

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from weightflow.model.conditioning import CONDITIONINGS
 from weightflow.model.config import ModelConfig
 from weightflow.tokens import Layout
 
@@ -23,6 +24,7 @@ class WeightMLP(nn.Module):
 
     def __init__(self, layout: Layout, text_width: int, classes: int, config: ModelConfig) -> None:
         super().__init__()
+        self.conditioning = CONDITIONINGS[config.conditioning]
         self.shape, h = (layout.tokens, layout.width), config.width
         self.time = nn.Sequential(nn.Linear(1, TIME), nn.GELU(), nn.Linear(TIME, TIME))
         self.text = nn.Linear(text_width, TIME)
@@ -48,6 +50,7 @@ class WeightMLP(nn.Module):
         present: Bool[Tensor, "batch classes"],
     ) -> Float[Tensor, "batch tokens width"]:
         """`present` marks the classes of each prompt; a row without any is the empty prompt."""
+        text, present = self.conditioning.tell(text, present)
         count = present.sum(1, keepdim=True)
         mean = (text * present.unsqueeze(-1)).sum(1) / count.clamp(min=1)
         words = torch.where(count > 0, self.text(mean), self.nothing)

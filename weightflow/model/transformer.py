@@ -1,6 +1,6 @@
 r"""A transformer over tokens of weights and words.
 
-Every token of weights passes through the linear map of its block, gains a learned position, and
+Every token of weights passes through the linear map of its block, or one of its own, gains a learned position, and
 attends in both directions to all others and to the tokens of the text. Where tokens of text stand for
 classes, tokens of weights that stand for a class carry that class's words directly.
 
@@ -20,7 +20,8 @@ from torch.nn import functional as F
 
 from weightflow.model.conditioning import CONDITIONINGS
 from weightflow.model.config import ModelConfig
-from weightflow.tokens import Layout
+from weightflow.model.maps import OwnLinear
+from weightflow.tokens import Block, Layout
 
 
 class TimeEmbedding(nn.Module):
@@ -79,6 +80,10 @@ class Layer(nn.Module):
         return F.dropout(x, self.dropout, self.training)
 
 
+def _linear(config: ModelConfig, block: Block, inputs: int, outputs: int) -> nn.Module:
+    return OwnLinear(block.tokens, inputs, outputs) if config.own_maps else nn.Linear(inputs, outputs)
+
+
 class WeightTransformer(nn.Module):
     """Predicts tokens (batch, tokens, width) from noisy tokens, times and class vectors."""
 
@@ -87,8 +92,8 @@ class WeightTransformer(nn.Module):
         self.layout = layout
         self.conditioning = CONDITIONINGS[config.conditioning]
         width = config.width
-        self.encoders = nn.ModuleList(nn.Linear(block.width, width) for block in layout.blocks)
-        self.decoders = nn.ModuleList(nn.Linear(width, block.width) for block in layout.blocks)
+        self.encoders = nn.ModuleList(_linear(config, b, b.width, width) for b in layout.blocks)
+        self.decoders = nn.ModuleList(_linear(config, b, width, b.width) for b in layout.blocks)
         self.positions = nn.Parameter(0.02 * torch.randn(layout.tokens, width))
         self.text = nn.Linear(text_width, width)
         self.slots = nn.Parameter(0.02 * torch.randn(self.conditioning.tokens(classes), width))

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from weightflow.page.figure import Series
 
+Number = int | float
 SHAPES = {
     "square": "M-.85-.85H.85V.85H-.85Z",
     "diamond": "M0-1.2L1.2 0L0 1.2L-1.2 0Z",
@@ -20,19 +21,19 @@ SHAPES = {
 class Scale:
     """Values from `low` to `high`, laid out by `bend` (the identity if none), with ticks and their words."""
 
-    low: float
-    high: float
-    ticks: Sequence[float]
-    words: Callable[[float], str] = lambda v: f"{v:g}"
-    bend: Callable[[float], float] = lambda v: v
+    low: Number
+    high: Number
+    ticks: Sequence[Number]
+    words: Callable[[Number], str] = lambda v: f"{v:g}"
+    bend: Callable[[Number], Number] = lambda v: v
 
-    def share(self, value: float) -> float:
+    def share(self, value: Number) -> Number:
         """Where a value lies, from 0 to 1; values outside stop at the edge."""
         low, high = self.bend(self.low), self.bend(self.high)
         return min(1.0, max(0.0, (self.bend(value) - low) / (high - low or 1.0)))
 
 
-def linear(values: Sequence[float], *, include: Sequence[float] = (), margin: float = 0.04) -> Scale:
+def linear(values: Sequence[Number], *, include: Sequence[Number] = (), margin: Number = 0.04) -> Scale:
     """A scale around all the values, ticks at round numbers."""
     found = [*values, *include]
     low, high = min(found), max(found)
@@ -44,23 +45,23 @@ def linear(values: Sequence[float], *, include: Sequence[float] = (), margin: fl
     return Scale(low, high, ticks, lambda v: f"{round(v, 10):g}")
 
 
-def logarithmic(values: Sequence[float]) -> Scale:
+def logarithmic(values: Sequence[Number]) -> Scale:
     low, high = min(values) / 1.1, max(values) * 1.1
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     ticks = [m * 10.0**p for p in powers for m in (1, 2, 5) if low <= m * 10.0**p <= high]
     return Scale(low, high, ticks, lambda v: f"{v:g}", math.log)
 
 
-def places(names: Sequence[float]) -> Scale:
+def places(names: Sequence[Number]) -> Scale:
     """Even places for a few values, whatever lies between them."""
-    index = {value: float(i) for i, value in enumerate(names)}
+    index = {value: i for i, value in enumerate(names)}
     return Scale(names[0], names[-1], names, lambda v: f"{v:g}", lambda v: index[v])
 
 
-def of_errors(accuracies: Sequence[float], least: float = 0.3) -> Scale:
+def of_errors(accuracies: Sequence[Number], least: Number = 0.3) -> Scale:
     """Accuracies in per cent by the logarithm of their errors: near 100 a point counts for more."""
 
-    def bend(value: float) -> float:
+    def bend(value: Number) -> Number:
         return -math.log(max(100 - value, least))
 
     low = max(min(*accuracies, 90.0) - 5, 0.0)
@@ -68,7 +69,7 @@ def of_errors(accuracies: Sequence[float], least: float = 0.3) -> Scale:
     return Scale(low, 100 - least, ticks, lambda v: f"{v:g}", bend)
 
 
-def _round_step(raw: float) -> float:
+def _round_step(raw: Number) -> Number:
     power = 10.0 ** math.floor(math.log10(raw))
     return next(m * power for m in (1, 2, 5, 10) if m * power >= raw * 0.999)
 
@@ -89,13 +90,13 @@ class Plot:
 
     RIGHT, TOP = 12, 10
 
-    def at(self, x: float, y: float) -> tuple[float, float]:
+    def at(self, x: Number, y: Number) -> tuple[Number, Number]:
         inner_width = self.width - self.left - self.RIGHT
         inner_height = self.height - self.TOP - self.bottom
         across, up = self.left + inner_width * self.x.share(x), inner_height * self.y.share(y)
         return round(across, 1), round(self.height - self.bottom - up, 1)
 
-    def region(self, x: float, y: float, text: str) -> None:
+    def region(self, x: Number, y: Number, text: str) -> None:
         """Shade what lies right of x and above y."""
         (left, bottom), right, top = self.at(x, y), self.width - self.RIGHT, self.TOP
         self.parts.append(
@@ -103,7 +104,7 @@ class Plot:
             f'<text class="inside" x="{right - 6}" y="{top + 15}" text-anchor="end">{html.escape(text)}</text>'
         )
 
-    def level(self, y: float, text: str) -> None:
+    def level(self, y: Number, text: str) -> None:
         """A dashed line across, with its name."""
         left, height = self.at(self.x.low, y)
         self.parts.append(
@@ -111,12 +112,12 @@ class Plot:
             f'<text class="inside" x="{left + 4}" y="{height - 4}">{html.escape(text)}</text>'
         )
 
-    def cloud(self, s: Series, points: Sequence[tuple[float, float]], radius: float = 2.2) -> None:
+    def cloud(self, s: Series, points: Sequence[tuple[Number, Number]], radius: Number = 2.2) -> None:
         dots = "".join(f'<circle cx="{a}" cy="{b}" r="{radius}"/>' for a, b in (self.at(*p) for p in points))
         self.parts.append(f'<g class="cloud" data-s="{html.escape(s.name)}" style="{s.style}">{dots}</g>')
 
     def line(
-        self, s: Series, points: Sequence[tuple[float, float]], bars: Sequence[Sequence[float] | None] = ()
+        self, s: Series, points: Sequence[tuple[Number, Number]], bars: Sequence[Sequence[Number] | None] = ()
     ) -> None:
         """Points joined by a line, intervals drawn upright where there are any."""
         places = [self.at(*p) for p in points]
@@ -129,20 +130,20 @@ class Plot:
             f'<g class="line" style="{s.style}"><path d="{path}"/>{"".join(whiskers)}{dots}</g>'
         )
 
-    def mean(self, s: Series, x: float, y: float, interval: Sequence[float] | None) -> None:
+    def mean(self, s: Series, x: Number, y: Number, interval: Sequence[Number] | None) -> None:
         """One large marker for a population, with its interval."""
         a, b = self.at(x, y)
         whisker = self._whisker(x, interval) if interval else ""
-        size = 7 if s.name == "generated" else 5
+        size = 7.0 if s.name == "generated" else 5.0
         self.parts.append(
             f'<g class="mean" style="{s.style}">{whisker}{marker(a, b, s.marker, size, _say(s, (x, y)))}</g>'
         )
 
-    def words(self, x: float, y: float, text: str) -> None:
+    def words(self, x: Number, y: Number, text: str) -> None:
         a, b = self.at(x, y)
         self.parts.append(f'<text class="inside" x="{a + 6}" y="{b - 6}">{html.escape(text)}</text>')
 
-    def _whisker(self, x: float, interval: Sequence[float]) -> str:
+    def _whisker(self, x: Number, interval: Sequence[Number]) -> str:
         (a, low), (_, high) = self.at(x, interval[0]), self.at(x, interval[1])
         return f'<line class="whisker" x1="{a}" x2="{a}" y1="{low}" y2="{high}"/>'
 
@@ -177,11 +178,11 @@ class Plot:
         return "".join(found)
 
 
-def _say(s: Series, point: tuple[float, float]) -> str:
+def _say(s: Series, point: tuple[Number, Number]) -> str:
     return f"{s.label}: {point[0]:.3g}, {point[1]:.4g}"
 
 
-def marker(x: float, y: float, shape: str, size: float, title: str = "") -> str:
+def marker(x: Number, y: Number, shape: str, size: Number, title: str = "") -> str:
     words = f"<title>{html.escape(title)}</title>" if title else ""
     if shape not in SHAPES:
         return f'<circle class="marker" cx="{x}" cy="{y}" r="{size}">{words}</circle>'

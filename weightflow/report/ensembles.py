@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from jaxtyping import Bool
+from torch import Tensor
 
 from weightflow.canonicalize import gather_classes
 from weightflow.evaluate import Spread, judge_ensembles
@@ -26,7 +28,7 @@ def ensembles(known: Known, tasks: Sequence[Task], seed: int, most: int = 6) -> 
     task. Tasks that more of them know come first.
     """
     combinations = list({frozenset(task.classes): task for task in tasks}.values())
-    known_by = known.classes_of(combinations).double() @ (~known.has_class).double().T == 0
+    known_by = knowing(known, combinations)
     order = known_by.sum(1).argsort(descending=True, stable=True)[:most].tolist()
     networks = max(1, min(max(SIZES), BUDGET // known.zoo.architecture.parameters))
     rows: dict[str, dict[int, list[float]]] = {"generated": {}, "zoo": {}}
@@ -34,11 +36,11 @@ def ensembles(known: Known, tasks: Sequence[Task], seed: int, most: int = 6) -> 
         task = combinations[row]
         seeds = range(seed + place * networks, seed + (place + 1) * networks)
         generated = known.flow.sample([Prompt(task.classes)] * networks, seeds, known.config)
+        found = {"generated": generated}
         theirs = known_by[row].nonzero().squeeze(1)[:networks]
-        populations = {"generated": generated}
         if len(theirs):
-            populations["zoo"] = _picked(known, theirs, task)
-        for name, state in populations.items():
+            found["zoo"] = picked(known, theirs, task)
+        for name, state in found.items():
             for size, value in _accuracies(known, state, task).items():
                 rows[name].setdefault(size, []).append(value)
     return {
@@ -50,7 +52,13 @@ def ensembles(known: Known, tasks: Sequence[Task], seed: int, most: int = 6) -> 
     }
 
 
-def _picked(known: Known, rows: torch.Tensor, task: Task) -> State:
+def knowing(known: Known, tasks: Sequence[Task]) -> Bool[Tensor, "tasks networks"]:
+    """Which training networks know all the classes of each task."""
+    return known.classes_of(tasks).double() @ (~known.has_class).double().T == 0
+
+
+def picked(known: Known, rows: Tensor, task: Task) -> State:
+    """Training networks, their rows picked and reordered for a task."""
     wide = {name: tensor[rows] for name, tensor in known.wide.items()}
     return gather_classes(known.zoo.architecture, wide, [task] * len(rows))
 

@@ -24,16 +24,18 @@ def novelty(known: Known, made: Generated, seen: Generated) -> dict[str, Any]:
     zoo = judge(known.zoo.architecture, known.state, known.tasks)
     ours = compare_behaviour(seen.judged, seen.tasks, zoo, known.tasks)
     theirs = compare_behaviour(zoo, known.tasks, zoo, known.tasks)
-    found = {
+    return {
         **_distances(known, made, seen),
-        "max_wrong_iou": {"generated": ours.wrong_iou, "zoo": theirs.wrong_iou},
+        "max_wrong_iou": _beside(ours.wrong_iou, theirs.wrong_iou),
         "rms_ratio": round(rms_ratio(known, made.state, made.tasks), 6),
-        "functional_disagreement": {"generated": ours.disagreement, "zoo": theirs.disagreement},
+        "functional_disagreement": _beside(ours.disagreement, theirs.disagreement),
     }
-    if None in (ours.wrong_iou, theirs.wrong_iou):
-        found["max_wrong_iou_reason"] = found["functional_disagreement_reason"] = (
-            "no combination of classes has networks to compare"
-        )
+
+
+def _beside(generated: float | None, zoo: float | None) -> dict[str, Any]:
+    found: dict[str, Any] = {"generated": generated, "zoo": zoo}
+    if None in (generated, zoo):
+        found["reason"] = "no combination of classes has networks to compare"
     return found
 
 

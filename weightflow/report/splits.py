@@ -16,6 +16,7 @@ SPLITS = {
     "seen": "the zoo has no network of a task that the generator saw",
     "unseen_combinations": "the zoo holds out no combination of classes",
     "unseen_classes": "the zoo holds out combinations of classes, not whole classes",
+    "unseen_by_backbone": "the zoo has no classes that a backbone was trained without",
 }
 
 

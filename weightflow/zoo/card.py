@@ -7,6 +7,7 @@ from pathlib import Path
 
 from canon.files import atomic_write
 from weightflow import datasets
+from weightflow.readout import Cosine
 from weightflow.zoo.inspect import inspect_zoo
 from weightflow.zoo.store import Zoo
 
@@ -24,7 +25,7 @@ def card(zoo: Zoo) -> str:
     """The card as Markdown, with the front matter that data-set hubs read."""
     found, data = inspect_zoo(zoo), datasets.load(zoo.dataset)
     architecture, accuracy = found["architecture"], found["validation_accuracy"]
-    held_out = zoo.manifest.get("held_out_classes")
+    held_out, unseen = zoo.manifest.get("held_out_classes"), zoo.manifest.get("unseen_by_backbone")
     example = zoo.records[0]
     lines = [
         "---",
@@ -34,10 +35,10 @@ def card(zoo: Zoo) -> str:
         "",
         f"# {found['networks']} {architecture['name']} networks on {zoo.dataset}",
         "",
-        "Pairs of text and weights: every network tells the named classes apart, its logits in their order.",
+        f"Pairs of text and weights: every network tells the named classes apart, {_outputs(zoo)}.",
         "",
         f"- **Architecture**: {architecture['name']} `{json.dumps(architecture['arguments'])}`, "
-        f"{found['parameters']:,} parameters, at most {architecture['classes']} logits; inputs "
+        f"{found['parameters']:,} parameters, at most {architecture['classes']} classes; inputs "
         f"{tuple(architecture['input_shape'])}",
         f"- **Lineage**: {_counts(found['lineage'])}{_base(zoo)}",
         f"- **Splits**: {_counts(found['splits'])}",
@@ -46,6 +47,7 @@ def card(zoo: Zoo) -> str:
         f"- **Accuracy** on validation examples, mean ± standard deviation: {_accuracy(accuracy)}",
         f"- **Frame**: {'canonical: all networks in one frame' if found['canonical'] else 'as trained'}",
         *([f"- **Held-out classes**: {', '.join(held_out)}"] if held_out else []),
+        *([f"- **Classes that the backbone has never seen**: {', '.join(unseen)}"] if unseen else []),
         f"- **Licence of the data** that the networks were trained on: {data.licence}",
         "",
         "## Texts",
@@ -69,6 +71,16 @@ def card(zoo: Zoo) -> str:
         "```",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _outputs(zoo: Zoo) -> str:
+    readout = zoo.architecture.readout
+    if isinstance(readout, Cosine):
+        return (
+            f"its output compared by cosine with their text vectors (encoder `{readout.encoder}`, identity "
+            f"`{readout.identity}`, temperature {readout.temperature:g})"
+        )
+    return "its logits in their order"
 
 
 def _base(zoo: Zoo) -> str:

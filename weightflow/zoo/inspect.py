@@ -54,7 +54,7 @@ def picture(found: dict[str, Any]) -> str:
     lines = [
         f"{found['path']}: {found['networks']} networks, {found['shards']} shards"
         f"{', canonical' if found['canonical'] else ''}",
-        f"architecture  {a['name']} {a['arguments']}, {a['classes']} logits, {found['parameters']} parameters",
+        f"architecture  {a['name']} {a['arguments']}, {a['classes']} classes at most, {found['parameters']} parameters",
         f"data set      {found['dataset']}",
         f"lineage       {_counts(found['lineage'])}",
         f"splits        {_counts(found['splits'])}",

@@ -89,9 +89,8 @@ class Site:
     def _claim(self) -> None:
         """Note the recipe in the folder before anything is trained; refuse a folder of another recipe."""
         folder, path = self.folder, self.folder / "recipe.json"
-        text = json.dumps(config.to_dict(self.recipe), indent=1, sort_keys=True)
         if path.exists():
-            if path.read_text(encoding="utf-8") != text:
+            if not _is_of(path, self.recipe):
                 raise InputError(
                     f"{folder} holds a zoo of another recipe; choose another folder, or delete this one"
                 )
@@ -102,7 +101,7 @@ class Site:
         ):
             raise InputError(f"{folder} is not an empty folder and holds no zoo; choose another name")
         folder.mkdir(parents=True, exist_ok=True)
-        atomic_write(path, text)
+        atomic_write(path, json.dumps(config.to_dict(self.recipe), indent=1, sort_keys=True))
 
     def _header(self) -> dict[str, object]:
         recipe = self.recipe
@@ -119,6 +118,16 @@ class Site:
         if recipe.lineage == "branched":
             header["base"] = {"id": BASE, "file": BASE_FILE, "sha256": sha256(self.folder / BASE_FILE)}
         return header
+
+
+def _is_of(path: Path, recipe: ZooRecipe) -> bool:
+    """Whether the recipe in a file is this one; settings that it does not know have their defaults."""
+    try:
+        return config.to_dict(config.build(ZooRecipe, json.loads(path.read_text("utf-8")))) == config.to_dict(
+            recipe
+        )
+    except (InputError, ValueError):  # a later version's, or damaged
+        return False
 
 
 def train_shard(

@@ -1,0 +1,105 @@
+"""Ensembles of 1, 10 and 100 generated networks beside as many trained ones.
+
+python -m benchmarks.ensembles [--size small|paper] [--seeds 3] [--run demo/run]
+
+Tasks are combinations that the generator never saw. `trained` are networks trained for those very tasks as
+the zoo's were, from new seeds; where all networks of the zoo have one task, the zoo's own. `zoo` are networks
+of the zoo that know all the classes, their rows picked for the task.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+
+from benchmarks.common import aim, write_result
+from benchmarks.runs import arguments, opened, result_name, unseen_tasks
+from weightflow import config as settings
+from weightflow import datasets
+from weightflow.evaluate import judge, judge_ensembles
+from weightflow.known import Known
+from weightflow.report.ensembles import knowing, picked
+from weightflow.report.generated import sample
+from weightflow.zoo.logits import State
+from weightflow.zoo.tasks import Task
+from weightflow.zoo.training import train_many
+from weightflow.zoo.trainingrecipe import TrainingRecipe
+
+SIZES = (1, 10, 100)
+TASKS = {"small": 5, "paper": 50}
+
+
+def populations(known: Known, task: Task, seed: int) -> dict[str, State]:
+    """A hundred networks of each kind for one task, fewer where there are no more."""
+    repeated = [task] * max(SIZES)
+    generated = sample(known, repeated, seed)
+    if known.one_task:
+        return {"generated": generated, "trained": {n: t[: max(SIZES)] for n, t in known.state.items()}}
+    recipe = settings.build(TrainingRecipe, known.zoo.manifest["recipe"]["training"], "training.")
+    seeds = [2**40 + seed + i for i in range(max(SIZES))]
+    data = datasets.load(known.zoo.dataset)
+    trained = train_many(known.zoo.architecture, data, repeated, seeds, recipe).state
+    rows = knowing(known, [task])[0].nonzero().squeeze(1)[: max(SIZES)]
+    found = {"generated": generated, "trained": trained}
+    return {**found, "zoo": picked(known, rows, task)} if len(rows) else found
+
+
+def run_once(known: Known, seed: int, count: int) -> list[dict[str, Any]]:
+    architecture, rows = known.zoo.architecture, []
+    tasks = unseen_tasks(known, seed, 1 if known.one_task else count)
+    for place, task in enumerate(tasks):
+        for name, state in populations(known, task, 1000 * (count * seed + place)).items():
+            size = len(next(iter(state.values())))
+            found = judge_ensembles(architecture, state, task, SIZES)
+            # one network is the mean over all of them
+            found[1] = float(judge(architecture, state, [task] * size).accuracy.mean())
+            rows.append(
+                {
+                    "seed": seed,
+                    "task": list(task.classes),
+                    "of": name,
+                    "networks": size,
+                    **{str(s): None if s not in found else round(found[s], 6) for s in SIZES},
+                    **({} if len(found) == len(SIZES) else {"reason": f"only {size} know the whole task"}),
+                }
+            )
+            print(rows[-1], flush=True)
+    return rows
+
+
+def means(rows: list[dict[str, Any]], of: str, size: int) -> list[float]:
+    """Mean over tasks, seed by seed, of those that were measured."""
+    found = []
+    for seed in dict.fromkeys(r["seed"] for r in rows):
+        own = [r[str(size)] for r in rows if r["seed"] == seed and r["of"] == of and r[str(size)] is not None]
+        found += [float(np.mean(own))] if own else []
+    return found
+
+
+def aims(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    found = []
+    for size in SIZES[1:]:
+        ours, theirs = means(rows, "generated", size), means(rows, "trained", size)
+        gaps = [a - b for a, b in zip(ours, theirs, strict=True)]
+        label = f"{size} generated less {size} trained, points of 1"
+        found.append(aim(label, "at least -0.01", gaps, min(gaps) >= -0.01))
+    gains = np.subtract(means(rows, "generated", 10), means(rows, "generated", 1)).tolist()
+    found.append(aim("10 generated less 1 generated, points of 1", "above 0", gains, min(gains) > 0))
+    over = np.subtract(means(rows, "generated", 100), means(rows, "trained", 1)).tolist()
+    found.append(aim("100 generated less 1 trained, points of 1", "above 0", over, min(over) > 0))
+    return found
+
+
+def main() -> None:
+    given = arguments(__doc__)
+    begin, known, seeds = time.perf_counter(), opened(given.run), range(given.seeds)
+    rows = [row for seed in seeds for row in run_once(known, seed, TASKS[given.size])]
+    seconds = time.perf_counter() - begin
+    name = result_name("ensembles", known)
+    print(write_result(name, size=given.size, seeds=seeds, seconds=seconds, rows=rows, aims=aims(rows)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,121 @@
+"""Generated networks as initialisations: accuracy over the first steps of training, from each start.
+
+python -m benchmarks.initialisation [--size small|paper] [--seeds 3] [--run demo/run]
+
+Tasks are combinations that the generator never saw; seeds draw other tasks, networks and mini-batches. For
+every start and number of steps the learning rate is chosen on validation images, out of the zoo's own, a
+third and three times of it, so that no start is held back by another's rate.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from benchmarks.common import aim, write_result
+from benchmarks.runs import arguments, opened, result_name, unseen_tasks
+from weightflow import datasets
+from weightflow.baselines import Inapplicable, answer
+from weightflow.evaluate import judge
+from weightflow.fine_tuning import INITIALISATIONS, fine_tune, zoo_recipe
+from weightflow.known import Known
+from weightflow.report.generated import sample
+from weightflow.zoo.logits import State
+from weightflow.zoo.measure import measured
+from weightflow.zoo.tasks import Task
+
+STEPS = (0, 1, 5, 20, 50, 100, 200)
+TASKS = {"small": 20, "paper": 100}
+RATES = (1 / 3, 1.0, 3.0)
+BASELINES = ("zoo_mean", "zoo_mean_rows", "nearest_prompt", "nearest_rows")
+
+
+def starts(known: Known, tasks: Sequence[Task], seeds: Sequence[int]) -> dict[str, State]:
+    found = {"generated": sample(known, tasks, seeds[0])}
+    found |= {name: make(known.zoo.architecture, tasks, seeds) for name, make in INITIALISATIONS.items()}
+    for name in BASELINES:
+        try:
+            found[name] = answer(known, name, tasks, seeds[0])
+        except Inapplicable as reason:
+            print(f"{name}: {reason}")
+    return found
+
+
+def run_once(known: Known, seed: int, count: int) -> list[dict[str, Any]]:
+    architecture, data = known.zoo.architecture, datasets.load(known.zoo.dataset)
+    tasks, recipe = unseen_tasks(known, seed, count), zoo_recipe(known.zoo)
+    seeds = [10_000 * (seed + 1) + i for i in range(len(tasks))]
+    rows = []
+    for name, begin in starts(known, tasks, seeds).items():
+        accuracy, rates = [], []
+        for steps in STEPS:
+            tried = []
+            for rate in RATES if steps else (1.0,):
+                own = replace(recipe, learning_rate=rate * recipe.learning_rate)
+                state = fine_tune(architecture, begin, tasks, seeds, own, steps)
+                validation = [one["validation"] for one in measured(architecture, state, data, tasks)]
+                tried.append((float(np.mean(validation)), rate, state))
+            _, rate, best = max(tried, key=lambda t: t[:2])
+            accuracy.append(round(float(judge(architecture, best, tasks).accuracy.mean()), 6))
+            rates.append(round(rate * recipe.learning_rate, 6))
+        rows.append(
+            {
+                "seed": seed,
+                "start": name,
+                "networks": len(tasks),
+                "steps": list(STEPS),
+                "accuracy": accuracy,
+                "learning_rate": rates,
+            }
+        )
+        print(rows[-1], flush=True)
+    return rows
+
+
+def steps_to_reach(accuracy: Sequence[float], wanted: float) -> float:
+    """Steps at which a curve reaches an accuracy, straight between its points; the last one where it never does."""
+    for i, value in enumerate(accuracy):
+        if value >= wanted:
+            if i == 0:
+                return float(STEPS[0])
+            share = (wanted - accuracy[i - 1]) / (value - accuracy[i - 1])
+            return STEPS[i - 1] + share * (STEPS[i] - STEPS[i - 1])
+    return float(STEPS[-1])
+
+
+def aims(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    by_seed = {
+        seed: {r["start"]: r["accuracy"] for r in rows if r["seed"] == seed}
+        for seed in {r["seed"] for r in rows}
+    }
+    one = STEPS.index(1)
+    found = []
+    for name in INITIALISATIONS:
+        worth = [steps_to_reach(curves[name], curves["generated"][one]) for curves in by_seed.values()]
+        wanted = f"at least 50 (counted to {STEPS[-1]})"
+        found.append(
+            aim(f"steps from {name} initialisation worth 1 from generated", wanted, worth, min(worth) >= 50)
+        )
+    for name in BASELINES:
+        gaps = [c["generated"][one] - c[name][one] for c in by_seed.values() if name in c]
+        if gaps:
+            label = f"after 1 step, generated less {name.replace('_', ' ')}, points of 1"
+            found.append(aim(label, "above 0", gaps, min(gaps) > 0))
+    return found
+
+
+def main() -> None:
+    given = arguments(__doc__)
+    begin, known, seeds = time.perf_counter(), opened(given.run), range(given.seeds)
+    rows = [row for seed in seeds for row in run_once(known, seed, TASKS[given.size])]
+    seconds = time.perf_counter() - begin
+    name = result_name("initialisation", known)
+    print(write_result(name, size=given.size, seeds=seeds, seconds=seconds, rows=rows, aims=aims(rows)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,270 @@
+"""From words to classifiers (Tina, arXiv:2405.14132): classes seen, combined anew, and never seen.
+
+Ten-class linear heads on a frozen backbone, and small CNNs, over CIFAR-100; class names through CLIP's text
+tower (a table of vectors) or any other encoder. Nine classes are kept from the generator, seven more from the
+backbone too. Each generator is asked for networks of every split, beside networks trained on the very tasks and
+all opponents; then for tasks of two to twenty classes, and with other names for the classes.
+
+python -m benchmarks.tina --heads zoos/heads --encoder table:clip-vit-b32-text.npz
+
+Zoos that are not given are built by their recipes in --folder: heads and wide need --images and --backbone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from benchmarks.common import aim, write_result
+from weightflow.baselines import answer
+from weightflow.canonicalize import canonicalize_zoo
+from weightflow.evaluate import chance, judge
+from weightflow.known import Known, open_known
+from weightflow.novelty import nearest_distances
+from weightflow.presets import read_preset
+from weightflow.text import Prompt
+from weightflow.text.description import Description
+from weightflow.train import start
+from weightflow.zoo.build import build_zoo
+from weightflow.zoo.recipe import read_recipe
+from weightflow.zoo.store import Zoo
+from weightflow.zoo.tasks import Task
+
+SPLITS = ("seen", "unseen_combinations", "unseen_classes", "unseen_by_backbone")
+OPPONENTS = ("ridge_rows", "nearest_class", "zoo_mean_rows", "nearest_rows", "shuffled_prompt", "random_text")
+# other names for the same thing, or for something very near it, that the table of CLIP vectors has too
+OTHER_NAMES = {
+    "bed": "mattress", "bottle": "flask", "bowl": "soup bowl", "bus": "school bus", "can": "tin can",
+    "cattle": "cow", "chair": "armchair", "clock": "wall clock", "couch": "sofa", "crocodile": "alligator",
+    "cup": "mug", "keyboard": "computer keyboard", "lamp": "lantern", "leopard": "cheetah", "mouse": "rat",
+    "pickup truck": "truck", "plate": "dish", "seal": "sea lion", "skyscraper": "tower", "table": "desk",
+    "telephone": "cell phone", "television": "television set", "turtle": "tortoise", "wardrobe": "armoire",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A preset and what is changed in it."""
+
+    preset: str
+    changes: dict[str, Any] = field(default_factory=dict)
+
+
+ANCHORS = {"anchors": {"kind": "regression"}}
+VARIANTS = {
+    "weightflow": Variant("weightflow", ANCHORS),
+    "weightflow, no class hidden": Variant("weightflow", {"anchors": {"kind": "regression", "hide": 0.0}}),
+    "weightflow, no anchors": Variant("weightflow"),
+    "weightflow, no behaviour": Variant("weightflow", {**ANCHORS, "behaviour": {"weight": 0.0}}),
+    "tina": Variant("tina"),
+}
+# steps of training by size; `tina` is the preset of that name at its small size
+STEPS = {"small": 400, "paper": 20_000}
+NETWORKS = {"small": 100, "paper": 1000}
+
+
+def trained_generator(
+    zoo: Zoo, variant: Variant, seed: int, options: argparse.Namespace
+) -> tuple[Known, float]:
+    """The generator, and the seconds that its training took."""
+    small = options.size == "small"
+    name = f"{variant.preset}-small" if small and variant.preset == "tina" else variant.preset
+    changes = {"seed": seed, "encoder": options.encoder, "steps": STEPS[options.size], "evaluate_every": 100}
+    folder = Path(tempfile.mkdtemp(dir=options.folder))
+    begin = time.perf_counter()
+    start(
+        zoo,
+        read_preset(name, {**changes, "save_every": STEPS[options.size], **variant.changes}),
+        folder / "run",
+    ).run()
+    return open_known(folder / "run"), time.perf_counter() - begin
+
+
+def accuracy(known: Known, state: dict[str, Any], tasks: Sequence[Task]) -> float:
+    return float(judge(known.zoo.architecture, state, tasks).accuracy.mean())
+
+
+def rows_of(known: Known, who: dict[str, Any], most: int) -> Iterator[dict[str, Any]]:
+    """A row a split: generated, trained on the same tasks, chance; opponents beside the full generator."""
+    for split in SPLITS:
+        rows = known.zoo.rows(split)[:most]
+        if not rows:
+            continue
+        tasks, seed = known.tasks_of(rows), who["seed"]
+        made = known.flow.sample(
+            [Prompt(t.classes) for t in tasks], range(seed, seed + len(tasks)), known.config
+        )
+        row = {
+            **who,
+            "table": "splits",
+            "split": split,
+            "ways": max(len(t.classes) for t in tasks),
+            "networks": len(tasks),
+            "accuracy": accuracy(known, made, tasks),
+            "trained": accuracy(known, known.zoo.load(rows), tasks),
+            "chance": chance(tasks),
+        }
+        if known.is_canonical and split != "unseen_by_backbone":
+            row["nearest_distance_ratio"] = float(nearest_distances(known, made, tasks).ratios.mean())
+        if who["variant"] == "weightflow":
+            row |= {name: accuracy(known, answer(known, name, tasks, seed), tasks) for name in OPPONENTS}
+        yield row
+
+
+def other_names(known: Known, who: dict[str, Any], most: int) -> Iterator[dict[str, Any]]:
+    """Every class that has another name is called by it; the same tasks by their own names beside it."""
+    for split in SPLITS[1:]:
+        tasks = known.tasks_of(known.zoo.rows(split)[:most])
+        if not tasks:
+            continue
+        said = [
+            Prompt(t.classes, tuple(Description(c, (OTHER_NAMES.get(c, c),)) for c in t.classes))
+            for t in tasks
+        ]
+        seeds = range(who["seed"], who["seed"] + len(tasks))
+        found = {
+            name: accuracy(known, known.flow.sample(prompts, seeds, known.config), tasks)
+            for name, prompts in (("accuracy", said), ("own_names", [Prompt(t.classes) for t in tasks]))
+        }
+        renamed = sum(c in OTHER_NAMES for t in tasks for c in t.classes) / sum(len(t.classes) for t in tasks)
+        yield {**who, "table": "other names", "split": split, "renamed": renamed, **found}
+
+
+def by_ways(known: Known, who: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Combinations never seen, by their number of classes."""
+    rows = known.zoo.rows("unseen_combinations")
+    for low, high in ((2, 5), (6, 10), (11, 15), (16, 20)):
+        some = [i for i in rows if low <= len(known.zoo.records[i].classes) <= high]
+        if not some:
+            continue
+        tasks = known.tasks_of(some)
+        made = known.flow.sample([Prompt(t.classes) for t in tasks], range(len(tasks)), known.config)
+        yield {
+            **who, "table": "ways", "ways": f"{low} to {high}", "networks": len(tasks),
+            "accuracy": accuracy(known, made, tasks), "chance": chance(tasks),
+            "trained": accuracy(known, known.zoo.load(some), tasks),
+            "ridge_rows": accuracy(known, answer(known, "ridge_rows", tasks, 0), tasks),
+        }  # fmt: skip
+
+
+def zoos(options: argparse.Namespace) -> dict[str, Zoo]:
+    """Those given, and those that recipes can build from what is given."""
+    found: dict[str, Zoo] = {}
+    tasks = {"sizes": [2, 20], "seen": 300, "validation": 40, "unseen": 80, "unseen_classes": 0}
+    tasks |= {"held_out": 9, "unseen_by_backbone": 0}
+    recipes: dict[str, tuple[str, dict[str, Any]]] = {
+        "heads": ("tina_head", {}),
+        "wide": ("tina_head", {"tasks": tasks}),
+    }
+    for name in ("heads", "wide", "cnns"):
+        given = getattr(options, name)
+        if given is None and name in recipes and options.backbone:
+            recipe, changes = recipes[name]
+            given = options.folder / name
+            data = {"dataset": f"{options.images} through {options.backbone}"}
+            build_zoo(read_recipe(recipe, {**data, **changes}), given)
+        if given is not None:
+            found[name] = in_one_frame(Zoo(given), options.folder / f"{name}-canonical")
+    return found
+
+
+def in_one_frame(zoo: Zoo, folder: Path) -> Zoo:
+    if not folder.exists():
+        canonicalize_zoo(zoo, folder)
+    return Zoo(folder)
+
+
+def aims(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    def least(
+        name: str, zoo: str, split: str, wanted: float, of: Callable[[dict[str, Any]], float]
+    ) -> dict[str, Any]:
+        own = [
+            r for r in rows
+            if (r["table"], r["zoo"], r["variant"], r.get("split")) == ("splits", zoo, "weightflow", split)
+        ]  # fmt: skip
+        if not own:
+            reason = f"no zoo '{zoo}' with this split in this run"
+            return {
+                "name": name,
+                "aim": f"at least {wanted}",
+                "value": None,
+                "interval": None,
+                "met": False,
+                "reason": reason,
+            }
+        values = [of(r) for r in own]
+        return aim(name, f"at least {wanted}", values, sum(values) / len(values) >= wanted)
+
+    def share(row: dict[str, Any]) -> float:
+        return row["accuracy"] / row["trained"]
+
+    def plain(row: dict[str, Any]) -> float:
+        return row["accuracy"]
+
+    def ahead(row: dict[str, Any]) -> float:
+        return row["accuracy"] - row["ridge_rows"]
+
+    return [
+        least("heads, unseen combinations, share of trained", "heads", "unseen_combinations", 0.995, share),
+        least("CNNs, unseen combinations, share of trained", "cnns", "unseen_combinations", 0.97, share),
+        least("heads, nine unseen classes, accuracy", "heads", "unseen_classes", 0.68, plain),
+        least("heads, seven classes unseen by the backbone, accuracy", "heads", "unseen_by_backbone", 0.58, plain),
+        least("heads, nine unseen classes, points of 1 above ridge regression", "heads", "unseen_classes", 0.05, ahead),
+    ]  # fmt: skip
+
+
+def measure(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    for name, zoo in zoos(options).items():
+        for variant in options.variants if name == "heads" else ["weightflow"]:
+            for seed in range(options.seeds):
+                known, seconds = trained_generator(zoo, VARIANTS[variant], seed, options)
+                who = {"zoo": name, "variant": variant, "seed": seed}
+                if name == "wide":
+                    yield from by_ways(known, who)
+                    continue
+                for row in rows_of(known, who, NETWORKS[options.size]):
+                    yield {**row, "training_seconds": round(seconds, 1)}
+                if variant == "weightflow" and options.encoder.startswith("table:"):
+                    yield from other_names(known, who, NETWORKS[options.size])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--size", choices=sorted(STEPS), default="small")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--encoder", default="wordllama", help="of the class names")
+    parser.add_argument("--images", default="cifar100", help="the data set of a hundred classes")
+    parser.add_argument("--backbone", help="its file, to build zoos of heads")
+    for name, what in (
+        ("heads", "ten-class heads"),
+        ("wide", "heads of 2 to 20 classes"),
+        ("cnns", "whole CNNs"),
+    ):
+        parser.add_argument(f"--{name}", type=Path, help=f"a zoo of {what}")
+    parser.add_argument("--variants", nargs="*", choices=list(VARIANTS), default=list(VARIANTS))
+    parser.add_argument("--folder", type=Path, help="where zoos and runs go; by default they do not stay")
+    options = parser.parse_args()
+    begin, rows = time.perf_counter(), []
+    with tempfile.TemporaryDirectory() as folder:
+        options.folder = options.folder or Path(folder)
+        options.folder.mkdir(parents=True, exist_ok=True)
+        for row in measure(options):
+            rows.append(row)
+            print(row, flush=True)
+    rows.append(
+        {"table": "image prompts", "accuracy": None, "reason": "needs a CLIP checkpoint with an image tower"}
+    )
+    seconds = time.perf_counter() - begin
+    size, seeds = options.size, range(options.seeds)
+    print(write_result("tina", size=size, seeds=seeds, seconds=seconds, rows=rows, aims=aims(rows)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,99 @@
+"""The straight line between two networks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from canon import console, describe
+from canon.commands.shared import check_outputs, draws, examples_of, hints_of, order_of
+from canon.options import (
+    Balance,
+    Batch,
+    Family,
+    Input,
+    Method,
+    Model,
+    Network,
+    Other,
+    Repair,
+    Seed,
+    Spec,
+    Start,
+    Train,
+)
+
+
+def barrier(
+    a: Network,
+    b: Other,
+    data: Annotated[
+        Path, typer.Option("--data", metavar="X.npz", help="Where to score: an .npz with x and y.")
+    ],
+    aligned: Annotated[bool, typer.Option("--align", help="Also align B to A, and score that line.")] = False,
+    train: Train = None,
+    repair: Repair = "none",
+    plot: Annotated[
+        Path | None, typer.Option("--plot", metavar="P.png", help="Draw it (png, svg, pdf).")
+    ] = None,
+    points: Annotated[int, typer.Option("--points", min=3, help="Points on the line, ends included.")] = 11,
+    spec: Spec = None,
+    model: Model = None,
+    family: Family = None,
+    input: Input = None,
+    method: Method = "weights",
+    start: Start = "auto",
+    balance: Balance = False,
+    batch: Batch = 256,
+    seed: Seed = None,
+    json: bool = console.JSON,
+    quiet: bool = console.QUIET,
+) -> None:
+    """Walk the straight line from A to B and say how far loss and accuracy leave it.
+
+    The loss barrier is the largest rise of the loss above the straight line between its ends.
+
+    The network's code must be known: give --model, or .pt2 files.
+
+    [bold]Example[/bold]
+
+      canon barrier a.pt b.pt --model nets.py:build --data test.npz --align --plot line.png
+    """
+    check_outputs(plot)
+    from canon.alignment import align
+    from canon.barrier import barriers
+    from canon.data import read_data
+    from canon.methods import Means, matcher_for
+    from canon.plot import check_format, plot_curves
+    from canon.resolve import read_pair, resolve
+    from canon.runnable import find_runnable, require_runnable
+
+    if plot is not None:
+        check_format(plot)
+    pair, hints = read_pair(a, b), hints_of(spec, model, family, input)
+    runnable = require_runnable(find_runnable(pair.known, hints))
+    scored, statistics = read_data(data, labels=True), examples_of(train)
+    lines = {"unaligned": (pair.a.state, pair.b.state)}
+    if aligned:
+        matcher = matcher_for(method, Means(start, order_of(seed), runnable, statistics, batch))
+        done = align(
+            pair.a, pair.b, resolve(pair.known, hints, runnable), matcher, balance=balance, generator=draws()
+        )
+        lines["aligned"] = (pair.a.state, done.aligned.state)
+    with console.progress(points * len(lines), "scoring", quiet=quiet) as steps:
+        curves = barriers(
+            runnable,
+            lines,
+            scored,
+            points=points,
+            batch=batch,
+            repair=repair,
+            train=statistics,
+            advance=steps.advance,
+        )
+    if plot is not None:
+        plot_curves(curves, plot)
+    result = {name: describe.curve(found) for name, found in curves.items()}
+    console.show(result, describe.barriers(result), json)

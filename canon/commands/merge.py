@@ -1,0 +1,86 @@
+"""The mean of networks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from canon import console
+from canon.commands.shared import check_outputs, draws, examples_of, hints_of, order_of, write
+from canon.options import (
+    Balance,
+    Batch,
+    Family,
+    Input,
+    Method,
+    Model,
+    Out,
+    Repair,
+    Seed,
+    Spec,
+    Start,
+    Train,
+)
+
+
+def merge(
+    networks: Annotated[list[Path], typer.Argument(metavar="A B", help="Two networks or more.")],
+    out: Out,
+    weights: Annotated[
+        str | None, typer.Option("--weights", help="Their shares, as 0.7,0.3; equal if not given.")
+    ] = None,
+    aligned: Annotated[
+        bool, typer.Option("--align/--as-they-are", help="Align all to the first before taking the mean.")
+    ] = True,
+    train: Train = None,
+    repair: Repair = "none",
+    spec: Spec = None,
+    model: Model = None,
+    family: Family = None,
+    input: Input = None,
+    method: Method = "weights",
+    start: Start = "auto",
+    balance: Balance = False,
+    batch: Batch = 256,
+    seed: Seed = None,
+    json: bool = console.JSON,
+    quiet: bool = console.QUIET,
+) -> None:
+    """Take the weighted mean of networks, aligned to the first; the result is like the first one's file.
+
+    [bold]Examples[/bold]
+
+      canon merge a.pt b.pt c.pt --out mean.safetensors
+
+      canon merge a.pt b.pt --weights 0.7,0.3 --model nets.py:build --train x.npz --repair batch-norm -o m.pt
+    """
+    check_outputs(out)
+    from canon.merging import merge_networks, parse_weights
+    from canon.methods import Means, matcher_for
+    from canon.resolve import read_one, resolve
+    from canon.runnable import find_runnable
+
+    shares, examples = parse_weights(weights, len(networks)), examples_of(train)
+    found, hints = [read_one(path) for path in networks], hints_of(spec, model, family, input)
+    runnable = find_runnable(found[0], hints)
+    with console.progress(len(networks) - 1, "merging", quiet=quiet) as steps:
+        merged, result = merge_networks(
+            found,
+            shares,
+            [str(path) for path in networks],
+            resolved=resolve(found[0], hints, runnable) if aligned else None,
+            matcher=matcher_for(method, Means(start, order_of(seed), runnable, examples, batch)),
+            balance=balance,
+            runnable=runnable,
+            repair=repair,
+            train=examples,
+            batch=batch,
+            generator=draws(),
+            advance=steps.advance,
+        )
+    write(out, merged)
+    for warning in result["warnings"]:
+        console.say(f"warning: {warning}")
+    console.show(result, f"the mean of {len(networks)} networks\nwrote {out}", json)

@@ -1,0 +1,60 @@
+"""What the commands share: from what a person typed to what the library takes, and files written whole."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+    from canon.checkpoint import Checkpoint
+    from canon.data import Data
+    from canon.runnable import Hints
+
+
+def hints_of(spec: Path | None, model: str | None, family: str | None, input: str | None) -> Hints:
+    from canon.runnable import Hints
+
+    return Hints(spec, model, family, input)
+
+
+def order_of(seed: int | None) -> torch.Generator | None:
+    """What orders the groups in matching; None for the network's own order."""
+    import torch
+
+    return None if seed is None else torch.Generator().manual_seed(seed)
+
+
+def draws(seed: int = 0) -> torch.Generator:
+    """What draws the inputs on which functions are compared."""
+    import torch
+
+    return torch.Generator().manual_seed(seed)
+
+
+def examples_of(path: Path | None, labels: bool = False) -> Data | None:
+    from canon.data import read_data
+
+    return None if path is None else read_data(path, labels=labels)
+
+
+def check_outputs(*paths: Path | None) -> None:
+    """Fail before the work, not after it."""
+    from canon.files import require_folder
+
+    for path in paths:
+        if path is not None:
+            require_folder(path)
+
+
+def write(path: Path, found: Checkpoint) -> None:
+    from canon import checkpoint
+
+    checkpoint.write(path, found)
+
+
+def write_text(path: Path, text: str) -> None:
+    from canon.files import atomic_write
+
+    atomic_write(path, text)
