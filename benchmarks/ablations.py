@@ -1,6 +1,6 @@
 """What each choice of the demo buys: the same population and budget, one choice undone at a time.
 
-python -m benchmarks.ablations [--seeds 3] [--steps 500]
+python -m benchmarks.ablations [--size small|paper] [--seeds 3] [--steps 300]
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.common import aim, write_result
-from weightflow.baselines import Known
 from weightflow.canonicalize import canonicalize_zoo
 from weightflow.evaluate import judge
-from weightflow.novelty import nearest_distances, root_mean_square
+from weightflow.known import Known
 from weightflow.presets import read_preset
+from weightflow.report.generated import ratios, sample
+from weightflow.report.novelty import rms_ratio
 from weightflow.sample import Flow
-from weightflow.text import Prompt
 from weightflow.train import start
 from weightflow.zoo.build import build_zoo
 from weightflow.zoo.recipe import read_recipe
@@ -44,8 +44,14 @@ VARIANTS = {
 }
 
 
-def measure(name: str, variant: Variant, seed: int, steps: int, folder: Path) -> dict[str, Any]:
-    recipe = read_recipe("digits", {"seed": seed, **variant.recipe})
+# half of the demo's networks and fewer steps, so that several seeds take minutes, not hours
+SMALL = {"tasks": {"seen": 500, "validation": 60, "unseen": 120}}
+STEPS = {"small": 300, "paper": 1000}
+
+
+def measure(name: str, variant: Variant, seed: int, size: str, steps: int, folder: Path) -> dict[str, Any]:
+    changes = {"seed": seed, **(SMALL if size == "small" else {}), **variant.recipe}
+    recipe = read_recipe("digits", changes)
     place = folder / f"{seed}-{len(variant.recipe)}"
     build_zoo(recipe, place / "zoo")
     zoo = Zoo(place / "zoo")
@@ -57,37 +63,29 @@ def measure(name: str, variant: Variant, seed: int, steps: int, folder: Path) ->
     config = read_preset("weightflow", {"seed": seed, "steps": steps, **variant.preset})
     begin = time.perf_counter()
     start(zoo, config, run).run()
-    seconds = time.perf_counter() - begin
+    seconds, flow = time.perf_counter() - begin, Flow(run)
+    known = Known(flow, zoo, flow.sampling)
     return {
         "variant": name,
         "seed": seed,
         "training_seconds": round(seconds, 1),
-        **figures(Known(Flow(run), zoo)),
+        **figures(known),
     }
 
 
 def figures(known: Known) -> dict[str, Any]:
     """Unseen combinations: accuracy, the trained bound, spread and, in a frame, distance."""
-    flow, zoo = known.flow, known.zoo
-    rows = zoo.rows("unseen_combinations")
-    tasks = [zoo.records[i].task for i in rows]
-    words = flow.prompts([Prompt(task.classes) for task in tasks])
-    z = flow.tokens(words, flow.noise(range(len(tasks)), words.present))
-    state = flow.coordinates.decode(z, words.present)
-    seen = flow.prompts([Prompt(task.classes) for task in known.tasks])
-    real = root_mean_square(
-        flow.coordinates.encode(known.state, seen.present),
-        flow.coordinates.used(seen.present),
-    )
-    found = {
+    zoo, rows = known.zoo, known.zoo.rows("unseen_combinations")
+    tasks = known.tasks_of(rows)
+    state = sample(known, tasks, 0)
+    far = ratios(known, state, tasks)
+    return {
         "accuracy": float(judge(zoo.architecture, state, tasks).accuracy.mean()),
         "trained": float(judge(zoo.architecture, zoo.load(rows), tasks).accuracy.mean()),
-        "rms_ratio": root_mean_square(z, flow.coordinates.used(words.present)) / real,
+        "rms_ratio": rms_ratio(known, state, tasks),
+        "nearest_distance_ratio": None if far is None else float(far.mean()),
+        **({"reason": "distances need a common frame"} if far is None else {}),
     }
-    if "canonical" in zoo.manifest:
-        found["nearest_distance_ratio"] = float(nearest_distances(known, state, tasks).ratios.mean())
-        return found
-    return {**found, "nearest_distance_ratio": None, "reason": "distances need a common frame"}
 
 
 def summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -110,16 +108,18 @@ def summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=500)
+    parser.add_argument("--size", choices=("small", "paper"), default="small")
+    parser.add_argument("--steps", type=int, default=0, help="of training; 0 for the size's own")
     asked = parser.parse_args()
+    steps = asked.steps or STEPS[asked.size]
     begin, rows = time.perf_counter(), []
     with tempfile.TemporaryDirectory() as folder:
         for seed in range(asked.seeds):
             for name, variant in VARIANTS.items():
-                rows.append(measure(name, variant, seed, asked.steps, Path(folder)))
+                rows.append(measure(name, variant, seed, asked.size, steps, Path(folder)))
                 print(rows[-1], flush=True)
     seconds = time.perf_counter() - begin
-    size = f"{asked.steps} steps"
+    size = f"{asked.size}, {steps} steps"
     print(
         write_result(
             "ablations", size=size, seeds=range(asked.seeds), seconds=seconds, rows=rows, aims=summary(rows)

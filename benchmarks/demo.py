@@ -41,6 +41,7 @@ def row(found: dict[str, Any]) -> dict[str, Any]:
         "nearest_distance_ratio": report["novelty"]["nearest_distance_ratio"],
         "wrong_iou_generated": report["novelty"]["max_wrong_iou"]["generated"],
         "wrong_iou_zoo": report["novelty"]["max_wrong_iou"]["zoo"],
+        "novel_and_good": report["novelty"]["novel_and_good"]["1"],
         "rms_ratio": report["novelty"]["rms_ratio"],
         "seconds_for_100": round(speed["sample_seconds"] + speed["decode_seconds"], 4),
         "solvers": report["solvers"],
@@ -53,7 +54,7 @@ def aims(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
     share = values(lambda r: r["generated"] / r["trained"])
     found = [aim("accuracy over trained, unseen combinations", "at least 0.95", share, min(share) >= 0.95)]
-    for name in ("nearest_prompt", "zoo_mean", "shuffled_prompt", "nearest_rows", "zoo_mean_rows"):
+    for name in ("nearest_prompt", "zoo_mean", "shuffled_prompt", "nearest_rows", "zoo_mean_rows", "soup_16"):
         gap = values(lambda r, name=name: r["generated"] - r[name])
         found.append(aim(f"generated less {name}, points of 1", "at least 0.10", gap, min(gap) >= 0.10))
     rms = values(lambda r: r["rms_ratio"])

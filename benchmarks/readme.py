@@ -41,8 +41,9 @@ def demo() -> str:
     result = read_result("demo")
     rows = result["rows"]
     names = ["generated", "trained", "zoo_mean_rows", "nearest_rows", "gaussian_pc", "nearest_prompt"]
-    names += ["zoo_mean", "shuffled_prompt", "chance"]
-    body = [(name.replace("_", " "), spread([r[name] for r in rows])) for name in names]
+    names += ["soup_16", "interpolation", "noise_as_wide_as_the_zoo", "zoo_mean", "random_text"]
+    names += ["shuffled_prompt", "chance"]
+    body = [(name.replace("_", " "), spread([r[name] for r in rows])) for name in names if name in rows[0]]
     plain = {
         "nearest-distance ratio": "nearest_distance_ratio",
         "max wrong-IoU, generated": "wrong_iou_generated",
@@ -134,6 +135,33 @@ def barriers() -> str:
     return markdown(head, rows)
 
 
+def means() -> str:
+    rows = [r for r in read_result("alignment")["rows"] if r["table"] == "mean of the zoo"]
+    kinds = list(dict.fromkeys(r["kind"] for r in rows))
+    found = {(r["way"], r["kind"]): r["ratio"] for r in rows}
+    ways = [way for way in dict.fromkeys(r["way"] for r in rows) if not way.startswith("the zoo")]
+    body = [(way, *(f"{found[way, kind]:.3f}" for kind in kinds)) for way in ways]
+    head = ("accuracy of the mean of 100 MLPs / the zoo's", *(f"{kind} initialisation" for kind in kinds))
+    return markdown(head, body)
+
+
+def speeds() -> str:
+    rows = [
+        (
+            r["network"],
+            f"{r['seconds']:.1f}",
+            f"{r['plain_seconds']:.1f}",
+            f"{r['objective']:.1f}",
+            f"{r['plain_objective']:.1f}",
+            f"{r['added_memory_bytes'] / 2**20:.0f}",
+        )
+        for r in read_result("alignment")["rows"]
+        if r["table"] == "speed"
+    ]
+    head = ("pair", "seconds", "plain descent, s", "objective", "plain descent", "memory added, MiB")
+    return markdown(head, rows)
+
+
 def alignment_aims() -> str:
     return aims("alignment") + f"\n\n{origin(read_result('alignment'))}"
 
@@ -185,6 +213,40 @@ def transfer() -> str:
     return _with_aims(markdown(head, body), "transfer")
 
 
+def initialisation() -> str:
+    rows = read_result("initialisation")["rows"]
+    body = []
+    for start in dict.fromkeys(r["start"] for r in rows):
+        curves = [r["accuracy"] for r in rows if r["start"] == start]
+        cells = (spread(same) for same in zip(*curves, strict=True))
+        body.append((start.replace("_", " "), *cells))
+    head = ("accuracy, %, after steps of training", *map(str, rows[0]["steps"]))
+    return _with_aims(markdown(head, body), "initialisation")
+
+
+def ensembles() -> str:
+    rows, body = read_result("ensembles")["rows"], []
+    for of in dict.fromkeys(r["of"] for r in rows):
+        cells = []
+        for size in ("1", "10", "100"):
+            own = [r[size] for r in rows if r["of"] == of and r[size] is not None]
+            every = len(own) == sum(r["of"] == of for r in rows)
+            cells.append(spread(own) if every else "too few know a task")
+        body.append((of, *cells))
+    head = ("networks that vote, accuracy, %", "1", "10", "100")
+    return _with_aims(markdown(head, body), "ensembles")
+
+
+def judging() -> str:
+    rows = read_result("judging")["rows"]
+    body = [
+        (str(r["networks"]), str(r["images"]), f"{r['seconds']:.1f}", f"{r['floor_seconds']:.1f}")
+        for r in rows
+    ]
+    head = ("MLPs 784-128-128-10", "images", "seconds", "floor: the products alone")
+    return _with_aims(markdown(head, body), "judging")
+
+
 def _with_aims(table: str, name: str) -> str:
     return f"{table}\n\n{aims(name)}\n\n{origin(read_result(name))}"
 
@@ -200,7 +262,15 @@ def tina() -> str:
 
     ours = "weightflow"
     others = [v for v in dict.fromkeys(r["variant"] for r in rows) if v != ours]
-    names = ("zoo_mean_rows", "nearest_rows", "ridge_rows", "nearest_class", "shuffled_prompt", "random_text")
+    names = (
+        "anchors_alone",
+        "zoo_mean_rows",
+        "nearest_rows",
+        "ridge_rows",
+        "nearest_class",
+        "shuffled_prompt",
+        "random_text",
+    )
     body = [line(ours, ours, "accuracy"), *(line(v, v, "accuracy") for v in others)]
     body.append(line("trained on the same task", ours, "trained"))
     body += [line(name.replace("_", " "), ours, name) for name in (*names, "chance")]
@@ -366,6 +436,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "fusion": fusion,
     "enhancement": enhancement,
     "transfer": transfer,
+    "initialisation": initialisation,
+    "ensembles": ensembles,
+    "judging": judging,
     "tina": tina,
     "tina aims": tina_aims,
     "memorization": memorization,
@@ -381,6 +454,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "ablations": ablations,
     "symmetries": symmetries,
     "barriers": barriers,
+    "means of zoos": means,
+    "alignment speed": speeds,
     "alignment aims": alignment_aims,
     "zoos": zoos,
     "populations": populations,

@@ -14,7 +14,7 @@ the share of networks that are both.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -51,16 +51,15 @@ def nearest_distances(known: Known, state: State, tasks: Sequence[Task]) -> Dist
     """
     architecture = known.zoo.architecture
     aligned = follow(architecture, read_frame(known.zoo), state, tasks)
-    wide, used = scatter_classes(architecture, aligned, tasks), known.used_by(tasks)
-    nearest = distances(_trained(known, wide), used, _trained(known, known.wide), known.used)
+    wide = scatter_classes(architecture, aligned, tasks)
+    nearest = _among(known, wide, known.classes_of(tasks), known.wide, known.has_class)
     return Distances(nearest.min(dim=1).values, spacing(known))
 
 
 @lru_cache(maxsize=1)
 def spacing(known: Known) -> float:
     """The zoo's leave-one-out distance: from a training network to the nearest other one, on average."""
-    wide = _trained(known, known.wide)
-    among = distances(wide, known.used, wide, known.used)
+    among = _among(known, known.wide, known.has_class, known.wide, known.has_class)
     return float(among.fill_diagonal_(torch.inf).min(dim=1).values.mean())
 
 
@@ -71,46 +70,79 @@ def _trained(known: Known, wide: State) -> State:
     return {name: tensor for name, tensor in wide.items() if name in names}
 
 
-def distances(a: State, used_a: State, b: State, used_b: State) -> Float[Tensor, "n m"]:
-    """`shared_distance` of stacked networks, tensor by tensor, so that memory stays bounded."""
-    square: Tensor | float = 0.0
-    count: Tensor | float = 0.0
+def _among(known: Known, a: State, has_a: Tensor, b: State, has_b: Tensor) -> Tensor:
+    axes = known.zoo.architecture.class_axes
+    return distances(_trained(known, a), has_a, _trained(known, b), has_b, axes)
+
+
+def distances(
+    a: State,
+    has_a: Bool[Tensor, "n classes"],
+    b: State,
+    has_b: Bool[Tensor, "m classes"],
+    class_axes: Mapping[str, int],
+) -> Float[Tensor, "n m"]:
+    """Root mean square difference over what both have, in blocks, so that memory stays bounded.
+
+    `class_axes` names the tensors with an axis of classes (counted without the stack); `has` says whose
+    classes a network has.
+    """
+    square = torch.zeros(len(has_a), len(has_b), dtype=torch.float64)
+    count, shared = square.clone(), has_a.double() @ has_b.double().T
     for name, tensor in a.items():
-        columns = [x.flatten(1).split(BLOCK, dim=1) for x in (tensor, used_a[name], b[name], used_b[name])]
-        for block in zip(*columns, strict=True):
-            more, shared = _shared_squares(*block)
-            square, count = square + more, count + shared
-    assert isinstance(square, Tensor)
-    assert isinstance(count, Tensor)
-    return (square.clamp(min=0) / count.clamp(min=1)).sqrt()
+        if name not in class_axes:
+            square += _squares(tensor.flatten(1), b[name].flatten(1))
+            count += tensor[0].numel()
+            continue
+        axis = class_axes[name] + 1
+        rows_a, rows_b = (
+            t.movedim(axis, 1).flatten(2) if t.dim() > 2 else t.unsqueeze(2) for t in (tensor, b[name])
+        )
+        square += _squares_of_rows(rows_a, has_a, rows_b, has_b)
+        count += shared * rows_a.shape[2]
+    # heads of tasks that share no class have nothing in common: they are no neighbours
+    return torch.where(count > 0, (square.clamp(min=0) / count.clamp(min=1)).sqrt(), torch.inf)
+
+
+def _squares(a: Float[Tensor, "n entries"], b: Float[Tensor, "m entries"]) -> Float[Tensor, "n m"]:
+    """Squared distances by matrix products, in float64."""
+    found = torch.zeros(len(a), len(b), dtype=torch.float64)
+    for x, y in zip(a.split(BLOCK, dim=1), b.split(BLOCK, dim=1), strict=True):
+        x, y = x.double(), y.double()
+        # one point in the middle for both: the products cancel less
+        x, y = x - y.mean(dim=0), y - y.mean(dim=0)
+        found += x.square().sum(1, keepdim=True) + y.square().sum(1) - 2 * x @ y.T
+    return found
+
+
+def _squares_of_rows(
+    a: Float[Tensor, "n classes width"], has_a: Tensor, b: Float[Tensor, "m classes width"], has_b: Tensor
+) -> Float[Tensor, "n m"]:
+    """The same over the rows of classes that both have: the others are zero, and their norms left out."""
+    found = torch.zeros(len(a), len(b), dtype=torch.float64)
+    size = max(1, BLOCK // a.shape[1])
+    mask_a, mask_b = has_a.double(), has_b.double()
+    for x, y in zip(a.split(size, dim=2), b.split(size, dim=2), strict=True):
+        x, y = x.double() * mask_a.unsqueeze(2), y.double() * mask_b.unsqueeze(2)
+        found += x.square().sum(2) @ mask_b.T + mask_a @ y.square().sum(2).T
+        found -= 2 * x.flatten(1) @ y.flatten(1).T
+    return found
 
 
 def shared_distance(
-    a: Float[Tensor, "n entries"], used_a: Tensor, b: Float[Tensor, "m entries"], used_b: Tensor
+    a: Float[Tensor, "n entries"],
+    used_a: Bool[Tensor, "n entries"],
+    b: Float[Tensor, "m entries"],
+    used_b: Bool[Tensor, "m entries"],
 ) -> Float[Tensor, "n m"]:
     """Root mean square difference over the entries that both have."""
-    return distances({"": a}, {"": used_a}, {"": b}, {"": used_b})
-
-
-def _shared_squares(a: Tensor, used_a: Tensor, b: Tensor, used_b: Tensor) -> tuple[Tensor, Tensor]:
-    """Sum of squared differences over shared entries and how many there are, by matrix products."""
-    a, b = a.double(), b.double()
-    # one point in the middle for both: the products cancel less
-    centre = b.mean(dim=0)
-    a, b = a - centre, b - centre
-    if bool(used_a.all()) and bool(used_b.all()):
-        square = a.square().sum(1, keepdim=True) + b.square().sum(1) - 2 * a @ b.T
-        return square, torch.full_like(square, a.shape[1])
-    used_a, used_b = used_a.double(), used_b.double()
-    a, b = a * used_a, b * used_b
-    return a.square() @ used_b.T + used_a @ b.square().T - 2 * a @ b.T, used_a @ used_b.T
+    return distances({"": a}, used_a, {"": b}, used_b, {"": 0})
 
 
 def mean_distance(known: Known, state: State, tasks: Sequence[Task]) -> float:
     """Mean distance between any two networks of a stack: their diversity. NaN for fewer than two."""
-    wide = _trained(known, scatter_classes(known.zoo.architecture, state, tasks))
-    used = known.used_by(tasks)
-    among = distances(wide, used, wide, used)
+    wide, has = scatter_classes(known.zoo.architecture, state, tasks), known.classes_of(tasks)
+    among = _among(known, wide, has, wide, has)
     return float(among[~torch.eye(len(among), dtype=torch.bool)].mean())
 
 

@@ -21,8 +21,8 @@ def test_copies_have_no_distance_and_other_networks_do(known):
 
 
 def test_shared_distance_leaves_out_what_one_side_lacks():
-    a, used_a = torch.tensor([[1.0, 2.0, 9.0]]), torch.tensor([[1.0, 1.0, 0.0]])
-    b, used_b = torch.tensor([[1.0, 5.0, 4.0]]), torch.tensor([[1.0, 1.0, 1.0]])
+    a, used_a = torch.tensor([[1.0, 2.0, 9.0]]), torch.tensor([[True, True, False]])
+    b, used_b = torch.tensor([[1.0, 5.0, 4.0]]), torch.tensor([[True, True, True]])
     assert float(shared_distance(a, used_a, b, used_b)) == pytest.approx(math.sqrt(9 / 2))
 
 
@@ -31,10 +31,24 @@ def test_distance_in_blocks_is_distance(monkeypatch, share):
     monkeypatch.setattr(novelty, "BLOCK", 7)
     generator = torch.Generator().manual_seed(0)
     a, b = (torch.randn(n, 40, generator=generator) for n in (3, 5))
-    used_a, used_b = ((torch.rand(n, 40, generator=generator) <= share).float() for n in (3, 5))
-    both = used_a[:, None] * used_b
+    used_a, used_b = (torch.rand(n, 40, generator=generator) <= share for n in (3, 5))
+    both = used_a[:, None] & used_b
     plain = ((a[:, None] - b).square() * both).sum(-1).div(both.sum(-1)).sqrt()
     torch.testing.assert_close(shared_distance(a, used_a, b, used_b), plain.double(), atol=1e-6, rtol=1e-6)
+
+
+def test_rows_of_classes_are_compared_where_both_have_them(monkeypatch):
+    monkeypatch.setattr(novelty, "BLOCK", 7)
+    generator = torch.Generator().manual_seed(0)
+    a, b = ({"w": torch.randn(n, 6, 4, 3, generator=generator), "u": torch.randn(n, 9)} for n in (3, 5))
+    has_a, has_b = (torch.rand(n, 4, generator=generator) < 0.6 for n in (3, 5))
+    found = novelty.distances(a, has_a, b, has_b, {"w": 1})
+    for i in range(3):
+        for j in range(5):
+            both = has_a[i] & has_b[j]
+            parts = [(a["w"][i] - b["w"][j])[:, both].flatten(), a["u"][i] - b["u"][j]]
+            expected = torch.cat(parts).double().square().mean().sqrt()
+            torch.testing.assert_close(found[i, j], expected, atol=1e-6, rtol=1e-6)
 
 
 def test_copies_of_one_network_have_no_diversity(known):
@@ -79,3 +93,9 @@ def test_a_population_compared_with_itself_leaves_each_network_out(known):
     alone = [Task("digits", ("one", "two")), Task("digits", ("one", "three"))]
     apart = judge(known.zoo.architecture, state, alone)
     assert compare_behaviour(apart, alone, apart, alone).wrong_iou is None
+
+
+def test_networks_that_share_nothing_are_no_neighbours():
+    a, used_a = torch.tensor([[1.0, 0.0]]), torch.tensor([[1.0, 0.0]])
+    b, used_b = torch.tensor([[0.0, 5.0], [3.0, 0.0]]), torch.tensor([[0.0, 1.0], [1.0, 0.0]])
+    assert shared_distance(a, used_a, b, used_b).tolist() == [[math.inf, 2.0]]

@@ -23,13 +23,23 @@ def verdict(report: dict[str, Any]) -> str:
         return f"{reaches[0].upper()}{reaches[1:]}; whether they are new was not measured: {novelty['nearest_distance_ratio_reason']}."
     return (
         f"It {kind(ratio)}: {reaches}, at {ratio:.2f} times the distance of training networks from each "
-        f"other{_best_baseline(focus)}."
+        f"other{_best_baseline(focus)}{_unseen_classes(report)}."
     )
 
 
 def kind(ratio: float) -> str:
     """What a generator does whose networks lie so many of the zoo's spacings from the nearest one."""
     return "generates new networks" if ratio >= NEW else "interpolates" if ratio >= COPY else "copies"
+
+
+def _unseen_classes(report: dict[str, Any]) -> str:
+    split = report["splits"]["unseen_classes"]
+    if split is None:
+        return ""
+    ours, trained = 100 * split["accuracy"]["mean"], 100 * split["trained"]["mean"]
+    return (
+        f"; on classes it never saw {ours:.1f} % (trained {trained:.1f}, chance {100 * split['chance']:.1f})"
+    )
 
 
 def _best_baseline(split: dict[str, Any]) -> str:
