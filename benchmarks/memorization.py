@@ -142,7 +142,7 @@ def generator_rows(bench: Bench, name: str, seed: int, small: bool, folder: Path
     progress = start(bench.zoo, config, run).run()
     trained = time.perf_counter() - begin
     flow = Flow(run)
-    known = Known(flow, bench.zoo)
+    known = Known(flow, bench.zoo, flow.sampling)
     prompts = [Prompt(bench.zoo.records[0].classes)] * bench.networks
     seeds = range(1000 * seed, 1000 * seed + bench.networks)
     samplers = [flow.sampling]
@@ -159,7 +159,8 @@ def generator_rows(bench: Bench, name: str, seed: int, small: bool, folder: Path
 
 
 def baseline_rows(bench: Bench, seed: int, run: Path) -> list[dict[str, Any]]:
-    known = Known(Flow(run), bench.zoo)
+    flow = Flow(run)
+    known = Known(flow, bench.zoo, flow.sampling)
     tasks = [bench.zoo.records[0].task] * bench.networks
     return [
         bench.row(known, name, seed, lambda make=BASELINES[name]: make(known, tasks, seed))

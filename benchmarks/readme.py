@@ -135,6 +135,37 @@ def barriers() -> str:
     return markdown(head, rows)
 
 
+def means() -> str:
+    rows = [r for r in read_result("alignment")["rows"] if r["table"] == "mean of the zoo"]
+    kinds = list(dict.fromkeys(r.get("kind", "torch") for r in rows))
+    found = {(r["way"], r.get("kind", "torch")): r.get("ratio", 1.0) for r in rows}
+    ways = [way for way in dict.fromkeys(r["way"] for r in rows) if not way.startswith("the zoo")]
+    body = [(way, *(f"{found[way, kind]:.3f}" for kind in kinds)) for way in ways]
+    head = ("accuracy of the mean of 100 MLPs / the zoo's", *(f"{kind} initialisation" for kind in kinds))
+    return markdown(head, body)
+
+
+def _mebibytes(count: int | None) -> str:
+    return "not measured" if count is None else f"{count / 2**20:.0f}"
+
+
+def speeds() -> str:
+    rows = [
+        (
+            r["network"],
+            f"{r['seconds']:.1f}",
+            f"{r['plain_seconds']:.1f}",
+            f"{r['objective']:.1f}",
+            f"{r['plain_objective']:.1f}",
+            _mebibytes(r.get("added_memory_bytes")),
+        )
+        for r in read_result("alignment")["rows"]
+        if r["table"] == "speed"
+    ]
+    head = ("pair", "seconds", "plain descent, s", "objective", "plain descent", "memory added, MiB")
+    return markdown(head, rows)
+
+
 def alignment_aims() -> str:
     return aims("alignment") + f"\n\n{origin(read_result('alignment'))}"
 
@@ -235,7 +266,15 @@ def tina() -> str:
 
     ours = "weightflow"
     others = [v for v in dict.fromkeys(r["variant"] for r in rows) if v != ours]
-    names = ("zoo_mean_rows", "nearest_rows", "ridge_rows", "nearest_class", "shuffled_prompt", "random_text")
+    names = (
+        "anchors_alone",
+        "zoo_mean_rows",
+        "nearest_rows",
+        "ridge_rows",
+        "nearest_class",
+        "shuffled_prompt",
+        "random_text",
+    )
     body = [line(ours, ours, "accuracy"), *(line(v, v, "accuracy") for v in others)]
     body.append(line("trained on the same task", ours, "trained"))
     body += [line(name.replace("_", " "), ours, name) for name in (*names, "chance")]
@@ -419,6 +458,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "ablations": ablations,
     "symmetries": symmetries,
     "barriers": barriers,
+    "means of zoos": means,
+    "alignment speed": speeds,
     "alignment aims": alignment_aims,
     "zoos": zoos,
     "populations": populations,

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from canon.absorbed import absorb_scales
 from canon.canonical_form import canonical_element
 from canon.checkpoint import Checkpoint, require_finite, require_same
 from canon.errors import WorkError
@@ -99,7 +100,8 @@ def canonical_form(
 def folded_form(
     found: Checkpoint, resolved: Resolved, generator: torch.Generator | None = None
 ) -> tuple[Checkpoint, dict[str, Any]]:
-    """The canonical form in which linear layers hold what norms learned (`canon.fold`), and its report.
+    """The canonical form in which linear layers hold what norms learned (`canon.fold`), and what batch
+    norms absorb is one (`canon.absorbed`); and its report.
 
     Ordered, folded and ordered again: every relabelling of `found` gives the same bits. The function is
     compared in float64, as for scales. Raises `InputError` where the network's code is not known.
@@ -108,8 +110,10 @@ def folded_form(
     program = runnable.module if found.program is None else found.program
 
     def fold(state: Mapping[str, Tensor]) -> Folded:
-        done = fold_norms(program, runnable.inputs, with_twins(runnable.module, state))
-        return replace(done, state={name: done.state[name] for name in state})
+        gains = fold_norms(program, runnable.inputs, with_twins(runnable.module, state))
+        done = absorb_scales(program, runnable.inputs, gains.state)
+        kept = {name: done.state[name] for name in state}
+        return Folded(kept, gains.folded | done.folded, gains.kept | done.kept)
 
     before = Transform(spec, *canonical_element(spec, found.state))
     narrow = fold(before.apply(found.state))

@@ -12,6 +12,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import reduce
 from math import prod
 
 import torch
@@ -33,8 +34,10 @@ State = Mapping[str, Tensor]
 CHUNK_BYTES = 2**25
 # Where anchors decide every group by at least this share of its weights, one start is enough.
 SURE = 0.5
-# Sweeps after which the start that lies behind gives up.
+# Sweeps from the identity after which the start that lies behind gives up.
 RACE = 1
+# Entries of a network up to which Frank-Wolfe is tried too: it takes several times as long.
+SMALL = 2**20
 
 
 def match_weights(
@@ -51,9 +54,10 @@ def match_weights(
 
     `networks` is one state_dict, or many stacked on a first axis of every tensor; so may be
     `reference`, for one reference each. `start` is a name in `canon.starts.STARTS` or "auto": anchored,
-    and unless that is well founded identity beside it for the first sweeps, after which each network
-    goes on from the better. Where some group has no anchor at all both go to the end, signatures too
-    if they disagree, and the best objective is kept.
+    and unless that is well founded others beside it. Small networks also start from the identity and
+    from Frank-Wolfe's end, and the best objective is kept (on trained pairs that rule gave the lowest
+    barriers); large ones race anchored against the identity for a sweep. Where some group has no anchor
+    at all the identity goes to the end too, signatures as well if the two disagree.
     A gain counts when it exceeds `tolerance` x |A| |B|. With a `generator` the order of the groups is
     random in every sweep, without one it is the spec's.
 
@@ -129,20 +133,22 @@ def _best_of(
     if start != "auto" or sure >= SURE:
         return first.climb(sweeps).ended()
     second = begin("identity")[0]
-    if sure > 0:
-        # Anchored stands where the other comes with a sweep more.
-        first.climb(min(RACE, sweeps))
-        second.climb(min(1 + RACE, sweeps))
-        behind = first.scores.objective() < second.scores.objective()
-        first.give_up(behind)
-        second.give_up(~behind)
-        return _keep_better(first.climb(sweeps).ended(), second.climb(sweeps).ended())
-    one, other = first.climb(sweeps).ended(), second.climb(sweeps).ended()
-    best = _keep_better(one, other)
-    # Sorted weights say little about trained networks: only where nothing at all was anchored.
-    if torch.isclose(one.after, other.after, rtol=1e-9).all():
-        return best
-    return _keep_better(best, begin("signatures")[0].climb(sweeps).ended())
+    if sure == 0:
+        one, other = first.climb(sweeps).ended(), second.climb(sweeps).ended()
+        best = _keep_better(one, other)
+        # Sorted weights say little about trained networks: only where nothing at all was anchored.
+        if torch.isclose(one.after, other.after, rtol=1e-9).all():
+            return best
+        return _keep_better(best, begin("signatures")[0].climb(sweeps).ended())
+    if sum(prod(tensor.shape[1:]) for tensor in networks.values()) <= SMALL:
+        ends = (climb.climb(sweeps).ended() for climb in (first, second, begin("frank_wolfe")[0]))
+        return reduce(_keep_better, ends)
+    # Anchored stands where the other comes with a sweep.
+    second.climb(min(RACE, sweeps))
+    behind = first.scores.objective() < second.scores.objective()
+    first.give_up(behind)
+    second.give_up(~behind)
+    return _keep_better(first.climb(sweeps).ended(), second.climb(sweeps).ended())
 
 
 class _Climb:

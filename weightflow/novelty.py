@@ -100,7 +100,8 @@ def distances(
         )
         square += _squares_of_rows(rows_a, has_a, rows_b, has_b)
         count += shared * rows_a.shape[2]
-    return (square.clamp(min=0) / count.clamp(min=1)).sqrt()
+    # heads of tasks that share no class have nothing in common: they are no neighbours
+    return torch.where(count > 0, (square.clamp(min=0) / count.clamp(min=1)).sqrt(), torch.inf)
 
 
 def _squares(a: Float[Tensor, "n entries"], b: Float[Tensor, "m entries"]) -> Float[Tensor, "n m"]:

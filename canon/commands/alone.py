@@ -22,7 +22,10 @@ def canonicalize(
     transform: TransformOut = None,
     fold: Annotated[
         bool,
-        typer.Option("--fold", help="Let linear layers take the gains and biases of the norms before them."),
+        typer.Option(
+            "--fold",
+            help="Let linear layers take the gains and biases of norms before them, and the scale that a batch norm absorbs.",
+        ),
     ] = False,
     json: bool = console.JSON,
 ) -> None:

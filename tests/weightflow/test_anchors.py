@@ -99,12 +99,30 @@ def test_hiding_a_class_moves_its_anchor_and_its_row_alike(anchored):
     layout, present = anchored.coordinates.layout, batch.prompts.present.unsqueeze(-1)
 
     def left(b):
-        return b.z - as_tokens(layout, model.anchors(b.prompts.vectors) * present)
+        return b.z - as_tokens(layout, model.anchors(b.prompts.vectors)[0] * present)
 
     hidden = model.hide(batch, 1.0, torch.Generator().manual_seed(0))
     moved = (hidden.z - batch.z).abs().amax((1, 2)) > 0.01
     assert moved.float().mean() > 0.3
     torch.testing.assert_close(left(hidden), left(batch), atol=1e-3, rtol=1e-3)
+
+
+def test_the_model_is_told_nothing_of_a_class_that_is_not_known(anchored):
+    """Two such classes get the same: what networks have beside their anchors."""
+    flow, generator = Flow(anchored.folder), torch.Generator().manual_seed(0)
+    width, classes = flow.encoder.width, flow.architecture.classes
+    strange = torch.randn(2, 1, width, generator=generator).expand(-1, classes, -1)
+    present = torch.ones(2, classes, dtype=torch.bool)
+    noise = flow.noise([0, 0], present)
+
+    def left(vectors):
+        anchor = as_tokens(flow.coordinates.layout, flow.model.anchors(vectors)[0])
+        return flow.model(noise, torch.zeros(2), vectors, present) - anchor
+
+    found = left(strange)
+    torch.testing.assert_close(found[0], found[1], atol=1e-5, rtol=1e-4)
+    known = flow.encoder.encode(["three", "eight"]).unsqueeze(1).expand(-1, classes, -1)
+    assert not torch.allclose(*left(known), atol=1e-3)
 
 
 def test_none_hidden_leaves_networks_as_they_are(anchored):

@@ -124,6 +124,13 @@ def test_bad_executors_are_refused(tmp_path, executor, workers, message):
     assert not (tmp_path / "zoo").exists()
 
 
+def test_ray_that_is_not_installed_is_named(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(InputError, match=r"needs Ray; install it: pip install 'weightflow\[ray\]'"):
+        executors.build_with("ray", RECIPE, tmp_path / "zoo", lambda n: None, 1)
+    assert not (tmp_path / "zoo").exists()
+
+
 BUILD_ON_RAY = """
 import json, sys
 from pathlib import Path

@@ -93,3 +93,9 @@ def test_a_population_compared_with_itself_leaves_each_network_out(known):
     alone = [Task("digits", ("one", "two")), Task("digits", ("one", "three"))]
     apart = judge(known.zoo.architecture, state, alone)
     assert compare_behaviour(apart, alone, apart, alone).wrong_iou is None
+
+
+def test_networks_that_share_nothing_are_no_neighbours():
+    a, used_a = torch.tensor([[1.0, 0.0]]), torch.tensor([[1.0, 0.0]])
+    b, used_b = torch.tensor([[0.0, 5.0], [3.0, 0.0]]), torch.tensor([[0.0, 1.0], [1.0, 0.0]])
+    assert shared_distance(a, used_a, b, used_b).tolist() == [[math.inf, 2.0]]

@@ -121,3 +121,22 @@ def test_what_is_random_in_training_depends_on_the_own_seed_alone(pets, argument
     for name, tensor in one.items():
         torch.testing.assert_close(tensor[0], many[name][2], atol=2e-5, rtol=1e-4)
     assert any((tensor - plain[name]).abs().max() > 1e-3 for name, tensor in one.items())
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("recipe", [RECIPE, PATIENT], ids=["to the end", "until it stops"])
+def test_an_accelerator_makes_the_networks_that_the_processor_makes(recipe):
+    here = train_many(MLP, DIGITS, TASKS, SEEDS, dataclasses.replace(recipe, steps=20))
+    there = train_many(MLP, DIGITS, TASKS, SEEDS, dataclasses.replace(recipe, steps=20), device="cuda")
+    for name, tensor in here.state.items():
+        torch.testing.assert_close(there.state[name], tensor, atol=1e-3, rtol=1e-3)
+
+
+def test_a_device_that_is_not_there_is_refused_before_anything_is_written(tmp_path):
+    from canon.errors import InputError
+    from weightflow.zoo.executors import build_with
+    from weightflow.zoo.recipe import read_recipe
+
+    with pytest.raises(InputError, match="device 'tpu' cannot be used here"):
+        build_with("local", read_recipe("iris-small"), tmp_path / "zoo", lambda n: None, 1, "tpu")
+    assert not (tmp_path / "zoo").exists()

@@ -6,6 +6,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from weightflow import datasets
 from weightflow.canonicalize import canonicalize_zoo
 from weightflow.cli import app
 from weightflow.presets import read_preset
@@ -13,6 +14,7 @@ from weightflow.sample import Flow
 from weightflow.text import Prompt
 from weightflow.train import start
 from weightflow.zoo.build import build_zoo
+from weightflow.zoo.measure import measured
 from weightflow.zoo.recipe import read_recipe
 from weightflow.zoo.store import Zoo
 
@@ -59,3 +61,37 @@ def test_components_stay_in_the_span_of_the_training_networks(published):
     again = flow.coordinates.decode(flow.coordinates.encode(state, present), present)
     for name, tensor in state.items():
         torch.testing.assert_close(again[name], tensor, atol=1e-5, rtol=1e-4)
+
+
+def test_the_published_figures_stand_in_the_preset():
+    config = read_preset("deepweightflow", {})
+    assert (config.steps, config.batch_size, config.learning_rate, config.betas) == (
+        30000,
+        8,
+        5e-4,
+        (0.9, 0.95),
+    )
+    assert (config.objective.source, config.objective.jitter, config.model.dropout) == (0.01, 1e-3, 0.1)
+    assert (config.coordinates.kind, config.coordinates.count) == ("components", 99)
+
+
+def accuracy_of_generated(zoo, folder, weight):
+    """Of eight networks on training examples, after sixty steps."""
+    changes = {
+        "steps": 60,
+        "evaluate_every": 30,
+        "save_every": 60,
+        "learning_rate": 5e-3,
+        "model": {"width": 16},
+        "behaviour": {"weight": weight, "images": 16, "sampled": 1.0 if weight else 0.0},
+    }
+    start(zoo, read_preset("narrow", changes), folder).run()
+    task = zoo.records[0].task
+    state = Flow(folder).sample([Prompt(task.classes)] * 8, range(8))
+    found = measured(zoo.architecture, state, datasets.load("iris"), [task] * 8)
+    return sum(accuracy["train"] for accuracy in found) / 8
+
+
+def test_behaviour_of_sampled_networks_teaches_what_weights_alone_do_not(iris, tmp_path):
+    taught = accuracy_of_generated(iris, tmp_path / "taught", 3.0)
+    assert taught > accuracy_of_generated(iris, tmp_path / "alone", 0.0) + 0.1

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -13,6 +13,9 @@ from weightflow.anchors.regression import OWN, Regression
 from weightflow.batch import Batch
 from weightflow.text import PromptBatch
 from weightflow.tokens import Layout
+
+# vectors of one class: the cosine, about the centre of the known ones, from which two count as the same
+SAME = 0.95
 
 
 class Anchors(nn.Module):
@@ -36,14 +39,26 @@ class Anchors(nn.Module):
         said = regression.rows(vectors)[..., : self.width]
         return t["gain"] * said + t["shift"] + near @ t["own"]
 
+    def familiar(self, vectors: Float[Tensor, "*batch text"]) -> Bool[Tensor, "*batch one"]:
+        """Whether a class is one of the known ones."""
+        t = dict(self.named_buffers())
+        cosine = (F.normalize(F.normalize(vectors, dim=-1) - t["centre"], dim=-1) @ t["known"].T).amax(-1)
+        return (cosine > SAME).unsqueeze(-1)
+
     def forward(
         self, vectors: Float[Tensor, "batch classes text"]
-    ) -> Float[Tensor, "batch classes coordinates"]:
-        """Vectors that bring their rows along, as `hide` leaves them, are taken at their word."""
+    ) -> tuple[Float[Tensor, "batch classes coordinates"], Bool[Tensor, "batch classes one"]]:
+        """The anchors, and which classes are known.
+
+        Vectors that bring both along, as `hide` leaves them, are taken at their word.
+        """
         brought = vectors[..., self.text_width :]
-        rows = brought if brought.shape[-1] else self.rows(vectors)
+        if brought.shape[-1]:
+            rows, familiar = brought[..., :-1], brought[..., -1:].bool()
+        else:
+            rows, familiar = self.rows(vectors), self.familiar(vectors)
         t, classes = dict(self.named_buffers()), vectors.shape[1]
-        return (rows - t["mean"][:classes]) / t["std"][:classes]
+        return (rows - t["mean"][:classes]) / t["std"][:classes], familiar
 
     def hide(self, batch: Batch, share: float, layout: Layout, generator: torch.Generator) -> Batch:
         """Treat some classes of each network as if no network knew them.
@@ -58,9 +73,10 @@ class Anchors(nn.Module):
         draw = torch.randint(len(t["hidden"]), (networks, classes), generator=generator)
         known = t["place"][batch.labels]
         shown, moved = t["shown"][known], t["hidden"][draw, known]
-        rows = torch.where(chosen.unsqueeze(-1), moved, self.rows(prompts.vectors))
-        step = torch.where(chosen.unsqueeze(-1), (moved - shown) / t["std"], 0.0)
-        vectors = torch.cat([prompts.vectors, rows], dim=-1)
+        hidden = chosen.unsqueeze(-1)
+        rows = torch.where(hidden, moved, self.rows(prompts.vectors))
+        step = torch.where(hidden, (moved - shown) / t["std"], 0.0)
+        vectors = torch.cat([prompts.vectors, rows, (~hidden).to(rows.dtype)], dim=-1)
         z = batch.z + as_tokens(layout, step)
         return Batch(z, PromptBatch(vectors, prompts.present), batch.labels)
 

@@ -16,7 +16,7 @@ class AnchorConfig:
     """
 
     kind: str = "none"
-    hide: float = 0.5
+    hide: float = 1.0
 
     def __post_init__(self) -> None:
         if self.kind not in ("none", "regression"):

@@ -25,6 +25,7 @@ def build(
     ] = False,
     executor: Annotated[str, typer.Option(help="Who trains the shards: local or ray.")] = "local",
     workers: Annotated[int, typer.Option(help="Shards that are trained side by side.")] = 1,
+    device: Annotated[str, typer.Option(help="Where networks are trained: cpu, cuda, mps.")] = "cpu",
     seed: Seed = None,
     settings: Settings = None,
     as_json: bool = console.JSON,
@@ -48,7 +49,7 @@ def build(
     total = plan.tasks.networks
     resume = f"finished shards are kept in {out}; run the same command again to go on"
     with console.on_interrupt(resume), console.progress(total, "training networks", quiet=quiet) as steps:
-        trained = build_with(executor, plan, out, steps.advance, workers)
+        trained = build_with(executor, plan, out, steps.advance, workers, device)
     result = {"zoo": str(out), "networks": len(Zoo(out)), "trained_now": trained}
     console.show(result, f"{out}: {len(Zoo(out))} networks, {trained} of them trained now", as_json)
 

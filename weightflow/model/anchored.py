@@ -23,7 +23,11 @@ from weightflow.trainconfig import TrainConfig
 
 
 class Anchored(nn.Module):
-    """`inner` is told of each class by its anchor instead of by its words. Predicts the clean network."""
+    """`inner` is told of each known class by its anchor instead of by its words. Predicts the clean network.
+
+    Of a class that is not known it is told nothing: what it would learn of hidden classes by heart is wrong for
+    one that nobody has seen.
+    """
 
     def __init__(self, inner: nn.Module, anchors: Anchors, layout: Layout, schedule: Schedule) -> None:
         super().__init__()
@@ -41,10 +45,11 @@ class Anchored(nn.Module):
         text: Float[Tensor, "batch classes text"],
         present: Bool[Tensor, "batch classes"],
     ) -> Float[Tensor, "batch tokens width"]:
-        rows = self.anchors(text) * present.unsqueeze(-1)
+        rows, familiar = self.anchors(text)
+        rows = rows * present.unsqueeze(-1)
         anchor = as_tokens(self.layout, rows)
         left = x_t - expand_time(self.schedule.alpha(t), x_t) * anchor
-        return anchor + self.inner(left, t, rows, present)
+        return anchor + self.inner(left, t, rows * familiar, present)
 
 
 def make_generator(

@@ -13,6 +13,7 @@ def build_zoo(
     recipe: ZooRecipe,
     folder: Path,
     progress: Callable[[int], None] = lambda networks: None,
+    device: str = "cpu",
 ) -> int:
     """Build or complete the zoo in `folder`; returns how many networks were trained now.
 
@@ -28,7 +29,7 @@ def build_zoo(
         if site.is_sound(index):
             progress(len(part))
             return 0
-        site.hand_in(index, train_shard(recipe, site.starts[index], part, site.base, progress))
+        site.hand_in(index, train_shard(recipe, site.starts[index], part, site.base, device, progress))
         return len(part)
 
     for index in range(len(site.starts)):

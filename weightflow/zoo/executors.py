@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 
 from canon.errors import InputError, WorkError
+from weightflow.device import usable_device
 from weightflow.names import pick
 from weightflow.zoo.build import build_zoo
 from weightflow.zoo.on_ray import on_ray
@@ -23,18 +24,20 @@ from weightflow.zoo.store import shard_path
 Progress = Callable[[int], None]
 
 
-def local(recipe: ZooRecipe, folder: Path, progress: Progress, workers: int) -> int:
+def local(recipe: ZooRecipe, folder: Path, progress: Progress, workers: int, device: str) -> int:
     """Build with `workers` processes on this machine; with one, in this process."""
     if workers < 1:
         raise InputError(f"--workers is {workers}; it must be at least 1")
+    usable_device(device)
     if workers == 1:
-        return build_zoo(recipe, folder, progress)
+        return build_zoo(recipe, folder, progress, device)
     before = _finished(recipe, folder)
     # spawn: a forked copy of a process that has used torch's threads may hang
     context = multiprocessing.get_context("spawn")
     threads = max(1, torch.get_num_threads() // workers)
     crew = [
-        context.Process(target=_work, args=(recipe, folder, threads), daemon=True) for _ in range(workers)
+        context.Process(target=_work, args=(recipe, folder, threads, device), daemon=True)
+        for _ in range(workers)
     ]
     for worker in crew:
         worker.start()
@@ -46,15 +49,15 @@ def local(recipe: ZooRecipe, folder: Path, progress: Progress, workers: int) -> 
         progress(found - shown)
         shown = found
     # what is missing is trained here, errors are raised here, and the manifest is written
-    missing = build_zoo(recipe, folder)
+    missing = build_zoo(recipe, folder, device=device)
     progress(recipe.tasks.networks - shown)
     return max(missing, recipe.tasks.networks - before)
 
 
-def _work(recipe: ZooRecipe, folder: Path, threads: int) -> None:
+def _work(recipe: ZooRecipe, folder: Path, threads: int, device: str) -> None:
     torch.set_num_threads(threads)
     try:
-        build_zoo(recipe, folder)
+        build_zoo(recipe, folder, device=device)
     except (InputError, WorkError, KeyboardInterrupt):
         sys.exit(1)  # the process that started this one meets the same error, and says it once
 
@@ -67,9 +70,11 @@ def _finished(recipe: ZooRecipe, folder: Path) -> int:
     )
 
 
-EXECUTORS: dict[str, Callable[[ZooRecipe, Path, Progress, int], int]] = {"local": local, "ray": on_ray}
+EXECUTORS: dict[str, Callable[[ZooRecipe, Path, Progress, int, str], int]] = {"local": local, "ray": on_ray}
 
 
-def build_with(executor: str, recipe: ZooRecipe, folder: Path, progress: Progress, workers: int) -> int:
+def build_with(
+    executor: str, recipe: ZooRecipe, folder: Path, progress: Progress, workers: int, device: str = "cpu"
+) -> int:
     """Build or complete a zoo with an executor by name; how many networks were trained now."""
-    return pick(EXECUTORS, executor, "executor")(recipe, folder, progress, workers)
+    return pick(EXECUTORS, executor, "executor")(recipe, folder, progress, workers, device)

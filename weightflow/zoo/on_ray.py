@@ -21,8 +21,13 @@ from weightflow.zoo.site import Shard, Site, train_shard
 RETRIES = 5
 
 
-def on_ray(recipe: ZooRecipe, folder: Path, progress: Callable[[int], None], workers: int) -> int:
-    """Build or complete the zoo in `folder`, `workers` shards at a time; how many networks were trained now."""
+def on_ray(
+    recipe: ZooRecipe, folder: Path, progress: Callable[[int], None], workers: int, device: str
+) -> int:
+    """Build or complete the zoo in `folder`, `workers` shards at a time; how many networks were trained now.
+
+    On an accelerator, each shard has one to itself.
+    """
     if workers < 1:
         raise InputError(f"--workers is {workers}; it must be at least 1")
     try:
@@ -32,7 +37,7 @@ def on_ray(recipe: ZooRecipe, folder: Path, progress: Callable[[int], None], wor
     site, trained, told = Site(recipe, folder), 0, 0
     base = site.base
     with _session(ray, workers), ExitStack() as locks:
-        train = ray.remote(max_retries=RETRIES, num_cpus=1)(train_shard)
+        train: Any = ray.remote(max_retries=RETRIES, num_cpus=1, num_gpus=int(device != "cpu"))(train_shard)
         start = ray.put(base)
         running: dict[Any, int] = {}
         for index in range(len(site.starts)):
@@ -44,11 +49,12 @@ def on_ray(recipe: ZooRecipe, folder: Path, progress: Callable[[int], None], wor
                 continue
             while len(running) >= workers:
                 trained += _receive(ray, site, running, progress)
-            running[train.remote(recipe, site.starts[index], site.part(index), start)] = index
+            waiting = train.remote(recipe, site.starts[index], site.part(index), start, device)
+            running[waiting] = index
         while running:
             trained += _receive(ray, site, running, progress)
     site.finish(trained)
-    missing = build_zoo(recipe, folder)  # what other builders were at, had they died
+    missing = build_zoo(recipe, folder, device=device)  # what other builders were at, had they died
     progress(len(site.tasks) - told - trained)
     return trained + missing
 

@@ -57,7 +57,7 @@ class Recorded:
 
 
 def _one(architecture: Architecture, stack: Stack) -> Callable[[Tensor], Tensor]:
-    module = architecture.build().train()
+    module = architecture.build().train().to(stack.flat.device)
     for name, parameter in module.named_parameters():
         parameter.data, parameter.grad = stack.parameters[name][0], stack.gradients[name][0]
 

@@ -135,6 +135,7 @@ def train_shard(
     start: int,
     tasks: list[Task],
     base: State | None,
+    device: str = "cpu",
     progress: Callable[[int], None] = lambda networks: None,
 ) -> Shard:
     """Train the networks from number `start` on, one for each task. Touches no folder."""
@@ -153,7 +154,7 @@ def train_shard(
         before, done = done // recipe.training.steps, done + steps
         progress(done // recipe.training.steps - before)
 
-    trained = train_many(architecture, data, tasks, seeds, recipe.training, on_step, begin)
+    trained = train_many(architecture, data, tasks, seeds, recipe.training, on_step, begin, device)
     accuracy = measured(architecture, trained.state, data, tasks)
     records = [
         Record(

@@ -12,6 +12,7 @@ from torch import Tensor
 from canon.errors import InputError, WorkError
 from weightflow.architectures import Architecture
 from weightflow.datasets import ClassificationData
+from weightflow.device import usable_device
 from weightflow.readout import Cosine
 from weightflow.zoo.augment import crop_flip
 from weightflow.zoo.batches import Examples, mini_batches
@@ -22,6 +23,7 @@ from weightflow.zoo.logits import State, class_table, pad_with_zeros
 from weightflow.zoo.predict import accuracies, predict_many
 from weightflow.zoo.recorded import Recorded, restore_statistics
 from weightflow.zoo.stack import Stack
+from weightflow.zoo.stopping import Best
 from weightflow.zoo.tasks import Task
 from weightflow.zoo.trainingrecipe import TrainingRecipe
 
@@ -67,10 +69,12 @@ def train_many(
     recipe: TrainingRecipe,
     progress: Callable[[int], None] = lambda steps: None,
     start: State | None = None,
+    device: str | torch.device = "cpu",
 ) -> Trained:
     """Train one network for each task from its own seed, beginning at `start` (stacked) where it is given.
 
-    `progress` is told of steps, each network's counted. Raises `WorkError` with the step where a loss
+    `progress` is told of steps, each network's counted. Training runs on `device`, looks at validation
+    examples and what comes out are the processor's. Raises `WorkError` with the step where a loss
     stops being finite.
     """
     if recipe.batch_seed is not None and len({frozenset(task.classes) for task in tasks}) > 1:
@@ -89,7 +93,9 @@ def train_many(
             if start
             else initialise(architecture, own, recipe.initialiser)
         )
-        group = _Group(architecture, data, [tasks[i] for i in some], own, recipe, begin)
+        group = _Group(
+            architecture, data, [tasks[i] for i in some], own, recipe, begin, usable_device(device)
+        )
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(own[0])  # of dropout, which is trained alone
             parts.append(group.train(progress))
@@ -110,7 +116,9 @@ class _Group:
         seeds: Sequence[int],
         recipe: TrainingRecipe,
         begin: State,
+        device: torch.device,
     ) -> None:
+        self.device = device
         self.architecture, self.data, self.tasks, self.seeds = architecture, data, list(tasks), list(seeds)
         self.recipe, self.begin, self.shared = recipe, begin, recipe.batch_seed is not None
         self.layers = layers_of(architecture) if recipe.accumulate == 1 else None
@@ -121,10 +129,11 @@ class _Group:
         self.rows = [torch.nonzero(own).squeeze(1) for own in used[:, self.places]]
         self.active = torch.arange(len(tasks))
         names = dict(architecture.build().named_parameters())
-        self._work_on(Stack({name: begin[name] for name in names}, recipe))
+        self._work_on(Stack({name: begin[name].to(device) for name in names}, recipe))
 
     def _work_on(self, stack: Stack) -> None:
-        mask, text, readout = self.mask[self.active], self.text[self.active], self.architecture.readout
+        mask, text = (some[self.active].to(self.device) for some in (self.mask, self.text))
+        readout = self.architecture.readout
         self.here = self.positions[self.active]
         vectors = readout.temperature * text if isinstance(readout, Cosine) else None
         self.stack = stack
@@ -139,7 +148,7 @@ class _Group:
         examples = Examples(self.data.train, self.places, recipe.dtype if self.layers else torch.float32)
         rows, seeds = (self.rows[:1], [recipe.batch_seed or 0]) if self.shared else (self.rows, self.seeds)
         augmenters = [torch.Generator().manual_seed(2**32 + seed) for seed in seeds]
-        best = _Best(self.begin, recipe.patience)
+        best = Best(self.begin, recipe.patience)
         for step, drawn in enumerate(mini_batches(rows, recipe.batch_size, recipe.steps, seeds)):
             index = drawn if self.shared or len(self.active) == len(drawn) else drawn[self.active]
             inputs = examples[index]
@@ -149,6 +158,7 @@ class _Group:
                     [crop_flip(x, augmenters[i]) for i, x in zip(walking, inputs, strict=True)]
                 )
             targets = self.here.gather(1, examples.labels[index].expand(len(self.active), -1))
+            inputs, targets = inputs.to(self.device), targets.to(self.device)
             losses = self.gradients(inputs[0] if self.shared else inputs, targets)
             if not math.isfinite(float(losses.sum())):
                 self._lost(losses, step)
@@ -163,7 +173,7 @@ class _Group:
                     self.active = self.active[going]
                     if not len(self.active):
                         break
-                    self._work_on(self.stack.keep(going))
+                    self._work_on(self.stack.keep(going.to(self.device)))
         everyone = torch.arange(len(self.tasks))
         state, steps = (
             (best.state, best.steps.tolist())
@@ -175,7 +185,7 @@ class _Group:
     def _state(self, active: Tensor) -> State:
         """What the networks are now, running statistics included."""
         now = {name: self.begin[name][active] for name in self.architecture.shapes} | {
-            name: tensor.clone() for name, tensor in self.stack.parameters.items()
+            name: tensor.to("cpu", copy=True) for name, tensor in self.stack.parameters.items()
         }
         rows = [self.places[self.rows[i]] for i in active.tolist()]
         return restore_statistics(self.architecture, now, self.data.train, rows)
@@ -186,28 +196,8 @@ class _Group:
         return accuracies(predicted, split.labels, self.data, tasks)
 
     def _lost(self, losses: Tensor, step: int) -> None:
-        seed = self.seeds[int(self.active[~torch.isfinite(losses)][0])]
+        seed = self.seeds[int(self.active[~torch.isfinite(losses).cpu()][0])]
         raise WorkError(
             f"network {self.seeds.index(seed)} (seed {seed}): loss is not finite at step {step}; "
             "lower the learning rate"
         )
-
-
-class _Best:
-    """Each network as it was when it did best on the validation examples."""
-
-    def __init__(self, begin: State, patience: int) -> None:
-        networks = len(next(iter(begin.values())))
-        self.state = {name: tensor.clone() for name, tensor in begin.items()} if patience else {}
-        self.patience, self.steps = patience, torch.zeros(networks, dtype=torch.long)
-        self.accuracy, self.in_vain = torch.full((networks,), -1.0), torch.zeros(networks, dtype=torch.long)
-
-    def look(self, rows: Tensor, state: State, accuracy: Tensor, step: int) -> Tensor:
-        """Note the networks in `rows` that did better than ever; which of `rows` are to go on."""
-        better = accuracy > self.accuracy[rows]
-        self.in_vain[rows] = torch.where(better, 0, self.in_vain[rows] + 1)
-        found = rows[better]
-        self.accuracy[found], self.steps[found] = accuracy[better], step
-        for name, tensor in state.items():
-            self.state[name][found] = tensor[better]
-        return self.in_vain[rows] < self.patience
