@@ -132,7 +132,10 @@ def settings(chosen: Variant, words: dict[str, str], steps: int | None, seed: in
         return read_preset(chosen.preset, changes)
     changes |= {"steps": steps, "evaluate_every": max(steps // 5, 1), "save_every": steps}
     small = chosen.preset + SMALL
-    return read_preset(small if small in built_in() else chosen.preset, changes)
+    if small in built_in():
+        return read_preset(small, changes)
+    # ours has no small size: as many networks a step as the others have
+    return read_preset(chosen.preset, {"batch_size": 16, "behaviour": {"images": 32}, **changes})
 
 
 def measure(
