@@ -67,7 +67,7 @@ VARIANTS = {
     "tina": Variant("tina"),
 }
 # steps of training by size; `tina` is the preset of that name at its small size
-STEPS = {"small": 200, "paper": 20_000}
+STEPS = {"small": 400, "paper": 20_000}
 NETWORKS = {"small": 100, "paper": 1000}
 
 
