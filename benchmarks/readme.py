@@ -137,12 +137,16 @@ def barriers() -> str:
 
 def means() -> str:
     rows = [r for r in read_result("alignment")["rows"] if r["table"] == "mean of the zoo"]
-    kinds = list(dict.fromkeys(r["kind"] for r in rows))
-    found = {(r["way"], r["kind"]): r["ratio"] for r in rows}
+    kinds = list(dict.fromkeys(r.get("kind", "torch") for r in rows))
+    found = {(r["way"], r.get("kind", "torch")): r.get("ratio", 1.0) for r in rows}
     ways = [way for way in dict.fromkeys(r["way"] for r in rows) if not way.startswith("the zoo")]
     body = [(way, *(f"{found[way, kind]:.3f}" for kind in kinds)) for way in ways]
     head = ("accuracy of the mean of 100 MLPs / the zoo's", *(f"{kind} initialisation" for kind in kinds))
     return markdown(head, body)
+
+
+def _mebibytes(count: int | None) -> str:
+    return "not measured" if count is None else f"{count / 2**20:.0f}"
 
 
 def speeds() -> str:
@@ -153,7 +157,7 @@ def speeds() -> str:
             f"{r['plain_seconds']:.1f}",
             f"{r['objective']:.1f}",
             f"{r['plain_objective']:.1f}",
-            f"{r['added_memory_bytes'] / 2**20:.0f}",
+            _mebibytes(r.get("added_memory_bytes")),
         )
         for r in read_result("alignment")["rows"]
         if r["table"] == "speed"

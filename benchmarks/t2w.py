@@ -207,7 +207,7 @@ def main() -> None:
     )
     parser.add_argument("--zoo", type=Path, required=True, help="folder of a zoo of adapters")
     parser.add_argument("--size", choices=("small", "paper"), default="small")
-    parser.add_argument("--steps", type=int, default=400, help="steps of training at the small size")
+    parser.add_argument("--steps", type=int, default=300, help="steps of training at the small size")
     parser.add_argument("--seeds", type=int, default=3)
     asked = parser.parse_args()
     begin, rows = time.perf_counter(), []

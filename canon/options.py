@@ -31,7 +31,8 @@ Method = Annotated[
     str,
     typer.Option(
         "--method",
-        help="weights or transfusion; activations and straight-through also run the network on examples.",
+        help="weights or transfusion, which also choose the signs of odd units (tanh, sin); activations and "
+        "straight-through run the network on examples and leave signs as they are.",
     ),
 ]
 Start = Annotated[

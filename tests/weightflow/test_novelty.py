@@ -96,6 +96,6 @@ def test_a_population_compared_with_itself_leaves_each_network_out(known):
 
 
 def test_networks_that_share_nothing_are_no_neighbours():
-    a, used_a = torch.tensor([[1.0, 0.0]]), torch.tensor([[1.0, 0.0]])
-    b, used_b = torch.tensor([[0.0, 5.0], [3.0, 0.0]]), torch.tensor([[0.0, 1.0], [1.0, 0.0]])
+    a, used_a = torch.tensor([[1.0, 0.0]]), torch.tensor([[True, False]])
+    b, used_b = torch.tensor([[0.0, 5.0], [3.0, 0.0]]), torch.tensor([[False, True], [True, False]])
     assert shared_distance(a, used_a, b, used_b).tolist() == [[math.inf, 2.0]]
