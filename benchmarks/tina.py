@@ -58,20 +58,16 @@ class Variant:
     changes: dict[str, Any] = field(default_factory=dict)
 
 
-# what is left beside the anchors is small, and so is the noise that it is made from
-SMALL_RESIDUAL = {"objective": {"source": 0.1}, "model": {"width": 64, "depth": 2}, "batch_size": 32}
-ANCHORS = {"anchors": {"kind": "regression"}, **SMALL_RESIDUAL}
+ANCHORS = {"anchors": {"kind": "regression"}}
 VARIANTS = {
     "weightflow": Variant("weightflow", ANCHORS),
-    "weightflow, no class hidden": Variant(
-        "weightflow", {**ANCHORS, "anchors": {"kind": "regression", "hide": 0.0}}
-    ),
+    "weightflow, no class hidden": Variant("weightflow", {"anchors": {"kind": "regression", "hide": 0.0}}),
     "weightflow, no anchors": Variant("weightflow"),
     "weightflow, no behaviour": Variant("weightflow", {**ANCHORS, "behaviour": {"weight": 0.0}}),
     "tina": Variant("tina"),
 }
 # steps of training by size; `tina` is the preset of that name at its small size
-STEPS = {"small": 200, "paper": 20_000}
+STEPS = {"small": 400, "paper": 20_000}
 NETWORKS = {"small": 100, "paper": 1000}
 
 
