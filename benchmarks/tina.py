@@ -61,7 +61,6 @@ class Variant:
 ANCHORS = {"anchors": {"kind": "regression"}}
 VARIANTS = {
     "weightflow": Variant("weightflow", ANCHORS),
-    "weightflow, no class hidden": Variant("weightflow", {"anchors": {"kind": "regression", "hide": 0.0}}),
     "weightflow, no anchors": Variant("weightflow"),
     "weightflow, no behaviour": Variant("weightflow", {**ANCHORS, "behaviour": {"weight": 0.0}}),
     "tina": Variant("tina"),

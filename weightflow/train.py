@@ -33,7 +33,7 @@ from weightflow.coordinates import Coordinates
 from weightflow.datasets import Facts
 from weightflow.exchange import Exchange
 from weightflow.loss import Loss, Terms
-from weightflow.model.anchored import Anchored, make_generator
+from weightflow.model.anchored import make_generator
 from weightflow.packing import optimizer_tensors, pack, restore_optimizer, unpack
 from weightflow.text import Prompt, PromptBatch, encode_prompts, load_encoder
 from weightflow.tokens import make_layout
@@ -148,8 +148,6 @@ class Trainer:
         batch = seen[torch.randint(len(seen), (config.batch_size,), generator=self.generator)]
         kept = torch.rand(len(batch), 1, generator=self.generator) >= config.drop_prompt
         batch = self.augment(batch, self.generator)
-        if isinstance(self.model, Anchored):
-            batch = self.model.hide(batch, config.anchors.hide, self.generator)
         with torch.autocast(batch.z.device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
             terms = self.loss.training(self.forward, batch, kept, self.data.train, self.generator)
         self.optimizer.zero_grad(set_to_none=True)

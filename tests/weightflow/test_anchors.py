@@ -1,19 +1,18 @@
 """Anchors: the closed form from words to rows, and a flow of what is left."""
 
-import dataclasses
-
 import pytest
 import torch
 
 from canon.errors import InputError
 from weightflow import datasets
 from weightflow.anchors import AnchorConfig
-from weightflow.anchors.anchors import as_tokens
+from weightflow.anchors.anchors import of_classes
 from weightflow.anchors.features import LastLayer, features, known_labels, mean_network, mean_rows
 from weightflow.anchors.regression import Regression, Settings, Statistics
 from weightflow.architectures import Architecture
 from weightflow.presets import read_preset
 from weightflow.sample import Flow
+from weightflow.text import Prompt, PromptBatch
 from weightflow.train import resume, start
 from weightflow.zoo.predict import forward_many
 
@@ -94,41 +93,18 @@ def test_a_known_class_is_anchored_at_its_mean_row(zoo, anchored):
     torch.testing.assert_close(anchored.model.anchors.rows(vectors), rows, rtol=1e-3, atol=1e-3)
 
 
-def test_hiding_a_class_moves_its_anchor_and_its_row_alike(anchored):
-    batch, model = anchored.populations["seen"], anchored.model
-    layout, present = anchored.coordinates.layout, batch.prompts.present.unsqueeze(-1)
-
-    def left(b):
-        return b.z - as_tokens(layout, model.anchors(b.prompts.vectors)[0] * present)
-
-    hidden = model.hide(batch, 1.0, torch.Generator().manual_seed(0))
-    moved = (hidden.z - batch.z).abs().amax((1, 2)) > 0.01
-    assert moved.float().mean() > 0.3
-    torch.testing.assert_close(left(hidden), left(batch), atol=1e-3, rtol=1e-3)
-
-
-def test_the_model_is_told_nothing_of_a_class_that_is_not_known(anchored):
-    """Two such classes get the same: what networks have beside their anchors."""
+def test_the_row_of_a_class_that_nobody_has_seen_is_its_anchor(anchored):
     flow, generator = Flow(anchored.folder), torch.Generator().manual_seed(0)
-    width, classes = flow.encoder.width, flow.architecture.classes
-    strange = torch.randn(2, 1, width, generator=generator).expand(-1, classes, -1)
-    present = torch.ones(2, classes, dtype=torch.bool)
-    noise = flow.noise([0, 0], present)
-
-    def left(vectors):
-        anchor = as_tokens(flow.coordinates.layout, flow.model.anchors(vectors)[0])
-        return flow.model(noise, torch.zeros(2), vectors, present) - anchor
-
-    found = left(strange)
-    torch.testing.assert_close(found[0], found[1], atol=1e-5, rtol=1e-4)
-    known = flow.encoder.encode(["three", "eight"]).unsqueeze(1).expand(-1, classes, -1)
-    assert not torch.allclose(*left(known), atol=1e-3)
-
-
-def test_none_hidden_leaves_networks_as_they_are(anchored):
-    batch = anchored.populations["seen"]
-    shown = anchored.model.hide(batch, 0.0, torch.Generator().manual_seed(0))
-    assert torch.equal(shown.z, batch.z)
+    words = flow.prompts([Prompt(("three", "eight"))] * 2)
+    vectors = words.vectors.clone()
+    vectors[:, 1] = torch.randn(flow.encoder.width, generator=generator)
+    prompts = PromptBatch(vectors, words.present)
+    z = flow.tokens(prompts, flow.noise([0, 1], words.present), seeds=[0, 1])
+    rows = of_classes(flow.coordinates.layout, z[0]), of_classes(flow.coordinates.layout, z[1])
+    anchors = flow.model.anchors(vectors)[0][0]
+    torch.testing.assert_close(rows[0][1], anchors[1], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(rows[1][1], anchors[1], rtol=1e-4, atol=1e-4)
+    assert not torch.equal(rows[0][0], rows[1][0])
 
 
 def test_a_run_about_anchors_resumes_bit_for_bit(zoo, anchored, config, tmp_path):
@@ -174,8 +150,6 @@ def test_an_architecture_without_class_rows_has_no_anchors():
         LastLayer.of(adapter)
 
 
-def test_unknown_anchors_and_shares_are_refused():
+def test_unknown_anchors_are_refused():
     with pytest.raises(InputError, match="no anchors are called 'magic'"):
         AnchorConfig("magic")
-    with pytest.raises(InputError, match=r"'anchors.hide' is 2"):
-        dataclasses.replace(AnchorConfig(), hide=2.0)

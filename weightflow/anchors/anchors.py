@@ -1,17 +1,14 @@
-"""Anchors as a part of the generator: rows for any class vectors, and classes hidden for training."""
+"""Anchors as a part of the generator: rows for any class vectors, and which classes are known."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from weightflow.anchors.regression import OWN, Regression
-from weightflow.batch import Batch
-from weightflow.text import PromptBatch
 from weightflow.tokens import Layout
 
 # vectors of one class: the cosine, about the centre of the known ones, from which two count as the same
@@ -29,7 +26,6 @@ class Anchors(nn.Module):
         for name, tensor in tensors.items():
             self.register_buffer(name, tensor.detach().clone())
         self.width: int = tensors["shift"].shape[0]
-        self.text_width: int = tensors["centre"].shape[0]
 
     def rows(self, vectors: Float[Tensor, "*batch text"]) -> Float[Tensor, "*batch width"]:
         """Rows of the last layer: what is known where the class is, what the words say where it is not."""
@@ -48,37 +44,10 @@ class Anchors(nn.Module):
     def forward(
         self, vectors: Float[Tensor, "batch classes text"]
     ) -> tuple[Float[Tensor, "batch classes coordinates"], Bool[Tensor, "batch classes one"]]:
-        """The anchors, and which classes are known.
-
-        Vectors that bring both along, as `hide` leaves them, are taken at their word.
-        """
-        brought = vectors[..., self.text_width :]
-        if brought.shape[-1]:
-            rows, familiar = brought[..., :-1], brought[..., -1:].bool()
-        else:
-            rows, familiar = self.rows(vectors), self.familiar(vectors)
+        """The anchors, and which classes are known."""
         t, classes = dict(self.named_buffers()), vectors.shape[1]
-        return (rows - t["mean"][:classes]) / t["std"][:classes], familiar
-
-    def hide(self, batch: Batch, share: float, layout: Layout, generator: torch.Generator) -> Batch:
-        """Treat some classes of each network as if no network knew them.
-
-        Their anchors are what the other classes say, and their rows move along: what is left to learn is how
-        a network's row differs from its anchor, and that is the same for a class that nobody has seen.
-        """
-        t, prompts = dict(self.named_buffers()), batch.prompts
-        networks, classes = batch.labels.shape
-        share_of = share * torch.rand(networks, 1, generator=generator)
-        chosen = (torch.rand(networks, classes, generator=generator) < share_of) & prompts.present
-        draw = torch.randint(len(t["hidden"]), (networks, classes), generator=generator)
-        known = t["place"][batch.labels]
-        shown, moved = t["shown"][known], t["hidden"][draw, known]
-        hidden = chosen.unsqueeze(-1)
-        rows = torch.where(hidden, moved, self.rows(prompts.vectors))
-        step = torch.where(hidden, (moved - shown) / t["std"], 0.0)
-        vectors = torch.cat([prompts.vectors, rows, (~hidden).to(rows.dtype)], dim=-1)
-        z = batch.z + as_tokens(layout, step)
-        return Batch(z, PromptBatch(vectors, prompts.present), batch.labels)
+        rows = (self.rows(vectors) - t["mean"][:classes]) / t["std"][:classes]
+        return rows, self.familiar(vectors)
 
 
 def as_tokens(

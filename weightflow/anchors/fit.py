@@ -75,12 +75,12 @@ def fit_anchors(
     held = Held(
         features(zoo.architecture, network, data.validation, rows), place[data.validation.labels[rows]]
     )
-    partitions = [list(_partition(len(known), seed)) for seed in range(PARTITIONS)]
-    settings = choose(found, held, [hidden for partition in partitions for hidden in partition])
+    parts = [hidden for seed in range(PARTITIONS) for hidden in _partition(len(known), seed)]
+    settings = choose(found, held, parts)
     own = mean_rows(zoo, data, known)
     bias = bool(LastLayer.of(zoo.architecture).bias)
     about = {name: of_classes(coordinates.layout, t) for name, t in coordinates.tensors().items()}
-    return {"place": place, **about, **_tensors(found, settings, own, partitions, bias)}
+    return {**about, **_tensors(found, settings, own, bias)}
 
 
 def choose(found: Statistics, held: Held, parts: Sequence[Bool[Tensor, " known"]]) -> Settings:
@@ -118,17 +118,11 @@ def _tensors(
     found: Statistics,
     settings: Settings,
     own: Float[Tensor, "known width"],
-    partitions: Sequence[Sequence[Tensor]],
     bias: bool,
 ) -> dict[str, Tensor]:
-    """The regression, brought to the scale of the zoo's rows, and what it says of hidden classes."""
-    width = own.shape[1]
-
-    def rows(map_: Regression, vectors: Tensor) -> Tensor:
-        return map_.rows(vectors) if bias else map_.rows(vectors)[..., :-1]
-
+    """The regression, brought to the scale of the zoo's rows."""
     fitted = Regression.fit(found, settings)
-    said = rows(fitted, found.vectors)
+    said = fitted.rows(found.vectors) if bias else fitted.rows(found.vectors)[..., :-1]
     weights = slice(0, found.means.shape[1])
     centred, wanted = (r[:, weights] - r[:, weights].mean(0) for r in (said, own))
     gain = (centred * wanted).sum() / centred.square().sum()
@@ -136,10 +130,5 @@ def _tensors(
     sharp = torch.tensor(OWN)
     near = fitted.similarity(found.vectors, sharp).double()
     correction = torch.linalg.solve(near, (own - gain * said - shift).double()).float()
-    hidden = torch.zeros(len(partitions), len(own), width)
-    for draw, partition in enumerate(partitions):
-        for part in partition:
-            map_ = Regression.fit(found.without(part), settings)
-            hidden[draw, part] = gain * rows(map_, found.vectors[part]) + shift
     parts = {name: getattr(fitted, name) for name in Regression.__dataclass_fields__}
-    return {**parts, "gain": gain, "shift": shift, "own": correction, "hidden": hidden, "shown": own}
+    return {**parts, "gain": gain, "shift": shift, "own": correction}

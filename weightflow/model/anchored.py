@@ -12,10 +12,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from jaxtyping import Bool, Float
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
 
 from weightflow.anchors.anchors import Anchors, as_tokens
-from weightflow.batch import Batch
 from weightflow.flow.schedule import Schedule, expand_time
 from weightflow.model import make_model
 from weightflow.tokens import Layout
@@ -25,18 +24,13 @@ from weightflow.trainconfig import TrainConfig
 class Anchored(nn.Module):
     """`inner` is told of each known class by its anchor instead of by its words. Predicts the clean network.
 
-    Of a class that is not known it is told nothing: what it would learn of hidden classes by heart is wrong for
-    one that nobody has seen.
+    It has nothing to say of a class that nobody has seen: the row of such a class is its anchor, in every sample.
     """
 
     def __init__(self, inner: nn.Module, anchors: Anchors, layout: Layout, schedule: Schedule) -> None:
         super().__init__()
         self.inner, self.anchors = inner, anchors
         self.layout, self.schedule = layout, schedule
-
-    def hide(self, batch: Batch, share: float, generator: Generator) -> Batch:
-        """Treat up to a share of the classes of each network as if nobody had seen them."""
-        return self.anchors.hide(batch, share, self.layout, generator)
 
     def forward(
         self,
@@ -49,7 +43,8 @@ class Anchored(nn.Module):
         rows = rows * present.unsqueeze(-1)
         anchor = as_tokens(self.layout, rows)
         left = x_t - expand_time(self.schedule.alpha(t), x_t) * anchor
-        return anchor + self.inner(left, t, rows * familiar, present)
+        strange = as_tokens(self.layout, (~familiar & present.unsqueeze(-1)).expand_as(rows).to(rows.dtype))
+        return anchor + (1 - strange) * self.inner(left, t, rows * familiar, present)
 
 
 def make_generator(
