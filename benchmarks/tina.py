@@ -163,9 +163,8 @@ def by_ways(known: Known, who: dict[str, Any]) -> Iterator[dict[str, Any]]:
         }  # fmt: skip
 
 
-def zoos(options: argparse.Namespace) -> dict[str, Zoo]:
+def zoos(options: argparse.Namespace) -> Iterator[tuple[str, Zoo]]:
     """Those given, and those that recipes can build from what is given."""
-    found: dict[str, Zoo] = {}
     tasks = {"sizes": [2, 20], "seen": 300, "validation": 40, "unseen": 80, "unseen_classes": 0}
     tasks |= {"held_out": 9, "unseen_by_backbone": 0}
     recipes: dict[str, tuple[str, dict[str, Any]]] = {
@@ -180,8 +179,7 @@ def zoos(options: argparse.Namespace) -> dict[str, Zoo]:
             data = {"dataset": f"{options.images} through {options.backbone}"}
             build_zoo(read_recipe(recipe, {**data, **changes}), given)
         if given is not None:
-            found[name] = in_one_frame(Zoo(given), options.folder / f"{name}-canonical")
-    return found
+            yield name, in_one_frame(Zoo(given), options.folder / f"{name}-canonical")
 
 
 def in_one_frame(zoo: Zoo, folder: Path) -> Zoo:
@@ -230,7 +228,7 @@ def aims(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def measure(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    for name, zoo in zoos(options).items():
+    for name, zoo in zoos(options):
         for variant in options.variants if name == "heads" else ["weightflow"]:
             for seed in range(options.seeds):
                 known, seconds = trained_generator(zoo, VARIANTS[variant], seed, options)
