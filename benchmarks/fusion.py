@@ -25,7 +25,6 @@ from weightflow.zoo.measure import measured
 
 PAIRS = {"small": 12, "paper": 50}
 STRENGTHS = (0.5, 0.75, 0.9, 1.0)
-SINGLE = ("straight_average", "git_rebasin_average", "average_in_frame")
 
 
 def pairs_of(demo: Demo, count: int, rng: np.random.Generator) -> dict[str, list[list[Network]]]:

@@ -202,11 +202,24 @@ def aims(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         aim("share of the zoo's accuracy, new networks", "at least 0.97", share, new and min(share) >= 0.97),
         aim("the same, width 64 with canonicalization", "above 0.85", share, min(share) > 0.85),
     ]
-    best = max(min(values(of(100, steps=s), "share_of_trained")) for _, s in SOLVERS)
-    full = [s for _, s in SOLVERS if min(values(of(100, steps=s), "share_of_trained")) >= best - 0.005]
-    wanted = "at most 8 (published: 396)"
+    # fewer evaluations are more accurate, and nearer to one network: only what is new counts
+    far = [s for _, s in SOLVERS if min(values(of(100, steps=s), "nearest_distance_ratio")) >= 0.9]
     found.append(
-        aim("evaluations a network within half a point of the best", wanted, [min(full)], min(full) <= 8)
+        aim(
+            "evaluations a network for a ratio of 0.9",
+            "at most 8 (published: 396)",
+            [min(far)],
+            min(far) <= 8,
+        )
+        if far
+        else {
+            "name": "evaluations a network for a ratio of 0.9",
+            "aim": "at most 8 (published: 396)",
+            "value": None,
+            "interval": None,
+            "reason": "no number of steps reaches it",
+            "met": False,
+        }
     )
     thousand = of(1000, own_sampler=True)
     name, wanted = (

@@ -31,9 +31,10 @@ def spread(values: Sequence[float], digits: int = 1, scale: float = 100) -> str:
 
 def origin(result: dict[str, Any]) -> str:
     e = result["environment"]
+    took = f", {result['seconds']:.0f} s" if result["seconds"] is not None else ""
     return (
         f"`{result['command']}`, {len(result['seeds'])} seed{'s' * (len(result['seeds']) > 1)}, torch {e['torch']}, {e['threads']} threads"
-        f"{' of ' + e['processor'] if 'processor' in e else ''}, {result['seconds']:.0f} s"
+        f"{' of ' + e['processor'] if 'processor' in e else ''}{took}"
     )
 
 

@@ -38,9 +38,11 @@ def enhance(
         raise InputError(f"strength is {strength}; it is a share from 0 (as it is) to 1 (made anew)")
     if strength == 0:
         return dict(state)
-    words = flow.prompts([Prompt(task.classes) for task in tasks])
+    prompts = [Prompt(task.classes) for task in tasks]
+    words = flow.prompts(prompts)
     x_1 = flow.coordinates.encode(follow(flow.architecture, flow.frame, state, tasks), words.present)
     t, schedule = torch.full((len(tasks),), 1 - strength), flow.header.config.objective.schedule
     x_0 = flow.noise(seeds, words.present)
     x_t = expand_time(schedule.alpha(t), x_1) * x_1 + expand_time(schedule.sigma(t), x_1) * x_0
-    return decode(flow.coordinates, flow.tokens(words, x_t, config, start=1 - strength, seeds=seeds), words)
+    z = flow.tokens(words, x_t, config, start=1 - strength, seeds=seeds)
+    return flow.with_statistics(decode(flow.coordinates, z, words), prompts)
