@@ -14,8 +14,7 @@ class ModelConfig:
     """`kind` names the model. `width` and `dropout` are for all, the others for those that have them.
 
     `conditioning` is what it is told of a prompt; `modulated` how time and prompt reach the layers.
-    `centred`: text tokens come less what the training prompts have in common. `positions`: the spread that the
-    learned positions of tokens begin with; how fast a model learns which word is for which token hangs on it.
+    `centred`: text tokens come less what the training prompts have in common.
     `own_maps`: every token has linear maps into and out of the model of its own, not one a block of tokens.
     """
 
@@ -28,7 +27,6 @@ class ModelConfig:
     conditioning: str = "classes"
     modulated: bool = True
     centred: bool = False
-    positions: float = 0.02
     own_maps: bool = False
 
     def __post_init__(self) -> None:
