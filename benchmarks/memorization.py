@@ -22,10 +22,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from benchmarks.common import aim, write_result
 from weightflow.baselines import BASELINES
+from weightflow.behaviour import Behaviour
 from weightflow.canonicalize import canonicalize_zoo, is_canonical
+from weightflow.decode import decode
 from weightflow.disagreement import compare_behaviour
 from weightflow.evaluate import Judged, judge
 from weightflow.known import Known
@@ -58,6 +61,8 @@ GENERATORS = {
     "ours, diffusion": Generator("narrow", 250, {"objective": {"path": "diffusion"}}),
     "deepweightflow": Generator("deepweightflow", 6000),
 }
+CENTRE = "one centre and noise"
+CENTRE_RATE = 0.03
 SOLVERS = (("ddim", 1), ("ddim", 2), ("ddim", 4), ("ddim", 8), ("ddim", 16))
 COMPARED = (
     "noise_0.01",
@@ -149,6 +154,10 @@ def generator_rows(bench: Bench, name: str, seed: int, small: bool, folder: Path
     if name == OURS:
         samplers += [SampleConfig(method=m, steps=s) for m, s in SOLVERS if s != flow.sampling.steps]
     rows = []
+    if name == OURS:
+        rows.append(
+            bench.row(known, CENTRE, seed, lambda: one_centre(known, bench.networks, seed, progress.step))
+        )
     for sampler in samplers:
         row = bench.row(known, name, seed, lambda sampler=sampler: flow.sample(prompts, seeds, sampler))
         own = sampler == flow.sampling
@@ -167,6 +176,33 @@ def baseline_rows(bench: Bench, seed: int, run: Path) -> list[dict[str, Any]]:
         for name in COMPARED
         if name in BASELINES
     ]
+
+
+def one_centre(known: Known, networks: int, seed: int, steps: int) -> State:
+    """The trivial form of ours: one network, trained while as much noise lies on it as passes through ours.
+
+    It begins at the zoo's mean and sees the zoo in no other way; its networks are it and fresh noise.
+    """
+    flow, config = known.flow, known.flow.header.config
+    behaviour = Behaviour(flow.coordinates, known.data, config.behaviour.images)
+    words = flow.prompts([Prompt(known.zoo.records[0].classes)] * max(networks, config.batch_size))
+    labels = behaviour.labels([known.zoo.records[0].task] * config.batch_size)
+    layout, generator = flow.coordinates.layout, torch.Generator().manual_seed(seed)
+
+    def noisy(count: int) -> Tensor:
+        noise = torch.randn(count, layout.tokens, layout.width, generator=generator)
+        return centre + config.objective.prior * noise * flow.coordinates.used(words.present[:count])
+
+    centre = torch.zeros(layout.tokens, layout.width, requires_grad=True)
+    optimizer = torch.optim.Adam([centre], lr=CENTRE_RATE)
+    for _ in range(steps):
+        here = words.present[: config.batch_size]
+        loss = behaviour.loss(noisy(len(here)), labels, here, known.data.train, generator).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    with torch.no_grad():
+        return decode(flow.coordinates, noisy(networks), words[:networks])
 
 
 def population(given: Path | None, small: bool, folder: Path) -> Zoo:

@@ -256,14 +256,16 @@ def _with_aims(table: str, name: str) -> str:
     return f"{table}\n\n{aims(name)}\n\n{origin(read_result(name))}"
 
 
-def tina() -> str:
+def tina(zoo: str, what: str) -> str:
+    """A line a generator, a baseline and a bound, a column a split, of one of the zoos."""
     result = read_result("tina")
-    rows = [r for r in result["rows"] if r["table"] == "splits" and r["zoo"] == "heads"]
+    rows = [r for r in result["rows"] if r["table"] == "splits" and r["zoo"] == zoo]
     splits = list(dict.fromkeys(r["split"] for r in rows))
 
     def line(label: str, variant: str, key: str) -> tuple[str, ...]:
-        found = [[r[key] for r in rows if (r["variant"], r["split"]) == (variant, s)] for s in splits]
-        return (label, *(spread(values) if values else "" for values in found))
+        found = [[r.get(key) for r in rows if (r["variant"], r["split"]) == (variant, s)] for s in splits]
+        known = [[v for v in values if isinstance(v, float)] for values in found]
+        return (label, *(spread(values) if values else "" for values in known))
 
     ours = "weightflow"
     others = [v for v in dict.fromkeys(r["variant"] for r in rows) if v != ours]
@@ -279,8 +281,39 @@ def tina() -> str:
     body = [line(ours, ours, "accuracy"), *(line(v, v, "accuracy") for v in others)]
     body.append(line("trained on the same task", ours, "trained"))
     body += [line(name.replace("_", " "), ours, name) for name in (*names, "chance")]
-    head = ("linear heads, CIFAR-100, accuracy in %", *(s.replace("_", " ") for s in splits))
-    return markdown(head, body) + f"\n\n{origin(result)}"
+    head = (f"{what}, CIFAR-100, accuracy in %", *(s.replace("_", " ") for s in splits))
+    return markdown(head, [row for row in body if any(row[1:])]) + f"\n\n{origin(result)}"
+
+
+def tina_ways() -> str:
+    """Accuracy by the number of classes of a task."""
+    rows = [r for r in read_result("tina")["rows"] if r["table"] == "ways"]
+    ways = list(dict.fromkeys(r["ways"] for r in rows))
+    body = [
+        (label, *(spread([r[key] for r in rows if r["ways"] == w]) for w in ways))
+        for label, key in (
+            ("weightflow", "accuracy"), ("trained on the same task", "trained"),
+            ("ridge rows", "ridge_rows"), ("chance", "chance"),
+        )
+    ]  # fmt: skip
+    return markdown(("unseen combinations of so many classes, accuracy in %", *ways), body)
+
+
+def tina_prompts() -> str:
+    """The same classes by their own names, by other names, and by images where a real CLIP was there."""
+    rows, head, body = read_result("tina")["rows"], ["heads, accuracy in %"], []
+    keys = {"own names": "own_names", "other names": "accuracy", "classes that have one, %": "renamed"}
+    images = {"in that CLIP's words": "accuracy_in_words", "one image a class": "accuracy_of_1_images"}
+    images["five images"] = "accuracy_of_5_images"
+    for split in ("unseen_combinations", "unseen_classes", "unseen_by_backbone"):
+        other = [r for r in rows if r["table"] == "other names" and r["split"] == split]
+        shown = [r for r in rows if r["table"] == "image prompts" and r.get("split") == split]
+        real = [r for r in shown if not r["weights"].startswith("random")]
+        found = {name: [r[key] for r in other] for name, key in keys.items()}
+        found |= {name: [r[key] for r in real] for name, key in images.items() if real}
+        head = [head[0], *found]
+        body.append((split.replace("_", " "), *map(spread, found.values())))
+    return markdown(head, body)
 
 
 def tina_aims() -> str:
@@ -444,7 +477,10 @@ TABLES: dict[str, Callable[[], str]] = {
     "initialisation": initialisation,
     "ensembles": ensembles,
     "judging": judging,
-    "tina": tina,
+    "tina": lambda: tina("heads", "linear heads"),
+    "tina cnns": lambda: tina("cnns", "CNNs"),
+    "tina ways": tina_ways,
+    "tina prompts": tina_prompts,
     "tina aims": tina_aims,
     "memorization": memorization,
     "memorization aims": lambda: aims("memorization"),

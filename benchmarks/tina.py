@@ -3,7 +3,7 @@
 Ten-class linear heads on a frozen backbone, and small CNNs, over CIFAR-100; class names through CLIP's text
 tower (a table of vectors) or any other encoder. Nine classes are kept from the generator, seven more from the
 backbone too. Each generator is asked for networks of every split, beside networks trained on the very tasks and
-all opponents; then for tasks of two to twenty classes, and with other names for the classes.
+all opponents; then for tasks of two to twenty classes, with other names for the classes, and with images instead of words.
 
 python -m benchmarks.tina --heads zoos/heads --encoder table:clip-vit-b32-text.npz
 
@@ -20,10 +20,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+from PIL import Image
+
 from benchmarks.common import aim, write_result
+from weightflow import datasets
 from weightflow.anchors.anchors import as_tokens
 from weightflow.baselines import answer
 from weightflow.canonicalize import canonicalize_zoo
+from weightflow.datasets.data import StoredInputs
 from weightflow.decode import decode
 from weightflow.evaluate import chance, judge
 from weightflow.known import Known, open_known
@@ -52,10 +57,11 @@ OTHER_NAMES = {
 
 @dataclass(frozen=True)
 class Variant:
-    """A preset and what is changed in it."""
+    """A preset and what is changed in it; `cheaper`: so many of its steps at the small size cost one of ours."""
 
     preset: str
     changes: dict[str, Any] = field(default_factory=dict)
+    cheaper: int = 1
 
 
 ANCHORS = {"anchors": {"kind": "regression"}}
@@ -63,10 +69,13 @@ VARIANTS = {
     "weightflow": Variant("weightflow", ANCHORS),
     "weightflow, no anchors": Variant("weightflow"),
     "weightflow, no behaviour": Variant("weightflow", {**ANCHORS, "behaviour": {"weight": 0.0}}),
-    "tina": Variant("tina"),
+    "tina": Variant("tina", cheaper=5),
+    "tina, a block a row": Variant("tina", {"chunk": 512}, cheaper=5),
 }
 # steps of training by size; `tina` is the preset of that name at its small size
 STEPS = {"small": 400, "paper": 20_000}
+# image prompts: the CLIP of random weights where none is named, steps, images a class, networks a split
+CLIP, IMAGE_STEPS, SHOTS, SHOWN = "ViT-B-32", 100, (1, 5), 20
 NETWORKS = {"small": 100, "paper": 1000}
 
 
@@ -76,12 +85,13 @@ def trained_generator(
     """The generator, and the seconds that its training took."""
     small = options.size == "small"
     name = f"{variant.preset}-small" if small and variant.preset == "tina" else variant.preset
-    changes = {"seed": seed, "encoder": options.encoder, "steps": STEPS[options.size], "evaluate_every": 100}
+    steps = STEPS[options.size] * (variant.cheaper if small else 1)
+    changes = {"seed": seed, "encoder": options.encoder, "steps": steps, "evaluate_every": 100}
     folder = Path(tempfile.mkdtemp(dir=options.folder))
     begin = time.perf_counter()
     start(
         zoo,
-        read_preset(name, {**changes, "save_every": STEPS[options.size], **variant.changes}),
+        read_preset(name, {**changes, "save_every": steps, **variant.changes}),
         folder / "run",
     ).run()
     return open_known(folder / "run"), time.perf_counter() - begin
@@ -163,6 +173,62 @@ def by_ways(known: Known, who: dict[str, Any]) -> Iterator[dict[str, Any]]:
         }  # fmt: skip
 
 
+def pictures(images: str, classes: Sequence[str], each: int, folder: Path) -> dict[str, tuple[str, ...]]:
+    """Files with the first training images of each class, at four times their size."""
+    data, found = datasets.load(images), {}
+    assert isinstance(data.train.inputs, StoredInputs)
+    for name, label in zip(classes, data.class_index(classes), strict=True):
+        rows = torch.nonzero(data.train.labels == label).squeeze(1)[:each]
+        raw = data.train.inputs.stored[data.train.inputs.rows[rows]].permute(0, 2, 3, 1).numpy()
+        found[name] = tuple(str(folder / f"{label}-{i}.png") for i in range(len(raw)))
+        for file, pixels in zip(found[name], raw, strict=True):
+            Image.fromarray(pixels).save(file)
+    return found
+
+
+def checkpoint_of(options: argparse.Namespace) -> str:
+    """The CLIP that was named; without one, a checkpoint of random weights, which shows the code path alone."""
+    if options.clip:
+        return str(options.clip)
+    import open_clip
+
+    path = options.folder / "random-clip.pt"
+    if not path.exists():
+        torch.manual_seed(0)
+        torch.save(open_clip.create_model(CLIP).state_dict(), path)
+    return f"open_clip:{CLIP}:{path}"
+
+
+def image_prompts(zoo: Zoo, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Classes shown by one or several training images each, beside the same tasks in words."""
+    own = argparse.Namespace(**{**vars(options), "encoder": checkpoint_of(options)})
+    for seed in range(options.seeds):
+        known, _ = trained_generator(zoo, Variant("weightflow", {**ANCHORS, "steps": IMAGE_STEPS}), seed, own)
+        for split in SPLITS[1:]:
+            tasks = known.tasks_of(known.zoo.rows(split)[:SHOWN])
+            if not tasks:
+                continue
+            seeds = range(seed, seed + len(tasks))
+            shown = pictures(
+                options.images, sorted({c for t in tasks for c in t.classes}), max(SHOTS), own.folder
+            )
+            prompts = {"accuracy_in_words": [Prompt(t.classes) for t in tasks]}
+            for shots in SHOTS:
+                prompts[f"accuracy_of_{shots}_images"] = [
+                    Prompt(t.classes, tuple(Description(c, (), shown[c][:shots]) for c in t.classes))
+                    for t in tasks
+                ]
+            found = {
+                name: accuracy(known, known.flow.sample(said, seeds, known.config), tasks)
+                for name, said in prompts.items()
+            }
+            weights = options.clip or "random, so that figures show the code path alone"
+            yield {
+                "table": "image prompts", "zoo": "heads", "seed": seed, "split": split, "networks": len(tasks),
+                "weights": weights, "chance": chance(tasks), **found,
+            }  # fmt: skip
+
+
 def zoos(options: argparse.Namespace) -> Iterator[tuple[str, Zoo]]:
     """Those given, and those that recipes can build from what is given."""
     tasks = {"sizes": [2, 20], "seen": 300, "validation": 40, "unseen": 80, "unseen_classes": 0}
@@ -240,6 +306,8 @@ def measure(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
                     yield {**row, "training_seconds": round(seconds, 1)}
                 if variant == "weightflow" and options.encoder.startswith("table:"):
                     yield from other_names(known, who, NETWORKS[options.size])
+        if name == "heads":
+            yield from image_prompts(zoo, options)
 
 
 def main() -> None:
@@ -257,6 +325,7 @@ def main() -> None:
         ("cnns", "whole CNNs"),
     ):
         parser.add_argument(f"--{name}", type=Path, help=f"a zoo of {what}")
+    parser.add_argument("--clip", help="for image prompts: open_clip:MODEL:FILE (default: random weights)")
     parser.add_argument("--variants", nargs="*", choices=list(VARIANTS), default=list(VARIANTS))
     parser.add_argument("--folder", type=Path, help="where zoos and runs go; by default they do not stay")
     options = parser.parse_args()
@@ -267,9 +336,6 @@ def main() -> None:
         for row in measure(options):
             rows.append(row)
             print(row, flush=True)
-    rows.append(
-        {"table": "image prompts", "accuracy": None, "reason": "needs a CLIP checkpoint with an image tower"}
-    )
     seconds = time.perf_counter() - begin
     size, seeds = options.size, range(options.seeds)
     print(write_result("tina", size=size, seeds=seeds, seconds=seconds, rows=rows, aims=aims(rows)))

@@ -17,7 +17,7 @@ from torch import Tensor
 from canon import checkpoint
 from canon.errors import InputError
 from canon.files import atomic_write
-from weightflow import datasets
+from weightflow import datasets, statistics
 from weightflow.classifier import Classifier
 from weightflow.datasets import Facts
 from weightflow.decode import to_module
@@ -25,9 +25,8 @@ from weightflow.names import pick
 from weightflow.network import metadata_of
 from weightflow.programs import onnx_bytes, pt2_bytes
 from weightflow.text import Prompt
-from weightflow.zoo.logits import State, class_table
-from weightflow.zoo.recorded import restore_statistics
-from weightflow.zoo.store import Record, Zoo
+from weightflow.zoo.logits import State
+from weightflow.zoo.store import Zoo
 
 
 @dataclass(frozen=True)
@@ -113,13 +112,6 @@ def facts_of(zoo: Zoo) -> Facts:
 def with_statistics(zoo: Zoo, row: int) -> State:
     """One network, stacked; a generated one with running statistics of its classes' training images."""
     state, record = zoo.load([row]), zoo.records[row]
-    if record.lineage != "generated" or not zoo.architecture.has_statistics:
+    if record.lineage != "generated":
         return state
-    return _reestimated(zoo, state, record)
-
-
-def _reestimated(zoo: Zoo, state: State, record: Record) -> State:
-    data = datasets.load(zoo.dataset)
-    positions, _ = class_table(data, [record.task], zoo.architecture.classes)
-    rows = torch.nonzero(positions[0][data.train.labels] >= 0).squeeze(1)
-    return restore_statistics(zoo.architecture, state, data.train, [rows])
+    return statistics.of_classes(zoo.architecture, state, zoo.dataset, [record.classes])

@@ -13,6 +13,7 @@ from torch import Tensor
 from canon.errors import InputError
 from weightflow import datasets
 from weightflow.canonicalize import is_canonical, scatter_classes, widen
+from weightflow.datasets import ClassificationData
 from weightflow.sample import Flow
 from weightflow.sampleconfig import SampleConfig
 from weightflow.zoo.logits import State, class_table, pad_with_zeros
@@ -67,6 +68,11 @@ class Known:
         }
 
     @cached_property
+    def data(self) -> ClassificationData:
+        """The data set of the networks' tasks."""
+        return datasets.load(self.zoo.dataset)
+
+    @cached_property
     def is_canonical(self) -> bool:
         return is_canonical(self.zoo)
 
@@ -77,8 +83,7 @@ class Known:
 
     def classes_of(self, tasks: Sequence[Task]) -> Tensor:
         """Which classes of the data set each task has: (tasks, classes)."""
-        data = datasets.load(self.zoo.dataset)
-        return class_table(data, tasks, self.zoo.architecture.classes)[0] >= 0
+        return class_table(self.data, tasks, self.zoo.architecture.classes)[0] >= 0
 
     def used_by(self, tasks: Sequence[Task]) -> State:
         """As `used`, for networks of any tasks; tensors that know no classes take no memory."""

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from canon.errors import InputError
 from weightflow import checkpoint as runs
-from weightflow import datasets
+from weightflow import statistics
 from weightflow.classifier import Classifier
 from weightflow.decode import decode, to_module
 from weightflow.device import usable_device
@@ -26,7 +26,6 @@ from weightflow.sampleconfig import ADAPTIVE_SHARE, SampleConfig
 from weightflow.text import Prompt, PromptBatch, TextEncoder, encode_prompts, load_encoder
 from weightflow.text.description import encode as encode_descriptions
 from weightflow.zoo.logits import State
-from weightflow.zoo.recorded import restore_statistics
 
 
 @dataclass(frozen=True)
@@ -210,19 +209,9 @@ class Flow(Pretrained):
         return self.with_statistics(decode(self.coordinates, z, words), prompts)
 
     def with_statistics(self, state: State, prompts: Sequence[Prompt]) -> State:
-        """Running statistics of batch norm from training examples of each prompt's classes; others as they are.
-
-        Where a prompt describes a class that the data set does not have, examples of all classes serve.
-        """
-        if not self.architecture.has_statistics:
-            return state
-        data = datasets.load(self.header.zoo.dataset)
-        rows = []
-        for prompt in prompts:
-            known = set(prompt.classes) <= set(data.class_names)
-            labels = torch.tensor(data.class_index(prompt.classes if known else data.class_names))
-            rows.append(torch.isin(data.train.labels, labels).nonzero().squeeze(1))
-        return restore_statistics(self.architecture, state, data.train, rows)
+        """Running statistics of batch norm from training examples of each prompt's classes."""
+        classes = [prompt.classes for prompt in prompts]
+        return statistics.of_classes(self.architecture, state, self.header.zoo.dataset, classes)
 
     def generate(
         self, classes: Sequence[str] | str, seed: int = 0, config: SampleConfig | None = None

@@ -65,6 +65,11 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         pick(MODELS, self.model.kind, "model")
+        if self.model.centred and self.anchors.kind != "none":
+            raise InputError(
+                "model.centred is about words, and with anchors a model is told rows instead: set one of "
+                "model.centred=false, anchors.kind=none"
+            )
         pick(dict.fromkeys(PRECISIONS), self.precision, "precision")
         if len(self.betas) != 2:
             raise InputError(f"setting 'betas' is two numbers, found {self.betas}")

@@ -12,6 +12,8 @@ from weightflow.model import ModelConfig
 from weightflow.model.conditioning import CONDITIONINGS, prior_attention
 from weightflow.model.maps import OwnLinear
 from weightflow.model.transformer import WeightTransformer
+from weightflow.model.words import centre_words
+from weightflow.text import PromptBatch
 from weightflow.tokens import make_layout
 
 HEAD = Architecture("linear_head", {"inputs": 6}, (6,), 4)
@@ -73,6 +75,20 @@ def test_a_model_hears_words_and_their_order_as_its_conditioning_says(name, modu
     padded[0, 3] = 7.0  # a class that is not there says nothing
     torch.testing.assert_close(model(x_t, t, padded, PRESENT), before)
     assert not torch.allclose(model(x_t, t + 0.1, text, PRESENT), before)
+
+
+@pytest.mark.parametrize("name", CONDITIONINGS)
+def test_a_centred_model_does_not_hear_what_all_prompts_have_in_common(name, generator):
+    config = dataclasses.replace(CONFIG, conditioning=name, centred=True)
+    model, (x_t, t, text) = model_of(config, generator), inputs(generator)
+    centre_words(model, PromptBatch(text, PRESENT))
+    before = model(x_t, t, text, PRESENT)
+    # one part that all words share, and one size: prior attention alone hears the former, through its weights
+    other = 3.0 * text + (0.0 if name == "prior_attention" else torch.arange(5.0))
+    far = model(x_t, t, other, PRESENT)
+    assert torch.allclose(far, before) == (name == "none")
+    centre_words(model, PromptBatch(other, PRESENT))
+    torch.testing.assert_close(model(x_t, t, other, PRESENT), before, rtol=1e-4, atol=1e-4)
 
 
 def test_text2weight_has_34_tokens():

@@ -101,4 +101,8 @@ def test_units_are_permuted_only_where_there_are_some(tmp_path):
     recipe = dataclasses.replace(recipe, architecture=dataclasses.replace(recipe.architecture, arguments={"inputs": 64}))  # fmt: skip
     build_zoo(recipe, tmp_path / "zoo")
     with pytest.raises(InputError, match="'linear_head' has no hidden units to permute; set augment"):
-        start(Zoo(tmp_path / "zoo"), read_preset("t2w-small", TINY), tmp_path / "run")
+        start(
+            Zoo(tmp_path / "zoo"),
+            read_preset("t2w-small", {**TINY, "augment": {"permute_units": True}}),
+            tmp_path / "run",
+        )

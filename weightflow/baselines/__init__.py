@@ -12,9 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 
-import torch
-
-from weightflow import datasets
+from weightflow import statistics
 from weightflow.baselines.averages import mean_of_nearest, zoo_mean, zoo_mean_rows
 from weightflow.baselines.controls import random_text, shuffled_prompt
 from weightflow.baselines.gaussian import gaussian, gaussian_pc
@@ -24,7 +22,6 @@ from weightflow.baselines.retrieval import nearest_prompt, nearest_rows
 from weightflow.baselines.ridge import nearest_class, ridge_rows
 from weightflow.known import Known
 from weightflow.zoo.logits import State
-from weightflow.zoo.recorded import restore_statistics
 from weightflow.zoo.tasks import Task
 
 __all__ = ["BASELINES", "Inapplicable", "Known", "answer"]
@@ -54,9 +51,5 @@ BASELINES: dict[str, Baseline] = {
 
 def answer(known: Known, name: str, tasks: Sequence[Task], seed: int) -> State:
     """The networks of a baseline, statistics of batch norm estimated anew from training examples."""
-    state = BASELINES[name](known, tasks, seed)
-    if not known.zoo.architecture.has_statistics:
-        return state
-    data = datasets.load(known.zoo.dataset)
-    rows = [torch.nonzero(has[data.train.labels]).squeeze(1) for has in known.classes_of(tasks)]
-    return restore_statistics(known.zoo.architecture, state, data.train, rows)
+    state, zoo = BASELINES[name](known, tasks, seed), known.zoo
+    return statistics.of_classes(zoo.architecture, state, zoo.dataset, [task.classes for task in tasks])

@@ -16,7 +16,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from weightflow import datasets
 from weightflow.baselines.inapplicable import Inapplicable
 from weightflow.canonicalize import gather_classes
 from weightflow.known import Known
@@ -47,7 +46,7 @@ def _with_rows(
     known: Known, tasks: Sequence[Task], predict: Callable[[Tensor, Tensor, Tensor], Tensor]
 ) -> State:
     """The mean network with one row a class, predicted from the rows of known classes."""
-    names = datasets.load(known.zoo.dataset).class_names
+    names = known.data.class_names
     seen, asked = known.has_class.any(dim=0), known.classes_of(tasks).any(dim=0)
     wanted = torch.nonzero(seen | asked).squeeze(1)  # a table of vectors may lack the others
     vectors = torch.zeros(len(names), known.flow.encoder.width, dtype=torch.float64)

@@ -14,6 +14,7 @@ class ModelConfig:
     """`kind` names the model. `width` and `dropout` are for all, the others for those that have them.
 
     `conditioning` is what it is told of a prompt; `modulated` how time and prompt reach the layers.
+    `centred`: text tokens come less what the training prompts have in common.
     `own_maps`: every token has linear maps into and out of the model of its own, not one a block of tokens.
     """
 
@@ -25,6 +26,7 @@ class ModelConfig:
     dropout: float = 0.0
     conditioning: str = "classes"
     modulated: bool = True
+    centred: bool = False
     own_maps: bool = False
 
     def __post_init__(self) -> None:

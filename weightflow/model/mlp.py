@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from weightflow.model.conditioning import CONDITIONINGS
 from weightflow.model.config import ModelConfig
+from weightflow.model.words import word_map
 from weightflow.tokens import Layout
 
 TIME = 64
@@ -27,7 +28,7 @@ class WeightMLP(nn.Module):
         self.conditioning = CONDITIONINGS[config.conditioning]
         self.shape, h = (layout.tokens, layout.width), config.width
         self.time = nn.Sequential(nn.Linear(1, TIME), nn.GELU(), nn.Linear(TIME, TIME))
-        self.text = nn.Linear(text_width, TIME)
+        self.text = word_map(text_width, TIME, config.centred)
         self.nothing = nn.Parameter(0.02 * torch.randn(TIME))
         size = layout.tokens * layout.width
         hidden = [

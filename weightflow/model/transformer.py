@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from weightflow.model.conditioning import CONDITIONINGS
 from weightflow.model.config import ModelConfig
 from weightflow.model.maps import OwnLinear
+from weightflow.model.words import word_map
 from weightflow.tokens import Block, Layout
 
 
@@ -95,7 +96,7 @@ class WeightTransformer(nn.Module):
         self.encoders = nn.ModuleList(_linear(config, b, b.width, width) for b in layout.blocks)
         self.decoders = nn.ModuleList(_linear(config, b, width, b.width) for b in layout.blocks)
         self.positions = nn.Parameter(0.02 * torch.randn(layout.tokens, width))
-        self.text = nn.Linear(text_width, width)
+        self.text = word_map(text_width, width, config.centred)
         self.slots = nn.Parameter(0.02 * torch.randn(self.conditioning.tokens(classes), width))
         self.nothing = nn.Parameter(0.02 * torch.randn(width))
         self.time = TimeEmbedding(width)

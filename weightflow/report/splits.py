@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from weightflow import datasets
 from weightflow.evaluate import Spread, chance
 from weightflow.known import Known
 from weightflow.novelty import novel_and_good
@@ -27,7 +26,7 @@ def missing(known: Known, split: str) -> dict[str, Any]:
 
 
 def split_figures(known: Known, made: Generated, beside: Mapping[str, Opponent]) -> dict[str, Any]:
-    names = datasets.load(known.zoo.dataset).class_names
+    names = known.data.class_names
     ours, trained = made.judged.by_class(names), made.trained.by_class(names)
     return {
         "tasks": len({frozenset(task.classes) for task in made.tasks}),

@@ -6,17 +6,15 @@ training examples of the network's own classes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 
 import torch
 from torch import Tensor
 from torch.func import functional_call, replace_all_batch_norm_modules_, vmap
 
-from canon.statistics import reestimate_batch_norm
 from weightflow.architectures import Architecture
-from weightflow.datasets import Split
-from weightflow.zoo.logits import State, masked_cross_entropy
+from weightflow.zoo.logits import masked_cross_entropy
 from weightflow.zoo.stack import Stack
 
 
@@ -76,29 +74,3 @@ def _many(architecture: Architecture, stack: Stack, shared: bool) -> Callable[[T
         leaf.grad = stack.gradients[name]
     call = vmap(lambda state, x: functional_call(skeleton, state, (x,)), in_dims=(0, None if shared else 0))
     return partial(call, leaves)
-
-
-def restore_statistics(
-    architecture: Architecture,
-    state: State,
-    split: Split,
-    rows: Sequence[Tensor],
-    examples: int = 2048,
-    batch: int = 256,
-) -> State:
-    """Running statistics of each stacked network from up to `examples` of its rows of the training split.
-
-    Networks without batch norm come back as they are.
-    """
-    if not architecture.has_statistics:
-        return state
-    module, found = architecture.build(), []
-    for network, own in enumerate(rows):
-        # evenly spaced: rows are sorted by place in the file, which may mean by class
-        picked = own[torch.linspace(0, len(own) - 1, min(len(own), examples)).long()]
-        order = torch.randperm(len(picked), generator=torch.Generator().manual_seed(0))
-        batches = picked[order].split(batch)
-        single = {name: tensor[network] for name, tensor in state.items()}
-        inputs = [split.inputs[b] for b in batches]
-        found.append(reestimate_batch_norm(module, single, partial(iter, inputs)))
-    return {name: torch.stack([one[name] for one in found]) for name in state}

@@ -14,6 +14,7 @@ from weightflow.architectures import Architecture
 from weightflow.datasets import ClassificationData
 from weightflow.device import usable_device
 from weightflow.readout import Cosine
+from weightflow.statistics import restore_statistics
 from weightflow.zoo.augment import crop_flip
 from weightflow.zoo.batches import Examples, mini_batches
 from weightflow.zoo.chain import Chain, layers_of
@@ -21,7 +22,7 @@ from weightflow.zoo.company import has_dropout, together
 from weightflow.zoo.initialise import initialise
 from weightflow.zoo.logits import State, class_table, pad_with_zeros
 from weightflow.zoo.predict import accuracies, predict_many
-from weightflow.zoo.recorded import Recorded, restore_statistics
+from weightflow.zoo.recorded import Recorded
 from weightflow.zoo.stack import Stack
 from weightflow.zoo.stopping import Best
 from weightflow.zoo.tasks import Task
