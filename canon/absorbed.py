@@ -21,7 +21,7 @@ from torch.fx import Node
 
 from canon.fold import Folded
 from canon.last_axis import shape_of
-from canon.program import Program, Slot, label, operation
+from canon.program import Program, Slot, label, named_arguments, operation
 
 _NORMS = ("batch_norm", "native_batch_norm", "_native_batch_norm_legit_no_training", "cudnn_batch_norm")
 # The axis of a layer's weight that its output channels are on.
@@ -45,7 +45,7 @@ def absorb_scales(
     for node in absorber.calls:
         if operation(node) not in _NORMS:
             continue
-        given = _arguments(node)
+        given = named_arguments(node)
         variance = absorber.slots.get(given.get("running_var"))
         if variance is None:
             continue
@@ -55,13 +55,6 @@ def absorb_scales(
         else:
             kept[variance.name] = reason
     return Folded(absorber.state, folded, kept)
-
-
-def _arguments(node: Node) -> dict[str, Any]:
-    """The arguments of an ATen operation by their names."""
-    schema = getattr(node.target, "_schema", None)
-    names = [argument.name for argument in getattr(schema, "arguments", ())]
-    return {**dict(zip(names, node.args, strict=False)), **node.kwargs}
 
 
 class _Absorber:
@@ -85,7 +78,7 @@ class _Absorber:
             return f"no convolution stands right before it, but {label(layer)}"
         if set(layer.users) != {norm}:
             return f"{label(layer)} is read by others too"
-        taken = _arguments(layer)
+        taken = named_arguments(layer)
         if _LAYERS[name] == 1 and taken.get("groups", 1) != 1:
             return f"{label(layer)} has groups"
         for owner, tensors in (
@@ -109,7 +102,7 @@ class _Absorber:
         eps = float(given.get("eps", given.get("epsilon", 1e-5)))
         var = self.state[variance.name].double()
         scale = ((1 + eps) / (var + eps)).sqrt()
-        taken = _arguments(layer)
+        taken = named_arguments(layer)
         weight = self.slots[taken["weight"]]
         axis = _LAYERS[operation(layer)]
         shape = [-1 if n == axis else 1 for n in range(weight.value.dim())]

@@ -5,7 +5,9 @@ Exact, by scipy's shortest augmenting paths (Crouse 2016, doi:10.1109/TAES.2016.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 
 import numpy as np
 import torch
@@ -30,25 +32,52 @@ def solve_many(scores: Tensor) -> Tensor:
 
     Raises `InputError` where a score is not square, not finite or not real.
     """
+    return solve_side_by_side([scores])[0]
+
+
+def solve_side_by_side(stacks: Sequence[Tensor]) -> list[Tensor]:
+    """`solve_many` of stacks that may differ in size: all problems share the cores."""
+    costs = [_cost(scores) for scores in stacks]
+    each, threads = [one for cost in costs for one in cost], torch.get_num_threads()
+    if len(each) < 2 or threads == 1:
+        found: Iterator[np.ndarray] = map(_best, each)
+        return [_permutations(found, scores) for scores in stacks]
+    # The solver lets go of Python's lock; what runs beside it is no torch, whose threads would crowd the cores.
+    with ThreadPoolExecutor(threads) as pool:
+        found = pool.map(_best, each)
+        return [_permutations(found, scores) for scores in stacks]
+
+
+def _cost(scores: Tensor) -> np.ndarray:
+    """What the solver minimises, (networks, n, n) in float64, ties broken."""
     if scores.dim() != 3 or scores.shape[1] != scores.shape[2]:
         raise InputError(f"scores must be (networks, n, n), found shape {tuple(scores.shape)}")
-    # The solver minimises, in float64; negating here spares it a copy.
-    cost = np.negative(scores.detach().cpu().numpy(), dtype=np.float64)
-    if not np.isfinite(cost.sum()) and not np.isfinite(cost).all():
+    scores = scores.detach()
+    largest = _largest(scores)
+    if not largest.isfinite().all():
         raise InputError("a score holds NaN or infinity; look for it in the weights that were given")
-    if cost.size:
-        diagonal = np.arange(cost.shape[-1])
-        largest = np.maximum(cost.max((1, 2)), -cost.min((1, 2)))
-        cost[:, diagonal, diagonal] -= TIE * largest[:, None]
-    # The solver lets go of Python's lock, so that small problems share the cores.
-    if len(cost) < 2 or torch.get_num_threads() == 1:
-        rows = [_best(one) for one in cost]
-    else:
-        with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-            rows = list(pool.map(_best, cost, chunksize=8))
-    found = np.stack(rows) if rows else np.zeros(cost.shape[:2])
-    return torch.from_numpy(found.astype(np.int64)).to(scores.device)
+    cost = np.negative(scores.cpu().numpy(), dtype=np.float64)
+    diagonal = np.arange(cost.shape[-1])
+    cost[:, diagonal, diagonal] -= TIE * largest.double().cpu().numpy()[:, None]
+    return cost
+
+
+def _largest(scores: Tensor) -> Tensor:
+    """The greatest magnitude in each score: NaN or infinity where there is one."""
+    if not scores.numel():
+        return scores.new_zeros(len(scores))
+    # one whole tensor is read several times faster than rows of it
+    ends = scores.aminmax() if len(scores) == 1 else scores.flatten(1).aminmax(dim=1)
+    return torch.maximum(-ends.min, ends.max).reshape(-1)
 
 
 def _best(cost: np.ndarray) -> np.ndarray:
     return linear_sum_assignment(cost)[1]
+
+
+def _permutations(found: Iterator[np.ndarray], scores: Tensor) -> Tensor:
+    """The next of `found`, as many as the stack has scores."""
+    rows = np.zeros(scores.shape[:2], dtype=np.int64)
+    for number, row in enumerate(islice(found, len(scores))):
+        rows[number] = row
+    return torch.from_numpy(rows).to(scores.device)

@@ -1,12 +1,11 @@
-r"""Folding what a norm learned into the linear layers that read it.
+r"""Folding what a norm learned into the linear layers and convolutions that read it.
 
-A norm's gain and bias stand before linear layers and say nothing that these could not say themselves:
-
-    W (g * n + b) + c  =  (W g) n + (W b + c).
-
-Two networks that differ only in where this scale is kept become one. A gain is any product with a
-learned vector along the last axis, so that norms written by hand count too. It is folded where only
-linear layers read it, with weights that nothing else reads; otherwise it stays, with the reason.
+A norm's gain and bias stand before linear layers and say nothing that these could not say themselves
+(`canon.reader`). Two networks that differ only in where this scale is kept become one. A gain is any product
+with a learned vector along the last axis, so that norms written by hand count too, or that of a batch, group
+or instance norm. It is folded where only linear layers, or only convolutions, read it, with weights that
+nothing else reads; otherwise it stays, with the reason. So does a bias that a reader cannot take: it is then
+divided by the gain that went.
 """
 
 from __future__ import annotations
@@ -20,34 +19,29 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 from torch.fx import Node
 
-from canon.last_axis import entries, keeps_last_axis, shape_of
-from canon.program import Program, Slot, label, operation
+from canon.last_axis import entries, keeps_last_axis, keeps_shape, shape_of
+from canon.program import Program, Slot, label, named_arguments, operation
+from canon.reader import NotLinear, Reader, reader_of
+
+# Norms that learn along the second axis.
+_CHANNEL_NORMS = ("batch_norm", "group_norm", "instance_norm")
 
 
 @dataclass(frozen=True)
 class Folded:
-    """`folded` has the weights that took each gain, `kept` why the others stay."""
+    """`folded` has the weights that took each gain, `kept` why other gains and biases stay."""
 
     state: dict[str, Tensor]
     folded: dict[str, tuple[str, ...]]
     kept: dict[str, str]
 
 
-@dataclass(frozen=True)
-class _Reader:
-    """A linear layer; its weight's axis `inputs` reads the gain."""
-
-    node: Node
-    weight: Slot
-    bias: Slot | None
-    inputs: int
-
-
 @dataclass
 class _Gain:
-    """A learned product along the last axis, and the nodes that carry it out."""
+    """A learned product along the last axis, or along the channels, and the nodes that carry it out."""
 
     weight: Slot
+    channels: bool
     biases: dict[str, Slot] = field(default_factory=dict)
     nodes: list[Node] = field(default_factory=list)
 
@@ -75,12 +69,13 @@ def fold_norms(
             folded[gain.weight.name] = folder.fold(gain)
         except _Stays as reason:
             kept[gain.weight.name] = str(reason)
-    return Folded(folder.state, folded, kept)
+    return Folded(folder.state, folded, kept | folder.left)
 
 
 class _Folder:
     def __init__(self, program: Program, state: dict[str, Tensor]) -> None:
         self.program, self.state = program, state
+        self.left: dict[str, str] = {}
         nodes = list(program.graph.graph.nodes)
         places = [node for node in nodes if node.op == "placeholder"]
         self.calls = [node for node in nodes if node.op == "call_function"]
@@ -94,15 +89,19 @@ class _Folder:
         for node in self.calls:
             weight, bias = self._affine(node)
             if weight is not None:
-                gain = found.setdefault(weight.identity, _Gain(weight))
+                channels = operation(node) in _CHANNEL_NORMS and len(shape_of(node)) > 2
+                gain = found.setdefault(weight.identity, _Gain(weight, channels))
                 gain.nodes.append(node)
                 if bias is not None:
                     gain.biases[bias.name] = bias
         return list(found.values())
 
     def _affine(self, node: Node) -> tuple[Slot | None, Slot | None]:
-        """The gain and the bias of a node, where it has a learned gain along the last axis."""
+        """The gain and the bias of a node, where it has a learned gain along the last axis or the channels."""
         name, args = operation(node), node.args
+        if name in _CHANNEL_NORMS:
+            named = named_arguments(node)
+            return self._slot(named.get("weight")), self._slot(named.get("bias"))
         if name in ("layer_norm", "rms_norm") and len(args) > 2 and len(entries(args[1])) == 1:
             bias = args[3] if name == "layer_norm" and len(args) > 3 else None
             return self._slot(args[2]), self._slot(bias)
@@ -120,7 +119,9 @@ class _Folder:
 
     def fold(self, gain: _Gain) -> tuple[str, ...]:
         """Fold one gain into its readers; their weights' names. Raises `_Stays`."""
-        readers = {reader.node: reader for node in gain.nodes for reader in self._readers(node)}
+        readers = {
+            reader.node: reader for node in gain.nodes for reader in self._readers(node, gain.channels)
+        }
         if not readers:
             raise _Stays("nothing reads it")
         for own in (gain.weight, *gain.biases.values()):
@@ -139,63 +140,43 @@ class _Folder:
             raise _Stays("two of its readers share a bias")
         return self._take(gain, list(readers.values()))
 
-    def _readers(self, node: Node) -> Iterator[_Reader]:
+    def _readers(self, node: Node, channels: bool) -> Iterator[Reader]:
         for user in node.users:
-            if keeps_last_axis(user, node):
-                yield from self._readers(user)
-            else:
-                yield self._reader(user, node)
-
-    def _reader(self, node: Node, given: Node) -> _Reader:
-        if node.op == "output":
-            raise _Stays("it is an output of the network")
-        name, args = operation(node), list(node.args)
-        layouts = {
-            "linear": (0, 1, 2, 1),
-            "addmm": (1, 2, 0, 0),
-            "mm": (0, 1, None, 0),
-            "matmul": (0, 1, None, 0),
-        }
-        if name not in layouts or node.kwargs:
-            raise _Stays(f"{label(node)} reads it, which is no linear layer")
-        at, weight_at, bias_at, inputs = layouts[name]
-        bias = args[bias_at] if bias_at is not None and bias_at < len(args) else None
-        weight, slot = self._slot(args[weight_at]), self._slot(bias)
-        if (
-            args[at] is not given
-            or weight is None
-            or weight.value.dim() != 2
-            or (bias is not None and slot is None)
-        ):
-            raise _Stays(f"{label(node)} reads it, with a weight or bias that is not a parameter")
-        if slot is not None and slot.value.dim() != 1:
-            raise _Stays(f"{label(node)} reads it, whose bias is no vector")
-        return _Reader(node, weight, slot, inputs)
+            if user.op == "output":
+                raise _Stays("it is an output of the network")
+            if keeps_shape(user, node) if channels else keeps_last_axis(user, node):
+                yield from self._readers(user, channels)
+                continue
+            try:
+                yield reader_of(user, node, self.learned, channels)
+            except NotLinear as reason:
+                raise _Stays(str(reason)) from None
 
     def _only(self, slot: Slot, nodes: set[Node]) -> None:
         others = self.users[slot.identity] - nodes
         if others:
             raise _Stays(f"{slot.name} is used by {', '.join(sorted(label(node) for node in others))} too")
 
-    def _take(self, gain: _Gain, readers: list[_Reader]) -> tuple[str, ...]:
+    def _take(self, gain: _Gain, readers: list[Reader]) -> tuple[str, ...]:
         g = self.state[gain.weight.name].double()
         bias = next(iter(gain.biases.values()), None)
         b = torch.zeros_like(g) if bias is None else self.state[bias.name].double()
-        moves = all(reader.bias is not None for reader in readers)
-        if not moves and b.any() and not g.all():
-            raise _Stays("some gain is zero, and a reader without a bias cannot take the norm's bias")
+        still = next((why for reader in readers if (why := _cannot_shift(reader))), None)
+        if still and b.any() and not g.all():
+            raise _Stays(f"some gain is zero, and {still}")
         weights = {reader.weight.identity: reader for reader in readers}
-        shifted = {r.bias.identity: (r.bias, r) for r in readers if moves and r.bias is not None}
+        shifted = {r.bias.identity: (r.bias, r) for r in readers if not still and r.bias is not None}
         for c, reader in shifted.values():
-            w = self.state[reader.weight.name].double()
-            shift = w @ b if reader.inputs == 1 else b @ w
+            shift = reader.shift(self.state[reader.weight.name].double(), b)
             self._set(c, self.state[c.name].double() + shift)
         for reader in weights.values():
-            w = self.state[reader.weight.name].double()
-            self._set(reader.weight, w * (g if reader.inputs == 1 else g[:, None]))
+            self._set(reader.weight, reader.scaled(self.state[reader.weight.name].double(), g))
         self._set(gain.weight, torch.ones_like(g))
         if bias is not None:
-            self._set(bias, torch.zeros_like(b) if moves or not b.any() else b / g)
+            moves = not still or not b.any()
+            self._set(bias, torch.zeros_like(b) if moves else b / g)
+            if still and not moves:
+                self.left[bias.name] = f"{still}; it was divided by the gain"
         return tuple(reader.weight.name for reader in weights.values())
 
     def _set(self, slot: Slot, value: Tensor) -> None:
@@ -203,3 +184,9 @@ class _Folder:
         for name, (identity, _) in self.program.state_identities.items():
             if identity == slot.identity and name in self.state:
                 self.state[name] = value.to(self.state[name].dtype)
+
+
+def _cannot_shift(reader: Reader) -> str | None:
+    if reader.bias is None:
+        return f"{label(reader.node)} has no bias to take the norm's"
+    return reader.uneven

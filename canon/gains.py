@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from canon.permutation import Permutation, identity, relabel
+from canon.permutation import Permutation, axis_index, identity, relabel, take
 from canon.spec import PermutationSpec
 
 State = Mapping[str, Tensor]
@@ -19,8 +19,8 @@ def gains_by_group(
     """The rise of sum <A_T, P B_T> as the groups take their places one after another, outer ones first.
 
     All tensors and permutations carry a leading axis of networks (1 on a shared reference). Returns gains
-    (networks,) that add up to the whole rise, as far as the weights' precision goes. Each tensor is read
-    once more for every group that acts on it.
+    (networks,) that add up to the whole rise, as far as the weights' precision goes. One tensor is moved at
+    a time: memory stays at the largest.
     """
     count = next(iter(networks.values())).shape[0]
     now = identity(spec, (count,))
@@ -33,13 +33,22 @@ def gains_by_group(
         together = theirs @ ours[0] if len(ours) == 1 else torch.linalg.vecdot(ours, theirs)
         return together.double()
 
-    value: dict[str, Tensor] = {}
     gains = {name: torch.zeros(count, dtype=torch.float64) for name in spec.groups}
-    for group in sorted(spec.groups, key=lambda name: spec.groups[name].within is not None):
-        touched = {tensor for tensor, _ in spec.uses(group)} & set(counted)
-        before = {name: value[name] if name in value else product(name, networks[name]) for name in touched}
-        now[group] = permutation[group]
-        for name in touched:
-            value[name] = product(name, relabel(spec, now, name, networks[name], batch=1))
-            gains[group] += value[name] - before[name]
+    order = sorted(spec.groups, key=lambda name: spec.groups[name].within is not None)
+    for name in counted:
+        now, theirs, moved_axes = identity(spec, (count,)), networks[name], set[int]()
+        value = product(name, theirs)
+        for group in order:
+            mine = {number for number, axis in enumerate(spec.axes[name]) if group in axis.groups}
+            if not mine:
+                continue
+            now[group] = permutation[group]
+            if mine & moved_axes:  # an axis that moves again moves from where it first was
+                theirs = relabel(spec, now, name, networks[name], batch=1)
+            else:
+                for number in mine:
+                    theirs = take(theirs, axis_index(spec, spec.axes[name][number], now), 1 + number)
+            moved_axes |= mine
+            before, value = value, product(name, theirs)
+            gains[group] += value - before
     return gains

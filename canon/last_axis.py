@@ -23,6 +23,13 @@ _SAME = {"clone", "contiguous", "alias", "detach", "dropout", "_to_copy", "to", 
 _VIEWS = {"view", "reshape", "_unsafe_view", "flatten", "unflatten"}
 
 
+def keeps_shape(node: Node, given: Node) -> bool:
+    """Does the node hand `given` on as it is, every axis in its place?"""
+    return (
+        node.op == "call_function" and bool(node.args) and node.args[0] is given and operation(node) in _SAME
+    )
+
+
 def keeps_last_axis(node: Node, given: Node) -> bool:
     """Does the node hand the entries of `given` on, its last axis as it was?"""
     if node.op != "call_function" or not node.args or node.args[0] is not given:
@@ -30,7 +37,7 @@ def keeps_last_axis(node: Node, given: Node) -> bool:
     name, before, after = operation(node), shape_of(given), shape_of(node)
     if not before or not after or before[-1] != after[-1] or before[-1] == 1:
         return False
-    if name in _SAME or name in _VIEWS:
+    if keeps_shape(node, given) or name in _VIEWS:
         return True
     rank, args = len(before), node.args
     if name == "transpose":

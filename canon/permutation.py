@@ -41,6 +41,8 @@ def random(
 
 def axis_index(spec: PermutationSpec, axis: Axis, permutation: Permutation) -> Tensor:
     """Source position of every position of `axis`: shape (*batch, axis.size)."""
+    if len(axis.segments) == 1 and len(axis.segments[0]) == 1 and axis.groups:
+        return permutation[next(iter(axis.groups))]
     parts, start = [], 0
     for segment in axis.segments:
         parts.append(start + _segment_index(spec, segment, permutation))
@@ -89,10 +91,16 @@ def relabel(spec: PermutationSpec, permutation: Permutation, name: str, tensor: 
 
 
 def take(tensor: Tensor, index: Tensor, dim: int) -> Tensor:
-    """Positions `index` (*batch, positions) of axis `dim`; batch axes lead alike on the tensor."""
-    index = index.to(tensor.device)
+    """Positions `index` (*batch, positions) of axis `dim`; batch axes lead alike on the tensor.
+
+    The tensor itself where nothing moves.
+    """
     if index.dim() == 1 or index.numel() == index.shape[-1]:
-        return tensor.index_select(dim, index.flatten())
+        index = index.flatten()
+        if len(index) == tensor.shape[dim] and torch.equal(index, torch.arange(len(index))):
+            return tensor
+        return tensor.index_select(dim, index.to(tensor.device))
+    index = index.to(tensor.device)
     # Whole rows of one long table: several times faster than a gather of single entries.
     rows = tensor.movedim(dim, index.dim() - 1)
     batch, size = rows.shape[: index.dim() - 1], rows.shape[index.dim() - 1]

@@ -132,6 +132,13 @@ def operation(node: torch.fx.Node) -> str:
     return node.name if schema is None else schema.name.rpartition("::")[2]
 
 
+def named_arguments(node: torch.fx.Node) -> dict[str, Any]:
+    """The arguments of an ATen operation by their names."""
+    schema = getattr(node.target, "_schema", None)
+    names = [argument.name for argument in getattr(schema, "arguments", ())]
+    return {**dict(zip(names, node.args, strict=False)), **node.kwargs}
+
+
 def label(node: torch.fx.Node) -> str:
     """An operation and its module, as `linear in blocks.0.fc1`."""
     module = module_of(node)

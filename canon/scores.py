@@ -20,6 +20,9 @@ from canon.spec import Axis, Factor, PermutationSpec
 # Share of |A| |B| by which a difference of float32 products may be wrong, generously.
 ROUNDING = 2**-18
 
+# What Gram matrices may take in memory while they wait to be asked for again.
+KEPT_BYTES = 2**28
+
 # Where at most this share of the positions moved, a product is corrected, not computed again.
 FEW = 0.5
 
@@ -53,6 +56,7 @@ class Scores:
         )
         self.uses: dict[Family, dict[frozenset[str], list[Use]]] = {}
         self._stale: dict[tuple[Family, frozenset[str]], Tensor] = {}
+        self._room = KEPT_BYTES
         self._kept: dict[tuple[Family, frozenset[str]], Grams] = {}
         self._kept_at: dict[tuple[Family, frozenset[str]], dict[str, Tensor]] = {}
         for family in self.families:
@@ -102,7 +106,9 @@ class Scores:
         stale[rows] = False
         if key not in self._kept:
             part = self.fresh(chosen, rows)
-            if self._worth_keeping(family, needs) and len(rows) == self.count:
+            size = sum(found.nbytes for found in part.values())
+            if self._worth_keeping(family, needs) and len(rows) == self.count and size <= self._room:
+                self._room -= size
                 self._kept[key] = part
                 self._keep_arrangement(key)
             return part

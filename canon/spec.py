@@ -22,6 +22,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from math import prod
 from typing import Any, Literal
 
@@ -67,11 +68,11 @@ class Axis:
         tail = (Factor(block),) if block > 1 else ()
         return cls(((Factor(size, group, power), *tail),))
 
-    @property
+    @cached_property
     def size(self) -> int:
         return sum(prod(factor.size for factor in segment) for segment in self.segments)
 
-    @property
+    @cached_property
     def groups(self) -> frozenset[str]:
         return frozenset(f.group for segment in self.segments for f in segment if f.group is not None)
 

@@ -56,8 +56,9 @@ def match_weights(
     `reference`, for one reference each. `start` is a name in `canon.starts.STARTS` or "auto": anchored,
     and unless that is well founded others beside it. Small networks also start from the identity and
     from Frank-Wolfe's end, and the best objective is kept (on trained pairs that rule gave the lowest
-    barriers); large ones race anchored against the identity for a sweep. Where some group has no anchor
-    at all the identity goes to the end too, signatures as well if the two disagree.
+    barriers); large ones race anchored against the identity for a sweep, unless no group moves once all of its
+    weights are looked at. Where some group has no anchor at
+    all the identity goes to the end too, signatures as well if the two disagree.
     A gain counts when it exceeds `tolerance` x |A| |B|. With a `generator` the order of the groups is
     random in every sweep, without one it is the spec's.
 
@@ -132,20 +133,21 @@ def _best_of(
     first, sure = begin("anchored" if start == "auto" else start)
     if start != "auto" or sure >= SURE:
         return first.climb(sweeps).ended()
-    second = begin("identity")[0]
     if sure == 0:
-        one, other = first.climb(sweeps).ended(), second.climb(sweeps).ended()
+        one, other = first.climb(sweeps).ended(), begin("identity")[0].climb(sweeps).ended()
         best = _keep_better(one, other)
         # Sorted weights say little about trained networks: only where nothing at all was anchored.
         if torch.isclose(one.after, other.after, rtol=1e-9).all():
             return best
         return _keep_better(best, begin("signatures")[0].climb(sweeps).ended())
     if sum(prod(tensor.shape[1:]) for tensor in networks.values()) <= SMALL:
-        ends = (climb.climb(sweeps).ended() for climb in (first, second, begin("frank_wolfe")[0]))
-        return reduce(_keep_better, ends)
+        others = (begin(name)[0] for name in ("identity", "frank_wolfe"))
+        return reduce(_keep_better, (climb.climb(sweeps).ended() for climb in (first, *others)))
+    if first.settled():
+        return first.ended()
     # Anchored stands where the other comes with a sweep.
-    second.climb(min(RACE, sweeps))
-    behind = first.scores.objective() < second.scores.objective()
+    second = begin("identity")[0].climb(min(RACE, sweeps))
+    behind = first.objective() < second.objective()
     first.give_up(behind)
     second.give_up(~behind)
     return _keep_better(first.climb(sweeps).ended(), second.climb(sweeps).ended())
@@ -159,18 +161,33 @@ class _Climb:
     ) -> None:
         self.scores, self.before, self.generator = scores, before, generator
         self.least, self.order, self.done = tolerance * scores.scale, list(scores.families), 0
+        self._objective: Tensor | None = None
 
     def climb(self, sweeps: int) -> _Climb:
         """Go on until nothing gains, or `sweeps` are done in all."""
         scores = self.scores
         while self.done < sweeps and any(len(scores.dirty(family)) for family in self.order):
-            self.done += 1
+            self.done, self._objective = self.done + 1, None
             if self.generator is not None:
                 order = torch.randperm(len(self.order), generator=self.generator)
                 self.order = [self.order[i] for i in order]
             for wave in _waves(scores, self.order):
                 _step(scores, wave, self.least)
         return self
+
+    def settled(self) -> bool:
+        """Does nothing gain, all weights looked at? Goes on to the first family that does."""
+        for family in self.order:
+            if _step(self.scores, [family], self.least):
+                return False
+        self.done = 1
+        return True
+
+    def objective(self) -> Tensor:
+        """Where it stands, (networks,): computed once for each place."""
+        if self._objective is None:
+            self._objective = self.scores.objective()
+        return self._objective
 
     def give_up(self, losing: Tensor) -> None:
         """Leave the networks `losing` where they are."""
@@ -181,7 +198,7 @@ class _Climb:
         waiting = [scores.dirty(family) for family in self.order]
         converged = torch.ones(scores.count, dtype=torch.bool)
         converged[torch.cat([*waiting, torch.zeros(0, dtype=torch.long)])] = False
-        return _Ascent(scores.permutation, self.before, scores.objective(), self.done, converged)
+        return _Ascent(scores.permutation, self.before, self.objective(), self.done, converged)
 
 
 def _waves(scores: Scores, order: list[Family]) -> Iterator[list[Family]]:
@@ -203,15 +220,18 @@ def _waves(scores: Scores, order: list[Family]) -> Iterator[list[Family]]:
         waiting = [family for family in waiting if family not in wave]
 
 
-def _step(scores: Scores, wave: list[Family], least: Tensor) -> None:
-    """Solve a wave for the networks that have news for it, accept what gains more than `least`."""
+def _step(scores: Scores, wave: list[Family], least: Tensor) -> bool:
+    """Solve a wave for the networks that have news for it, accept what gains more than `least`: was there any?"""
     asked = [(family, rows) for family in wave if len(rows := scores.dirty(family))]
     grams = [scores.grams(family, rows) for family, rows in asked]
     problems = [(family, gram) for (family, _), gram in zip(asked, grams, strict=True)]
     proposals = solve_families(scores.spec, problems)
+    gained = False
     for (family, rows), gram, proposal in zip(asked, grams, proposals, strict=True):
         better = scores.gain(family, rows, gram, proposal) > least[rows]
+        gained = gained or bool(better.any())
         scores.accept(family, rows[better], {name: p[better] for name, p in proposal.items()})
+    return gained
 
 
 def _keep_better(one: _Ascent, other: _Ascent) -> _Ascent:

@@ -24,7 +24,7 @@ def canonicalize(
         bool,
         typer.Option(
             "--fold",
-            help="Let linear layers take the gains and biases of norms before them, and the scale that a batch norm absorbs.",
+            help="Let linear layers and convolutions take the gains and biases of norms before them, and the scale that a batch norm absorbs.",
         ),
     ] = False,
     json: bool = console.JSON,

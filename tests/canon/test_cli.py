@@ -3,6 +3,7 @@
 import dataclasses
 import errno
 import json
+import os
 import subprocess
 import sys
 from inspect import getdoc
@@ -53,6 +54,11 @@ def needs(width):
 
 number = 3
 """
+
+
+class Code:
+    def __reduce__(self):
+        return (os.system, ("touch owned",))
 
 
 def net(seed):
@@ -526,8 +532,14 @@ BAD = {
     "directory": ("align a.pt d.pt --spec s.json", "d.pt is a directory"),
     "empty": ("align a.pt empty.safetensors --spec s.json", "empty.safetensors is empty"),
     "cut": ("align a.pt cut.safetensors --spec s.json", "cut.safetensors is damaged: its header claims"),
+    "claims too much": (
+        "align a.pt claims.safetensors --spec s.json",
+        "claims 4000000000000 bytes of tensors",
+    ),
+    "code": ("align a.pt code.pt --spec s.json", "a pickle that needs the code of posix.system"),
     "not a network": ("align a.pt x.npz --spec s.json", "ends in one of .safetensors"),
     "nan": ("align a.pt nan.pt --spec s.json", "nan.pt: 2.bias holds NaN or infinity (1 of 12 values)"),
+    "infinity": ("align inf.pt b.pt --spec s.json", "inf.pt: 2.bias holds NaN or infinity (1 of 12 values)"),
     "other architecture": (
         "align a.pt big.pt --spec s.json",
         "0.weight (12, 5) and (13, 5); 0.bias (12,) and (13,)",
@@ -575,8 +587,13 @@ def bad_files(folder):
     (folder / "empty.safetensors").write_bytes(b"")
     checkpoint.write("cut.safetensors", state)
     (folder / "cut.safetensors").write_bytes((folder / "cut.safetensors").read_bytes()[:-4])
-    nan = state | {"2.bias": torch.where(torch.arange(HIDDEN) == 3, torch.nan, state["2.bias"])}
-    torch.save(nan, "nan.pt")
+    for name, value in (("nan", torch.nan), ("inf", -torch.inf)):
+        bias = torch.where(torch.arange(HIDDEN) == 3, value, state["2.bias"])
+        torch.save(state | {"2.bias": bias}, f"{name}.pt")
+    claim = {"w": {"dtype": "F32", "shape": [10**12], "data_offsets": [0, 4 * 10**12]}}
+    header = json.dumps(claim).encode()
+    (folder / "claims.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
+    torch.save({"w": Code()}, "code.pt")
     big = nn.Sequential(nn.Linear(IN, 13), nn.ReLU(), nn.Linear(13, 13), nn.ReLU(), nn.Linear(13, OUT))
     torch.save(big.state_dict(), "big.pt")
     torch.save({"foo": torch.ones(2, 3), "bar": torch.ones(5)}, "odd.pt")

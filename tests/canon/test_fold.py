@@ -31,8 +31,10 @@ def check(module, x):
     )
     for gain in found.folded:
         assert (found.state[gain] == 1).all()
-    for gain in found.kept:
-        assert torch.equal(found.state[gain], before[gain])
+    for kept in found.kept:
+        gain = kept.replace(".bias", ".weight")
+        went = kept != gain and gain in found.folded
+        assert torch.equal(found.state[kept], before[kept] / before[gain] if went else before[kept])
     return found
 
 
@@ -58,7 +60,9 @@ def test_a_state_that_was_folded_is_folded_already():
 
 def test_a_reader_without_bias_leaves_the_norm_its_bias():
     module = lively(nn.Sequential(nn.LayerNorm(6), nn.Linear(6, 4, bias=False)))
-    assert check(module, double(3, 6)).state["0.bias"].all()
+    found = check(module, double(3, 6))
+    assert found.state["0.bias"].all()
+    assert found.kept["0.bias"] == "linear in 1 has no bias to take the norm's; it was divided by the gain"
     with torch.no_grad():
         module[0].weight[2] = 0
     assert "some gain is zero" in check(module, double(3, 6)).kept["0.weight"]
@@ -139,6 +143,45 @@ def test_a_norm_written_by_hand_over_weights_stored_the_other_way():
             return torch.addmm(self.bias, y.view(-1, 6), self.up).view(2, 3, 4)
 
     assert check(lively(ByHand()), double(2, 3, 6)).folded == {"gain": ("up",)}
+
+
+NORMS = [nn.BatchNorm2d(6), nn.GroupNorm(2, 6), nn.InstanceNorm2d(6, affine=True)]
+
+
+@pytest.mark.parametrize("norm", NORMS, ids=[type(norm).__name__ for norm in NORMS])
+@pytest.mark.parametrize("groups", [1, 2, 6])
+def test_a_convolution_takes_a_norm_before_it(norm, groups):
+    module = lively(nn.Sequential(norm, nn.Dropout(), nn.Conv2d(6, 12, 3, groups=groups), nn.ReLU()))
+    found = check(module, double(2, 6, 5, 5))
+    assert found.folded == {"0.weight": ("2.weight",)}
+    assert not found.kept
+    assert not found.state["0.bias"].any()
+
+
+@pytest.mark.parametrize(
+    ("layer", "reason"),
+    [
+        (nn.Conv2d(6, 4, 3, padding=1), "conv2d in 1 pads with zeros"),
+        (nn.Conv2d(6, 4, 3, padding="same"), "conv2d in 1 pads with zeros"),
+        (nn.ConvTranspose2d(6, 4, 3, groups=2), "conv_transpose2d in 1 adds up more of its input"),
+        (nn.Conv2d(6, 4, 3, bias=False), "conv2d in 1 has no bias"),
+    ],
+)
+def test_a_shift_that_is_none_after_the_convolution_stays(layer, reason):
+    found = check(lively(nn.Sequential(nn.BatchNorm2d(6), layer)), double(2, 6, 5, 5))
+    assert found.folded == {"0.weight": ("1.weight",)}
+    assert found.kept["0.bias"].startswith(reason)
+
+
+def test_a_batch_norm_before_a_linear_layer_and_before_an_activation():
+    found = check(
+        lively(
+            nn.Sequential(nn.BatchNorm1d(6), nn.Linear(6, 5), nn.BatchNorm1d(5), nn.ReLU(), nn.Linear(5, 2))
+        ),
+        double(3, 6),
+    )
+    assert found.folded == {"0.weight": ("1.weight",)}
+    assert found.kept == {"2.weight": "relu in 3 reads it, which is no linear layer"}
 
 
 def test_a_transformer_folds_before_attention_and_before_its_mlp():

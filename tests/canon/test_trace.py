@@ -140,6 +140,24 @@ def test_an_unknown_operation_freezes_what_it_touches():
     assert "fft" in spec.frozen["stem.weight axis 0"]
 
 
+@pytest.mark.parametrize("recurrent", [nn.LSTM, nn.GRU])
+def test_a_recurrent_layer_stays_and_what_lies_before_it_moves(recurrent):
+    module = Network(
+        lambda self, x: self.out(self.recurrent(self.mid(self.up(x).relu()).relu())[0]),
+        up=nn.Linear(5, 8),
+        mid=nn.Linear(8, 7),
+        recurrent=recurrent(7, 6, batch_first=True),
+        out=nn.Linear(6, 3),
+    )
+    spec = canon.trace(module.eval(), (torch.randn(2, 4, 5),))
+    assert {name for group in spec.groups for name, _ in spec.uses(group)} == {
+        "up.weight", "up.bias", "mid.weight",
+    }  # fmt: skip
+    reason = f"an operation that canon does not know ({recurrent.__name__.lower()} in recurrent)"
+    touched = [f"recurrent.weight_{part}_l0 axis {axis}" for part in ("ih", "hh") for axis in (0, 1)]
+    assert all(spec.frozen[name] == reason for name in (*touched, "mid.weight axis 0", "out.weight axis 1"))
+
+
 def test_what_is_never_called_is_covered_and_stays():
     def forward(m, x):
         return m.used(x)
