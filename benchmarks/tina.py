@@ -16,7 +16,7 @@ import argparse
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -76,11 +76,16 @@ VARIANTS = {
     "tina": Variant("tina", cheaper=5),
     "tina, a block a row": Variant("tina", {"chunk": 512}, cheaper=5),
 }
+# a step on whole CNNs costs many of one on heads
+CNNS = {
+    "small": {"batch_size": 16, "steps": 150, "evaluate_every": 50, "save_every": 150},
+    "paper": {},
+}
 # steps of training by size; `tina` is the preset of that name at its small size
 STEPS = {"small": 400, "paper": 20_000}
 # image prompts: the CLIP of random weights where none is named, steps, images a class, networks a split
 CLIP, IMAGE_STEPS, SHOTS, SHOWN = "ViT-B-32", 100, (1, 5), 20
-NETWORKS = {"small": 100, "paper": 1000}
+NETWORKS = {"heads": {"small": 100, "paper": 1000}, "cnns": {"small": 40, "paper": 200}}
 
 
 def trained_generator(
@@ -328,15 +333,18 @@ def measure(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     for name, zoo in zoos(options):
         for variant in options.variants if name == "heads" else ["weightflow"]:
             for seed in range(options.seeds):
-                known, seconds = trained_generator(zoo, VARIANTS[variant], seed, options)
+                chosen, most = VARIANTS[variant], NETWORKS.get(name, {}).get(options.size, 0)
+                if name == "cnns":
+                    chosen = replace(chosen, changes={**chosen.changes, **CNNS[options.size]})
+                known, seconds = trained_generator(zoo, chosen, seed, options)
                 who = {"zoo": name, "variant": variant, "seed": seed}
                 if name == "wide":
                     yield from by_ways(known, who)
                     continue
-                for row in rows_of(known, who, NETWORKS[options.size]):
+                for row in rows_of(known, who, most):
                     yield {**row, "training_seconds": round(seconds, 1)}
                 if variant == "weightflow" and options.encoder.startswith("table:"):
-                    yield from other_names(known, who, NETWORKS[options.size])
+                    yield from other_names(known, who, most)
         if name == "heads":
             yield from image_prompts(zoo, options)
 
