@@ -27,6 +27,10 @@ from weightflow.text import Prompt, PromptBatch, TextEncoder, encode_prompts, lo
 from weightflow.text.description import encode as encode_descriptions
 from weightflow.zoo.logits import State
 
+# Entries that are moved together: more do not fit a processor's caches, and their memory is not kept by the
+# allocator from one step to the next. Large networks still go a few at a time.
+PART, LEAST = 2**22, 4
+
 
 @dataclass(frozen=True)
 class Neighbour:
@@ -112,11 +116,11 @@ class Flow(Pretrained):
         return self._draw([torch.Generator().manual_seed(seed) for seed in seeds], present)
 
     def _draw(self, streams: Sequence[torch.Generator], present: Tensor) -> Tensor:
-        layout = self.coordinates.layout
-        draws = [torch.randn(layout.tokens, layout.width, generator=stream) for stream in streams]
-        return (
-            torch.stack(draws).mul_(self.header.config.objective.source).mul_(self.coordinates.used(present))
-        )
+        layout, source = self.coordinates.layout, self.header.config.objective.source
+        drawn, used = torch.empty(len(streams), layout.tokens, layout.width), self.coordinates.used(present)
+        for network, stream in zip(drawn, streams, strict=True):
+            network.normal_(std=source, generator=stream)
+        return drawn if bool(used.all()) else drawn.mul_(used)
 
     def _later_noise(self, seeds: Sequence[int], present: Tensor) -> Noise:
         """Each network's own stream, where it stands after its source noise."""
@@ -143,6 +147,7 @@ class Flow(Pretrained):
                 f"'{config.method}' draws noise at every step: give {len(x)} seeds, found {len(seeds)}"
             )
         words = PromptBatch(prompts.vectors.to(self.device), prompts.present.to(self.device))
+        together = min(config.batch_size, max(LEAST, PART // x[0].numel() if len(x) else LEAST))
         parts = [
             self._move(
                 words[rows],
@@ -151,9 +156,7 @@ class Flow(Pretrained):
                 start,
                 [seeds[i] for i in rows.tolist()] if seeds else [],
             )
-            for rows, part in zip(
-                torch.arange(len(x)).split(config.batch_size), x.split(config.batch_size), strict=True
-            )
+            for rows, part in zip(torch.arange(len(x)).split(together), x.split(together), strict=True)
         ]
         # whole networks are large: one part is not copied
         return (parts[0] if len(parts) == 1 else torch.cat(parts)).to(x.device)

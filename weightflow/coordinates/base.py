@@ -24,11 +24,13 @@ def used_entries(
     architecture: Architecture, layout: Layout, present: Present
 ) -> Bool[Tensor, "networks tokens width"]:
     """Which entries of a layout's tokens belong to a network with these logits."""
+    distinct, which = present.unique(dim=0, return_inverse=True)  # networks of one task are alike
     ones = {
-        name: torch.ones(1, *shape).expand(len(present), *shape)
+        name: torch.ones(1, *shape).expand(len(distinct), *shape)
         for name, shape in architecture.shapes.items()
     }
-    return layout.encode(pad_with_zeros(architecture, ones, present)).bool()
+    used = layout.encode(pad_with_zeros(architecture, ones, distinct)).bool()
+    return used.expand(len(present), -1, -1) if len(distinct) == 1 else used[which]
 
 
 class Coordinates(ABC):

@@ -11,6 +11,7 @@ from itertools import pairwise
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from weightflow.model.conditioning import CONDITIONINGS
 from weightflow.model.config import ModelConfig
@@ -55,5 +56,9 @@ class WeightMLP(nn.Module):
         count = present.sum(1, keepdim=True)
         mean = (text * present.unsqueeze(-1)).sum(1) / count.clamp(min=1)
         words = torch.where(count > 0, self.text(mean), self.nothing)
-        x = torch.cat([x_t.flatten(1), self.time(t.unsqueeze(1)), words], dim=1)
-        return self.layers(x).unflatten(1, self.shape)
+        told, first = torch.cat([self.time(t.unsqueeze(1)), words], dim=1), self.layers[0]
+        assert isinstance(first, nn.Linear)
+        # the concatenation with x_t, without a copy of whole networks
+        into, beside = first.weight.split((x_t[0].numel(), told.shape[1]), dim=1)
+        x = torch.addmm(F.linear(told, beside, first.bias), x_t.flatten(1), into.T)
+        return self.layers[1:](x).unflatten(1, self.shape)
