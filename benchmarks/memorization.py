@@ -52,12 +52,12 @@ class Generator:
     changes: dict[str, Any] = field(default_factory=dict)
 
 
-OURS = "ours"
+OURS, SILENT = "ours", "ours, no behaviour"
 GENERATORS = {
     OURS: Generator("narrow", 250),
     "ours, no noise passes through": Generator("narrow", 250, {"objective": {"prior": 0.0}}),
     "ours, behaviour of predictions": Generator("narrow", 250, {"behaviour": {"sampled": 0.0}}),
-    "ours, no behaviour": Generator("narrow", 250, {"behaviour": {"weight": 0.0, "sampled": 0.0}}),
+    SILENT: Generator("narrow", 250, {"behaviour": {"weight": 0.0, "sampled": 0.0}}),
     "ours, diffusion": Generator("narrow", 250, {"objective": {"path": "diffusion"}}),
     "deepweightflow": Generator("deepweightflow", 6000),
 }
@@ -257,6 +257,14 @@ def aims(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
             "met": False,
         }
     )
+    silent = [r for r in rows if r["generator"] == SILENT and r["networks_in_zoo"] < 1000]
+    for what, key, unit in (
+        ("share of the zoo's accuracy", "share_of_trained", 1),
+        ("nearest-distance ratio", "nearest_distance_ratio", 1),
+        ("seconds of training a step", "training_seconds", own[0]["training_steps"]),
+    ):
+        bought = [(a[key] - b[key]) / unit for a, b in zip(own, silent, strict=False)]
+        found.append(aim(f"behaviour in the loss adds: {what}", "shown", bought, True))
     thousand = of(1000, own_sampler=True)
     name, wanted = (
         "share of the zoo's accuracy, 1,000 training networks",
@@ -285,8 +293,8 @@ def main() -> None:
             Bench.of(population(asked.thousand, small, folder), bench.networks) if asked.thousand else None
         )
         for seed in range(asked.seeds):
-            # at the small size the choices undone are shown for the first seed alone
-            for name in GENERATORS if seed == 0 or not small else (OURS, "deepweightflow"):
+            # at the small size most choices undone are shown for the first seed alone
+            for name in GENERATORS if seed == 0 or not small else (OURS, SILENT, "deepweightflow"):
                 rows += generator_rows(bench, name, seed, small, folder)
                 print(rows[-1], flush=True)
             rows += baseline_rows(bench, seed, folder / f"{len(bench.zoo)}-{seed}-{OURS}")

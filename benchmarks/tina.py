@@ -16,7 +16,7 @@ import argparse
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -64,19 +64,28 @@ class Variant:
     cheaper: int = 1
 
 
+PLAIN, SILENT = "weightflow, no anchors", "weightflow, no anchors, no behaviour"
+BEYOND = "weightflow, no anchors, behaviour beyond the zoo"
+CENTRED = {"model": {"centred": True}}
 ANCHORS = {"anchors": {"kind": "regression"}}
 VARIANTS = {
     "weightflow": Variant("weightflow", ANCHORS),
-    "weightflow, no anchors": Variant("weightflow"),
-    "weightflow, no behaviour": Variant("weightflow", {**ANCHORS, "behaviour": {"weight": 0.0}}),
+    PLAIN: Variant("weightflow", CENTRED),
+    SILENT: Variant("weightflow", {**CENTRED, "behaviour": {"weight": 0.0}}),
+    BEYOND: Variant("weightflow", {**CENTRED, "behaviour": {"beyond": 0.5}}),
     "tina": Variant("tina", cheaper=5),
     "tina, a block a row": Variant("tina", {"chunk": 512}, cheaper=5),
+}
+# a step on whole CNNs costs many of one on heads
+CNNS = {
+    "small": {"batch_size": 16, "steps": 150, "evaluate_every": 50, "save_every": 150},
+    "paper": {},
 }
 # steps of training by size; `tina` is the preset of that name at its small size
 STEPS = {"small": 400, "paper": 20_000}
 # image prompts: the CLIP of random weights where none is named, steps, images a class, networks a split
 CLIP, IMAGE_STEPS, SHOTS, SHOWN = "ViT-B-32", 100, (1, 5), 20
-NETWORKS = {"small": 100, "paper": 1000}
+NETWORKS = {"heads": {"small": 100, "paper": 1000}, "cnns": {"small": 40, "paper": 200}}
 
 
 def trained_generator(
@@ -284,7 +293,34 @@ def aims(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     def ahead(row: dict[str, Any]) -> float:
         return row["accuracy"] - row["ridge_rows"]
 
+    def bought(what: str, with_it: str, without: str, split: str, key: str) -> dict[str, Any]:
+        a, b = (
+            [r[key] for r in rows if (r["table"], r.get("variant"), r.get("split")) == ("splits", v, split)]
+            for v in (with_it, without)
+        )
+        where = split.replace("_", " ")
+        name = f"{what} adds on heads, {where}: {key.replace('_', ' ')}"
+        if not a or not b:
+            return {
+                "name": name,
+                "aim": "shown",
+                "value": None,
+                "interval": None,
+                "met": False,
+                "reason": "not run",
+            }
+        return aim(name, "shown, whichever sign", [x - y for x, y in zip(a, b, strict=True)], True)
+
+    effects = [
+        bought(what, *pair, split, key)
+        for what, pair in (("behaviour in the loss", (PLAIN, SILENT)), ("behaviour beyond the zoo", (BEYOND, PLAIN)))
+        for split, key in (
+            ("unseen_combinations", "accuracy"), ("unseen_classes", "accuracy"),
+            ("unseen_combinations", "nearest_distance_ratio"), ("unseen_combinations", "training_seconds"),
+        )
+    ]  # fmt: skip
     return [
+        *effects,
         least("heads, unseen combinations, share of trained", "heads", "unseen_combinations", 0.995, share),
         least("CNNs, unseen combinations, share of trained", "cnns", "unseen_combinations", 0.97, share),
         least("heads, nine unseen classes, accuracy", "heads", "unseen_classes", 0.68, plain),
@@ -297,15 +333,18 @@ def measure(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     for name, zoo in zoos(options):
         for variant in options.variants if name == "heads" else ["weightflow"]:
             for seed in range(options.seeds):
-                known, seconds = trained_generator(zoo, VARIANTS[variant], seed, options)
+                chosen, most = VARIANTS[variant], NETWORKS.get(name, {}).get(options.size, 0)
+                if name == "cnns":
+                    chosen = replace(chosen, changes={**chosen.changes, **CNNS[options.size]})
+                known, seconds = trained_generator(zoo, chosen, seed, options)
                 who = {"zoo": name, "variant": variant, "seed": seed}
                 if name == "wide":
                     yield from by_ways(known, who)
                     continue
-                for row in rows_of(known, who, NETWORKS[options.size]):
+                for row in rows_of(known, who, most):
                     yield {**row, "training_seconds": round(seconds, 1)}
                 if variant == "weightflow" and options.encoder.startswith("table:"):
-                    yield from other_names(known, who, NETWORKS[options.size])
+                    yield from other_names(known, who, most)
         if name == "heads":
             yield from image_prompts(zoo, options)
 
