@@ -34,6 +34,7 @@ _HOME = {
     "random": "permutation",
     "reestimate_batch_norm": "statistics",
     "repair": "statistics",
+    "restore_norms": "norms",
     "straight_through": "straight_through",
     "trace": "trace",
 }

@@ -82,7 +82,7 @@ def _warnings(first: Checkpoint, runnable: Runnable | None, repair: str) -> list
     normed = any(name.endswith("running_var") for name in first.state) or (
         runnable is not None and any(isinstance(part, BATCH_NORMS) for part in runnable.module.modules())
     )
-    if repair == "none" and normed:
+    if repair in ("none", "norms") and normed:
         return [
             "the running statistics are means of the networks', which no network has; "
             "re-estimate them: --repair batch-norm --model … --train x.npz"

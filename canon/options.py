@@ -59,6 +59,7 @@ Train = Annotated[
 Repair = Annotated[
     str,
     typer.Option(
-        "--repair", help="Statistics of merged networks: none, batch-norm or repair (needs --train)."
+        "--repair",
+        help="After merging: none, norms (each unit's weights get their length back), or, with --train, batch-norm or repair (statistics).",
     ),
 ]

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from canon.data import Data
 from canon.errors import InputError
+from canon.norms import restore_norms
 from canon.runnable import with_twins
 
 State = Mapping[str, Tensor]
@@ -176,8 +177,10 @@ def repairer(kind: str, module: nn.Module | None, train: Data | None, batch: int
     """
     if kind == "none":
         return lambda merged, sources, weights: merged
+    if kind == "norms":
+        return restore_norms
     if kind not in ("batch-norm", "repair"):
-        raise InputError(f"repair '{kind}' is not known; one of none, batch-norm, repair")
+        raise InputError(f"repair '{kind}' is not known; one of none, norms, batch-norm, repair")
     if module is None or train is None:
         raise InputError(f"--repair {kind} runs the network on training examples; give --model and --train")
     if not any(isinstance(part, (*UNITS, *BATCH_NORMS)) for part in module.modules()):

@@ -367,6 +367,16 @@ def test_merge_of_relabellings_is_the_first(canon):
     assert all(torch.allclose(a[name], n[name], atol=1e-6) for name in a)
 
 
+def test_merge_gives_units_their_length_back(canon):
+    for repair in ("none", "norms"):
+        assert canon(f"merge a.pt other.pt --repair {repair} --out {repair}.pt")[0] == 0
+    a, b, mean, found = (
+        float(checkpoint.read(f"{n}.pt").state["2.weight"].norm()) for n in ("a", "other", "none", "norms")
+    )
+    assert mean < 0.9 * found
+    assert found == pytest.approx((a + b) / 2, rel=0.05)
+
+
 def test_merge_as_they_are_needs_no_spec(canon):
     assert canon("merge a.pt other.pt --as-they-are --weights 3,1 --out m.pt")[0] == 0
     a, b, m = (checkpoint.read(f"{name}.pt").state["0.bias"] for name in ("a", "other", "m"))
@@ -573,7 +583,7 @@ BAD = {
     "kind": ("apply t.safetensors b.pt --kind magic", "one of network, task-vector, lora, optimizer"),
     "no code": ("barrier a.pt b.pt --data x.npz", "give --model or a .pt2 file"),
     "no data": ("barrier a.pt b.pt --model nets.py:build --data s.json", "no .npz of plain arrays"),
-    "repair": ("merge a.pt b.pt --as-they-are --repair magic", "one of none, batch-norm, repair"),
+    "repair": ("merge a.pt b.pt --as-they-are --repair magic", "one of none, norms, batch-norm, repair"),
     "one network": ("merge a.pt", "two networks or more"),
     "weights": ("merge a.pt b.pt --weights 1,2,3", "expected 2 numbers"),
     "picture": ("barrier a.pt b.pt --model nets.py:build --data x.npz --plot p.txt", "ends in .png"),
