@@ -63,7 +63,7 @@ def resolve(found: Checkpoint, hints: Hints = Hints(), runnable: Runnable | None
 
 def described(found: Checkpoint) -> Runnable | None:
     """The code of a network whose file says its architecture to a package that is installed."""
-    from canon.families import from_metadata
+    from canon.architectures import from_metadata
 
     built = from_metadata(found.metadata)
     if built is None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from canon import checkpoint, families
+from canon import checkpoint
 from canon import permutation as perm
 from canon.errors import InputError
 from canon.resolve import resolve
@@ -175,7 +175,9 @@ def test_canon_knows_the_files_of_weightflow_by_the_entry_point(architecture, tm
     project = Path(__file__).parents[2] / "pyproject.toml"
     declared = tomllib.loads(project.read_text())["project"]["entry-points"]["canon.architectures"]
     found = [EntryPoint(name, value, "canon.architectures") for name, value in declared.items()]
-    monkeypatch.setattr(families, "entry_points", lambda group: found if group == found[0].group else [])
+    monkeypatch.setattr(
+        "canon.architectures.entry_points", lambda group: found if group == found[0].group else []
+    )
     stack = {n: t[None] for n, t in architecture.build().state_dict().items()}
     classes = tuple("abcdefghij"[: architecture.classes])
     write_network(tmp_path / "net.safetensors", architecture, stack, classes)
