@@ -5,6 +5,7 @@ from canon.commands.align import align
 from canon.commands.alone import canonicalize, inspect
 from canon.commands.apply import apply
 from canon.commands.barrier import barrier
+from canon.commands.groups import grouped
 from canon.commands.merge import merge
 from canon.commands.verify import verify
 
@@ -23,7 +24,7 @@ app = console.application(
 
 
 for command in (align, canonicalize, inspect, verify, apply, barrier, merge):
-    app.command()(command)
+    app.command()(grouped(command))
 
 
 def main() -> None:

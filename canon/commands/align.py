@@ -8,37 +8,19 @@ from typing import Annotated
 import typer
 
 from canon import console, describe
-from canon.commands.shared import check_outputs, draws, examples_of, hints_of, order_of, write, write_text
-from canon.options import (
-    Balance,
-    Batch,
-    Examples,
-    Family,
-    Input,
-    Method,
-    Model,
-    Out,
-    Seed,
-    Spec,
-    Start,
-    TransformOut,
-)
+from canon.commands.groups import HintOptions, MatchOptions
+from canon.commands.shared import check_outputs, draws, examples_of, write, write_text
+from canon.options import Examples, Out, TransformOut
 
 
 def align(
     a: Annotated[Path, typer.Argument(metavar="A", help="The network whose order is taken.")],
     b: Annotated[Path, typer.Argument(metavar="B", help="The network that is reordered.")],
     out: Out,
-    spec: Spec = None,
-    model: Model = None,
-    family: Family = None,
-    input: Input = None,
-    method: Method = "weights",
-    start: Start = "auto",
-    balance: Balance = False,
+    *,
+    hints: HintOptions,
     data: Examples = None,
-    batch: Batch = 256,
-    seed: Seed = None,
+    matching: MatchOptions,
     transform: TransformOut = None,
     report: Annotated[
         Path | None, typer.Option("--report", metavar="R.json", help="Write the report.")
@@ -58,15 +40,13 @@ def align(
     """
     check_outputs(out, transform, report)
     from canon.alignment import align
-    from canon.methods import Means, matcher_for
     from canon.resolve import read_pair, resolve
 
     pair = read_pair(a, b)
-    resolved = resolve(pair.known, hints_of(spec, model, family, input))
-    means = Means(start, order_of(seed), resolved.runnable, examples_of(data), batch)
-    matcher = matcher_for(method, means)
+    resolved = resolve(pair.known, hints.hints())
+    matcher = matching.matcher(resolved.runnable, examples_of(data))
     with console.progress(None, "matching", quiet=quiet):
-        done = align(pair.a, pair.b, resolved, matcher, balance=balance, generator=draws())
+        done = align(pair.a, pair.b, resolved, matcher, balance=matching.balance, generator=draws())
     write(out, done.aligned)
     if transform is not None:
         done.transform.save(transform)

@@ -8,17 +8,16 @@ from typing import Annotated
 import typer
 
 from canon import console, describe
-from canon.commands.shared import check_outputs, draws, hints_of, write, write_text
-from canon.options import Family, Input, Model, Network, Out, Spec, TransformOut
+from canon.commands.groups import HintOptions
+from canon.commands.shared import check_outputs, draws, write, write_text
+from canon.options import Family, Input, Model, Network, Out, TransformOut
 
 
 def canonicalize(
     a: Network,
     out: Out,
-    spec: Spec = None,
-    model: Model = None,
-    family: Family = None,
-    input: Input = None,
+    *,
+    hints: HintOptions,
     transform: TransformOut = None,
     fold: Annotated[
         bool,
@@ -47,7 +46,7 @@ def canonicalize(
     if fold and transform is not None:
         raise InputError("--transform keeps relabellings and scales, which folding is not; leave one out")
     network = read_one(a)
-    resolved = resolve(network, hints_of(spec, model, family, input))
+    resolved = resolve(network, hints.hints())
     if fold:
         folded, report = folded_form(network, resolved, draws())
         write(out, folded)
@@ -82,7 +81,7 @@ def inspect(
     check_outputs(spec)
     from canon.resolve import read_one, resolve
 
-    resolved = resolve(read_one(a), hints_of(None, model, family, input))
+    resolved = resolve(read_one(a), HintOptions(None, model, family, input).hints())
     if spec is not None:
         write_text(spec, resolved.spec.to_json() + "\n")
     found = describe.spec(resolved.spec, resolved.source)

@@ -8,22 +8,9 @@ from typing import Annotated
 import typer
 
 from canon import console, describe
-from canon.commands.shared import check_outputs, draws, examples_of, hints_of, order_of
-from canon.options import (
-    Balance,
-    Batch,
-    Family,
-    Input,
-    Method,
-    Model,
-    Network,
-    Other,
-    Repair,
-    Seed,
-    Spec,
-    Start,
-    Train,
-)
+from canon.commands.groups import HintOptions, MatchOptions
+from canon.commands.shared import check_outputs, draws, examples_of
+from canon.options import Network, Other, Repair, Train
 
 
 def barrier(
@@ -32,6 +19,7 @@ def barrier(
     data: Annotated[
         Path, typer.Option("--data", metavar="X.npz", help="Where to score: an .npz with x and y.")
     ],
+    *,
     aligned: Annotated[bool, typer.Option("--align", help="Also align B to A, and score that line.")] = False,
     train: Train = None,
     repair: Repair = "none",
@@ -39,15 +27,8 @@ def barrier(
         Path | None, typer.Option("--plot", metavar="P.png", help="Draw it (png, svg, pdf).")
     ] = None,
     points: Annotated[int, typer.Option("--points", min=3, help="Points on the line, ends included.")] = 11,
-    spec: Spec = None,
-    model: Model = None,
-    family: Family = None,
-    input: Input = None,
-    method: Method = "weights",
-    start: Start = "auto",
-    balance: Balance = False,
-    batch: Batch = 256,
-    seed: Seed = None,
+    hints: HintOptions,
+    matching: MatchOptions,
     json: bool = console.JSON,
     quiet: bool = console.QUIET,
 ) -> None:
@@ -65,22 +46,20 @@ def barrier(
     from canon.alignment import align
     from canon.barrier import barriers
     from canon.data import read_data
-    from canon.methods import Means, matcher_for
     from canon.plot import check_format, plot_curves
     from canon.resolve import read_pair, resolve
     from canon.runnable import find_runnable, require_runnable
 
     if plot is not None:
         check_format(plot)
-    pair, hints = read_pair(a, b), hints_of(spec, model, family, input)
-    runnable = require_runnable(find_runnable(pair.known, hints))
+    pair, said = read_pair(a, b), hints.hints()
+    runnable = require_runnable(find_runnable(pair.known, said))
     scored, statistics = read_data(data, labels=True), examples_of(train)
     lines = {"unaligned": (pair.a.state, pair.b.state)}
     if aligned:
-        matcher = matcher_for(method, Means(start, order_of(seed), runnable, statistics, batch))
-        done = align(
-            pair.a, pair.b, resolve(pair.known, hints, runnable), matcher, balance=balance, generator=draws()
-        )
+        matcher = matching.matcher(runnable, statistics)
+        resolved = resolve(pair.known, said, runnable)
+        done = align(pair.a, pair.b, resolved, matcher, balance=matching.balance, generator=draws())
         lines["aligned"] = (pair.a.state, done.aligned.state)
     with console.progress(points * len(lines), "scoring", quiet=quiet) as steps:
         curves = barriers(
@@ -88,7 +67,7 @@ def barrier(
             lines,
             scored,
             points=points,
-            batch=batch,
+            batch=matching.batch,
             repair=repair,
             train=statistics,
             advance=steps.advance,

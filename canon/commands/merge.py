@@ -8,26 +8,15 @@ from typing import Annotated
 import typer
 
 from canon import console
-from canon.commands.shared import check_outputs, draws, examples_of, hints_of, order_of, write
-from canon.options import (
-    Balance,
-    Batch,
-    Family,
-    Input,
-    Method,
-    Model,
-    Out,
-    Repair,
-    Seed,
-    Spec,
-    Start,
-    Train,
-)
+from canon.commands.groups import HintOptions, MatchOptions
+from canon.commands.shared import check_outputs, draws, examples_of, write
+from canon.options import Out, Repair, Train
 
 
 def merge(
     networks: Annotated[list[Path], typer.Argument(metavar="A B", help="Two networks or more.")],
     out: Out,
+    *,
     weights: Annotated[
         str | None, typer.Option("--weights", help="Their shares, as 0.7,0.3; equal if not given.")
     ] = None,
@@ -36,15 +25,8 @@ def merge(
     ] = True,
     train: Train = None,
     repair: Repair = "none",
-    spec: Spec = None,
-    model: Model = None,
-    family: Family = None,
-    input: Input = None,
-    method: Method = "weights",
-    start: Start = "auto",
-    balance: Balance = False,
-    batch: Batch = 256,
-    seed: Seed = None,
+    hints: HintOptions,
+    matching: MatchOptions,
     json: bool = console.JSON,
     quiet: bool = console.QUIET,
 ) -> None:
@@ -58,25 +40,24 @@ def merge(
     """
     check_outputs(out)
     from canon.merging import merge_networks, parse_weights
-    from canon.methods import Means, matcher_for
     from canon.resolve import read_one, resolve
     from canon.runnable import find_runnable
 
     shares, examples = parse_weights(weights, len(networks)), examples_of(train)
-    found, hints = [read_one(path) for path in networks], hints_of(spec, model, family, input)
-    runnable = find_runnable(found[0], hints)
+    found, said = [read_one(path) for path in networks], hints.hints()
+    runnable = find_runnable(found[0], said)
     with console.progress(len(networks) - 1, "merging", quiet=quiet) as steps:
         merged, result = merge_networks(
             found,
             shares,
             [str(path) for path in networks],
-            resolved=resolve(found[0], hints, runnable) if aligned else None,
-            matcher=matcher_for(method, Means(start, order_of(seed), runnable, examples, batch)),
-            balance=balance,
+            resolved=resolve(found[0], said, runnable) if aligned else None,
+            matcher=matching.matcher(runnable, examples),
+            balance=matching.balance,
             runnable=runnable,
             repair=repair,
             train=examples,
-            batch=batch,
+            batch=matching.batch,
             generator=draws(),
             advance=steps.advance,
         )

@@ -10,20 +10,6 @@ if TYPE_CHECKING:
 
     from canon.checkpoint import Checkpoint
     from canon.data import Data
-    from canon.runnable import Hints
-
-
-def hints_of(spec: Path | None, model: str | None, family: str | None, input: str | None) -> Hints:
-    from canon.runnable import Hints
-
-    return Hints(spec, model, family, input)
-
-
-def order_of(seed: int | None) -> torch.Generator | None:
-    """What orders the groups in matching; None for the network's own order."""
-    import torch
-
-    return None if seed is None else torch.Generator().manual_seed(seed)
 
 
 def draws(seed: int = 0) -> torch.Generator:

@@ -7,17 +7,16 @@ from typing import Annotated
 import typer
 
 from canon import console
-from canon.commands.shared import draws, hints_of
-from canon.options import Family, Input, Model, Network, Other, Spec
+from canon.commands.groups import HintOptions
+from canon.commands.shared import draws
+from canon.options import Network, Other
 
 
 def verify(
     a: Network,
     b: Other,
-    spec: Spec = None,
-    model: Model = None,
-    family: Family = None,
-    input: Input = None,
+    *,
+    hints: HintOptions,
     seed: Annotated[int, typer.Option("--seed", help="Seed of the random inputs.")] = 0,
     json: bool = console.JSON,
 ) -> None:
@@ -37,12 +36,12 @@ def verify(
     from canon.runnable import find_runnable
     from canon.verify import same_by_relabelling, same_by_running
 
-    pair, hints = read_pair(a, b), hints_of(spec, model, family, input)
-    runnable = find_runnable(pair.known, hints) or described(pair.known)
+    pair, said = read_pair(a, b), hints.hints()
+    runnable = find_runnable(pair.known, said) or described(pair.known)
     if runnable is not None:
         result = same_by_running(pair.a.state, pair.b.state, runnable, draws(seed))
     else:
-        result = same_by_relabelling(pair.a.state, pair.b.state, resolve(pair.known, hints))
+        result = same_by_relabelling(pair.a.state, pair.b.state, resolve(pair.known, said))
     console.show(result, f"{result['verdict']}: {result['proof']}", json)
     if not result["same"]:
         raise typer.Exit(1)
