@@ -11,15 +11,14 @@ strength is chosen for each kind on validation images.
 from __future__ import annotations
 
 import dataclasses
-import time
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from benchmarks.common import aim, write_result
-from benchmarks.using import Demo, arguments, open_demo
+from benchmarks.common import aim
+from benchmarks.runs import DEMO, Demo, main
 from weightflow import datasets
 from weightflow.alternatives import recipe_of
 from weightflow.enhance import enhance
@@ -80,10 +79,10 @@ def weak_networks(demo: Demo, tasks: list[Task], seed: int) -> tuple[State, dict
     }
 
 
-def run_once(demo: Demo, seed: int, count: int) -> list[dict[str, Any]]:
+def run_once(demo: Demo, seed: int, size: str) -> list[dict[str, Any]]:
     architecture, data = demo.flow.architecture, datasets.load(demo.zoo.dataset)
     unseen = [r.task for r in demo.zoo.records if r.split == "unseen_combinations"]
-    order = torch.randperm(len(unseen), generator=torch.Generator().manual_seed(seed))[:count]
+    order = torch.randperm(len(unseen), generator=torch.Generator().manual_seed(seed))[: TASKS[size]]
     tasks = [unseen[i] for i in order.tolist()]
     full, kinds = weak_networks(demo, tasks, seed)
     noise = [1000 * seed + i for i in range(len(tasks))]
@@ -131,16 +130,5 @@ def aims(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
-def main() -> None:
-    given = arguments(__doc__)
-    begin, demo = time.perf_counter(), open_demo(given.demo)
-    seeds = range(given.seeds)
-    rows = [row for seed in seeds for row in run_once(demo, seed, TASKS[given.size])]
-    seconds = time.perf_counter() - begin
-    print(
-        write_result("enhancement", size=given.size, seeds=seeds, seconds=seconds, rows=rows, aims=aims(rows))
-    )
-
-
 if __name__ == "__main__":
-    main()
+    main("enhancement", __doc__, DEMO, run_once, aims)

@@ -9,13 +9,12 @@ of the zoo that know all the classes, their rows picked for the task.
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import numpy as np
 
-from benchmarks.common import aim, write_result
-from benchmarks.runs import arguments, opened, result_name, unseen_tasks
+from benchmarks.common import aim
+from benchmarks.runs import RUN, main, unseen_tasks
 from weightflow import config as settings
 from weightflow import datasets
 from weightflow.evaluate import judge, judge_ensembles
@@ -46,23 +45,25 @@ def populations(known: Known, task: Task, seed: int) -> dict[str, State]:
     return {**found, "zoo": picked(known, rows, task)} if len(rows) else found
 
 
-def run_once(known: Known, seed: int, count: int) -> list[dict[str, Any]]:
+def run_once(known: Known, seed: int, size: str) -> list[dict[str, Any]]:
     architecture, rows = known.zoo.architecture, []
+    count = TASKS[size]
     tasks = unseen_tasks(known, seed, 1 if known.one_task else count)
     for place, task in enumerate(tasks):
         for name, state in populations(known, task, 1000 * (count * seed + place)).items():
-            size = len(next(iter(state.values())))
+            networks = len(next(iter(state.values())))
             found = judge_ensembles(architecture, state, task, SIZES)
             # one network is the mean over all of them
-            found[1] = float(judge(architecture, state, [task] * size).accuracy.mean())
+            found[1] = float(judge(architecture, state, [task] * networks).accuracy.mean())
+            why = {} if len(found) == len(SIZES) else {"reason": f"only {networks} know the whole task"}
             rows.append(
                 {
                     "seed": seed,
                     "task": list(task.classes),
                     "of": name,
-                    "networks": size,
+                    "networks": networks,
                     **{str(s): None if s not in found else round(found[s], 6) for s in SIZES},
-                    **({} if len(found) == len(SIZES) else {"reason": f"only {size} know the whole task"}),
+                    **why,
                 }
             )
             print(rows[-1], flush=True)
@@ -92,14 +93,5 @@ def aims(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return found
 
 
-def main() -> None:
-    given = arguments(__doc__)
-    begin, known, seeds = time.perf_counter(), opened(given.run), range(given.seeds)
-    rows = [row for seed in seeds for row in run_once(known, seed, TASKS[given.size])]
-    seconds = time.perf_counter() - begin
-    name = result_name("ensembles", known)
-    print(write_result(name, size=given.size, seeds=seeds, seconds=seconds, rows=rows, aims=aims(rows)))
-
-
 if __name__ == "__main__":
-    main()
+    main("ensembles", __doc__, RUN, run_once, aims)

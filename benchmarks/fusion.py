@@ -9,13 +9,12 @@ on validation images.
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import numpy as np
 
-from benchmarks.common import aim, write_result
-from benchmarks.using import Demo, arguments, open_demo
+from benchmarks.common import aim
+from benchmarks.runs import DEMO, Demo, main
 from weightflow import datasets
 from weightflow.alternatives import opponents, trained_as_the_zoo
 from weightflow.evaluate import judge
@@ -68,7 +67,8 @@ def _means(values: dict[str, list[float]]) -> dict[str, float]:
     return {name: round(float(np.mean(own)), 6) for name, own in values.items()}
 
 
-def run_once(demo: Demo, seed: int, count: int) -> list[dict[str, Any]]:
+def run_once(demo: Demo, seed: int, size: str) -> list[dict[str, Any]]:
+    count = PAIRS[size]
     found = {
         kind: measure(demo, pairs, seed)
         for kind, pairs in pairs_of(demo, count, np.random.default_rng(seed)).items()
@@ -108,14 +108,5 @@ def aims(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
-def main() -> None:
-    given = arguments(__doc__)
-    begin, demo = time.perf_counter(), open_demo(given.demo)
-    seeds = range(given.seeds)
-    rows = [row for seed in seeds for row in run_once(demo, seed, PAIRS[given.size])]
-    seconds = time.perf_counter() - begin
-    print(write_result("fusion", size=given.size, seeds=seeds, seconds=seconds, rows=rows, aims=aims(rows)))
-
-
 if __name__ == "__main__":
-    main()
+    main("fusion", __doc__, DEMO, run_once, aims)

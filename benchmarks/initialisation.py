@@ -9,15 +9,14 @@ third and three times of it, so that no start is held back by another's rate.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from benchmarks.common import aim, write_result
-from benchmarks.runs import arguments, opened, result_name, unseen_tasks
+from benchmarks.common import aim
+from benchmarks.runs import RUN, main, unseen_tasks
 from weightflow import datasets
 from weightflow.baselines import Inapplicable, answer
 from weightflow.evaluate import judge
@@ -45,9 +44,9 @@ def starts(known: Known, tasks: Sequence[Task], seeds: Sequence[int]) -> dict[st
     return found
 
 
-def run_once(known: Known, seed: int, count: int) -> list[dict[str, Any]]:
+def run_once(known: Known, seed: int, size: str) -> list[dict[str, Any]]:
     architecture, data = known.zoo.architecture, datasets.load(known.zoo.dataset)
-    tasks, recipe = unseen_tasks(known, seed, count), zoo_recipe(known.zoo)
+    tasks, recipe = unseen_tasks(known, seed, TASKS[size]), zoo_recipe(known.zoo)
     seeds = [10_000 * (seed + 1) + i for i in range(len(tasks))]
     rows = []
     for name, begin in starts(known, tasks, seeds).items():
@@ -108,14 +107,5 @@ def aims(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return found
 
 
-def main() -> None:
-    given = arguments(__doc__)
-    begin, known, seeds = time.perf_counter(), opened(given.run), range(given.seeds)
-    rows = [row for seed in seeds for row in run_once(known, seed, TASKS[given.size])]
-    seconds = time.perf_counter() - begin
-    name = result_name("initialisation", known)
-    print(write_result(name, size=given.size, seeds=seeds, seconds=seconds, rows=rows, aims=aims(rows)))
-
-
 if __name__ == "__main__":
-    main()
+    main("initialisation", __doc__, RUN, run_once, aims)

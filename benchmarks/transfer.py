@@ -9,15 +9,12 @@ other classes and other networks; the generator is one. Where Fashion-MNIST is m
 
 from __future__ import annotations
 
-import sys
-import time
 from typing import Any
 
 import numpy as np
 
-from benchmarks.common import aim, write_result
-from benchmarks.using import Demo, arguments, open_demo
-from canon.errors import InputError
+from benchmarks.common import aim
+from benchmarks.runs import DEMO, Demo, main
 from weightflow import datasets
 from weightflow.alternatives import recipe_of
 from weightflow.text import Prompt
@@ -31,8 +28,9 @@ EPOCHS = (0, 1, 5)
 IMAGES = (20, 200, None)
 
 
-def run_once(demo: Demo, seed: int, sets: int, networks: int) -> list[dict[str, Any]]:
-    rng, flow = np.random.default_rng(seed), demo.flow
+def run_once(demo: Demo, seed: int, size: str) -> list[dict[str, Any]]:
+    names = datasets.load(OTHER).class_names
+    rng, flow, networks = np.random.default_rng(seed), demo.flow, NETWORKS[size]
     unseen = [
         (row, record.classes)
         for row, record in enumerate(demo.zoo.records)
@@ -45,8 +43,8 @@ def run_once(demo: Demo, seed: int, sets: int, networks: int) -> list[dict[str, 
         "zoo": demo.zoo.load([row for row, _ in chosen]),
         "random": random_starts(flow.architecture, networks, recipe),
     }
-    rows, names = [], datasets.load(OTHER).class_names
-    for _ in range(sets):
+    rows = []
+    for _ in range(SETS[size]):
         task = Task(OTHER, tuple(names[i] for i in rng.choice(len(names), CLASSES, replace=False)))
         for images in IMAGES:
             found = transfer(flow.architecture, starts, task, EPOCHS, recipe, images)
@@ -78,18 +76,5 @@ def aims(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return found
 
 
-def main() -> None:
-    given = arguments(__doc__)
-    try:
-        datasets.load(OTHER)
-    except InputError as error:
-        sys.exit(str(error))
-    begin, demo = time.perf_counter(), open_demo(given.demo)
-    seeds = range(given.seeds)
-    rows = [row for seed in seeds for row in run_once(demo, seed, SETS[given.size], NETWORKS[given.size])]
-    seconds = time.perf_counter() - begin
-    print(write_result("transfer", size=given.size, seeds=seeds, seconds=seconds, rows=rows, aims=aims(rows)))
-
-
 if __name__ == "__main__":
-    main()
+    main("transfer", __doc__, DEMO, run_once, aims)
