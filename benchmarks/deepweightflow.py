@@ -20,18 +20,12 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.common import aim, write_result
+from benchmarks.one_task import Population, built, fashion, trained
 from canon.canonical import align_many
 from canon.errors import InputError
 from weightflow import datasets
 from weightflow.decode import decode
-from weightflow.disagreement import compare_behaviour
-from weightflow.evaluate import Judged, judge
-from weightflow.presets import read_preset
 from weightflow.sample import Flow
-from weightflow.text import Prompt
-from weightflow.train import start
-from weightflow.zoo.build import build_zoo
-from weightflow.zoo.recipe import read_recipe
 from weightflow.zoo.store import Zoo, write_zoo
 
 FRAMES = {"none": None, "permutation": False, "permutation and scale": True}
@@ -91,64 +85,41 @@ def framed(zoo: Zoo, frame: str, folder: Path) -> Zoo:
 
 @dataclass(frozen=True)
 class Setting:
-    """A zoo judged once, and how it is used."""
+    """A zoo by name, and how it is used."""
 
     name: str
-    zoo: Zoo
-    judged: Judged
-    networks: int
+    population: Population
     small: bool
-
-    @classmethod
-    def of(cls, name: str, zoo: Zoo, networks: int, small: bool) -> Setting:
-        return cls(name, zoo, judge(zoo.architecture, zoo.load(), cls._tasks(zoo)), networks, small)
-
-    @staticmethod
-    def _tasks(zoo: Zoo) -> list[Any]:
-        return [record.task for record in zoo.records]
 
     def rows(self, arm: Arm, seed: int, folder: Path, scales: Sequence[float] = ()) -> list[dict[str, Any]]:
         """Train one arm; a row at its own source scale, and one for each other scale asked for."""
-        zoo = framed(self.zoo, arm.frame, folder)
+        zoo = framed(self.population.zoo, arm.frame, folder)
         changes = {**arm.changes, "seed": seed, **({"steps": arm.steps} if self.small else {})}
         run = folder / "-".join((self.name, arm.name, arm.frame, str(seed))).replace(" ", "-")
-        begin = time.perf_counter()
-        progress = start(zoo, read_preset("deepweightflow", changes), run).run()
-        trained, flow = time.perf_counter() - begin, Flow(run)
+        flow, cost = trained(zoo, "deepweightflow", changes, run)
         own = flow.header.config.objective.source
         found = []
         for scale in dict.fromkeys((own, *scales)):
             row = self._row(flow, scale / own, seed)
             where = {"population": self.name, "generator": arm.name, "frame": arm.frame, "source": scale}
-            cost = {"training_steps": progress.step, "training_seconds": round(trained, 1)}
             found.append({**where, "own_source": scale == own, "seed": seed, **row, **cost})
         return found
 
     def _row(self, flow: Flow, stretch: float, seed: int) -> dict[str, Any]:
-        prompts = [Prompt(self.zoo.records[0].classes)] * self.networks
+        prompts = self.population.prompts
         words = flow.prompts(prompts)
         begin = time.perf_counter()
-        noise = stretch * flow.noise(range(1000 * seed, 1000 * seed + self.networks), words.present)
+        noise = stretch * flow.noise(self.population.seeds(seed), words.present)
         state = flow.with_statistics(decode(flow.coordinates, flow.tokens(words, noise), words), prompts)
         seconds = time.perf_counter() - begin
-        tasks, every = [self.zoo.records[0].task] * self.networks, self._tasks(self.zoo)
-        judged = judge(self.zoo.architecture, state, tasks)
-        trained = float(self.judged.accuracy.mean())
+        judged = self.population.judge(state)
         return {
-            "accuracy": float(judged.accuracy.mean()),
-            "accuracy_spread": float(judged.accuracy.std()),
-            "trained": trained,
-            "share_of_trained": float(judged.accuracy.mean()) / trained,
-            "wrong_iou": compare_behaviour(judged, tasks, self.judged, every).wrong_iou,
-            "wrong_iou_zoo": compare_behaviour(self.judged, every, self.judged, every).wrong_iou,
+            **self.population.good(judged),
+            "wrong_iou": self.population.compared(judged).wrong_iou,
+            "wrong_iou_zoo": self.population.own.wrong_iou,
             "evaluations": flow.sampling.evaluations,
             "sample_seconds": round(seconds, 3),
         }
-
-
-def built(recipe: str, folder: Path, changes: dict[str, Any]) -> Zoo:
-    build_zoo(read_recipe(recipe, changes), folder / recipe)
-    return Zoo(folder / recipe)
 
 
 def cifar_rows(seed: int, folder: Path) -> list[dict[str, Any]]:
@@ -157,7 +128,7 @@ def cifar_rows(seed: int, folder: Path) -> list[dict[str, Any]]:
     for recipe in CIFAR:
         try:
             datasets.load("cifar10")
-            setting = Setting.of(recipe, built(recipe, folder, {}), 100, False)
+            setting = Setting(recipe, Population.of(built(recipe, folder), 100), False)
             arm = Arm("components, width 512", "permutation and scale", 0, {})
             rows += setting.rows(arm, seed, folder)
         except InputError as error:
@@ -196,11 +167,11 @@ def main() -> None:
     begin, small, rows = time.perf_counter(), asked.size == "small", []
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        fewer = {"training": {"steps": 1400}} if small else {}
-        fashion = Zoo(asked.zoo) if asked.zoo else built("fashion_mnist", folder, fewer)
+        iris = Population.of(built("iris", folder), 100)
+        mlps = Population.of(Zoo(asked.zoo) if asked.zoo else fashion(folder, small), 40 if small else 100)
         settings = [
-            (Setting.of("iris", built("iris", folder, {}), 100, small), iris_arms()),
-            (Setting.of("fashion_mnist", fashion, 40 if small else 100, small), fashion_arms()),
+            (Setting("iris", iris, small), iris_arms()),
+            (Setting("fashion_mnist", mlps, small), fashion_arms()),
         ]
         for seed in range(asked.seeds):
             for setting, arms in settings:

@@ -25,21 +25,17 @@ import torch
 from torch import Tensor
 
 from benchmarks.common import aim, write_result
+from benchmarks.one_task import Population, fashion, trained
 from weightflow.baselines import BASELINES
 from weightflow.behaviour import Behaviour
 from weightflow.canonicalize import canonicalize_zoo, is_canonical
 from weightflow.decode import decode
 from weightflow.disagreement import compare_behaviour
-from weightflow.evaluate import Judged, judge
 from weightflow.known import Known
 from weightflow.novelty import nearest_distances
-from weightflow.presets import read_preset
 from weightflow.sample import Flow
 from weightflow.sampleconfig import SampleConfig
 from weightflow.text import Prompt
-from weightflow.train import start
-from weightflow.zoo.build import build_zoo
-from weightflow.zoo.recipe import read_recipe
 from weightflow.zoo.store import State, Zoo
 
 
@@ -80,47 +76,33 @@ COMPARED = (
 
 @dataclass(frozen=True)
 class Bench:
-    """A canonical zoo judged once, and how many networks each generator makes.
+    """A canonical zoo, and which share of what is particular to a network lies in the span of the others."""
 
-    `span`: which share of what is particular to a network lies in the span of the others.
-    """
-
-    zoo: Zoo
-    judged: Judged
-    networks: int
+    population: Population
     span: float
 
     @classmethod
     def of(cls, zoo: Zoo, networks: int) -> Bench:
-        tasks, state = [record.task for record in zoo.records], zoo.load()
-        return cls(zoo, judge(zoo.architecture, state, tasks), networks, share_in_span(state))
+        return cls(Population.of(zoo, networks), share_in_span(zoo.load()))
 
     def row(self, known: Known, name: str, seed: int, make: Callable[[], State]) -> dict[str, Any]:
-        tasks = [self.zoo.records[0].task] * self.networks
-        every = [record.task for record in self.zoo.records]
         begin = time.perf_counter()
         state = make()
         seconds = time.perf_counter() - begin
-        judged = judge(self.zoo.architecture, state, tasks)
-        trained = float(self.judged.accuracy.mean())
-        theirs = compare_behaviour(judged, tasks, self.judged, every)
+        tasks, judged = self.population.tasks, self.population.judge(state)
         among = compare_behaviour(judged, tasks, judged, tasks)
-        own = compare_behaviour(self.judged, every, self.judged, every)
         return {
             "generator": name,
-            "networks_in_zoo": len(self.zoo),
+            "networks_in_zoo": len(self.population.zoo),
             "share_in_span_of_others": self.span,
             "seed": seed,
-            "accuracy": float(judged.accuracy.mean()),
-            "accuracy_spread": float(judged.accuracy.std()),
-            "trained": trained,
-            "share_of_trained": float(judged.accuracy.mean()) / trained,
+            **self.population.good(judged),
             "nearest_distance_ratio": float(nearest_distances(known, state, tasks).ratios.mean()),
-            "wrong_iou": theirs.wrong_iou,
-            "wrong_iou_zoo": own.wrong_iou,
+            "wrong_iou": self.population.compared(judged).wrong_iou,
+            "wrong_iou_zoo": self.population.own.wrong_iou,
             "wrong_iou_among_generated": among.wrong_iou,
             "disagreement_among_generated": among.disagreement,
-            "disagreement_zoo": own.disagreement,
+            "disagreement_zoo": self.population.own.disagreement,
             "seconds": round(seconds, 3),
         }
 
@@ -141,36 +123,34 @@ def generator_rows(bench: Bench, name: str, seed: int, small: bool, folder: Path
     """Train one generator; a row for its own sampler, and for ours one for every number of steps."""
     choice = GENERATORS[name]
     changes = {**choice.changes, "seed": seed, **({"steps": choice.steps} if small else {})}
-    config = read_preset(choice.preset, changes)
-    run = folder / f"{len(bench.zoo)}-{seed}-{name.replace(' ', '-')}"
-    begin = time.perf_counter()
-    progress = start(bench.zoo, config, run).run()
-    trained = time.perf_counter() - begin
-    flow = Flow(run)
-    known = Known(flow, bench.zoo, flow.sampling)
-    prompts = [Prompt(bench.zoo.records[0].classes)] * bench.networks
-    seeds = range(1000 * seed, 1000 * seed + bench.networks)
+    population = bench.population
+    run = folder / f"{len(population.zoo)}-{seed}-{name.replace(' ', '-')}"
+    flow, cost = trained(population.zoo, choice.preset, changes, run)
+    known, prompts, seeds = (
+        Known(flow, population.zoo, flow.sampling),
+        population.prompts,
+        population.seeds(seed),
+    )
     samplers = [flow.sampling]
     if name == OURS:
         samplers += [SampleConfig(method=m, steps=s) for m, s in SOLVERS if s != flow.sampling.steps]
     rows = []
     if name == OURS:
+        steps = cost["training_steps"]
         rows.append(
-            bench.row(known, CENTRE, seed, lambda: one_centre(known, bench.networks, seed, progress.step))
+            bench.row(known, CENTRE, seed, lambda: one_centre(known, population.networks, seed, steps))
         )
     for sampler in samplers:
         row = bench.row(known, name, seed, lambda sampler=sampler: flow.sample(prompts, seeds, sampler))
         own = sampler == flow.sampling
         extra = {"method": sampler.method, "steps": sampler.steps, "evaluations": sampler.evaluations}
-        more = {"training_steps": progress.step, "training_seconds": round(trained, 1), "own_sampler": own}
-        rows.append({**row, **extra, **more})
+        rows.append({**row, **extra, **cost, "own_sampler": own})
     return rows
 
 
 def baseline_rows(bench: Bench, seed: int, run: Path) -> list[dict[str, Any]]:
     flow = Flow(run)
-    known = Known(flow, bench.zoo, flow.sampling)
-    tasks = [bench.zoo.records[0].task] * bench.networks
+    known, tasks = Known(flow, bench.population.zoo, flow.sampling), bench.population.tasks
     return [
         bench.row(known, name, seed, lambda make=BASELINES[name]: make(known, tasks, seed))
         for name in COMPARED
@@ -205,17 +185,13 @@ def one_centre(known: Known, networks: int, seed: int, steps: int) -> State:
         return decode(flow.coordinates, noisy(networks), words[:networks])
 
 
-def population(given: Path | None, small: bool, folder: Path) -> Zoo:
+def canonical(given: Path | None, small: bool, folder: Path) -> Zoo:
     """The zoo at `given`, or one built now; canonical."""
-    if given is not None and is_canonical(Zoo(given)):
-        return Zoo(given)
-    source = given
-    if source is None:
-        source = folder / "zoo"
-        recipe = read_recipe("fashion_mnist", {"training": {"steps": 1400}} if small else {})
-        build_zoo(recipe, source)
-    canonicalize_zoo(Zoo(source), folder / f"canonical-{source.name}")
-    return Zoo(folder / f"canonical-{source.name}")
+    source = Zoo(given) if given is not None else fashion(folder, small)
+    if is_canonical(source):
+        return source
+    canonicalize_zoo(source, folder / f"canonical-{source.path.name}")
+    return Zoo(folder / f"canonical-{source.path.name}")
 
 
 def aims(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -288,16 +264,15 @@ def main() -> None:
     begin, small, rows = time.perf_counter(), asked.size == "small", []
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        bench = Bench.of(population(asked.zoo, small, folder), 40 if small else 100)
-        large = (
-            Bench.of(population(asked.thousand, small, folder), bench.networks) if asked.thousand else None
-        )
+        networks = 40 if small else 100
+        bench = Bench.of(canonical(asked.zoo, small, folder), networks)
+        large = Bench.of(canonical(asked.thousand, small, folder), networks) if asked.thousand else None
         for seed in range(asked.seeds):
             # at the small size most choices undone are shown for the first seed alone
             for name in GENERATORS if seed == 0 or not small else (OURS, SILENT, "deepweightflow"):
                 rows += generator_rows(bench, name, seed, small, folder)
                 print(rows[-1], flush=True)
-            rows += baseline_rows(bench, seed, folder / f"{len(bench.zoo)}-{seed}-{OURS}")
+            rows += baseline_rows(bench, seed, folder / f"{len(bench.population.zoo)}-{seed}-{OURS}")
             if large is not None:
                 rows += generator_rows(large, OURS, seed, small, folder)
     path = write_result(

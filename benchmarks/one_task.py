@@ -1,0 +1,90 @@
+"""What benchmarks on a zoo of one task share: building it, judging it once, training a generator on it."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from weightflow.disagreement import Behaviours, compare_behaviour
+from weightflow.evaluate import Judged, judge
+from weightflow.presets import read_preset
+from weightflow.sample import Flow
+from weightflow.text import Prompt
+from weightflow.train import start
+from weightflow.zoo.build import build_zoo
+from weightflow.zoo.recipe import read_recipe
+from weightflow.zoo.store import State, Zoo
+from weightflow.zoo.tasks import Task
+
+
+def built(recipe: str, folder: Path, changes: dict[str, Any] | None = None) -> Zoo:
+    build_zoo(read_recipe(recipe, changes or {}), folder / recipe)
+    return Zoo(folder / recipe)
+
+
+def fashion(folder: Path, small: bool) -> Zoo:
+    """A hundred Fashion-MNIST MLPs, at the small size trained for fewer steps."""
+    return built("fashion_mnist", folder, {"training": {"steps": 1400}} if small else None)
+
+
+def trained(zoo: Zoo, preset: str, changes: dict[str, Any], run: Path) -> tuple[Flow, dict[str, Any]]:
+    """A generator trained in `run`, and what that cost."""
+    begin = time.perf_counter()
+    progress = start(zoo, read_preset(preset, changes), run).run()
+    seconds = time.perf_counter() - begin
+    return Flow(run), {"training_steps": progress.step, "training_seconds": round(seconds, 1)}
+
+
+@dataclass(frozen=True)
+class Population:
+    """A zoo of one task judged once, and how many networks each generator makes."""
+
+    zoo: Zoo
+    judged: Judged
+    networks: int
+
+    @classmethod
+    def of(cls, zoo: Zoo, networks: int) -> Population:
+        tasks = [record.task for record in zoo.records]
+        return cls(zoo, judge(zoo.architecture, zoo.load(), tasks), networks)
+
+    @property
+    def tasks(self) -> list[Task]:
+        """Of the networks that are made."""
+        return [self.zoo.records[0].task] * self.networks
+
+    @property
+    def prompts(self) -> list[Prompt]:
+        return [Prompt(self.zoo.records[0].classes)] * self.networks
+
+    def seeds(self, seed: int) -> range:
+        return range(1000 * seed, 1000 * seed + self.networks)
+
+    def judge(self, state: State) -> Judged:
+        return judge(self.zoo.architecture, state, self.tasks)
+
+    def good(self, made: Judged) -> dict[str, float]:
+        """Test accuracy of what was made, beside the zoo's."""
+        zoo, accuracy = float(self.judged.accuracy.mean()), float(made.accuracy.mean())
+        return {
+            "accuracy": accuracy,
+            "accuracy_spread": float(made.accuracy.std()),
+            "trained": zoo,
+            "share_of_trained": accuracy / zoo,
+        }
+
+    def compared(self, made: Judged) -> Behaviours:
+        """What was made with the networks of the zoo."""
+        return compare_behaviour(made, self.tasks, self.judged, self._every)
+
+    @cached_property
+    def own(self) -> Behaviours:
+        """The networks of the zoo with each other."""
+        return compare_behaviour(self.judged, self._every, self.judged, self._every)
+
+    @property
+    def _every(self) -> list[Task]:
+        return [record.task for record in self.zoo.records]
