@@ -1,7 +1,7 @@
 r"""Symmetry groups of any network, from its graph.
 
-The network is exported (torch.export) and its graph is run once in float64; beside each tensor runs
-the structure of its axes (`canon.units`), about which every operation says something
+The network is exported (torch.export) and its graph is run once in float64 (`canon.interpreter`); beside
+each tensor runs the structure of its axes (`canon.units`), about which every operation says something
 (`canon.operations`). Inputs and outputs stay where they are. What is still free to move at the end
 are the groups. Channels whose every mention stands beside their head are nested within it.
 
@@ -12,16 +12,16 @@ are the groups. Channels whose every mention stands beside their head are nested
 from __future__ import annotations
 
 import sys
-from types import ModuleType, SimpleNamespace
+from types import ModuleType
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from canon.degrees import Degrees
-from canon.operations import HANDLERS, MOVES, Context, Traced, pointwise, unknown
-from canon.program import Program, module_of
+from canon.interpreter import Interpreter, tensors_in
+from canon.operations import Context, Traced
+from canon.program import Program
 from canon.proof import prove_program
 from canon.spec import Axis, Factor, Group, PermutationSpec
 from canon.units import Structure
@@ -40,78 +40,6 @@ def trace(
     program = Program.of(network, example_inputs)
     spec = _Reader(program).read()
     return prove_program(program, spec).spec if prove else spec
-
-
-class _Interpreter(torch.fx.Interpreter):
-    """Runs the graph on tensors that carry the structure of their axes."""
-
-    def __init__(self, graph: torch.fx.GraphModule, context: Context) -> None:
-        super().__init__(graph)
-        self.context = context
-
-    def run_node(self, node: torch.fx.Node) -> Any:
-        if node.op == "call_function":
-            with torch.no_grad():
-                return self._call(node)
-        return super().run_node(node)
-
-    def _call(self, node: torch.fx.Node) -> Any:
-        args, kwargs = self.fetch_args_kwargs_from_env(node)
-        plain = torch.fx.node.map_aggregate((args, kwargs), lambda x: x.value if isinstance(x, Traced) else x)
-        if node.target is getattr or not hasattr(node.target, "_schema"):
-            target: Any = node.target
-            if target.__name__ == "getitem" and not isinstance(args[0], Traced):
-                return target(*args, **kwargs)
-            return self._wrap(target(*plain[0], **plain[1]), unknown, SimpleNamespace(x=args), args)
-        operation: Any = node.target
-        schema = operation._schema
-        out = operation(*plain[0], **plain[1])
-        name = schema.name.partition("::")[2]
-        name = name.rstrip("_") if not name.startswith("__") else name
-        self.context.name = name
-        module = module_of(node)
-        self.context.where = f"{name} in {module}" if module else name
-        given = {a.name: (a.default_value if a.has_default_value() else None) for a in schema.arguments}
-        given |= {a.name: value for a, value in zip(schema.arguments, args, strict=False)} | kwargs
-        handler = HANDLERS.get(name)
-        if handler is None:
-            handler = pointwise if torch.Tag.pointwise in operation.tags else unknown
-        return self._wrap(out, handler, SimpleNamespace(**given), given.values())
-
-    def _wrap(self, out: Any, handler: Any, arguments: SimpleNamespace, given: Any) -> Any:
-        if not isinstance(out, Tensor) and not (
-            isinstance(out, list | tuple) and any(isinstance(x, Tensor) for x in out)
-        ):
-            return out
-        tensors = _tensors(list(given))
-        learned = any(x.learned for x in tensors)
-        if self.context.name not in MOVES:
-            self.context.read += [dim for x in tensors for dim in x.dims]
-        zeros = self.context.name.startswith(("zeros", "new_zeros"))
-        dims = handler(self.context, arguments, out)
-        if isinstance(out, Tensor):
-            self.context.seen.append(dims)
-            return Traced(out, list(dims), learned, zeros)
-        wrapped = []
-        for value, axes in zip(out, dims, strict=True):
-            if not isinstance(value, Tensor):
-                wrapped.append(value)
-                continue
-            if axes is None:
-                axes = self.context.fixed(value.shape, "a second result")
-            self.context.seen.append(axes)
-            wrapped.append(Traced(value, list(axes), learned))
-        return wrapped
-
-
-def _tensors(given: Any) -> list[Traced]:
-    found: list[Traced] = []
-    for x in given:
-        if isinstance(x, Traced):
-            found.append(x)
-        elif isinstance(x, list | tuple):
-            found += _tensors(x)
-    return found
 
 
 class _Reader:
@@ -178,9 +106,9 @@ class _Reader:
                 reasons = [f"axis {n} of {slot.kind} {slot.name}" for n in range(slot.value.dim())]
                 fixed = [self.units.fixed(s, r) for s, r in zip(slot.value.shape, reasons, strict=True)]
                 arguments.append(Traced(slot.value, list(fixed), False))
-        outputs = _Interpreter(self.program.graph, self.context).run(*arguments)
+        outputs = Interpreter(self.program.graph, self.context).run(*arguments)
         for number in self.program.outputs:
-            for traced in _tensors([outputs[number]]):
+            for traced in tensors_in([outputs[number]]):
                 for n, axis in enumerate(self.context.axes(traced)):
                     self.units.freeze_axis(axis, f"axis {n} of an output")
         for name, (identity, shape) in self.program.state_identities.items():
