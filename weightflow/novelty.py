@@ -129,16 +129,6 @@ def _squares_of_rows(
     return found
 
 
-def shared_distance(
-    a: Float[Tensor, "n entries"],
-    used_a: Bool[Tensor, "n entries"],
-    b: Float[Tensor, "m entries"],
-    used_b: Bool[Tensor, "m entries"],
-) -> Float[Tensor, "n m"]:
-    """Root mean square difference over the entries that both have."""
-    return distances({"": a}, used_a, {"": b}, used_b, {"": 0})
-
-
 def mean_distance(known: Known, state: State, tasks: Sequence[Task]) -> float:
     """Mean distance between any two networks of a stack: their diversity. NaN for fewer than two."""
     wide, has = scatter_classes(known.zoo.architecture, state, tasks), known.classes_of(tasks)

@@ -8,7 +8,7 @@ import torch
 from weightflow import novelty
 from weightflow.disagreement import compare_behaviour
 from weightflow.evaluate import Judged, judge
-from weightflow.novelty import mean_distance, nearest_distances, novel_and_good, shared_distance
+from weightflow.novelty import mean_distance, nearest_distances, novel_and_good
 from weightflow.zoo.tasks import Task
 
 
@@ -20,10 +20,15 @@ def test_copies_have_no_distance_and_other_networks_do(known):
     assert 0.7 < float(others.ratios.mean()) < 1.5
 
 
-def test_shared_distance_leaves_out_what_one_side_lacks():
+def entry_by_entry(a, used_a, b, used_b):
+    """Distances where every entry is a class of its own."""
+    return novelty.distances({"": a}, used_a, {"": b}, used_b, {"": 0})
+
+
+def test_distance_leaves_out_what_one_side_lacks():
     a, used_a = torch.tensor([[1.0, 2.0, 9.0]]), torch.tensor([[True, True, False]])
     b, used_b = torch.tensor([[1.0, 5.0, 4.0]]), torch.tensor([[True, True, True]])
-    assert float(shared_distance(a, used_a, b, used_b)) == pytest.approx(math.sqrt(9 / 2))
+    assert float(entry_by_entry(a, used_a, b, used_b)) == pytest.approx(math.sqrt(9 / 2))
 
 
 @pytest.mark.parametrize("share", [1.0, 0.6])
@@ -34,7 +39,7 @@ def test_distance_in_blocks_is_distance(monkeypatch, share):
     used_a, used_b = (torch.rand(n, 40, generator=generator) <= share for n in (3, 5))
     both = used_a[:, None] & used_b
     plain = ((a[:, None] - b).square() * both).sum(-1).div(both.sum(-1)).sqrt()
-    torch.testing.assert_close(shared_distance(a, used_a, b, used_b), plain.double(), atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(entry_by_entry(a, used_a, b, used_b), plain.double(), atol=1e-6, rtol=1e-6)
 
 
 def test_rows_of_classes_are_compared_where_both_have_them(monkeypatch):
@@ -98,4 +103,4 @@ def test_a_population_compared_with_itself_leaves_each_network_out(known):
 def test_networks_that_share_nothing_are_no_neighbours():
     a, used_a = torch.tensor([[1.0, 0.0]]), torch.tensor([[True, False]])
     b, used_b = torch.tensor([[0.0, 5.0], [3.0, 0.0]]), torch.tensor([[False, True], [True, False]])
-    assert shared_distance(a, used_a, b, used_b).tolist() == [[math.inf, 2.0]]
+    assert entry_by_entry(a, used_a, b, used_b).tolist() == [[math.inf, 2.0]]
