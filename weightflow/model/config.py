@@ -14,7 +14,8 @@ class ModelConfig:
     """`kind` names the model. `width` and `dropout` are for all, the others for those that have them.
 
     `conditioning` is what it is told of a prompt; `modulated` how time and prompt reach the layers.
-    `centred`: text tokens come less what the training prompts have in common.
+    `centred`: text tokens come less what the training prompts have in common. `positions`: the spread that learned
+    positions begin with; where tokens of weights and of text must find each other by them, wide is fast.
     `own_maps`: every token has linear maps into and out of the model of its own, not one a block of tokens.
     """
 
@@ -27,6 +28,7 @@ class ModelConfig:
     conditioning: str = "classes"
     modulated: bool = True
     centred: bool = False
+    positions: float = 0.02
     own_maps: bool = False
 
     def __post_init__(self) -> None:

@@ -95,9 +95,9 @@ class WeightTransformer(nn.Module):
         width = config.width
         self.encoders = nn.ModuleList(_linear(config, b, b.width, width) for b in layout.blocks)
         self.decoders = nn.ModuleList(_linear(config, b, width, b.width) for b in layout.blocks)
-        self.positions = nn.Parameter(0.02 * torch.randn(layout.tokens, width))
+        self.positions = nn.Parameter(config.positions * torch.randn(layout.tokens, width))
         self.text = word_map(text_width, width, config.centred)
-        self.slots = nn.Parameter(0.02 * torch.randn(self.conditioning.tokens(classes), width))
+        self.slots = nn.Parameter(config.positions * torch.randn(self.conditioning.tokens(classes), width))
         self.nothing = nn.Parameter(0.02 * torch.randn(width))
         self.time = TimeEmbedding(width)
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.depth))
