@@ -323,7 +323,8 @@ def tina_ways() -> str:
 
 def tina_prompts() -> str:
     """The same classes by their own names, by other names, and by images where a real CLIP was there."""
-    rows, head, body = read_result("tina")["rows"], ["heads, accuracy in %"], []
+    rows = [r for r in read_result("tina")["rows"] if r["zoo"] == "heads"]
+    head, body = ["heads, accuracy in %"], []
     keys = {"own names": "own_names", "other names": "accuracy", "classes that have one, %": "renamed"}
     images = {"in that CLIP's words": "accuracy_in_words", "one image a class": "accuracy_of_1_images"}
     images["five images"] = "accuracy_of_5_images"
