@@ -75,6 +75,7 @@ VARIANTS = {
     BEYOND: Variant("weightflow", {**CENTRED, "behaviour": {"beyond": 0.5}}),
     "tina": Variant("tina", cheaper=5),
     "tina, a block a row": Variant("tina", {"chunk": 512}, cheaper=5),
+    "tina, words as they are": Variant("tina", {"model": {"centred": False, "positions": 0.02}}, cheaper=5),
 }
 # a step on whole CNNs costs many of one on heads
 CNNS = {
@@ -183,7 +184,7 @@ def by_ways(known: Known, who: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def pictures(images: str, classes: Sequence[str], each: int, folder: Path) -> dict[str, tuple[str, ...]]:
-    """Files with the first training images of each class, at four times their size."""
+    """Files with the first training images of each class."""
     data, found = datasets.load(images), {}
     assert isinstance(data.train.inputs, StoredInputs)
     for name, label in zip(classes, data.class_index(classes), strict=True):
