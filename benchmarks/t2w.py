@@ -2,6 +2,8 @@
 
 python -m benchmarks.t2w --zoo FOLDER [--size small|paper] [--seeds 3]
 
+Units stay in place but in the variants that say otherwise, at the paper's size too.
+
 FOLDER is a zoo of adapters that are compared with CLIP text vectors: `weightflow zoo build t2w_adapter`.
 """
 

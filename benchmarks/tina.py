@@ -264,6 +264,10 @@ def in_one_frame(zoo: Zoo, folder: Path) -> Zoo:
     return Zoo(folder)
 
 
+def missing(name: str, wanted: str, reason: str) -> dict[str, Any]:
+    return {"name": name, "aim": wanted, "value": None, "interval": None, "met": False, "reason": reason}
+
+
 def aims(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     def least(
         name: str, zoo: str, split: str, wanted: float, of: Callable[[dict[str, Any]], float]
@@ -273,15 +277,7 @@ def aims(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
             if (r["table"], r.get("zoo"), r.get("variant"), r.get("split")) == ("splits", zoo, "weightflow", split)
         ]  # fmt: skip
         if not own:
-            reason = f"no zoo '{zoo}' with this split in this run"
-            return {
-                "name": name,
-                "aim": f"at least {wanted}",
-                "value": None,
-                "interval": None,
-                "met": False,
-                "reason": reason,
-            }
+            return missing(name, f"at least {wanted}", f"no zoo '{zoo}' with this split in this run")
         values = [of(r) for r in own]
         return aim(name, f"at least {wanted}", values, sum(values) / len(values) >= wanted)
 
@@ -302,14 +298,7 @@ def aims(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         where = split.replace("_", " ")
         name = f"{what} adds on heads, {where}: {key.replace('_', ' ')}"
         if not a or not b:
-            return {
-                "name": name,
-                "aim": "shown",
-                "value": None,
-                "interval": None,
-                "met": False,
-                "reason": "not run",
-            }
+            return missing(name, "shown, whichever sign", "not run")
         return aim(name, "shown, whichever sign", [x - y for x, y in zip(a, b, strict=True)], True)
 
     effects = [

@@ -27,7 +27,7 @@ from weightflow.text import Prompt, PromptBatch, TextEncoder, encode_prompts, lo
 from weightflow.text.description import encode as encode_descriptions
 from weightflow.zoo.logits import State
 
-# Entries that are moved together: more do not fit a processor's caches, and their memory is not kept by the
+# Entries that a processor moves together: more do not fit its caches, and their memory is not kept by the
 # allocator from one step to the next. Large networks still go a few at a time.
 PART, LEAST = 2**22, 4
 
@@ -147,7 +147,9 @@ class Flow(Pretrained):
                 f"'{config.method}' draws noise at every step: give {len(x)} seeds, found {len(seeds)}"
             )
         words = PromptBatch(prompts.vectors.to(self.device), prompts.present.to(self.device))
-        together = min(config.batch_size, max(LEAST, PART // x[0].numel() if len(x) else LEAST))
+        layout, together = self.coordinates.layout, config.batch_size
+        if self.device.type == "cpu":
+            together = min(together, max(LEAST, PART // (layout.tokens * layout.width)))
         parts = [
             self._move(
                 words[rows],

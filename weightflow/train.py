@@ -34,6 +34,7 @@ from weightflow.datasets import Facts
 from weightflow.exchange import Exchange
 from weightflow.loss import Loss, Terms
 from weightflow.model.anchored import make_generator
+from weightflow.model.conditioning import CONDITIONINGS
 from weightflow.model.words import centre_words
 from weightflow.packing import optimizer_tensors, pack, restore_optimizer, unpack
 from weightflow.text import Prompt, PromptBatch, encode_prompts, load_encoder
@@ -106,7 +107,7 @@ class Trainer:
                 architecture.classes,
                 fit_anchors(config.anchors, zoo, self.data, encoder, self.coordinates),
             )
-        centre_words(self.model, prompts["seen"])
+        centre_words(self.model, CONDITIONINGS[config.model.conditioning], prompts["seen"])
         self.forward = torch.compile(self.model) if config.compile else self.model
         self.average = copy.deepcopy(self.model).requires_grad_(False)
         self.best_average = {k: v.clone() for k, v in self.average.state_dict().items()}

@@ -81,13 +81,13 @@ def test_a_model_hears_words_and_their_order_as_its_conditioning_says(name, modu
 def test_a_centred_model_does_not_hear_what_all_prompts_have_in_common(name, generator):
     config = dataclasses.replace(CONFIG, conditioning=name, centred=True)
     model, (x_t, t, text) = model_of(config, generator), inputs(generator)
-    centre_words(model, PromptBatch(text, PRESENT))
+    centre_words(model, CONDITIONINGS[name], PromptBatch(text, PRESENT))
     before = model(x_t, t, text, PRESENT)
     # one part that all words share, and one size: prior attention alone hears the former, through its weights
     other = 3.0 * text + (0.0 if name == "prior_attention" else torch.arange(5.0))
     far = model(x_t, t, other, PRESENT)
     assert torch.allclose(far, before) == (name == "none")
-    centre_words(model, PromptBatch(other, PRESENT))
+    centre_words(model, CONDITIONINGS[name], PromptBatch(other, PRESENT))
     torch.testing.assert_close(model(x_t, t, other, PRESENT), before, rtol=1e-4, atol=1e-4)
 
 

@@ -1,6 +1,6 @@
 """Words on their way into a model: as the encoder gives them, or about what all prompts have in common.
 
-Vectors of one encoder share a large part (nine tenths of each for CLIP's class names), and averages of many
+Vectors of one encoder share a large part (CLIP's point the same way but for a little), and averages of many
 classes hardly differ. A model that is shown what sets prompts apart need not learn to subtract the rest.
 """
 
@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from weightflow.model.conditioning import Conditioning
 from weightflow.text.prompt import PromptBatch
 
 
@@ -38,10 +39,9 @@ def word_map(width: int, inner: int, centred: bool) -> nn.Module:
     return nn.Sequential(Centred(width), linear) if centred else linear
 
 
-def centre_words(model: nn.Module, prompts: PromptBatch) -> None:
-    """Fit what a model subtracts from its words to the training prompts, where it subtracts anything."""
+def centre_words(model: nn.Module, conditioning: Conditioning, prompts: PromptBatch) -> None:
+    """Fit what a model subtracts from its words to what it is told of the training prompts."""
+    text, told = conditioning.tell(prompts.vectors, prompts.present)
     for part in model.modules():
-        if isinstance(part, Centred):
-            text, told = model.conditioning.tell(prompts.vectors, prompts.present)  # type: ignore[operator, union-attr]
-            if told.any():
-                part.fit(text[told])
+        if isinstance(part, Centred) and told.any():
+            part.fit(text[told])
