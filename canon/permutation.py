@@ -97,7 +97,9 @@ def take(tensor: Tensor, index: Tensor, dim: int) -> Tensor:
     """
     if index.dim() == 1 or index.numel() == index.shape[-1]:
         index = index.flatten()
-        if len(index) == tensor.shape[dim] and torch.equal(index, torch.arange(len(index))):
+        if len(index) == tensor.shape[dim] and torch.equal(
+            index, torch.arange(len(index), device=index.device)
+        ):
             return tensor
         return tensor.index_select(dim, index.to(tensor.device))
     index = index.to(tensor.device)
