@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,13 +31,14 @@ class Checkpoint:
     """A network as a file holds it: tensors in the file's order, and the file's own words about it.
 
     `program` is the exported program of a `.pt2` file, `versions` what `nn.Module.state_dict` notes
-    about its modules (a `.pt` file keeps it).
+    about its modules (a `.pt` file keeps it). `path` is the file, beside which a configuration may lie.
     """
 
     state: dict[str, Tensor]
     metadata: dict[str, str] = field(default_factory=dict)
     program: Any = None
     versions: Any = None
+    path: Path | None = None
 
     def with_state(self, state: Mapping[str, Tensor]) -> Checkpoint:
         """The same file with other numbers: keys, order, dtypes, metadata and tied tensors are kept."""
@@ -46,7 +47,7 @@ class Checkpoint:
         for name, old in self.state.items():
             owner = first.setdefault(_place(old), name) if old.numel() else name
             kept[name] = kept[owner] if owner != name else state[name].to(old.dtype)
-        return Checkpoint(kept, dict(self.metadata), self.program, self.versions)
+        return replace(self, state=kept, metadata=dict(self.metadata))
 
 
 def _place(tensor: Tensor) -> tuple[Any, ...]:
@@ -66,7 +67,7 @@ def read(path: str | os.PathLike[str]) -> Checkpoint:
         found = _read_state_dict(path)
     if not found.state:
         raise InputError(f"{path} holds no tensor; save a network's state_dict")
-    return found
+    return replace(found, path=Path(path))
 
 
 def check_suffix(path: str | os.PathLike[str]) -> str:

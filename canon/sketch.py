@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from canon.operations.opaque import opaque
+
 Forward = Callable[["Tensors", Tensor], "Tensor | tuple[Tensor, ...]"]
 
 
@@ -37,6 +39,11 @@ class Tensors:
 
     def under(self, prefix: str) -> Tensors:
         return Tensors(self._state, self._prefix + prefix, self.read)
+
+    def keys(self) -> list[str]:
+        """The keys under this prefix, in the order of the file."""
+        start = len(self._prefix)
+        return [key[start:] for key in self._state if key.startswith(self._prefix)]
 
     def children(self, prefix: str = "") -> list[str]:
         """The names that follow `prefix`, in the order of the file, numbers in order of size."""
@@ -73,8 +80,12 @@ class Tensors:
         return F.layer_norm(x, weight.shape, weight, self.get(f"{key}.bias"))
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, *, heads: int, causal: bool = False) -> Tensor:
-    """Attention over (batch, tokens, width), heads laid out side by side."""
+def attend(q: Tensor, k: Tensor, v: Tensor, *, heads: int | None, causal: bool = False) -> Tensor:
+    """Attention over (batch, tokens, width), heads laid out side by side; None where their number is not known."""
+    if heads is None:
+        reason = "the number of heads is not in the checkpoint; give config.json, --assume heads=N or --model"
+        q, k, v = (opaque(t, reason) for t in (q, k, v))
+        heads = 1
     q, k, v = (t.unflatten(-1, (heads, -1)).transpose(1, 2) for t in (q, k, v))
     return F.scaled_dot_product_attention(q, k, v, is_causal=causal).transpose(1, 2).flatten(2)
 

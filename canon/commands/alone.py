@@ -10,7 +10,7 @@ import typer
 from canon import console, describe
 from canon.commands.groups import HintOptions
 from canon.commands.shared import check_outputs, draws, write, write_text
-from canon.options import Family, Input, Model, Network, Out, TransformOut
+from canon.options import Assume, Family, Input, Model, Network, Out, TransformOut
 
 
 def canonicalize(
@@ -56,8 +56,7 @@ def canonicalize(
     write(out, done.aligned)
     if transform is not None:
         done.transform.save(transform)
-    moved = f"{done.report['moved_fraction']:.1%} of the units moved"
-    console.show(done.report, f"{moved}; the function stayed: {done.report['proof']}\nwrote {out}", json)
+    console.show(done.report, describe.canonical(done.report, str(out)), json)
 
 
 def inspect(
@@ -68,6 +67,7 @@ def inspect(
     model: Model = None,
     family: Family = None,
     input: Input = None,
+    assume: Assume = None,
     json: bool = console.JSON,
 ) -> None:
     """Show the groups of A's units: what moves, what is frozen, and why.
@@ -81,8 +81,8 @@ def inspect(
     check_outputs(spec)
     from canon.resolve import read_one, resolve
 
-    resolved = resolve(read_one(a), HintOptions(None, model, family, input).hints())
+    resolved = resolve(read_one(a), HintOptions(None, model, family, input, assume).hints())
     if spec is not None:
         write_text(spec, resolved.spec.to_json() + "\n")
-    found = describe.spec(resolved.spec, resolved.source)
+    found = describe.spec(resolved.spec, resolved.source, resolved.assumptions)
     console.show(found, describe.tables(found), json)

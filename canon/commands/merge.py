@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from canon import console
+from canon import console, describe
 from canon.commands.groups import HintOptions, MatchOptions
 from canon.commands.shared import check_outputs, draws, examples_of, write
 from canon.options import Out, Repair, Train
@@ -64,4 +64,4 @@ def merge(
     write(out, merged)
     for warning in result["warnings"]:
         console.say(f"warning: {warning}")
-    console.show(result, f"the mean of {len(networks)} networks\nwrote {out}", json)
+    console.show(result, describe.merging(result, str(out)), json)

@@ -6,33 +6,97 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from canon.families.family import Family, has
+from canon.families.hyperparameters import Hyperparameters
 from canon.families.inputs import image
+from canon.operations.opaque import opaque
 from canon.sketch import Tensors
 
+_TORCHVISION = {
+    (2, (2, 2, 2, 2)): "ResNet-18",
+    (2, (3, 4, 6, 3)): "ResNet-34",
+    (3, (3, 4, 6, 3)): "ResNet-50",
+    (3, (3, 4, 23, 3)): "ResNet-101",
+    (3, (3, 8, 36, 3)): "ResNet-152",
+}
+_SHORTCUTS = ("downsample", "shortcut")
 
-def _resnet(tensors: Tensors, x: Tensor, heads: int) -> Tensor:
-    """torchvision's ResNets and ResNeXts, and the CIFAR ones with padded or projected shortcuts."""
-    x = F.relu(tensors.batch_norm("bn1", tensors.conv("conv1", x)))
-    stages = sorted(name for name in tensors.children() if name.startswith("layer"))
-    for stage in stages:
+
+def _resnet(tensors: Tensors, x: Tensor, given: Hyperparameters) -> Tensor:
+    x = given.activate(tensors.batch_norm("bn1", tensors.conv("conv1", x)))
+    for stage in _stages(tensors):
         for number in tensors.children(f"{stage}."):
-            x = _residual(tensors.under(f"{stage}.{number}."), x)
+            x = _residual(tensors.under(f"{stage}.{number}."), x, given)
     x = x.mean((2, 3))
-    head = next((name for name in ("fc", "linear") if f"{name}.weight" in tensors), None)
+    head = _head(tensors)
     return x if head is None else tensors.linear(head, x)
 
 
-def _residual(block: Tensors, x: Tensor) -> Tensor:
-    h, depth = x, 3 if "conv3.weight" in block else 2
+def _residual(block: Tensors, x: Tensor, given: Hyperparameters) -> Tensor:
+    h, depth = x, _depth(block)
     for n in range(1, depth + 1):
         h = block.batch_norm(f"bn{n}", block.conv(f"conv{n}", h))
-        h = F.relu(h) if n < depth else h
-    shortcut = next((name for name in ("downsample", "shortcut") if f"{name}.0.weight" in block), None)
+        h = given.activate(h) if n < depth else h
+    shortcut = next((name for name in _SHORTCUTS if f"{name}.0.weight" in block), None)
     if shortcut:
         x = block.batch_norm(f"{shortcut}.1", block.conv(f"{shortcut}.0", x))
     elif extra := h.shape[1] - x.shape[1]:
-        x = F.pad(x, (0, 0, 0, 0, extra // 2, extra - extra // 2))
-    return F.relu(h + x)
+        x = _padded(x, extra, given.padding)
+    return given.activate(h + x)
 
 
-RESNET = Family(_resnet, has("conv1.weight", "bn1.weight", "layer1.0.conv1.weight"), image("conv1.weight"))
+def _padded(x: Tensor, extra: int, padding: str | None) -> Tensor:
+    before = {"both": extra // 2, "behind": 0, "front": extra, None: 0}[padding]
+    padded = F.pad(x, (0, 0, 0, 0, before, extra - before))
+    if padding is None:
+        reason = "keys do not tell how a shortcut without weights widens; give --assume padding=both, behind or front"
+        return opaque(padded, reason)
+    return padded
+
+
+def _stages(tensors: Tensors) -> list[str]:
+    return sorted(name for name in tensors.children() if name.startswith("layer"))
+
+
+def _head(tensors: Tensors) -> str | None:
+    return next((name for name in ("fc", "linear") if f"{name}.weight" in tensors), None)
+
+
+def _depth(block: Tensors) -> int:
+    return 3 if "conv3.weight" in block else 2
+
+
+def _name(tensors: Tensors) -> str | None:
+    """The public architecture whose stages these are.
+
+    Every stage but the first has to widen: only there do shapes tell a norm behind its convolution from
+    one before it, as pre-activation networks have under the same keys.
+    """
+    stages = _stages(tensors)
+    numbered = [f"layer{n}" for n in range(1, len(stages) + 1)]
+    if stages != numbered or not all(_widens(tensors, stage) for stage in stages[1:]):
+        return None
+    counts = tuple(len(tensors.children(f"{stage}.")) for stage in stages)
+    depth = _depth(tensors.under("layer1.0."))
+    projected = [stage for stage in stages[1:] if "downsample.0.weight" in tensors.under(f"{stage}.0.")]
+    if len(stages) == 4 and projected == stages[1:] and _head(tensors) != "linear":
+        return f"torchvision {_TORCHVISION.get((depth, counts), f'ResNet {list(counts)}')}"
+    return f"CIFAR ResNet {list(counts)}" if len(stages) in (3, 4) else None
+
+
+def _widens(tensors: Tensors, stage: str) -> bool:
+    first = tensors.under(f"{stage}.0.")
+    if "conv1.weight" not in first or "bn1.weight" not in first:
+        return False
+    rows, columns = first["conv1.weight"].shape[:2]
+    return bool(rows != columns and first["bn1.weight"].shape[0] == rows)
+
+
+RESNET = Family(
+    _resnet,
+    has("conv1.weight", "bn1.weight", "layer1.0.conv1.weight"),
+    image("conv1.weight"),
+    _name,
+    takes=("activation", "padding"),
+    unknown="the stages are those of no public ResNet, so keys do not tell what its blocks compute; "
+    "give --model, or --family resnet if they are conv-bn pairs with shortcuts",
+)

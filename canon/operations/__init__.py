@@ -4,7 +4,7 @@ A handler receives the context and the operation's arguments by name and returns
 (one list of axes per result). What has no handler here freezes everything it touches.
 """
 
-from canon.operations import elementwise, layout, norms, products, reductions, taking, windows
+from canon.operations import elementwise, layout, norms, opaque, products, reductions, taking, windows
 from canon.operations.context import HANDLERS, MOVES, Context, Traced, unknown
 from canon.operations.elementwise import pointwise
 
@@ -16,6 +16,7 @@ __all__ = [
     "elementwise",
     "layout",
     "norms",
+    "opaque",
     "pointwise",
     "products",
     "reductions",
