@@ -13,6 +13,7 @@ from torch import Tensor
 from canon.absorbed import absorb_scales
 from canon.canonical_form import canonical_element
 from canon.checkpoint import Checkpoint, require_finite, require_same
+from canon.dtypes import equal
 from canon.errors import WorkError
 from canon.fold import Folded, fold_norms
 from canon.match import Match
@@ -176,10 +177,10 @@ def prove(
         return {"max_output_difference": found.absolute, "proof": proof, "verified": True, "assumptions": []}
     if not transform.scales:
         back = transform.inverse().apply(moved)
-        if not all(torch.equal(back[name], tensor) for name, tensor in before.state.items()):
+        if not all(equal(back[name], tensor) for name, tensor in before.state.items()):
             raise WorkError("the relabelling could not be undone bit for bit; nothing was written")
     unknown = {"max_output_difference": None, "max_output_difference_reason": NO_CODE}
-    if not transform.scales and all(torch.equal(moved[name], t) for name, t in before.state.items()):
+    if not transform.scales and all(equal(moved[name], t) for name, t in before.state.items()):
         return {**unknown, "proof": "its tensors are unchanged", "verified": True, "assumptions": []}
     how = "a relabelling and scaling" if transform.scales else "a relabelling, undone bit for bit"
     return {
@@ -216,7 +217,7 @@ def moved_fraction(spec: PermutationSpec, moved: Mapping[str, float]) -> float:
 def _why_nothing_moved(spec: PermutationSpec, a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> str:
     if not spec.groups:
         return no_groups(spec)
-    if all(torch.equal(a[name].to(b[name].dtype), b[name]) for name in b):
+    if all(equal(a[name].to(b[name].dtype), b[name]) for name in b):
         return "A and B are the same network"
     return "B's units already stand in A's order: no exchange brings the two closer"
 

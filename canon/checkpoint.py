@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from canon import pickle_file, program_file, safetensors_file
+from canon.dtypes import computable
 from canon.errors import InputError
 from canon.files import replacing, require_file
 
@@ -98,8 +99,8 @@ def require_same(a: Mapping[str, Tensor], b: Mapping[str, Tensor], who_a: str, w
 def require_finite(state: Mapping[str, Tensor], who: str) -> None:
     """Raise `InputError` where a tensor holds NaN or infinity: no matching can make sense of it."""
     for name, tensor in state.items():
-        if tensor.is_floating_point() and not tensor.isfinite().all():
-            bad = int((~tensor.isfinite()).sum())
+        if tensor.is_floating_point() and not (finite := computable(tensor).isfinite()).all():
+            bad = int((~finite).sum())
             raise InputError(
                 f"{who}: {name} holds NaN or infinity ({bad} of {tensor.numel()} values); "
                 "train it again, or download it again"

@@ -103,7 +103,9 @@ def parameter_counts(found: PermutationSpec) -> tuple[int, int]:
 
 def moving_axes(found: PermutationSpec) -> tuple[int, int]:
     """How many axes of tensors some group moves, and how many there are longer than one; no statistics."""
-    axes = [a for name, many in found.axes.items() if name not in found.statistics for a in many if a.size > 1]
+    axes = [
+        a for name, many in found.axes.items() if name not in found.statistics for a in many if a.size > 1
+    ]
     return sum(bool(axis.groups) for axis in axes), len(axes)
 
 

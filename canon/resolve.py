@@ -61,7 +61,9 @@ def resolve(found: Checkpoint, hints: Hints = Hints(), runnable: Runnable | None
         from canon.trace import trace
 
         if hints.assume:
-            raise InputError("--assume speaks of bare checkpoints; a .pt2 file holds the code, so leave it out")
+            raise InputError(
+                "--assume speaks of bare checkpoints; a .pt2 file holds the code, so leave it out"
+            )
         return Resolved(trace(found.program), "traced from the exported program", _CHECKED, runnable)
     from canon.families import recognise
 

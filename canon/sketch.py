@@ -6,13 +6,13 @@ smallest input that shows the structure. A family is a function of `Tensors` and
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from math import prod
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from canon.dtypes import computable, equal
 from canon.operations.opaque import opaque
 
 Forward = Callable[["Tensors", Tensor], "Tensor | tuple[Tensor, ...]"]
@@ -40,10 +40,10 @@ class Tensors:
     def under(self, prefix: str) -> Tensors:
         return Tensors(self._state, self._prefix + prefix, self.read)
 
-    def keys(self) -> list[str]:
+    def __iter__(self) -> Iterator[str]:
         """The keys under this prefix, in the order of the file."""
         start = len(self._prefix)
-        return [key[start:] for key in self._state if key.startswith(self._prefix)]
+        return iter([key[start:] for key in self._state if key.startswith(self._prefix)])
 
     def children(self, prefix: str = "") -> list[str]:
         """The names that follow `prefix`, in the order of the file, numbers in order of size."""
@@ -121,7 +121,7 @@ def _twin(tensor: Tensor, known: dict[tuple[int, ...], list[Tensor]]) -> Tensor:
     alike = known.setdefault(tuple(tensor.shape), [])
     if tensor.dim() > 1 and prod(tensor.shape) > 1:
         for other in alike:
-            if torch.equal(other, tensor) and tensor.any():
+            if equal(other, tensor) and computable(tensor).any():
                 return other
     made = nn.Parameter(tensor.detach(), requires_grad=False)
     alike.append(made)

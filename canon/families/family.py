@@ -91,12 +91,15 @@ def sketched(
         raise Unfit(f"it has no {', '.join(unread[:3])}")
     sketch = Sketch(state, lambda held, x: family.forward(held, x, given))
     spec = trace(sketch, (example,), prove=prove)
+    architecture: tuple[str, ...]
     if named:
         architecture = (f"the family {label} (--family)",)
     else:
         architecture = () if decided or name is None else (f"the {name} architecture (keys and shapes fit)",)
     used = given.said(family.takes)
-    stated = (named or bool(decided)) and all(given.origins[n] == "--assume" for n in given.origins if n in family.takes)
+    stated = (named or bool(decided)) and all(
+        given.origins[n] == "--assume" for n in given.origins if n in family.takes
+    )
     return Recognition(spec, architecture + used, stated)
 
 

@@ -11,7 +11,7 @@ from canon.families.inputs import image
 from canon.operations.opaque import opaque
 from canon.sketch import Tensors
 
-_TORCHVISION = {
+_TORCHVISION: dict[tuple[int, tuple[int, ...]], str] = {
     (2, (2, 2, 2, 2)): "ResNet-18",
     (2, (3, 4, 6, 3)): "ResNet-34",
     (3, (3, 4, 6, 3)): "ResNet-50",
@@ -66,29 +66,36 @@ def _depth(block: Tensors) -> int:
 
 
 def _name(tensors: Tensors) -> str | None:
-    """The public architecture whose stages these are.
+    """The public architecture whose stages and widths these are.
 
     Every stage but the first has to widen: only there do shapes tell a norm behind its convolution from
     one before it, as pre-activation networks have under the same keys.
     """
     stages = _stages(tensors)
-    numbered = [f"layer{n}" for n in range(1, len(stages) + 1)]
-    if stages != numbered or not all(_widens(tensors, stage) for stage in stages[1:]):
+    blocks = [tensors.under(f"{stage}.0.") for stage in stages]
+    if stages != [f"layer{n}" for n in range(1, len(stages) + 1)] or not all(map(_widens, blocks[1:])):
         return None
     counts = tuple(len(tensors.children(f"{stage}.")) for stage in stages)
-    depth = _depth(tensors.under("layer1.0."))
-    projected = [stage for stage in stages[1:] if "downsample.0.weight" in tensors.under(f"{stage}.0.")]
-    if len(stages) == 4 and projected == stages[1:] and _head(tensors) != "linear":
-        return f"torchvision {_TORCHVISION.get((depth, counts), f'ResNet {list(counts)}')}"
-    return f"CIFAR ResNet {list(counts)}" if len(stages) in (3, 4) else None
+    depth = _depth(blocks[0])
+    widths = [_width(block, _depth(block)) for block in blocks]
+    if widths == [64 * 2**n * (1 if depth == 2 else 4) for n in range(4)]:
+        projected = all("downsample.0.weight" in block for block in blocks[1:])
+        if projected and _head(tensors) != "linear":
+            return f"torchvision {_TORCHVISION.get((depth, counts), f'ResNet {list(counts)}')}"
+        return f"CIFAR ResNet {list(counts)}"
+    return f"CIFAR ResNet {list(counts)}" if widths == [16, 32, 64] else None
 
 
-def _widens(tensors: Tensors, stage: str) -> bool:
-    first = tensors.under(f"{stage}.0.")
-    if "conv1.weight" not in first or "bn1.weight" not in first:
+def _widens(block: Tensors) -> bool:
+    if "conv1.weight" not in block or "bn1.weight" not in block:
         return False
-    rows, columns = first["conv1.weight"].shape[:2]
-    return bool(rows != columns and first["bn1.weight"].shape[0] == rows)
+    rows, columns = block["conv1.weight"].shape[:2]
+    return bool(rows != columns and block["bn1.weight"].shape[0] == rows)
+
+
+def _width(block: Tensors, depth: int) -> int:
+    key = f"conv{depth}.weight"
+    return int(block[key].shape[0]) if key in block else 0
 
 
 RESNET = Family(

@@ -15,12 +15,18 @@ _STAGES = {
     "VGG-19": (2, 2, 4, 4, 4),
 }
 _WIDTHS = (64, 128, 256, 512, 512)
-_ALEXNET = {0: (64, 3, 11, 11), 3: (192, 64, 5, 5), 6: (384, 192, 3, 3), 8: (256, 384, 3, 3), 10: (256, 256, 3, 3)}
+_ALEXNET: dict[int, tuple[int, ...]] = {
+    0: (64, 3, 11, 11),
+    3: (192, 64, 5, 5),
+    6: (384, 192, 3, 3),
+    8: (256, 384, 3, 3),
+    10: (256, 256, 3, 3),
+}
 
 
 def name_of(tensors: Tensors) -> str | None:
     """The network whose keys and shapes these are, up to the number of classes."""
-    found = {key: tuple(tensors[key].shape) for key in tensors.keys() if not key.endswith("num_batches_tracked")}
+    found = {key: tuple(tensors[key].shape) for key in tensors if not key.endswith("num_batches_tracked")}
     head = "classifier.6.weight"
     classes = found[head][0] if head in found else 0
     return next((name for name, shapes in _known(classes) if shapes == found), None)
@@ -29,7 +35,10 @@ def name_of(tensors: Tensors) -> str | None:
 def _known(classes: int) -> Iterator[tuple[str, Shapes]]:
     for name, stages in _STAGES.items():
         for norm in (False, True):
-            yield f"torchvision {name}{'-BN' * norm}", _vgg(stages, norm) | _classifier((0, 3, 6), 25088, classes)
+            yield (
+                f"torchvision {name}{'-BN' * norm}",
+                _vgg(stages, norm) | _classifier((0, 3, 6), 25088, classes),
+            )
     features = {f"features.{n}.weight": shape for n, shape in _ALEXNET.items()}
     features |= {f"features.{n}.bias": shape[:1] for n, shape in _ALEXNET.items()}
     yield "torchvision AlexNet", features | _classifier((1, 4, 6), 9216, classes)
