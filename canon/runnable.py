@@ -7,6 +7,7 @@ import importlib.util
 import inspect
 import os
 import sys
+from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -174,7 +175,14 @@ def load(module: nn.Module, state: Mapping[str, Tensor], who: str) -> None:
     """
     full = with_twins(module, state)
     require_same(module.state_dict(), full, who, "the checkpoint")
-    module.load_state_dict(full)
+    load_into(module, full)
+
+
+def load_into(module: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Load `state`, written by this version of the module's code: some modules rebuild themselves for older ones."""
+    whole: Any = OrderedDict(state)
+    whole._metadata = getattr(module.state_dict(), "_metadata", None)
+    module.load_state_dict(whole)
 
 
 def with_twins(module: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -11,7 +11,6 @@ Use training examples: statistics from test images would leak them.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -22,7 +21,8 @@ from torch import Tensor, nn
 from canon.data import Data
 from canon.errors import InputError
 from canon.norms import restore_norms
-from canon.runnable import with_twins
+from canon.program import copy_module
+from canon.runnable import load_into, with_twins
 
 State = Mapping[str, Tensor]
 Inputs = Callable[[], Iterable[Tensor]]
@@ -85,8 +85,8 @@ def _ratio(goal: Tensor, deviation: Tensor) -> Tensor:
 
 def loaded(module: nn.Module, state: State) -> nn.Module:
     """A copy of `module` in evaluation mode with the tensors of `state`, in the module's own dtypes."""
-    working = copy.deepcopy(module).eval()
-    working.load_state_dict(with_twins(working, state))
+    working = copy_module(module).eval()
+    load_into(working, with_twins(working, state))
     return working
 
 

@@ -4,7 +4,17 @@ A handler receives the context and the operation's arguments by name and returns
 (one list of axes per result). What has no handler here freezes everything it touches.
 """
 
-from canon.operations import elementwise, layout, norms, opaque, products, reductions, taking, windows
+from canon.operations import (
+    elementwise,
+    layout,
+    norms,
+    opaque,
+    products,
+    reductions,
+    spectra,
+    taking,
+    windows,
+)
 from canon.operations.context import HANDLERS, MOVES, Context, Traced, unknown
 from canon.operations.elementwise import pointwise
 
@@ -20,6 +30,7 @@ __all__ = [
     "pointwise",
     "products",
     "reductions",
+    "spectra",
     "taking",
     "unknown",
     "windows",

@@ -115,6 +115,7 @@ def repeat_interleave(c: Context, a: SimpleNamespace, out: Any) -> list[Dim]:
     "new_ones",
     "new_full",
     "scalar_tensor",
+    "fill",
 )
 def constant(c: Context, a: SimpleNamespace, out: Any) -> list[Structure]:
     return [copies(c, size) for size in out.shape]
