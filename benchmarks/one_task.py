@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from canon.types import StateDict
 from weightflow.disagreement import Behaviours, compare_behaviour
 from weightflow.evaluate import Judged, judge
 from weightflow.presets import read_preset
@@ -16,7 +17,7 @@ from weightflow.text import Prompt
 from weightflow.train import start
 from weightflow.zoo.build import build_zoo
 from weightflow.zoo.recipe import read_recipe
-from weightflow.zoo.store import State, Zoo
+from weightflow.zoo.store import Zoo
 from weightflow.zoo.tasks import Task
 
 
@@ -63,7 +64,7 @@ class Population:
     def seeds(self, seed: int) -> range:
         return range(1000 * seed, 1000 * seed + self.networks)
 
-    def judge(self, state: State) -> Judged:
+    def judge(self, state: StateDict) -> Judged:
         return judge(self.zoo.architecture, state, self.tasks)
 
     def good(self, made: Judged) -> dict[str, float]:

@@ -8,9 +8,10 @@ from torch import Tensor
 
 from canon.data import Data
 from canon.errors import InputError
-from canon.interpolate import Curve, State, curve
+from canon.interpolate import Curve, curve
 from canon.runnable import Runnable
 from canon.statistics import repairer
+from canon.types import State
 
 
 def barriers(

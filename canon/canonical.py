@@ -13,7 +13,7 @@ Crisostomi et al. 2024, arXiv:2405.17897 (matching to a universe); Stock et al. 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -26,8 +26,8 @@ from canon.match import Match
 from canon.sign import of_old_units
 from canon.sign_matching import match_signed
 from canon.spec import PermutationSpec
+from canon.types import State
 
-State = Mapping[str, Tensor]
 Progress = Callable[[int, int], None]
 
 # Where means of Fashion-MNIST perceptrons from two initialisations classify best, of 1, 3, 10 and 30; no

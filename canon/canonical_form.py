@@ -25,8 +25,8 @@ from canon.errors import InputError
 from canon.scale import apply_scale, multiplier, places
 from canon.sign import fix_signs, of_old_units, sign_groups, signed_tensors
 from canon.spec import Axis, PermutationSpec
+from canon.types import State
 
-State = Mapping[str, Tensor]
 # colours[group] has the shape of an element of the group; equal where units look alike.
 Colours = dict[str, Tensor]
 

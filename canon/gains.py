@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
 from torch import Tensor
 
 from canon.permutation import Permutation, axis_index, identity, relabel, take
 from canon.spec import PermutationSpec
-
-State = Mapping[str, Tensor]
+from canon.types import State
 
 
 def gains_by_group(

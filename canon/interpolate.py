@@ -11,7 +11,7 @@ and the accuracy barrier how far the accuracy falls below it. Both are 0 or more
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -20,8 +20,8 @@ from torch.nn.functional import cross_entropy
 
 from canon.errors import InputError
 from canon.runnable import call
+from canon.types import State
 
-State = Mapping[str, Tensor]
 Batches = Iterable[tuple[Tensor, Tensor]]
 Loss = Callable[[Tensor, Tensor], Tensor]
 

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from torch import Tensor
-
-State = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from canon.data import Data
 from canon.errors import InputError
@@ -14,8 +13,8 @@ from canon.match import Match
 from canon.runnable import Runnable
 from canon.spec import PermutationSpec
 from canon.statistics import loaded
+from canon.types import State
 
-State = Mapping[str, Tensor]
 Matcher = Callable[[PermutationSpec, State, State], Match]
 
 

@@ -11,12 +11,12 @@ Biases stay. Where examples are at hand, REPAIR (`canon.statistics`) measures wh
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-State = Mapping[str, Tensor]
+from canon.types import State
 
 
 def restore_norms(merged: State, sources: Sequence[State], weights: Sequence[float]) -> dict[str, Tensor]:

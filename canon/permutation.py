@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from canon.spec import Axis, Factor, PermutationSpec
+from canon.types import State
 
 Permutation = Mapping[str, Tensor]
-State = Mapping[str, Tensor]
 
 
 def identity(spec: PermutationSpec, batch: tuple[int, ...] = ()) -> dict[str, Tensor]:

@@ -19,8 +19,7 @@ from torch import Tensor
 
 from canon.errors import InputError
 from canon.spec import Axis, Factor, PermutationSpec
-
-State = Mapping[str, Tensor]
+from canon.types import State
 
 
 def apply_scale(

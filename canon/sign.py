@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from canon import permutation as perm
-from canon.match import State
 from canon.scale import multiplier, places
 from canon.spec import PermutationSpec
+from canon.types import State
 
 Signs = dict[str, Tensor]
 

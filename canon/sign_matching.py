@@ -18,9 +18,10 @@ from torch import Tensor
 
 from canon import permutation as perm
 from canon.assignment import solve_many
-from canon.match import Match, State
+from canon.match import Match
 from canon.sign import Signs, of_old_units, sign_groups, signs_towards
 from canon.spec import Axis, Factor, PermutationSpec
+from canon.types import State
 from canon.weight_matching import match_weights
 
 

@@ -12,7 +12,7 @@ Use training examples: statistics from test images would leak them.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -23,8 +23,8 @@ from canon.data import Data
 from canon.errors import InputError
 from canon.norms import restore_norms
 from canon.runnable import with_twins
+from canon.types import State
 
-State = Mapping[str, Tensor]
 Inputs = Callable[[], Iterable[Tensor]]
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 UNITS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)

@@ -11,7 +11,7 @@ Ainsworth et al. 2023, arXiv:2209.04836, section 3.3.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -22,9 +22,9 @@ from canon import permutation as perm
 from canon.errors import InputError, WorkError
 from canon.match import Match
 from canon.spec import PermutationSpec
+from canon.types import State
 from canon.weight_matching import match_weights
 
-State = Mapping[str, Tensor]
 Batches = Sequence[tuple[Tensor, Tensor]]
 
 

@@ -10,7 +10,7 @@ Ainsworth et al. 2023, arXiv:2209.04836.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import reduce
 from math import prod
@@ -27,8 +27,7 @@ from canon.scores import Scores
 from canon.spec import PermutationSpec
 from canon.starts import STARTS
 from canon.transfusion import solve_families
-
-State = Mapping[str, Tensor]
+from canon.types import State
 
 # Networks that are matched together: enough to fill the products, few enough to stay near the cores.
 CHUNK_BYTES = 2**25

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from canon.errors import InputError
+from canon.types import StateDict
 from weightflow import config, datasets
 from weightflow.averages import AVERAGES
 from weightflow.evaluate import judge, judge_together
 from weightflow.network import Network
 from weightflow.sample import Flow
-from weightflow.zoo.logits import State
 from weightflow.zoo.store import Zoo
 from weightflow.zoo.tasks import Task
 from weightflow.zoo.training import train_many
@@ -34,7 +34,7 @@ def opponents(flow: Flow, networks: Sequence[Network], task: Task, trained: bool
 
 def trained_as_the_zoo(
     flow: Flow, tasks: Sequence[Task], seeds: Sequence[int], changes: dict[str, object] | None = None
-) -> State:
+) -> StateDict:
     """Networks for `tasks`, trained by the recipe of the run's zoo with `changes` laid over it."""
     return train_many(
         flow.architecture, datasets.load(tasks[0].dataset), tasks, seeds, recipe_of(flow, changes)

@@ -10,24 +10,25 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from canon import permutation as perm
+from canon.types import StateDict
 from canon.weight_matching import match_weights
 from weightflow import datasets
 from weightflow.architectures import Architecture
 from weightflow.canonicalize import follow, gather_classes, scatter_classes, widen
 from weightflow.network import Network
 from weightflow.sample import Flow
-from weightflow.zoo.logits import State, class_table, pad_with_zeros
+from weightflow.zoo.logits import class_table, pad_with_zeros
 from weightflow.zoo.tasks import Task
 
-Average = Callable[[Flow, Sequence[Network], Task], State]
+Average = Callable[[Flow, Sequence[Network], Task], StateDict]
 
 
-def as_they_stand(flow: Flow, networks: Sequence[Network], task: Task) -> State:
+def as_they_stand(flow: Flow, networks: Sequence[Network], task: Task) -> StateDict:
     """Unit 1 with unit 1: what happens without alignment."""
     return _mean(flow.architecture, [_wide(flow.architecture, n) for n in networks], networks, task)
 
 
-def git_rebasin(flow: Flow, networks: Sequence[Network], task: Task) -> State:
+def git_rebasin(flow: Flow, networks: Sequence[Network], task: Task) -> StateDict:
     """Units paired with those of the first network by weight matching, all classes in view."""
     wides = [_wide(flow.architecture, network) for network in networks]
     spec = _all_classes(flow.architecture, task).spec
@@ -38,7 +39,7 @@ def git_rebasin(flow: Flow, networks: Sequence[Network], task: Task) -> State:
     return _mean(flow.architecture, [wides[0], *moved], networks, task)
 
 
-def in_frame(flow: Flow, networks: Sequence[Network], task: Task) -> State:
+def in_frame(flow: Flow, networks: Sequence[Network], task: Task) -> StateDict:
     """Every network balanced and brought into the run's frame first; where the generator begins."""
     aligned = [follow(flow.architecture, flow.frame, n.state, [n.task]) for n in networks]
     wides = [
@@ -59,16 +60,16 @@ def _all_classes(architecture: Architecture, task: Task) -> Architecture:
     return widen(architecture, len(datasets.load(task.dataset).class_names))
 
 
-def _wide(architecture: Architecture, network: Network) -> State:
+def _wide(architecture: Architecture, network: Network) -> StateDict:
     return scatter_classes(architecture, network.state, [network.task])
 
 
 def _mean(
-    architecture: Architecture, wides: Sequence[State], networks: Sequence[Network], task: Task
-) -> State:
+    architecture: Architecture, wides: Sequence[StateDict], networks: Sequence[Network], task: Task
+) -> StateDict:
     data, every = datasets.load(task.dataset), _all_classes(architecture, task)
-    total: State = {}
-    count: State = {}
+    total: StateDict = {}
+    count: StateDict = {}
     for wide, network in zip(wides, networks, strict=True):
         has = class_table(data, [network.task], architecture.classes)[0] >= 0
         ones = {name: tensor.new_ones(tensor.shape) for name, tensor in wide.items()}

@@ -19,13 +19,13 @@ from torch import Tensor
 from canon import checkpoint
 from canon.canonical import align_many, align_to
 from canon.errors import InputError
+from canon.types import StateDict
 from weightflow import datasets
 from weightflow.architectures import Architecture
 from weightflow.zoo.logits import class_table
 from weightflow.zoo.store import Zoo, read_manifest, write_zoo
 from weightflow.zoo.tasks import Task
 
-State = dict[str, Tensor]
 FRAME = "frame.safetensors"
 
 
@@ -39,12 +39,12 @@ def _logit_of_class(architecture: Architecture, tasks: Sequence[Task]) -> Tensor
     return class_table(datasets.load(tasks[0].dataset), tasks, architecture.classes)[0]
 
 
-def scatter_classes(architecture: Architecture, state: State, tasks: Sequence[Task]) -> State:
+def scatter_classes(architecture: Architecture, state: StateDict, tasks: Sequence[Task]) -> StateDict:
     """Stacked states with class axes reordered to the data set's classes; absent ones are zero."""
     return move_classes(architecture, state, _logit_of_class(architecture, tasks))
 
 
-def gather_classes(architecture: Architecture, wide: State, tasks: Sequence[Task]) -> State:
+def gather_classes(architecture: Architecture, wide: StateDict, tasks: Sequence[Task]) -> StateDict:
     """The inverse: each task's logits out of all classes, padded with zeros to the architecture's."""
     data = datasets.load(tasks[0].dataset)
     index = torch.full((len(tasks), architecture.classes), -1)
@@ -53,7 +53,7 @@ def gather_classes(architecture: Architecture, wide: State, tasks: Sequence[Task
     return move_classes(architecture, wide, index)
 
 
-def move_classes(architecture: Architecture, state: State, index: Tensor) -> State:
+def move_classes(architecture: Architecture, state: StateDict, index: Tensor) -> StateDict:
     """Entry i of each class axis becomes entry index[i] of the old one, or zero where that is -1."""
     moved = {}
     for name, tensor in state.items():
@@ -68,7 +68,9 @@ def move_classes(architecture: Architecture, state: State, index: Tensor) -> Sta
     return moved
 
 
-def follow(zoo_architecture: Architecture, frame: State, state: State, tasks: Sequence[Task]) -> State:
+def follow(
+    zoo_architecture: Architecture, frame: StateDict, state: StateDict, tasks: Sequence[Task]
+) -> StateDict:
     """Align stacked networks of any tasks to a frame; their functions stay what they are."""
     data = datasets.load(tasks[0].dataset)
     wide = widen(zoo_architecture, len(data.class_names))
@@ -109,7 +111,7 @@ def is_canonical(zoo: Zoo) -> bool:
     return (zoo.path / FRAME).exists()
 
 
-def read_frame(zoo: Zoo) -> State:
+def read_frame(zoo: Zoo) -> StateDict:
     """The frame of a canonical zoo; `InputError` says how to make one."""
     if not is_canonical(zoo):
         raise InputError(

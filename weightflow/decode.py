@@ -7,14 +7,14 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 
 from canon.errors import WorkError
+from canon.types import StateDict
 from weightflow.architectures import Architecture
 from weightflow.coordinates import Coordinates
 from weightflow.readout import Compared, Cosine
 from weightflow.text import Prompt, PromptBatch
-from weightflow.zoo.logits import State
 
 
-def decode(coordinates: Coordinates, z: Tensor, prompts: PromptBatch) -> State:
+def decode(coordinates: Coordinates, z: Tensor, prompts: PromptBatch) -> StateDict:
     """Tokens (networks, tokens, width) to stacked networks. Raises `WorkError` where one is not finite."""
     # a sum that is finite has finite terms alone, and needs one pass; only then count
     if not z.sum().isfinite() and (lost := int((~z.isfinite().flatten(1).all(dim=1)).sum())):

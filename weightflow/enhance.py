@@ -15,24 +15,24 @@ from collections.abc import Sequence
 import torch
 
 from canon.errors import InputError
+from canon.types import StateDict
 from weightflow.canonicalize import follow
 from weightflow.decode import decode
 from weightflow.flow.schedule import expand_time
 from weightflow.sample import Flow
 from weightflow.sampleconfig import SampleConfig
 from weightflow.text import Prompt
-from weightflow.zoo.logits import State
 from weightflow.zoo.tasks import Task
 
 
 def enhance(
     flow: Flow,
-    state: State,
+    state: StateDict,
     tasks: Sequence[Task],
     strength: float,
     seeds: Sequence[int],
     config: SampleConfig | None = None,
-) -> State:
+) -> StateDict:
     """Stacked networks of the run's architecture, from anywhere, made anew by `strength` from 0 to 1."""
     if not 0 <= strength <= 1:
         raise InputError(f"strength is {strength}; it is a share from 0 (as it is) to 1 (made anew)")

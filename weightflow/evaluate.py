@@ -11,10 +11,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from canon.errors import InputError
+from canon.types import StateDict
 from weightflow import bootstrap, datasets
 from weightflow.architectures import Architecture
 from weightflow.calibration import calibration_error
-from weightflow.zoo.logits import State
 from weightflow.zoo.predict import accuracies, answer_many, forward_many, in_task, probabilities
 from weightflow.zoo.store import Zoo
 from weightflow.zoo.tasks import Task
@@ -73,7 +73,7 @@ class Judged:
         return found
 
 
-def judge(architecture: Architecture, state: State, tasks: Sequence[Task]) -> Judged:
+def judge(architecture: Architecture, state: StateDict, tasks: Sequence[Task]) -> Judged:
     """Run stacked networks on the test images of their data set."""
     data = datasets.load(tasks[0].dataset)
     test = data.test.open_for_evaluation()
@@ -88,7 +88,7 @@ def judge(architecture: Architecture, state: State, tasks: Sequence[Task]) -> Ju
 
 
 def judge_ensembles(
-    architecture: Architecture, state: State, task: Task, sizes: Sequence[int]
+    architecture: Architecture, state: StateDict, task: Task, sizes: Sequence[int]
 ) -> dict[int, float]:
     """Accuracy of ensembles of the first so many stacked networks, which average their probabilities.
 
@@ -153,7 +153,9 @@ def evaluate_zoo(zoo: Zoo) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def judge_together(architecture: Architecture, members: Sequence[tuple[State, Task]], task: Task) -> float:
+def judge_together(
+    architecture: Architecture, members: Sequence[tuple[StateDict, Task]], task: Task
+) -> float:
     """Accuracy on `task` of networks for parts of it that answer together, a fraction.
 
     Each gives probabilities to its own classes (stacks of one); a class has the mean over those who know it.
@@ -173,7 +175,7 @@ def judge_together(architecture: Architecture, members: Sequence[tuple[State, Ta
     return float((predicted == test.labels[rows]).double().mean())
 
 
-def _together(architecture: Architecture, state: State, rows: list[int], task: Task) -> dict[str, Any]:
+def _together(architecture: Architecture, state: StateDict, rows: list[int], task: Task) -> dict[str, Any]:
     if len(rows) < 2:
         return {"ensemble": None, "ensemble_reason": "one network is no ensemble"}
     own = {name: tensor[rows] for name, tensor in state.items()}

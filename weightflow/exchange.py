@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from canon.spec import Axis
+from canon.types import StateDict
 from weightflow.architectures import Architecture
-from weightflow.zoo.logits import State
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Exchange:
     units: bool = False
     classes: bool = False
 
-    def average(self, architecture: Architecture, state: State) -> State:
+    def average(self, architecture: Architecture, state: StateDict) -> StateDict:
         """Stacked tensors (networks, *shape), each entry the mean of those that it may trade places with."""
         found = {}
         for name, tensor in state.items():

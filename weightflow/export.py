@@ -17,6 +17,7 @@ from torch import Tensor
 from canon import checkpoint
 from canon.errors import InputError
 from canon.files import atomic_write
+from canon.types import StateDict
 from weightflow import datasets, statistics
 from weightflow.classifier import Classifier
 from weightflow.datasets import Facts
@@ -25,7 +26,6 @@ from weightflow.names import pick
 from weightflow.network import metadata_of
 from weightflow.programs import onnx_bytes, pt2_bytes
 from weightflow.text import Prompt
-from weightflow.zoo.logits import State
 from weightflow.zoo.store import Zoo
 
 
@@ -109,7 +109,7 @@ def facts_of(zoo: Zoo) -> Facts:
     return Facts.from_dict(table) if table else Facts.of(datasets.load(zoo.dataset))
 
 
-def with_statistics(zoo: Zoo, row: int) -> State:
+def with_statistics(zoo: Zoo, row: int) -> StateDict:
     """One network, stacked; a generated one with running statistics of its classes' training images."""
     state, record = zoo.load([row]), zoo.records[row]
     if record.lineage != "generated":

@@ -14,34 +14,35 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from canon.types import StateDict
 from weightflow import config as settings
 from weightflow import datasets
 from weightflow.architectures import Architecture
 from weightflow.evaluate import judge
 from weightflow.zoo.initialise import initialise
-from weightflow.zoo.logits import State, class_table, pad_with_zeros
+from weightflow.zoo.logits import class_table, pad_with_zeros
 from weightflow.zoo.store import Zoo
 from weightflow.zoo.tasks import Task
 from weightflow.zoo.training import train_many
 from weightflow.zoo.trainingrecipe import TrainingRecipe
 
 
-def xavier(architecture: Architecture, tasks: Sequence[Task], seeds: Sequence[int]) -> State:
+def xavier(architecture: Architecture, tasks: Sequence[Task], seeds: Sequence[int]) -> StateDict:
     return _drawn(architecture, tasks, seeds, nn.init.xavier_uniform_)
 
 
-def kaiming(architecture: Architecture, tasks: Sequence[Task], seeds: Sequence[int]) -> State:
+def kaiming(architecture: Architecture, tasks: Sequence[Task], seeds: Sequence[int]) -> StateDict:
     def fill(tensor: Tensor, generator: torch.Generator) -> Tensor:
         return nn.init.kaiming_uniform_(tensor, nonlinearity="relu", generator=generator)
 
     return _drawn(architecture, tasks, seeds, fill)
 
 
-def default(architecture: Architecture, tasks: Sequence[Task], seeds: Sequence[int]) -> State:
+def default(architecture: Architecture, tasks: Sequence[Task], seeds: Sequence[int]) -> StateDict:
     return _padded(architecture, initialise(architecture, seeds), tasks)
 
 
-INITIALISATIONS: dict[str, Callable[[Architecture, Sequence[Task], Sequence[int]], State]] = {
+INITIALISATIONS: dict[str, Callable[[Architecture, Sequence[Task], Sequence[int]], StateDict]] = {
     "xavier": xavier,
     "kaiming": kaiming,
     "default": default,
@@ -50,7 +51,7 @@ INITIALISATIONS: dict[str, Callable[[Architecture, Sequence[Task], Sequence[int]
 
 def _drawn(
     architecture: Architecture, tasks: Sequence[Task], seeds: Sequence[int], fill: Callable[..., Tensor]
-) -> State:
+) -> StateDict:
     """PyTorch's initialisation with weights drawn anew by `fill` and biases at zero; norms stay as they are."""
     state = initialise(architecture, seeds)
     with torch.device("meta"):
@@ -69,7 +70,7 @@ def _drawn(
     return _padded(architecture, state, tasks)
 
 
-def _padded(architecture: Architecture, state: State, tasks: Sequence[Task]) -> State:
+def _padded(architecture: Architecture, state: StateDict, tasks: Sequence[Task]) -> StateDict:
     data = datasets.load(tasks[0].dataset)
     return pad_with_zeros(architecture, state, class_table(data, tasks, architecture.classes)[1])
 
@@ -83,12 +84,12 @@ def zoo_recipe(zoo: Zoo, **changes: Any) -> TrainingRecipe:
 
 def fine_tune(
     architecture: Architecture,
-    start: State,
+    start: StateDict,
     tasks: Sequence[Task],
     seeds: Sequence[int],
     recipe: TrainingRecipe,
     steps: int,
-) -> State:
+) -> StateDict:
     """Stacked networks trained on from `start` for so many steps; 0 leaves them as they are."""
     if steps == 0:
         return start
@@ -98,7 +99,7 @@ def fine_tune(
 
 def curve(
     architecture: Architecture,
-    start: State,
+    start: StateDict,
     tasks: Sequence[Task],
     seeds: Sequence[int],
     recipe: TrainingRecipe,

@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from canon.errors import InputError
+from canon.types import StateDict
 from weightflow.averages import in_frame
 from weightflow.enhance import enhance
 from weightflow.network import Network
 from weightflow.sample import Flow
 from weightflow.sampleconfig import SampleConfig
-from weightflow.zoo.logits import State
 from weightflow.zoo.tasks import Task
 
 
@@ -48,7 +48,7 @@ def fuse(
     strength: float = 1.0,
     seed: int = 0,
     config: SampleConfig | None = None,
-) -> State:
+) -> StateDict:
     """The network for `union_of(flow, networks)`, a stack of one."""
     task = union_of(flow, networks)
     return enhance(flow, in_frame(flow, networks, task), [task], strength, [seed], config)

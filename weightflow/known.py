@@ -11,12 +11,13 @@ import torch
 from torch import Tensor
 
 from canon.errors import InputError
+from canon.types import StateDict
 from weightflow import datasets
 from weightflow.canonicalize import is_canonical, scatter_classes, widen
 from weightflow.datasets import ClassificationData
 from weightflow.sample import Flow
 from weightflow.sampleconfig import SampleConfig
-from weightflow.zoo.logits import State, class_table, pad_with_zeros
+from weightflow.zoo.logits import class_table, pad_with_zeros
 from weightflow.zoo.store import Zoo
 from weightflow.zoo.tasks import Task
 
@@ -38,14 +39,14 @@ class Known:
         return self.tasks_of(self.rows)
 
     @cached_property
-    def state(self) -> State:
+    def state(self) -> StateDict:
         return self.zoo.load(self.rows)
 
     def tasks_of(self, rows: list[int]) -> list[Task]:
         return [self.zoo.records[i].task for i in rows]
 
     @cached_property
-    def wide(self) -> State:
+    def wide(self) -> StateDict:
         """Stacked networks with one logit for every class of the data set, absent ones zero."""
         return scatter_classes(self.zoo.architecture, self.state, self.tasks)
 
@@ -55,12 +56,12 @@ class Known:
         return self.classes_of(self.tasks)
 
     @cached_property
-    def used(self) -> State:
+    def used(self) -> StateDict:
         """1 for every entry of `wide` that belongs to a class the network knows, else 0."""
         return self.used_by(self.tasks)
 
     @cached_property
-    def mean(self) -> State:
+    def mean(self) -> StateDict:
         """Mean of the zoo, each class's rows over the networks that know it."""
         return {
             name: t.sum(0) / self.used[name].sum(0).clamp(min=1) if t.is_floating_point() else t[0]
@@ -85,7 +86,7 @@ class Known:
         """Which classes of the data set each task has: (tasks, classes)."""
         return class_table(self.data, tasks, self.zoo.architecture.classes)[0] >= 0
 
-    def used_by(self, tasks: Sequence[Task]) -> State:
+    def used_by(self, tasks: Sequence[Task]) -> StateDict:
         """As `used`, for networks of any tasks; tensors that know no classes take no memory."""
         has = self.classes_of(tasks)
         wide = widen(self.zoo.architecture, has.shape[1])

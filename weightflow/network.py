@@ -12,9 +12,9 @@ from torch import Tensor
 
 from canon import checkpoint
 from canon.errors import InputError
+from canon.types import StateDict
 from weightflow.architectures import Architecture
 from weightflow.text import Prompt
-from weightflow.zoo.logits import State
 from weightflow.zoo.tasks import Task
 
 
@@ -22,7 +22,7 @@ from weightflow.zoo.tasks import Task
 class Network:
     """A stack of one, padded to the architecture's number of logits, and the classes it tells apart."""
 
-    state: State
+    state: StateDict
     prompt: Prompt
     dataset: str
 
@@ -31,7 +31,7 @@ class Network:
         return Task(self.dataset, self.prompt.classes)
 
 
-def write_network(path: Path, architecture: Architecture, state: State, classes: tuple[str, ...]) -> None:
+def write_network(path: Path, architecture: Architecture, state: StateDict, classes: tuple[str, ...]) -> None:
     """The one network of a stack, trimmed to its classes; the suffix of `path` decides the format."""
     network = architecture.trim({name: tensor[0] for name, tensor in state.items()}, len(classes))
     checkpoint.write(path, network, metadata_of(architecture, classes))

@@ -22,9 +22,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from canon.types import StateDict
 from weightflow.canonicalize import follow, read_frame, scatter_classes
 from weightflow.known import Known
-from weightflow.zoo.logits import State
 from weightflow.zoo.tasks import Task
 
 BLOCK = 2**14
@@ -44,7 +44,7 @@ class Distances:
         return self.nearest / self.zoo
 
 
-def nearest_distances(known: Known, state: State, tasks: Sequence[Task]) -> Distances:
+def nearest_distances(known: Known, state: StateDict, tasks: Sequence[Task]) -> Distances:
     """Networks are first brought into the zoo's frame, as the training networks were.
 
     `InputError` where the zoo is not canonical: then there is no frame.
@@ -63,22 +63,22 @@ def spacing(known: Known) -> float:
     return float(among.fill_diagonal_(torch.inf).min(dim=1).values.mean())
 
 
-def _trained(known: Known, wide: State) -> State:
+def _trained(known: Known, wide: StateDict) -> StateDict:
     """The tensors that training moved: running statistics and counters say nothing of it."""
     with torch.device("meta"):
         names = {name for name, _ in known.zoo.architecture.build().named_parameters()}
     return {name: tensor for name, tensor in wide.items() if name in names}
 
 
-def _among(known: Known, a: State, has_a: Tensor, b: State, has_b: Tensor) -> Tensor:
+def _among(known: Known, a: StateDict, has_a: Tensor, b: StateDict, has_b: Tensor) -> Tensor:
     axes = known.zoo.architecture.class_axes
     return distances(_trained(known, a), has_a, _trained(known, b), has_b, axes)
 
 
 def distances(
-    a: State,
+    a: StateDict,
     has_a: Bool[Tensor, "n classes"],
-    b: State,
+    b: StateDict,
     has_b: Bool[Tensor, "m classes"],
     class_axes: Mapping[str, int],
 ) -> Float[Tensor, "n m"]:
@@ -129,7 +129,7 @@ def _squares_of_rows(
     return found
 
 
-def mean_distance(known: Known, state: State, tasks: Sequence[Task]) -> float:
+def mean_distance(known: Known, state: StateDict, tasks: Sequence[Task]) -> float:
     """Mean distance between any two networks of a stack: their diversity. NaN for fewer than two."""
     wide, has = scatter_classes(known.zoo.architecture, state, tasks), known.classes_of(tasks)
     among = _among(known, wide, has, wide, has)

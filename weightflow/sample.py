@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from canon.errors import InputError
+from canon.types import StateDict
 from weightflow import checkpoint as runs
 from weightflow import statistics
 from weightflow.classifier import Classifier
@@ -25,7 +26,6 @@ from weightflow.pretrained import Pretrained, with_own_files
 from weightflow.sampleconfig import ADAPTIVE_SHARE, SampleConfig
 from weightflow.text import Prompt, PromptBatch, TextEncoder, encode_prompts, load_encoder
 from weightflow.text.description import encode as encode_descriptions
-from weightflow.zoo.logits import State
 
 # Entries that a processor moves together: more do not fit its caches, and their memory is not kept by the
 # allocator from one step to the next. Large networks still go a few at a time.
@@ -78,7 +78,7 @@ class Flow(Pretrained):
         return load_encoder(self.header.config.encoder)
 
     @property
-    def frame(self) -> State:
+    def frame(self) -> StateDict:
         """The frame that foreign networks are brought into; `InputError` where the run has none."""
         if not self._frame:
             raise InputError(
@@ -207,13 +207,13 @@ class Flow(Pretrained):
 
     def sample(
         self, prompts: Sequence[Prompt], seeds: Sequence[int], config: SampleConfig | None = None
-    ) -> State:
+    ) -> StateDict:
         """One network for each prompt and seed, stacked and padded to the run's number of logits."""
         words = self.prompts(prompts)
         z = self.tokens(words, self.noise(seeds, words.present), config, seeds=seeds)
         return self.with_statistics(decode(self.coordinates, z, words), prompts)
 
-    def with_statistics(self, state: State, prompts: Sequence[Prompt]) -> State:
+    def with_statistics(self, state: StateDict, prompts: Sequence[Prompt]) -> StateDict:
         """Running statistics of batch norm from training examples of each prompt's classes."""
         classes = [prompt.classes for prompt in prompts]
         return statistics.of_classes(self.architecture, state, self.header.zoo.dataset, classes)

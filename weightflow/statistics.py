@@ -9,15 +9,15 @@ import torch
 from torch import Tensor
 
 from canon.statistics import reestimate_batch_norm
+from canon.types import StateDict
 from weightflow import datasets
 from weightflow.architectures import Architecture
 from weightflow.datasets import Split
-from weightflow.zoo.logits import State
 
 
 def of_classes(
-    architecture: Architecture, state: State, dataset: str, classes: Sequence[Sequence[str]]
-) -> State:
+    architecture: Architecture, state: StateDict, dataset: str, classes: Sequence[Sequence[str]]
+) -> StateDict:
     """Statistics of each stacked network from training examples of its classes.
 
     Where the data set lacks one of them, examples of all its classes serve. Networks without batch norm come
@@ -35,12 +35,12 @@ def of_classes(
 
 def restore_statistics(
     architecture: Architecture,
-    state: State,
+    state: StateDict,
     split: Split,
     rows: Sequence[Tensor],
     examples: int = 2048,
     batch: int = 256,
-) -> State:
+) -> StateDict:
     """Running statistics of each stacked network from up to `examples` of its rows of the training split.
 
     Networks without batch norm come back as they are.

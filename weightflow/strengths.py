@@ -10,10 +10,10 @@ from pathlib import Path
 
 from canon.files import atomic_write
 from canon.plot import check_format
+from canon.types import StateDict
 from weightflow import datasets
 from weightflow.architectures import Architecture
 from weightflow.evaluate import judge
-from weightflow.zoo.logits import State
 from weightflow.zoo.measure import measured
 from weightflow.zoo.tasks import Task
 
@@ -25,13 +25,13 @@ class Tried:
     """A network made with a strength, and its accuracies, fractions of 1."""
 
     strength: float
-    state: State
+    state: StateDict
     validation: float
     test: float
 
 
 def sweep(
-    make: Callable[[float], State],
+    make: Callable[[float], StateDict],
     architecture: Architecture,
     task: Task,
     strengths: Sequence[float] = STRENGTHS,

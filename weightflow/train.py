@@ -19,6 +19,7 @@ from torch import Tensor
 
 from canon import checkpoint
 from canon.errors import InputError, WorkError
+from canon.types import StateDict
 from weightflow import checkpoint as runs
 from weightflow import coordinates as coordinate_kinds
 from weightflow import datasets, suits
@@ -41,7 +42,7 @@ from weightflow.text import Prompt, PromptBatch, encode_prompts, load_encoder
 from weightflow.tokens import make_layout
 from weightflow.trainconfig import TrainConfig
 from weightflow.zoo.held_out import learn_and_choose, only_task
-from weightflow.zoo.store import State, Zoo
+from weightflow.zoo.store import Zoo
 
 
 @dataclass
@@ -251,7 +252,7 @@ def _prompts(zoo: Zoo, rows: list[int], config: TrainConfig) -> PromptBatch:
     return encode_prompts(load_encoder(config.encoder), prompts, zoo.architecture.classes)
 
 
-def _batches(zoo: Zoo, rows: list[int], prompts: PromptBatch) -> Iterator[tuple[State, Tensor]]:
+def _batches(zoo: Zoo, rows: list[int], prompts: PromptBatch) -> Iterator[tuple[StateDict, Tensor]]:
     """One walk over some networks of a zoo, a shard at a time, with the logits that they have."""
     for positions, state in zoo.by_shard(rows):
         yield state, prompts.present[positions]

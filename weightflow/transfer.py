@@ -15,12 +15,13 @@ import torch
 from torch import Tensor
 
 from canon.errors import InputError
+from canon.types import StateDict
 from weightflow import datasets
 from weightflow.architectures import Architecture
 from weightflow.datasets import ClassificationData, Split
 from weightflow.evaluate import judge
 from weightflow.zoo.initialise import initialise
-from weightflow.zoo.logits import State, class_table, pad_with_zeros
+from weightflow.zoo.logits import class_table, pad_with_zeros
 from weightflow.zoo.store import Zoo
 from weightflow.zoo.tasks import Task
 from weightflow.zoo.training import check_inputs, train_many
@@ -31,7 +32,7 @@ Accuracies = dict[str, dict[int, Tensor]]
 
 def transfer(
     architecture: Architecture,
-    starts: Mapping[str, State],
+    starts: Mapping[str, StateDict],
     task: Task,
     epochs: Sequence[int],
     recipe: TrainingRecipe,
@@ -73,7 +74,7 @@ def few(data: ClassificationData, task: Task, images: int | None) -> Classificat
     return dataclasses.replace(data, train=Split(data.train.inputs[rows], labels[rows]))
 
 
-def starts_of(zoo: Zoo, classes: int, count: int) -> State:
+def starts_of(zoo: Zoo, classes: int, count: int) -> StateDict:
     """Up to `count` networks of a zoo that tell `classes` classes apart; `InputError` where it has none."""
     rows = [i for i, record in enumerate(zoo.records) if len(record.classes) == classes][:count]
     if not rows:
@@ -84,6 +85,6 @@ def starts_of(zoo: Zoo, classes: int, count: int) -> State:
     return zoo.load(rows)
 
 
-def random_starts(architecture: Architecture, count: int, recipe: TrainingRecipe) -> State:
+def random_starts(architecture: Architecture, count: int, recipe: TrainingRecipe) -> StateDict:
     """`count` networks as the recipe initialises them."""
     return initialise(architecture, range(count), recipe.initialiser)

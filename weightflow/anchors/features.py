@@ -15,9 +15,10 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from canon.errors import InputError
+from canon.types import StateDict
 from weightflow.architectures import Architecture
 from weightflow.datasets import ClassificationData, Split
-from weightflow.zoo.store import State, Zoo
+from weightflow.zoo.store import Zoo
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class LastLayer:
         return cls(module, f"{prefix}weight", bias)
 
 
-def mean_network(zoo: Zoo, rows: Sequence[int]) -> State:
+def mean_network(zoo: Zoo, rows: Sequence[int]) -> StateDict:
     """The mean of some networks of a zoo, one shard in memory at a time."""
     total: dict[str, Tensor] = {}
     for _, state in zoo.by_shard(rows):
@@ -56,7 +57,11 @@ def mean_network(zoo: Zoo, rows: Sequence[int]) -> State:
 
 @torch.no_grad()
 def features(
-    architecture: Architecture, state: State, inputs: Split, rows: Int[Tensor, " examples"], batch: int = 1024
+    architecture: Architecture,
+    state: StateDict,
+    inputs: Split,
+    rows: Int[Tensor, " examples"],
+    batch: int = 1024,
 ) -> Float[Tensor, "examples features"]:
     """What enters the last layer of a network for some examples."""
     module, found = architecture.build().eval(), []

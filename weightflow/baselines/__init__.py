@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 
+from canon.types import StateDict
 from weightflow import statistics
 from weightflow.baselines.averages import mean_of_nearest, zoo_mean, zoo_mean_rows
 from weightflow.baselines.controls import random_text, shuffled_prompt
@@ -21,12 +22,11 @@ from weightflow.baselines.noise import noise, noise_as_wide_as_the_zoo
 from weightflow.baselines.retrieval import nearest_prompt, nearest_rows
 from weightflow.baselines.ridge import nearest_class, ridge_rows
 from weightflow.known import Known
-from weightflow.zoo.logits import State
 from weightflow.zoo.tasks import Task
 
 __all__ = ["BASELINES", "Inapplicable", "Known", "answer"]
 
-Baseline = Callable[[Known, Sequence[Task], int], State]
+Baseline = Callable[[Known, Sequence[Task], int], StateDict]
 
 BASELINES: dict[str, Baseline] = {
     "zoo_mean": zoo_mean,
@@ -49,7 +49,7 @@ BASELINES: dict[str, Baseline] = {
 }
 
 
-def answer(known: Known, name: str, tasks: Sequence[Task], seed: int) -> State:
+def answer(known: Known, name: str, tasks: Sequence[Task], seed: int) -> StateDict:
     """The networks of a baseline, statistics of batch norm estimated anew from training examples."""
     state, zoo = BASELINES[name](known, tasks, seed), known.zoo
     return statistics.of_classes(zoo.architecture, state, zoo.dataset, [task.classes for task in tasks])

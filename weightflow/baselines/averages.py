@@ -6,26 +6,26 @@ from collections.abc import Sequence
 
 import torch
 
+from canon.types import StateDict
 from weightflow.baselines.retrieval import best_known
 from weightflow.canonicalize import gather_classes
 from weightflow.known import Known
-from weightflow.zoo.logits import State
 from weightflow.zoo.tasks import Task
 
 
-def zoo_mean(known: Known, tasks: Sequence[Task], seed: int) -> State:
+def zoo_mean(known: Known, tasks: Sequence[Task], seed: int) -> StateDict:
     """The mean of the aligned networks as they are, each logit the mean of that logit."""
     means = {n: t.mean(0) if t.is_floating_point() else t[0] for n, t in known.state.items()}
     return {name: t.expand(len(tasks), *t.shape).clone() for name, t in means.items()}
 
 
-def zoo_mean_rows(known: Known, tasks: Sequence[Task], seed: int) -> State:
+def zoo_mean_rows(known: Known, tasks: Sequence[Task], seed: int) -> StateDict:
     """The mean of the aligned zoo with one mean row a class, put together for the classes asked for."""
     wide = {name: t.expand(len(tasks), *t.shape).clone() for name, t in known.mean.items()}
     return gather_classes(known.zoo.architecture, wide, tasks)
 
 
-def mean_of_nearest(known: Known, tasks: Sequence[Task], seed: int, networks: int) -> State:
+def mean_of_nearest(known: Known, tasks: Sequence[Task], seed: int, networks: int) -> StateDict:
     """The mean of the `networks` that know most of the classes, each row over those that know its class.
 
     Of one task, as in an unconditional zoo, these are random ones.

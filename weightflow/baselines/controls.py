@@ -7,17 +7,17 @@ from collections.abc import Sequence
 import torch
 from torch.nn import functional as F
 
+from canon.types import StateDict
 from weightflow.baselines.inapplicable import Inapplicable
 from weightflow.decode import decode
 from weightflow.known import Known
 from weightflow.text import Prompt, PromptBatch
-from weightflow.zoo.logits import State
 from weightflow.zoo.tasks import Task
 
 _NO_PROMPT = "all networks have one task, so that there is no other prompt"
 
 
-def shuffled_prompt(known: Known, tasks: Sequence[Task], seed: int) -> State:
+def shuffled_prompt(known: Known, tasks: Sequence[Task], seed: int) -> StateDict:
     """The prompt of another task with as many classes."""
     if known.one_task:
         raise Inapplicable(_NO_PROMPT)
@@ -25,7 +25,7 @@ def shuffled_prompt(known: Known, tasks: Sequence[Task], seed: int) -> State:
     return known.flow.sample(prompts, range(seed, seed + len(tasks)), known.config)
 
 
-def random_text(known: Known, tasks: Sequence[Task], seed: int) -> State:
+def random_text(known: Known, tasks: Sequence[Task], seed: int) -> StateDict:
     """A random vector of the same length for each class, always the same one for the same class."""
     if known.one_task:
         raise Inapplicable(_NO_PROMPT)

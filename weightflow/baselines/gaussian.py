@@ -12,13 +12,13 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from canon.types import StateDict
 from weightflow.canonicalize import gather_classes
 from weightflow.known import Known
-from weightflow.zoo.logits import State
 from weightflow.zoo.tasks import Task
 
 
-def gaussian(known: Known, tasks: Sequence[Task], seed: int) -> State:
+def gaussian(known: Known, tasks: Sequence[Task], seed: int) -> StateDict:
     """Every weight drawn by itself, with its own mean and deviation over the zoo."""
     generator = torch.Generator().manual_seed(seed)
 
@@ -29,7 +29,7 @@ def gaussian(known: Known, tasks: Sequence[Task], seed: int) -> State:
     return _around_the_mean(known, tasks, draw)
 
 
-def gaussian_pc(known: Known, tasks: Sequence[Task], seed: int, spread: float = 1.0) -> State:
+def gaussian_pc(known: Known, tasks: Sequence[Task], seed: int, spread: float = 1.0) -> StateDict:
     """The Gaussian of the zoo's mean and covariance, its deviations multiplied by `spread`."""
     z = torch.randn(len(tasks), len(known.rows), generator=torch.Generator().manual_seed(seed))
     z *= spread / len(known.rows) ** 0.5
@@ -40,7 +40,9 @@ def gaussian_pc(known: Known, tasks: Sequence[Task], seed: int, spread: float = 
     return _around_the_mean(known, tasks, draw)
 
 
-def _around_the_mean(known: Known, tasks: Sequence[Task], draw: Callable[[Tensor, Tensor], Tensor]) -> State:
+def _around_the_mean(
+    known: Known, tasks: Sequence[Task], draw: Callable[[Tensor, Tensor], Tensor]
+) -> StateDict:
     wide = {}
     for name, tensor in known.wide.items():
         mean, used = known.mean[name], known.used[name]

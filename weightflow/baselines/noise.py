@@ -7,15 +7,16 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from canon.types import StateDict
 from weightflow.baselines.inapplicable import Inapplicable
 from weightflow.baselines.retrieval import nearest_rows
 from weightflow.known import Known
 from weightflow.novelty import spacing
-from weightflow.zoo.logits import State, pad_with_zeros
+from weightflow.zoo.logits import pad_with_zeros
 from weightflow.zoo.tasks import Task
 
 
-def noise(known: Known, tasks: Sequence[Task], seed: int, size: float) -> State:
+def noise(known: Known, tasks: Sequence[Task], seed: int, size: float) -> StateDict:
     """`nearest_rows` with Gaussian noise of standard deviation `size`, in units of the weights."""
     generator = torch.Generator().manual_seed(seed)
 
@@ -30,7 +31,7 @@ def noise(known: Known, tasks: Sequence[Task], seed: int, size: float) -> State:
     return pad_with_zeros(architecture, state, mask)
 
 
-def noise_as_wide_as_the_zoo(known: Known, tasks: Sequence[Task], seed: int) -> State:
+def noise_as_wide_as_the_zoo(known: Known, tasks: Sequence[Task], seed: int) -> StateDict:
     """As much noise as training networks lie apart: as new as a new network, if new were all."""
     if not known.is_canonical:
         raise Inapplicable("distances need a canonical zoo")

@@ -8,14 +8,14 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from canon.types import StateDict
 from weightflow.canonicalize import gather_classes
 from weightflow.known import Known
 from weightflow.text import Prompt
-from weightflow.zoo.logits import State
 from weightflow.zoo.tasks import Task
 
 
-def nearest_prompt(known: Known, tasks: Sequence[Task], seed: int) -> State:
+def nearest_prompt(known: Known, tasks: Sequence[Task], seed: int) -> StateDict:
     """The training network whose prompt, as an ordered list of as many classes, is nearest in text."""
     asked, theirs = _text(known, tasks), _text(known, known.tasks)
     distance = torch.cdist(asked.flatten(1), theirs.flatten(1))
@@ -27,7 +27,7 @@ def nearest_prompt(known: Known, tasks: Sequence[Task], seed: int) -> State:
     return {name: tensor[index] for name, tensor in known.state.items()}
 
 
-def nearest_rows(known: Known, tasks: Sequence[Task], seed: int) -> State:
+def nearest_rows(known: Known, tasks: Sequence[Task], seed: int) -> StateDict:
     """The training network that knows most of the classes asked for, its rows picked and reordered.
 
     The strongest retrieval: where some training task includes all the classes, this is a trained

@@ -16,16 +16,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from canon.types import StateDict
 from weightflow.baselines.inapplicable import Inapplicable
 from weightflow.canonicalize import gather_classes
 from weightflow.known import Known
-from weightflow.zoo.logits import State
 from weightflow.zoo.tasks import Task
 
 PENALTIES = tuple(10.0**power for power in range(-4, 4))
 
 
-def ridge_rows(known: Known, tasks: Sequence[Task], seed: int) -> State:
+def ridge_rows(known: Known, tasks: Sequence[Task], seed: int) -> StateDict:
     """Rows predicted from text for every class, also for classes that the zoo never saw."""
     architecture = known.zoo.architecture
     if not architecture.class_axes:
@@ -35,7 +35,7 @@ def ridge_rows(known: Known, tasks: Sequence[Task], seed: int) -> State:
     return _with_rows(known, tasks, predict_rows)
 
 
-def nearest_class(known: Known, tasks: Sequence[Task], seed: int) -> State:
+def nearest_class(known: Known, tasks: Sequence[Task], seed: int) -> StateDict:
     """For every class the mean row of the known class nearest to it in text."""
     if not known.zoo.architecture.class_axes:
         raise Inapplicable("the architecture has no row for a class")
@@ -44,7 +44,7 @@ def nearest_class(known: Known, tasks: Sequence[Task], seed: int) -> State:
 
 def _with_rows(
     known: Known, tasks: Sequence[Task], predict: Callable[[Tensor, Tensor, Tensor], Tensor]
-) -> State:
+) -> StateDict:
     """The mean network with one row a class, predicted from the rows of known classes."""
     names = known.data.class_names
     seen, asked = known.has_class.any(dim=0), known.classes_of(tasks).any(dim=0)

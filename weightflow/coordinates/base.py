@@ -9,15 +9,16 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from canon.types import StateDict
 from weightflow.architectures import Architecture
 from weightflow.exchange import Exchange
 from weightflow.tokens import Layout
-from weightflow.zoo.logits import State, pad_with_zeros
+from weightflow.zoo.logits import pad_with_zeros
 
 Z = Float[Tensor, "networks tokens width"]
 Present = Bool[Tensor, "networks classes"]
 # One walk over a population: stacked networks, a shard or so at a time, and which logits they have.
-Batches = Callable[[], Iterator[tuple[State, Present]]]
+Batches = Callable[[], Iterator[tuple[StateDict, Present]]]
 
 
 def used_entries(
@@ -66,9 +67,9 @@ class Coordinates(ABC):
         """Which entries of z belong to a network with these logits; the others are zero."""
 
     @abstractmethod
-    def encode(self, state: State, present: Present) -> Z:
+    def encode(self, state: StateDict, present: Present) -> Z:
         """Stacked networks to z; what is not used is zero."""
 
     @abstractmethod
-    def decode(self, z: Z, present: Present) -> State:
+    def decode(self, z: Z, present: Present) -> StateDict:
         """z to stacked networks, missing logits zero, in the architecture's own order."""

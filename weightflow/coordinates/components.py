@@ -20,11 +20,12 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from canon.errors import InputError
+from canon.types import StateDict
 from weightflow.architectures import Architecture
 from weightflow.coordinates.base import Batches, Coordinates, Present, Z
 from weightflow.exchange import Exchange
 from weightflow.tokens import Block, Layout, Piece, make_layout
-from weightflow.zoo.logits import State, pad_with_zeros
+from weightflow.zoo.logits import pad_with_zeros
 
 # Directions along which the population has less than this share of its largest spread are rounding.
 SMALLEST = 1e-5
@@ -82,17 +83,19 @@ class Components(Coordinates):
     def used(self, present: Present) -> Bool[Tensor, "networks tokens width"]:
         return torch.ones(len(present), 1, len(self.scale), dtype=torch.bool)
 
-    def encode(self, state: State, present: Present) -> Z:
+    def encode(self, state: StateDict, present: Present) -> Z:
         rows = _rows(self.architecture, self.flat, state, present, self.mean)
         return (rows @ self.directions.T / self.scale).unsqueeze(1)
 
-    def decode(self, z: Z, present: Present) -> State:
+    def decode(self, z: Z, present: Present) -> StateDict:
         rows = torch.addmm(self.mean, z.squeeze(1) * self.scale, self.directions)
         state = self.flat.decode(rows.unsqueeze(1))
         return pad_with_zeros(self.architecture, state, present)
 
 
-def _rows(architecture: Architecture, flat: Layout, state: State, present: Present, mean: Tensor) -> Tensor:
+def _rows(
+    architecture: Architecture, flat: Layout, state: StateDict, present: Present, mean: Tensor
+) -> Tensor:
     """Flat networks less the mean, (networks, entries); entries of missing logits are zero."""
     ones = {n: torch.ones(()).expand(len(present), *s) for n, s in architecture.shapes.items()}
     used = flat.encode(pad_with_zeros(architecture, ones, present))

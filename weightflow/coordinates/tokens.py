@@ -15,11 +15,12 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
+from canon.types import StateDict
 from weightflow.architectures import Architecture
 from weightflow.coordinates.base import Batches, Coordinates, Present, Z, used_entries
 from weightflow.exchange import Exchange
 from weightflow.tokens import Layout
-from weightflow.zoo.logits import State, pad_with_zeros
+from weightflow.zoo.logits import pad_with_zeros
 
 
 @dataclass(frozen=True)
@@ -66,11 +67,11 @@ class Tokens(Coordinates):
     def used(self, present: Present) -> Bool[Tensor, "networks tokens width"]:
         return used_entries(self.architecture, self.layout, present)
 
-    def encode(self, state: State, present: Present) -> Z:
+    def encode(self, state: StateDict, present: Present) -> Z:
         z = (self.layout.encode(state) - self.mean) / self.std
         return z * self.used(present)
 
-    def decode(self, z: Z, present: Present) -> State:
+    def decode(self, z: Z, present: Present) -> StateDict:
         state = self.layout.decode(torch.addcmul(self.mean, z, self.std))
         ordered = {name: state[name] for name in self.architecture.shapes}
         return pad_with_zeros(self.architecture, ordered, present)

@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from canon.types import StateDict
 from weightflow.canonicalize import follow, read_frame, scatter_classes
 from weightflow.known import Known
 from weightflow.report.generated import Generated, unseen_rows
 from weightflow.report.novelty import NO_FRAME
-from weightflow.zoo.logits import State
 from weightflow.zoo.tasks import Task
 
 
@@ -40,18 +40,18 @@ def principal_map(known: Known, made: Generated, most: int = 300) -> dict[str, A
     }
 
 
-def _brought(known: Known, state: State, tasks: list[Task]) -> State:
+def _brought(known: Known, state: StateDict, tasks: list[Task]) -> StateDict:
     architecture = known.zoo.architecture
     aligned = follow(architecture, read_frame(known.zoo), state, tasks)
     return _centred(known, scatter_classes(architecture, aligned, tasks), tasks)
 
 
-def _centred(known: Known, wide: State, tasks: list[Task]) -> State:
+def _centred(known: Known, wide: StateDict, tasks: list[Task]) -> StateDict:
     used = known.used_by(tasks)
     return {n: (t - known.mean[n]) * used[n] for n, t in wide.items() if t.is_floating_point()}
 
 
-def _products(a: State, b: State) -> Tensor:
+def _products(a: StateDict, b: StateDict) -> Tensor:
     """Inner products of stacked networks, in float64."""
     parts = [a[name].flatten(1).double() @ b[name].flatten(1).double().T for name in a]
     return torch.stack(parts).sum(0)

@@ -12,11 +12,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from canon import checkpoint
+from canon.types import StateDict
 from weightflow import datasets
 from weightflow.architectures import Architecture
 from weightflow.canonicalize import gather_classes, scatter_classes
 from weightflow.network import write_network
-from weightflow.zoo.logits import State
 from weightflow.zoo.recipe import ZooRecipe
 from weightflow.zoo.tasks import Task
 from weightflow.zoo.training import train_many
@@ -26,7 +26,7 @@ BASE, BASE_FILE = "base", "base.safetensors"
 BASE_SEED = 2**20 - 1
 
 
-def trained_base(folder: Path, recipe: ZooRecipe) -> State:
+def trained_base(folder: Path, recipe: ZooRecipe) -> StateDict:
     """The base of the zoo in `folder`, over all classes of the data set; trained where it is not there.
 
     It is trained on the classes that nothing is held out from; rows of the others are zero.
@@ -47,7 +47,7 @@ def trained_base(folder: Path, recipe: ZooRecipe) -> State:
     return scatter_classes(architecture, ordered, [task])
 
 
-def branches(architecture: Architecture, base: State, tasks: Sequence[Task]) -> State:
+def branches(architecture: Architecture, base: StateDict, tasks: Sequence[Task]) -> StateDict:
     """Where each task's network starts: `base` (one network, all classes) cut to the task's logits."""
     copies = {name: tensor.expand(len(tasks), *tensor.shape[1:]) for name, tensor in base.items()}
     return {n: t.clone() for n, t in gather_classes(architecture, copies, tasks).items()}

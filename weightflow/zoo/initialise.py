@@ -8,11 +8,11 @@ import torch
 from torch import nn
 from torch.func import stack_module_state
 
+from canon.types import StateDict
 from weightflow.architectures import Architecture
-from weightflow.zoo.logits import State
 
 
-def initialise(architecture: Architecture, seeds: Sequence[int], initialiser: str = "pytorch") -> State:
+def initialise(architecture: Architecture, seeds: Sequence[int], initialiser: str = "pytorch") -> StateDict:
     """Each network from its own seed, stacked. `he_uniform`: biases of linear layers start at zero."""
     modules = []
     with torch.random.fork_rng(devices=[]):

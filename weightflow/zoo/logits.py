@@ -8,11 +8,10 @@ import torch
 from torch import Tensor
 
 from canon.errors import InputError
+from canon.types import StateDict
 from weightflow.architectures import Architecture
 from weightflow.datasets import ClassificationData
 from weightflow.zoo.tasks import Task
-
-State = dict[str, Tensor]
 
 
 def class_table(data: ClassificationData, tasks: Sequence[Task], classes: int) -> tuple[Tensor, Tensor]:
@@ -41,7 +40,7 @@ def masked_cross_entropy(logits: Tensor, targets: Tensor, mask: Tensor, smoothin
     return loss.mean(dim=1)
 
 
-def pad_with_zeros(architecture: Architecture, state: State, mask: Tensor) -> State:
+def pad_with_zeros(architecture: Architecture, state: StateDict, mask: Tensor) -> StateDict:
     """Zero the entries of logits that a network does not have; `mask` is (networks, classes)."""
     padded = {}
     for name, tensor in state.items():

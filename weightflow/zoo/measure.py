@@ -6,15 +6,15 @@ from collections.abc import Sequence
 
 import torch
 
+from canon.types import StateDict
 from weightflow.architectures import Architecture
 from weightflow.datasets import ClassificationData, Split
-from weightflow.zoo.logits import State
 from weightflow.zoo.predict import accuracies, predict_many
 from weightflow.zoo.tasks import Task
 
 
 def measured(
-    architecture: Architecture, state: State, data: ClassificationData, tasks: Sequence[Task]
+    architecture: Architecture, state: StateDict, data: ClassificationData, tasks: Sequence[Task]
 ) -> list[dict[str, float]]:
     """Accuracy of each stacked network by split, fractions."""
     found = {}

@@ -11,10 +11,11 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
+from canon.types import StateDict
 from weightflow.architectures import Architecture
 from weightflow.datasets import ClassificationData, StoredInputs
 from weightflow.zoo.company import together
-from weightflow.zoo.logits import State, class_table
+from weightflow.zoo.logits import class_table
 from weightflow.zoo.tasks import Task
 
 Inputs = Float[Tensor, "examples ..."] | StoredInputs
@@ -28,7 +29,7 @@ class Answers:
     confidence: Float[Tensor, "networks examples"]
 
 
-def forward_many(architecture: Architecture) -> Callable[[State, Tensor], Tensor]:
+def forward_many(architecture: Architecture) -> Callable[[StateDict, Tensor], Tensor]:
     """A function of stacked states and inputs (networks, batch, *shape) to outputs (networks, batch, ...).
 
     `architecture.readout` makes scores of classes out of them.
@@ -40,7 +41,7 @@ def forward_many(architecture: Architecture) -> Callable[[State, Tensor], Tensor
 @torch.no_grad()
 def answer_many(
     architecture: Architecture,
-    state: State,
+    state: StateDict,
     inputs: Inputs,
     data: ClassificationData,
     tasks: Sequence[Task],
@@ -65,7 +66,7 @@ def answer_many(
 
 def predict_many(
     architecture: Architecture,
-    state: State,
+    state: StateDict,
     inputs: Inputs,
     data: ClassificationData,
     tasks: Sequence[Task],
@@ -79,7 +80,7 @@ def predict_many(
 
 @torch.no_grad()
 def probabilities(
-    architecture: Architecture, state: State, inputs: Inputs, data: ClassificationData, task: Task
+    architecture: Architecture, state: StateDict, inputs: Inputs, data: ClassificationData, task: Task
 ) -> Float[Tensor, "networks examples classes"]:
     """The probability that each network of one task gives to each of the task's classes."""
     count = len(next(iter(state.values())))
@@ -97,7 +98,7 @@ def _label_of_logit(architecture: Architecture, data: ClassificationData, tasks:
 
 def _logits(
     architecture: Architecture,
-    state: State,
+    state: StateDict,
     inputs: Inputs,
     data: ClassificationData,
     tasks: Sequence[Task],
@@ -123,11 +124,11 @@ def _logits(
             yield rows, some[own], scores.masked_fill(~mask[rows].unsqueeze(1), -torch.inf)
 
 
-def _call(skeleton: nn.Module, state: State, inputs: Tensor) -> Tensor:
+def _call(skeleton: nn.Module, state: StateDict, inputs: Tensor) -> Tensor:
     return functional_call(skeleton, state, (inputs,))
 
 
-def _alone(skeleton: nn.Module) -> Callable[[State, Tensor], Tensor]:
+def _alone(skeleton: nn.Module) -> Callable[[StateDict, Tensor], Tensor]:
     return lambda state, inputs: _call(skeleton, {n: t[0] for n, t in state.items()}, inputs).unsqueeze(0)
 
 

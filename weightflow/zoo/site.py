@@ -15,11 +15,11 @@ from pathlib import Path
 
 from canon.errors import InputError
 from canon.files import atomic_write, sha256
+from canon.types import StateDict
 from weightflow import config, datasets
 from weightflow.zoo.base import BASE, BASE_FILE, branches, trained_base
 from weightflow.zoo.initialise import initialise
 from weightflow.zoo.lock import holding
-from weightflow.zoo.logits import State
 from weightflow.zoo.measure import measured
 from weightflow.zoo.recipe import ZooRecipe
 from weightflow.zoo.store import Record, read_manifest, shard_path, write_manifest, write_shard
@@ -34,7 +34,7 @@ SEEDS = 2**20
 class Shard:
     """Trained networks, stacked, and what is recorded of each."""
 
-    state: State
+    state: StateDict
     records: list[Record]
 
 
@@ -62,7 +62,7 @@ class Site:
         return self.tasks[start : start + self.recipe.shard_size]
 
     @cached_property
-    def base(self) -> State | None:
+    def base(self) -> StateDict | None:
         """The network that branched ones start from; trained by the first who asks for it."""
         if self.recipe.lineage != "branched":
             return None
@@ -134,7 +134,7 @@ def train_shard(
     recipe: ZooRecipe,
     start: int,
     tasks: list[Task],
-    base: State | None,
+    base: StateDict | None,
     device: str = "cpu",
     progress: Callable[[int], None] = lambda networks: None,
 ) -> Shard:

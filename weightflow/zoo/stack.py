@@ -12,7 +12,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from weightflow.zoo.logits import State
+from canon.types import StateDict
 from weightflow.zoo.trainingrecipe import OPTIMIZERS, TrainingRecipe
 
 
@@ -31,7 +31,7 @@ class Stack:
             [self.flat], lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True, **more
         )
 
-    def views(self, flat: Tensor) -> State:
+    def views(self, flat: Tensor) -> StateDict:
         """`flat`, laid out as the parameters are, by name."""
         parts = flat.split([shape.numel() for shape in self._shapes.values()])
         return {

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from canon.errors import InputError, WorkError
+from canon.types import StateDict
 from weightflow.architectures import Architecture
 from weightflow.datasets import ClassificationData
 from weightflow.device import usable_device
@@ -20,7 +21,7 @@ from weightflow.zoo.batches import Examples, mini_batches
 from weightflow.zoo.chain import Chain, layers_of
 from weightflow.zoo.company import has_dropout, together
 from weightflow.zoo.initialise import initialise
-from weightflow.zoo.logits import State, class_table, pad_with_zeros
+from weightflow.zoo.logits import class_table, pad_with_zeros
 from weightflow.zoo.predict import accuracies, predict_many
 from weightflow.zoo.recorded import Recorded
 from weightflow.zoo.stack import Stack
@@ -33,7 +34,7 @@ from weightflow.zoo.trainingrecipe import TrainingRecipe
 class Trained:
     """Stacked networks, padded with zeros, and how many steps made each what it is."""
 
-    state: State
+    state: StateDict
     steps: list[int]
 
 
@@ -69,7 +70,7 @@ def train_many(
     seeds: Sequence[int],
     recipe: TrainingRecipe,
     progress: Callable[[int], None] = lambda steps: None,
-    start: State | None = None,
+    start: StateDict | None = None,
     device: str | torch.device = "cpu",
 ) -> Trained:
     """Train one network for each task from its own seed, beginning at `start` (stacked) where it is given.
@@ -116,7 +117,7 @@ class _Group:
         tasks: Sequence[Task],
         seeds: Sequence[int],
         recipe: TrainingRecipe,
-        begin: State,
+        begin: StateDict,
         device: torch.device,
     ) -> None:
         self.device = device
@@ -183,7 +184,7 @@ class _Group:
         )
         return Trained(pad_with_zeros(self.architecture, state, self.mask), steps)
 
-    def _state(self, active: Tensor) -> State:
+    def _state(self, active: Tensor) -> StateDict:
         """What the networks are now, running statistics included."""
         now = {name: self.begin[name][active] for name in self.architecture.shapes} | {
             name: tensor.to("cpu", copy=True) for name, tensor in self.stack.parameters.items()
@@ -191,7 +192,7 @@ class _Group:
         rows = [self.places[self.rows[i]] for i in active.tolist()]
         return restore_statistics(self.architecture, now, self.data.train, rows)
 
-    def _validated(self, state: State) -> Tensor:
+    def _validated(self, state: StateDict) -> Tensor:
         tasks, split = [self.tasks[i] for i in self.active.tolist()], self.data.validation
         predicted = predict_many(self.architecture, state, split.inputs, self.data, tasks)
         return accuracies(predicted, split.labels, self.data, tasks)
