@@ -13,6 +13,7 @@ from torch import Tensor
 from canon.absorbed import absorb_scales
 from canon.canonical_form import canonical_element
 from canon.checkpoint import Checkpoint, require_finite, require_same
+from canon.equivalence import NO_CODE, TOLERANCE, comparable, output_difference
 from canon.errors import WorkError
 from canon.fold import Folded, fold_norms
 from canon.match import Match
@@ -23,7 +24,6 @@ from canon.runnable import require_runnable, with_twins
 from canon.scale import balance as balance_scales
 from canon.spec import PermutationSpec
 from canon.transform import Transform
-from canon.verify import NO_CODE, TOLERANCE, comparable, output_difference
 
 
 @dataclass(frozen=True)
