@@ -19,7 +19,7 @@ from torch.nn.functional import cross_entropy
 
 from benchmarks import fashion, planted
 from benchmarks.common import aim, interval, write_result
-from canon import permutation as perm
+from canon.actions import permutation as perm
 from canon.assignment import solve
 from canon.interpolate import curve
 from canon.norms import restore_norms

@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from canon import canonical
-from canon import permutation as perm
+from canon.actions import permutation as perm
 from canon.spec import Axis, Group, PermutationSpec
 from canon.weight_matching import match_weights
 

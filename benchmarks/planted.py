@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from canon import permutation as perm
+from canon.actions import permutation as perm
 from canon.spec import Axis, Factor, Group, PermutationSpec
 from canon.weight_matching import match_weights
 

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from canon import permutation as perm
+from canon.actions import permutation as perm
 from canon.errors import InputError
 from canon.gram import Family, Grams, Use, uses
 from canon.match import Match

@@ -11,19 +11,19 @@ import torch
 from torch import Tensor
 
 from canon.absorbed import absorb_scales
-from canon.canonical_form import canonical_element
+from canon.actions.canonical_form import canonical_element
+from canon.actions.permutation import identity
+from canon.actions.scaling import balance as balance_scales
+from canon.actions.transform import Transform
 from canon.checkpoint import Checkpoint, require_finite, require_same
 from canon.equivalence import NO_CODE, TOLERANCE, comparable, output_difference
 from canon.errors import WorkError
 from canon.fold import Folded, fold_norms
 from canon.match import Match
 from canon.methods import Matcher, Means, weights
-from canon.permutation import identity
 from canon.resolve import Resolved
 from canon.runnable import require_runnable, with_twins
-from canon.scale import balance as balance_scales
 from canon.spec import PermutationSpec
-from canon.transform import Transform
 
 
 @dataclass(frozen=True)

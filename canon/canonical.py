@@ -20,10 +20,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from canon import permutation as perm
-from canon import scale
+from canon.actions import permutation as perm
+from canon.actions import scaling
+from canon.actions.signs import of_old_units
 from canon.match import Match
-from canon.sign import of_old_units
 from canon.sign_matching import match_signed
 from canon.spec import PermutationSpec
 from canon.types import State
@@ -71,7 +71,7 @@ def align_many(
     """
     spec.check(networks, batch=1)
     count = next(iter(networks.values())).shape[0]
-    scales, state = scale.balance(spec, networks, stacked=True) if balance else ({}, dict(networks))
+    scales, state = scaling.balance(spec, networks, stacked=True) if balance else ({}, dict(networks))
     total = 1 + (rounds if reference == "mean" and count > 1 else 0)
     frame = {name: tensor[0].clone() for name, tensor in state.items()}
     match = match_signed(spec, emphasize(spec, frame, outputs), state, start=start, generator=generator)
@@ -123,7 +123,7 @@ def _round(
 def _moved(spec: PermutationSpec, match: Match, networks: State) -> dict[str, Tensor]:
     if match.scales:
         stacked = match.objective.dim() == 1
-        networks = scale.apply_scale(spec, match.scales, networks, stacked)
+        networks = scaling.apply_scale(spec, match.scales, networks, stacked)
     return perm.apply(spec, match.permutation, networks)
 
 
@@ -158,7 +158,7 @@ def align_to(
     """Bring one network, or many stacked on a first axis, into an existing frame."""
     name, axes = max(spec.axes.items(), key=lambda item: len(item[1]))
     stacked = networks[name].dim() > len(axes)
-    scales, state = scale.balance(spec, networks, stacked=stacked) if balance else ({}, dict(networks))
+    scales, state = scaling.balance(spec, networks, stacked=stacked) if balance else ({}, dict(networks))
     match = match_signed(spec, emphasize(spec, frame), state, start=start, generator=generator)
     state = _moved(spec, match, state)
     return Aligned(

@@ -10,14 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from canon.canonical_form import canonicalize
+from canon.actions.canonical_form import canonicalize
+from canon.actions.scaling import balance
+from canon.actions.transform import Transform
 from canon.errors import WorkError
 from canon.resolve import Resolved
 from canon.runnable import Runnable, call
-from canon.scale import balance
 from canon.sign_matching import match_signed
 from canon.spec import PermutationSpec
-from canon.transform import Transform
 
 TOLERANCE = 1e-9  # relative, in float64
 NO_CODE = "the network's code is not known; give --model or a .pt2 file to compare outputs"

@@ -18,8 +18,8 @@ from math import prod
 import torch
 from torch import Tensor
 
+from canon.actions.permutation import Permutation, axis_index
 from canon.gram import Family, Grams, Use, gram, inner_product
-from canon.permutation import Permutation, axis_index
 from canon.scores import Scores
 from canon.spec import Axis, Factor
 from canon.transfusion import solve_family

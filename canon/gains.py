@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from canon.permutation import Permutation, axis_index, identity, relabel, take
+from canon.actions.permutation import Permutation, axis_index, identity, relabel, take
 from canon.spec import PermutationSpec
 from canon.types import State
 

@@ -16,10 +16,10 @@ import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
-from canon import permutation
+from canon.actions import permutation
+from canon.actions.scaling import apply_scale
 from canon.culprit import breaking_operation
 from canon.program import Program
-from canon.scale import apply_scale
 from canon.spec import Axis, Factor, PermutationSpec
 
 TOLERANCE = 1e-9

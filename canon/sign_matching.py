@@ -16,10 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from canon import permutation as perm
+from canon.actions import permutation as perm
+from canon.actions.signs import Signs, of_old_units, sign_groups, signs_towards
 from canon.assignment import solve_many
 from canon.match import Match
-from canon.sign import Signs, of_old_units, sign_groups, signs_towards
 from canon.spec import Axis, Factor, PermutationSpec
 from canon.types import State
 from canon.weight_matching import match_weights

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.functional import cross_entropy
 
-from canon import permutation as perm
+from canon.actions import permutation as perm
 from canon.errors import InputError, WorkError
 from canon.match import Match
 from canon.spec import PermutationSpec

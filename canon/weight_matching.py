@@ -18,7 +18,7 @@ from math import prod
 import torch
 from torch import Tensor
 
-from canon import permutation as perm
+from canon.actions import permutation as perm
 from canon.errors import InputError
 from canon.gains import gains_by_group
 from canon.gram import Family

@@ -16,9 +16,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from canon import permutation
+from canon.actions import permutation
+from canon.actions.permutation import Permutation
 from canon.errors import InputError
-from canon.permutation import Permutation
 from weightflow.architectures import Architecture
 from weightflow.batch import Batch
 from weightflow.canonicalize import move_classes

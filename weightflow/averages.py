@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from canon import permutation as perm
+from canon.actions import permutation as perm
 from canon.types import StateDict
 from canon.weight_matching import match_weights
 from weightflow import datasets

@@ -42,7 +42,7 @@ def apply(
       canon apply t.safetensors adapter.safetensors --kind lora --out moved.safetensors
     """
     check_outputs(out)
-    from canon.carry import carry
+    from canon.actions.transform_files import carry
 
     count = carry(t, a, out, kind=kind, invert=invert, fan_in_fan_out=fan_in_fan_out)
     console.show(

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from canon import permutation as perm
+from canon.actions import permutation as perm
 from canon.activation_matching import match_activations
 from canon.errors import InputError
 from canon.spec import Axis, Factor, Group, PermutationSpec

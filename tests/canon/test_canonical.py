@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from canon import canonical, scale
-from canon import permutation as perm
+from canon import canonical
+from canon.actions import permutation as perm
+from canon.actions import scaling
 from tests.canon.examples import mlp, noisy, run_mlp, weights
 
 SPEC = mlp(12, 10, 9, 4)
@@ -23,7 +24,7 @@ def scattered(generator, count=8, noise=0.1):
         name: torch.randn(count, *SPEC.shape(name), generator=generator, dtype=torch.float64).exp()
         for name in SPEC.groups
     }
-    stack = scale.apply_scale(SPEC, scales, stack, stacked=True)
+    stack = scaling.apply_scale(SPEC, scales, stack, stacked=True)
     return perm.apply(SPEC, perm.random(SPEC, generator, (count,)), stack)
 
 
@@ -53,7 +54,7 @@ def test_state_is_what_scales_and_permutation_make(generator):
     networks = scattered(generator)
     aligned = canonical.align_many(SPEC, networks)
     again = perm.apply(
-        SPEC, aligned.permutation, scale.apply_scale(SPEC, aligned.scales, networks, stacked=True)
+        SPEC, aligned.permutation, scaling.apply_scale(SPEC, aligned.scales, networks, stacked=True)
     )
     assert all(torch.equal(again[name], aligned.state[name]) for name in networks)
 

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from canon import permutation as perm
-from canon.canonical_form import canonicalize
+from canon.actions import permutation as perm
+from canon.actions.canonical_form import canonicalize
 from canon.errors import InputError
 from canon.spec import Axis, Group, PermutationSpec
 from tests.canon.examples import mlp, residual_stack, transformer_stack, weights

@@ -15,10 +15,10 @@ from safetensors import safe_open
 from torch import nn
 
 from canon import checkpoint, cli, console
-from canon import permutation as perm
+from canon.actions import permutation as perm
+from canon.actions.transform import Transform
 from canon.cli import app
 from canon.spec import Axis, Group, PermutationSpec
-from canon.transform import Transform
 
 IN, HIDDEN, OUT = 5, 12, 3
 SPEC = PermutationSpec(

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from canon import permutation as perm
+from canon.actions import permutation as perm
 from canon.errors import InputError
 from canon.spec import Axis, Factor, Group, PermutationSpec
 

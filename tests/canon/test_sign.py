@@ -5,10 +5,11 @@ import torch
 from torch import nn
 
 import canon
-from canon import canonical, scale
-from canon import permutation as perm
-from canon.canonical_form import canonical_element, canonicalize
-from canon.sign import sign_groups
+from canon import canonical
+from canon.actions import permutation as perm
+from canon.actions import scaling
+from canon.actions.canonical_form import canonical_element, canonicalize
+from canon.actions.signs import sign_groups
 from canon.sign_matching import match_signed
 from canon.spec import Axis, Factor, Group, PermutationSpec
 from tests.canon.examples import mlp, noisy, run_mlp, weights
@@ -56,7 +57,7 @@ def random_signs(spec, generator, *batch):
 
 
 def scattered(spec, state, generator, *batch):
-    signed = scale.apply_scale(spec, random_signs(spec, generator, *batch), state, bool(batch))
+    signed = scaling.apply_scale(spec, random_signs(spec, generator, *batch), state, bool(batch))
     return perm.apply(spec, perm.random(spec, generator, batch), signed)
 
 
@@ -123,7 +124,7 @@ def test_planted_units_and_signs_are_found(spec, generator):
     reference = weights(spec, generator)
     network = scattered(spec, reference, generator)
     match = match_signed(spec, reference, network)
-    found = perm.apply(spec, match.permutation, scale.apply_scale(spec, match.scales, network))
+    found = perm.apply(spec, match.permutation, scaling.apply_scale(spec, match.scales, network))
     total = sum(t.square().sum() for t in reference.values())
     if spec is SPECS["mlp"] or spec is SPECS["flattened"]:
         assert all(torch.equal(found[n], reference[n]) for n in found)
@@ -138,7 +139,7 @@ def test_noise_as_large_as_a_quarter_does_not_hide_the_signs(generator):
     spec = mlp(20, 30, 25, 10, scale="sign")
     reference = weights(spec, generator)
     element, signs = perm.random(spec, generator), random_signs(spec, generator)
-    network = noisy(perm.apply(spec, element, scale.apply_scale(spec, signs, reference)), 0.25, generator)
+    network = noisy(perm.apply(spec, element, scaling.apply_scale(spec, signs, reference)), 0.25, generator)
     match = match_signed(spec, reference, network)
     back = perm.invert(spec, element)
     assert all(torch.equal(match.permutation[name], back[name]) for name in back)
@@ -163,7 +164,7 @@ def test_many_networks_come_together(generator):
     networks = scattered(spec, noisy(stack, 0.1, generator), generator, 7)
     aligned = canonical.align_many(spec, networks)
     again = perm.apply(
-        spec, aligned.permutation, scale.apply_scale(spec, aligned.scales, networks, stacked=True)
+        spec, aligned.permutation, scaling.apply_scale(spec, aligned.scales, networks, stacked=True)
     )
     assert all(torch.equal(again[name], aligned.state[name]) for name in networks)
     x = torch.randn(7, 20, 12, generator=generator, dtype=torch.float64)

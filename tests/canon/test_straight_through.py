@@ -6,7 +6,7 @@ from torch import nn
 from torch.func import functional_call
 from torch.nn.functional import cross_entropy
 
-from canon import permutation as perm
+from canon.actions import permutation as perm
 from canon.errors import InputError
 from canon.straight_through import straight_through
 from canon.weight_matching import match_weights

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 import canon
-from canon import permutation as perm
+from canon.actions import permutation as perm
+from canon.actions.scaling import apply_scale
 from canon.errors import InputError
 from canon.proof import random_scales, relative_difference
-from canon.scale import apply_scale
 from tests.canon.architectures import ARCHITECTURES, Case, Network
 
 

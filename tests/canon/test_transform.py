@@ -7,10 +7,10 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from canon.actions.permutation import identity, random
+from canon.actions.transform import Transform
 from canon.errors import InputError
-from canon.permutation import identity, random
 from canon.spec import Axis, Factor, Group, PermutationSpec
-from canon.transform import Transform
 
 IN, HIDDEN, OUT, HEADS, CHANNELS = 3, 6, 2, 2, 3
 MLP = PermutationSpec(

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from canon import checkpoint
-from canon import permutation as perm
+from canon.actions import permutation as perm
 from canon.errors import InputError
 from canon.resolve import resolve
 from weightflow.architectures import FAMILIES, Architecture, from_metadata

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from canon import permutation
+from canon.actions import permutation
 from canon.errors import InputError
 from weightflow.architectures import Architecture
 from weightflow.augment import Augmentation, AugmentConfig, UnitRelabelling, random_order, reorder_classes

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 import torch
 
-from canon import permutation as perm
+from canon.actions import permutation as perm
 from canon.errors import InputError
 from weightflow import datasets
 from weightflow.canonicalize import (

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from canon import console
-from canon import permutation as perm
+from canon.actions import permutation as perm
 from canon.errors import InputError
 from weightflow import datasets
 from weightflow.architectures import Architecture

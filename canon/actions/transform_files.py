@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from canon import checkpoint, pickle_file
+from canon.actions.transform import Transform
 from canon.checkpoint import Checkpoint
 from canon.errors import InputError
 from canon.files import replacing
 from canon.spec import PermutationSpec
-from canon.transform import Transform
 
 Path = str | os.PathLike[str]
 

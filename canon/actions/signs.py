@@ -15,8 +15,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from canon import permutation as perm
-from canon.scale import multiplier, places
+from canon.actions import permutation as perm
+from canon.actions.scaling import multiplier, places
 from canon.spec import PermutationSpec
 from canon.types import State
 

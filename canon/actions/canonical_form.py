@@ -6,7 +6,7 @@ colours until nothing splits. All of it compares bits and adds nothing up, so th
 summation can leak in. With trained weights one look at one tensor tells all units apart.
 
 Units of odd activations may also be negated: they are ordered by the size of what they see, and their
-signs fixed afterwards (`canon.sign`).
+signs fixed afterwards (`canon.actions.signs`).
 
 Units that stay alike are either interchangeable (dead, or copies: any order gives the same bits), or
 tied by regularity, as in quantised weights; there every choice is followed and the least outcome taken.
@@ -20,10 +20,10 @@ from math import prod
 import torch
 from torch import Tensor
 
-from canon import permutation as perm
+from canon.actions import permutation as perm
+from canon.actions.scaling import apply_scale, multiplier, places
+from canon.actions.signs import fix_signs, of_old_units, sign_groups, signed_tensors
 from canon.errors import InputError
-from canon.scale import apply_scale, multiplier, places
-from canon.sign import fix_signs, of_old_units, sign_groups, signed_tensors
 from canon.spec import Axis, PermutationSpec
 from canon.types import State
 
