@@ -2,10 +2,11 @@
 
 from canon import console
 from canon.commands.align import align
-from canon.commands.alone import canonicalize, inspect
+from canon.commands.alone import canonicalize
 from canon.commands.apply import apply
 from canon.commands.barrier import barrier
 from canon.commands.groups import grouped
+from canon.commands.inspect import inspect
 from canon.commands.merge import merge
 from canon.commands.verify import verify
 

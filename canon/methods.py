@@ -10,9 +10,8 @@ import torch
 from canon.data import Data
 from canon.errors import InputError
 from canon.match import Match
-from canon.runnable import Runnable
+from canon.runnable import Runnable, loaded
 from canon.spec import PermutationSpec
-from canon.statistics import loaded
 from canon.types import State
 
 Matcher = Callable[[PermutationSpec, State, State], Match]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 import importlib.util
 import inspect
@@ -19,6 +20,7 @@ from torch.func import functional_call
 from canon.checkpoint import Checkpoint, require_same
 from canon.errors import InputError
 from canon.files import require_file
+from canon.types import State
 
 Inputs = tuple[Any, ...]
 
@@ -201,3 +203,10 @@ def call(
         given = (*inputs, *(keywords or {}).values())
         shapes = ", ".join(f"{tuple(x.shape)} {x.dtype}" for x in given if isinstance(x, Tensor))
         raise InputError(f"the network fails on inputs of shape {shapes}: {error}") from error
+
+
+def loaded(module: nn.Module, state: State) -> nn.Module:
+    """A copy of `module` in evaluation mode with the tensors of `state`, in the module's own dtypes."""
+    working = copy.deepcopy(module).eval()
+    working.load_state_dict(with_twins(working, state))
+    return working

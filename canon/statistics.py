@@ -11,7 +11,6 @@ Use training examples: statistics from test images would leak them.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -22,7 +21,7 @@ from torch import Tensor, nn
 from canon.data import Data
 from canon.errors import InputError
 from canon.norms import restore_norms
-from canon.runnable import with_twins
+from canon.runnable import loaded
 from canon.types import State
 
 Inputs = Callable[[], Iterable[Tensor]]
@@ -81,13 +80,6 @@ def repair(
 def _ratio(goal: Tensor, deviation: Tensor) -> Tensor:
     alive = deviation > 1e-12  # a unit that never varies cannot be stretched
     return torch.where(alive, goal / deviation.clamp_min(1e-12), 1.0)
-
-
-def loaded(module: nn.Module, state: State) -> nn.Module:
-    """A copy of `module` in evaluation mode with the tensors of `state`, in the module's own dtypes."""
-    working = copy.deepcopy(module).eval()
-    working.load_state_dict(with_twins(working, state))
-    return working
 
 
 def _like(working: nn.Module, state: State) -> dict[str, Tensor]:

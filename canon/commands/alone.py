@@ -1,16 +1,15 @@
-"""What one network says about itself: its groups, and its canonical form."""
+"""`canon canonicalize`: a canonical order of one network's units."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from canon import console, describe
 from canon.commands.groups import HintOptions
-from canon.commands.shared import check_outputs, draws, write, write_text
-from canon.options import Family, Input, Model, Network, Out, TransformOut
+from canon.commands.shared import check_outputs, draws, write
+from canon.options import Network, Out, TransformOut
 
 
 def canonicalize(
@@ -58,31 +57,3 @@ def canonicalize(
         done.transform.save(transform)
     moved = f"{done.report['moved_fraction']:.1%} of the units moved"
     console.show(done.report, f"{moved}; the function stayed: {done.report['proof']}\nwrote {out}", json)
-
-
-def inspect(
-    a: Network,
-    spec: Annotated[
-        Path | None, typer.Option("--spec", metavar="OUT.json", help="Write the spec here, to keep or amend.")
-    ] = None,
-    model: Model = None,
-    family: Family = None,
-    input: Input = None,
-    json: bool = console.JSON,
-) -> None:
-    """Show the groups of A's units: what moves, what is frozen, and why.
-
-    [bold]Examples[/bold]
-
-      canon inspect resnet18.pth
-
-      canon inspect net.pt --model nets.py:build --input 1x3x32x32 --spec groups.json
-    """
-    check_outputs(spec)
-    from canon.resolve import read_one, resolve
-
-    resolved = resolve(read_one(a), HintOptions(None, model, family, input).hints())
-    if spec is not None:
-        write_text(spec, resolved.spec.to_json() + "\n")
-    found = describe.spec(resolved.spec, resolved.source)
-    console.show(found, describe.tables(found), json)
