@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from canon import console
+from canon.cli import console
 from weightflow.commands import backbone, generate, hand_over, judge, learn, use, zoo
 
 PIPELINE = (

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import typer
 
-from canon import console
+from canon.cli import console
 from weightflow.zoo.store import Zoo
 
 

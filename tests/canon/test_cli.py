@@ -14,10 +14,11 @@ import torch
 from safetensors import safe_open
 from torch import nn
 
-from canon import checkpoint, cli, console
+from canon import checkpoint
 from canon.actions import permutation as perm
 from canon.actions.transform import Transform
-from canon.cli import app
+from canon.cli import console, main
+from canon.cli.main import app
 from canon.spec import Axis, Group, PermutationSpec
 
 IN, HIDDEN, OUT = 5, 12, 3
@@ -103,11 +104,11 @@ def same_tensors(a, b):
 
 
 def test_help_answers_before_torch():
-    command = [sys.executable, "-X", "importtime", "-m", "canon.cli", "--help"]
+    command = [sys.executable, "-X", "importtime", "-m", "canon.cli.main", "--help"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert "align" in done.stdout
     imported = {line.rsplit("|")[-1].strip() for line in done.stderr.splitlines()}
-    assert "canon.console" in imported
+    assert "canon.cli.console" in imported
     assert not {name for name in imported if name.split(".")[0] in ("torch", "numpy", "matplotlib")}
 
 
@@ -119,7 +120,7 @@ def test_every_command_teaches(canon, command):
     assert code == 0
     assert "Example" in out
     assert f"canon {command}" in out
-    paragraphs = getdoc(getattr(cli, command)).split("\n\n")
+    paragraphs = getdoc(getattr(main, command)).split("\n\n")
     assert all("\n" not in text for text in paragraphs[1:])  # the help would break where the source does
 
 

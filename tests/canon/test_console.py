@@ -8,7 +8,7 @@ import signal
 import pytest
 import typer
 
-from canon import console
+from canon.cli import console
 from canon.errors import InputError, WorkError
 
 

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from canon import checkpoint, console
+from canon import checkpoint
+from canon.cli import console
 from canon.errors import InputError
 from weightflow import datasets
 from weightflow.backbones import read_backbone, take

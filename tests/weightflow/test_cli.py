@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from canon import console
+from canon.cli import console
 from weightflow.cli import app
 from weightflow.zoo.store import shard_path
 

@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 import weightflow
-from canon import checkpoint, console
+from canon import checkpoint
+from canon.cli import console
 from canon.errors import InputError
 from weightflow import architectures, datasets
 from weightflow.classifier import Classifier

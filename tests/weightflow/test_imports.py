@@ -5,7 +5,8 @@ import json
 import pytest
 import torch
 
-from canon import checkpoint, console
+from canon import checkpoint
+from canon.cli import console
 from canon.errors import InputError
 from weightflow.architectures import Architecture
 from weightflow.cli import app

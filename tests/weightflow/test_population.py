@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from canon import console
+from canon.cli import console
 from canon.errors import InputError
 from weightflow.cli import app
 from weightflow.population import generate_zoo, prompts_in, read_prompts

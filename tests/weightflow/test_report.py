@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 
-from canon import console
+from canon.cli import console
 from canon.errors import InputError
 from tests import browser
 from weightflow.baselines import BASELINES

@@ -5,8 +5,8 @@ import json
 import pytest
 import torch
 
-from canon import console
 from canon.actions import permutation as perm
+from canon.cli import console
 from canon.errors import InputError
 from weightflow import datasets
 from weightflow.architectures import Architecture

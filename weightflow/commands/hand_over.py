@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from canon import console
+from canon.cli import console
 from canon.errors import InputError
 
 app = typer.Typer()

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from canon import console
+from canon.cli import console
 from canon.errors import InputError
 
 app = typer.Typer()

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from canon import console
+from canon.cli import console
 from weightflow.commands.options import Seed, Settings
 
 app = typer.Typer()

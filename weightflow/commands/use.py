@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from canon import console
+from canon.cli import console
 from canon.errors import InputError
 
 if TYPE_CHECKING:

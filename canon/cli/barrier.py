@@ -7,10 +7,10 @@ from typing import Annotated
 
 import typer
 
-from canon import console, describe
-from canon.commands.groups import HintOptions, MatchOptions
-from canon.commands.shared import check_outputs, draws, examples_of
-from canon.options import Network, Other, Repair, Train
+from canon.cli import console, formatting
+from canon.cli.inputs_outputs import check_outputs, draws, examples_of
+from canon.cli.option_groups import HintOptions, MatchOptions
+from canon.cli.options import Network, Other, Repair, Train
 
 
 def barrier(
@@ -74,5 +74,5 @@ def barrier(
         )
     if plot is not None:
         plot_curves(curves, plot)
-    result = {name: describe.curve(found) for name, found in curves.items()}
-    console.show(result, describe.barriers(result), json)
+    result = {name: formatting.curve(found) for name, found in curves.items()}
+    console.show(result, formatting.barriers(result), json)

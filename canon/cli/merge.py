@@ -7,10 +7,10 @@ from typing import Annotated
 
 import typer
 
-from canon import console
-from canon.commands.groups import HintOptions, MatchOptions
-from canon.commands.shared import check_outputs, draws, examples_of, write
-from canon.options import Out, Repair, Train
+from canon.cli import console
+from canon.cli.inputs_outputs import check_outputs, draws, examples_of, write
+from canon.cli.option_groups import HintOptions, MatchOptions
+from canon.cli.options import Out, Repair, Train
 
 
 def merge(

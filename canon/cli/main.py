@@ -1,14 +1,14 @@
 """The `canon` command line: one file for each command, listed here. Nothing here imports torch."""
 
-from canon import console
-from canon.commands.align import align
-from canon.commands.alone import canonicalize
-from canon.commands.apply import apply
-from canon.commands.barrier import barrier
-from canon.commands.groups import grouped
-from canon.commands.inspect import inspect
-from canon.commands.merge import merge
-from canon.commands.verify import verify
+from canon.cli import console
+from canon.cli.align import align
+from canon.cli.apply import apply
+from canon.cli.barrier import barrier
+from canon.cli.canonicalize import canonicalize
+from canon.cli.inspect import inspect
+from canon.cli.merge import merge
+from canon.cli.option_groups import grouped
+from canon.cli.verify import verify
 
 app = console.application(
     "Remove the symmetries of neural networks.\n\n"

@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from canon import console
-from canon.commands.shared import check_outputs
-from canon.options import Network, Out
+from canon.cli import console
+from canon.cli.inputs_outputs import check_outputs
+from canon.cli.options import Network, Out
 
 
 def apply(

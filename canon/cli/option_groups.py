@@ -8,7 +8,7 @@ from functools import wraps
 from inspect import Parameter, Signature, signature
 from typing import TYPE_CHECKING, Any, get_type_hints
 
-from canon.options import Balance, Batch, Family, Input, Method, Model, Seed, Spec, Start
+from canon.cli.options import Balance, Batch, Family, Input, Method, Model, Seed, Spec, Start
 
 if TYPE_CHECKING:
     from canon.data import Data

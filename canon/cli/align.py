@@ -7,10 +7,10 @@ from typing import Annotated
 
 import typer
 
-from canon import console, describe
-from canon.commands.groups import HintOptions, MatchOptions
-from canon.commands.shared import check_outputs, draws, examples_of, write, write_text
-from canon.options import Examples, Out, TransformOut
+from canon.cli import console, formatting
+from canon.cli.inputs_outputs import check_outputs, draws, examples_of, write, write_text
+from canon.cli.option_groups import HintOptions, MatchOptions
+from canon.cli.options import Examples, Out, TransformOut
 
 
 def align(
@@ -52,4 +52,4 @@ def align(
         done.transform.save(transform)
     if report is not None:
         write_text(report, console.json_text(done.report) + "\n")
-    console.show(done.report, describe.alignment(done.report, str(out)), json)
+    console.show(done.report, formatting.alignment(done.report, str(out)), json)

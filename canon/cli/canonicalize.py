@@ -6,10 +6,10 @@ from typing import Annotated
 
 import typer
 
-from canon import console, describe
-from canon.commands.groups import HintOptions
-from canon.commands.shared import check_outputs, draws, write
-from canon.options import Network, Out, TransformOut
+from canon.cli import console, formatting
+from canon.cli.inputs_outputs import check_outputs, draws, write
+from canon.cli.option_groups import HintOptions
+from canon.cli.options import Network, Out, TransformOut
 
 
 def canonicalize(
@@ -49,7 +49,7 @@ def canonicalize(
     if fold:
         folded, report = folded_form(network, resolved, draws())
         write(out, folded)
-        console.show(report, describe.folding(report, str(out)), json)
+        console.show(report, formatting.folding(report, str(out)), json)
         return
     done = canonical_form(network, resolved, draws())
     write(out, done.aligned)

@@ -7,10 +7,10 @@ from typing import Annotated
 
 import typer
 
-from canon import console, describe
-from canon.commands.groups import HintOptions
-from canon.commands.shared import check_outputs, write_text
-from canon.options import Family, Input, Model, Network
+from canon.cli import console, formatting
+from canon.cli.inputs_outputs import check_outputs, write_text
+from canon.cli.option_groups import HintOptions
+from canon.cli.options import Family, Input, Model, Network
 
 
 def inspect(
@@ -37,5 +37,5 @@ def inspect(
     resolved = resolve(read_one(a), HintOptions(None, model, family, input).hints())
     if spec is not None:
         write_text(spec, resolved.spec.to_json() + "\n")
-    found = describe.spec(resolved.spec, resolved.source)
-    console.show(found, describe.tables(found), json)
+    found = formatting.spec(resolved.spec, resolved.source)
+    console.show(found, formatting.tables(found), json)

@@ -6,10 +6,10 @@ from typing import Annotated
 
 import typer
 
-from canon import console
-from canon.commands.groups import HintOptions
-from canon.commands.shared import draws
-from canon.options import Network, Other
+from canon.cli import console
+from canon.cli.inputs_outputs import draws
+from canon.cli.option_groups import HintOptions
+from canon.cli.options import Network, Other
 
 
 def verify(
