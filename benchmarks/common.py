@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from canon.cli.console import json_text
-from canon.files import atomic_write
+from canon.io.files import atomic_write
 
 RESULTS = Path(__file__).parent / "results"
 

@@ -15,10 +15,10 @@ from canon.actions.canonical_form import canonical_element
 from canon.actions.permutation import identity
 from canon.actions.scaling import balance as balance_scales
 from canon.actions.transform import Transform
-from canon.checkpoint import Checkpoint, require_finite, require_same
 from canon.equivalence import NO_CODE, TOLERANCE, comparable, output_difference
 from canon.errors import WorkError
 from canon.fold import Folded, fold_norms
+from canon.io.checkpoint import Checkpoint, require_finite, require_same
 from canon.match import Match
 from canon.methods import Matcher, Means, weights
 from canon.resolve import Resolved

@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterable, Mapping
 
 from torch import Tensor
 
-from canon.data import Data
 from canon.errors import InputError
 from canon.interpolate import Curve, curve
+from canon.io.examples import Data
 from canon.runnable import Runnable
 from canon.statistics import repairer
 from canon.types import State

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 
 from canon.alignment import align
-from canon.checkpoint import Checkpoint, require_finite, require_same
-from canon.data import Data
 from canon.errors import InputError
 from canon.interpolate import merge
+from canon.io.checkpoint import Checkpoint, require_finite, require_same
+from canon.io.examples import Data
 from canon.methods import Matcher
 from canon.resolve import Resolved
 from canon.runnable import Runnable

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import torch
 
-from canon.data import Data
 from canon.errors import InputError
+from canon.io.examples import Data
 from canon.match import Match
 from canon.runnable import Runnable, loaded
 from canon.spec import PermutationSpec

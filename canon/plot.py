@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from canon.errors import InputError
-from canon.files import atomic_write
 from canon.interpolate import Curve
+from canon.io.files import atomic_write
 
 FORMATS = ("png", "svg", "pdf")
 

@@ -13,9 +13,9 @@ from pathlib import Path
 
 from torch import Tensor
 
-from canon.checkpoint import Checkpoint, read, require_finite, require_same
 from canon.errors import InputError
-from canon.files import require_file
+from canon.io.checkpoint import Checkpoint, read, require_finite, require_same
+from canon.io.files import require_file
 from canon.runnable import Hints, Runnable, find_runnable, load
 from canon.spec import PermutationSpec
 

@@ -17,9 +17,9 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from canon.checkpoint import Checkpoint, require_same
 from canon.errors import InputError
-from canon.files import require_file
+from canon.io.checkpoint import Checkpoint, require_same
+from canon.io.files import require_file
 from canon.types import State
 
 Inputs = tuple[Any, ...]

@@ -18,8 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from canon.data import Data
 from canon.errors import InputError
+from canon.io.examples import Data
 from canon.norms import restore_norms
 from canon.runnable import loaded
 from canon.types import State

@@ -20,9 +20,9 @@ from typing import Any
 import tomli_w
 from torch import Tensor
 
-from canon import checkpoint
 from canon.errors import InputError
-from canon.files import atomic_write
+from canon.io import checkpoint
+from canon.io.files import atomic_write
 from weightflow import config as settings
 from weightflow import coordinates as coordinate_kinds
 from weightflow import datasets

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import tomli_w
 
 from canon.errors import InputError
-from canon.files import atomic_write
+from canon.io.files import atomic_write
 from weightflow.names import suggest
 
 C = TypeVar("C")

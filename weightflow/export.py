@@ -14,9 +14,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from canon import checkpoint
 from canon.errors import InputError
-from canon.files import atomic_write
+from canon.io import checkpoint
+from canon.io.files import atomic_write
 from canon.types import StateDict
 from weightflow import datasets, statistics
 from weightflow.classifier import Classifier

@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from canon import checkpoint
 from canon.errors import InputError
+from canon.io import checkpoint
 from canon.types import StateDict
 from weightflow.architectures import Architecture
 from weightflow.text import Prompt

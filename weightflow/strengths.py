@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from canon.files import atomic_write
+from canon.io.files import atomic_write
 from canon.plot import check_format
 from canon.types import StateDict
 from weightflow import datasets

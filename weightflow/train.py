@@ -17,8 +17,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from canon import checkpoint
 from canon.errors import InputError, WorkError
+from canon.io import checkpoint
 from canon.types import StateDict
 from weightflow import checkpoint as runs
 from weightflow import coordinates as coordinate_kinds

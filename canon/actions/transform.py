@@ -21,11 +21,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from canon import checkpoint
 from canon.actions import permutation
 from canon.actions.permutation import Permutation
 from canon.actions.scaling import apply_scale
 from canon.errors import InputError
+from canon.io import checkpoint
 from canon.spec import Axis, PermutationSpec
 
 FORMAT = "canon-transform-1"

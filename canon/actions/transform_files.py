@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from canon import checkpoint, pickle_file
 from canon.actions.transform import Transform
-from canon.checkpoint import Checkpoint
 from canon.errors import InputError
-from canon.files import replacing
+from canon.io import checkpoint, torch_pickle
+from canon.io.checkpoint import Checkpoint
+from canon.io.files import replacing
 from canon.spec import PermutationSpec
 
 Path = str | os.PathLike[str]
@@ -54,7 +54,7 @@ def _carry_optimizer(element: Transform, source: Path, out: Path) -> int:
     for path in (source, out):
         if checkpoint.check_suffix(path) not in checkpoint.PICKLES:
             raise InputError(f"{path}: optimizer state is a .pt file, what optimizer.state_dict() gives")
-    whole = pickle_file.read(source)
+    whole = torch_pickle.read(source)
     if not isinstance(whole, dict) or not {"state", "param_groups"} <= whole.keys():
         raise InputError(f"{source} is no optimizer state; save optimizer.state_dict()")
     names = parameter_names(whole, element.spec, os.fspath(source))

@@ -45,7 +45,7 @@ def barrier(
     check_outputs(plot)
     from canon.alignment import align
     from canon.barrier import barriers
-    from canon.data import read_data
+    from canon.io.examples import read_data
     from canon.plot import check_format, plot_curves
     from canon.resolve import read_pair, resolve
     from canon.runnable import find_runnable, require_runnable

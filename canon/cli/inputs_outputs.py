@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import torch
 
-    from canon.checkpoint import Checkpoint
-    from canon.data import Data
+    from canon.io.checkpoint import Checkpoint
+    from canon.io.examples import Data
 
 
 def draws(seed: int = 0) -> torch.Generator:
@@ -20,14 +20,14 @@ def draws(seed: int = 0) -> torch.Generator:
 
 
 def examples_of(path: Path | None, labels: bool = False) -> Data | None:
-    from canon.data import read_data
+    from canon.io.examples import read_data
 
     return None if path is None else read_data(path, labels=labels)
 
 
 def check_outputs(*paths: Path | None) -> None:
     """Fail before the work, not after it."""
-    from canon.files import require_folder
+    from canon.io.files import require_folder
 
     for path in paths:
         if path is not None:
@@ -35,12 +35,12 @@ def check_outputs(*paths: Path | None) -> None:
 
 
 def write(path: Path, found: Checkpoint) -> None:
-    from canon import checkpoint
+    from canon.io import checkpoint
 
     checkpoint.write(path, found)
 
 
 def write_text(path: Path, text: str) -> None:
-    from canon.files import atomic_write
+    from canon.io.files import atomic_write
 
     atomic_write(path, text)

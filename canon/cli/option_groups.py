@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 from canon.cli.options import Balance, Batch, Family, Input, Method, Model, Seed, Spec, Start
 
 if TYPE_CHECKING:
-    from canon.data import Data
+    from canon.io.examples import Data
     from canon.methods import Matcher
     from canon.runnable import Hints, Runnable
 

@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from canon import checkpoint, files
 from canon.errors import InputError, WorkError
+from canon.io import checkpoint, files
 
 FORMATS = ["net.safetensors", "net.pt", "net.pth", "net.bin"]
 

@@ -14,11 +14,11 @@ import torch
 from safetensors import safe_open
 from torch import nn
 
-from canon import checkpoint
 from canon.actions import permutation as perm
 from canon.actions.transform import Transform
 from canon.cli import console, main
 from canon.cli.main import app
+from canon.io import checkpoint
 from canon.spec import Axis, Group, PermutationSpec
 
 IN, HIDDEN, OUT = 5, 12, 3

@@ -5,9 +5,9 @@ import torch
 from sklearn.datasets import load_digits
 from torch import nn
 
-from canon.data import Data
 from canon.errors import InputError
 from canon.interpolate import curve, merge
+from canon.io.examples import Data
 from canon.statistics import reestimate_batch_norm, repair, repairer
 
 

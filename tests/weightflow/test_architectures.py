@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from canon import checkpoint
 from canon.actions import permutation as perm
 from canon.errors import InputError
+from canon.io import checkpoint
 from canon.resolve import resolve
 from weightflow.architectures import FAMILIES, Architecture, from_metadata
 from weightflow.network import write_network

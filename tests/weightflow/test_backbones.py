@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from canon import checkpoint
 from canon.cli import console
 from canon.errors import InputError
+from canon.io import checkpoint
 from weightflow import datasets
 from weightflow.backbones import read_backbone, take
 from weightflow.backbones.pretrained import last_linear, require_linear_end, skeleton

@@ -147,7 +147,7 @@ def test_prompts_come_from_standard_input(run, tmp_path, capsys, monkeypatch):
 def test_the_end_of_the_disk_leaves_nothing_half_written(run, tmp_path, capsys, monkeypatch):
     import errno
 
-    import canon.files
+    import canon.io.files
 
     def full(descriptor):
         raise OSError(errno.ENOSPC, "No space left on device")

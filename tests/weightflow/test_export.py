@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 import weightflow
-from canon import checkpoint
 from canon.cli import console
 from canon.errors import InputError
+from canon.io import checkpoint
 from weightflow import architectures, datasets
 from weightflow.classifier import Classifier
 from weightflow.cli import app

@@ -5,9 +5,9 @@ import json
 import pytest
 import torch
 
-from canon import checkpoint
 from canon.cli import console
 from canon.errors import InputError
+from canon.io import checkpoint
 from weightflow.architectures import Architecture
 from weightflow.cli import app
 from weightflow.export import export_zoo

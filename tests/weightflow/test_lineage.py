@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from canon import checkpoint
 from canon.errors import InputError
+from canon.io import checkpoint
 from weightflow import datasets
 from weightflow.zoo.base import BASE_FILE, branches, trained_base
 from weightflow.zoo.build import build_zoo

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from canon import checkpoint
 from canon.errors import InputError, WorkError
+from canon.io import checkpoint
 from weightflow import checkpoint as runs
 from weightflow.train import resume, start
 from weightflow.zoo.build import build_zoo

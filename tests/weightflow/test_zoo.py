@@ -127,7 +127,7 @@ def test_a_zoo_of_a_version_without_some_setting_is_gone_on_with(tiny_recipe, tm
 
 def test_a_full_disk_loses_nothing(tiny_recipe, tmp_path, monkeypatch):
     """What is finished stays, the message says what to do, the next run goes on."""
-    from canon import checkpoint
+    from canon.io import checkpoint
 
     write, written = checkpoint.write, []
 

@@ -18,8 +18,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from canon import checkpoint
 from canon.errors import InputError
+from canon.io import checkpoint
 from weightflow.architectures import Architecture
 from weightflow.backbones import pretrained
 from weightflow.datasets.data import Preprocessing

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from canon import checkpoint
 from canon.errors import InputError, WorkError
+from canon.io import checkpoint
 from weightflow.datasets.data import Preprocessing
 from weightflow.names import pick, suggest
 

@@ -15,8 +15,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from canon import checkpoint
 from canon.errors import InputError, WorkError
+from canon.io import checkpoint
 from weightflow.architectures import Architecture
 from weightflow.backbones import BackboneCard, write_backbone
 from weightflow.datasets import ClassificationData, Split, StoredInputs

@@ -34,7 +34,7 @@ def train(
 
     Example: [bold]weightflow backbone train cifar100 --exclude "chair, wolf" --out backbone.safetensors[/]
     """
-    from canon.checkpoint import check_suffix
+    from canon.io.checkpoint import check_suffix
     from weightflow import config, datasets
     from weightflow.backbones.train import BackboneRecipe, BackboneTrainer
 
@@ -68,7 +68,7 @@ def take(
 
     Example: [bold]weightflow backbone take torchvision:resnet18 --out backbone.safetensors[/]
     """
-    from canon.checkpoint import check_suffix
+    from canon.io.checkpoint import check_suffix
     from weightflow import backbones
 
     check_suffix(out)

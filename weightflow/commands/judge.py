@@ -43,7 +43,7 @@ def report(
     quiet: bool = console.QUIET,
 ) -> None:
     """Measure a run against trained networks and baselines: report.json and report.html."""
-    from canon.files import atomic_write
+    from canon.io.files import atomic_write
     from weightflow.commands.report_tables import rich_tables
     from weightflow.page import write_page
     from weightflow.report import make_report, verdict

@@ -49,8 +49,8 @@ def fuse(
 
     Example: [bold]weightflow fuse a.safetensors b.safetensors --run runs/digits --out union.safetensors[/]
     """
-    from canon.checkpoint import check_suffix
-    from canon.files import require_folder
+    from canon.io.checkpoint import check_suffix
+    from canon.io.files import require_folder
     from weightflow.alternatives import opponents
     from weightflow.fuse import fuse as fuse_networks
     from weightflow.fuse import union_of
@@ -96,8 +96,8 @@ def enhance(
 
     Example: [bold]weightflow enhance weak.safetensors --run runs/digits --sweep --out better.safetensors[/]
     """
-    from canon.checkpoint import check_suffix
-    from canon.files import require_folder
+    from canon.io.checkpoint import check_suffix
+    from canon.io.files import require_folder
     from weightflow.enhance import enhance as enhance_networks
     from weightflow.evaluate import judge
     from weightflow.network import read_network, write_network

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from canon.errors import InputError
-from canon.files import require_file, sha256
+from canon.io.files import require_file, sha256
 from weightflow.datasets import stored
 from weightflow.datasets.data import ClassificationData
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from canon.files import atomic_write
+from canon.io.files import atomic_write
 from weightflow.page.charts import PICTURES
 from weightflow.page.figure import Figure
 from weightflow.page.tables import facts, full_table

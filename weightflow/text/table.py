@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from canon.errors import InputError
-from canon.files import require_file
+from canon.io.files import require_file
 from weightflow.names import suggest
 from weightflow.text.encoder import TextEncoder
 

@@ -11,7 +11,7 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
-from canon import checkpoint
+from canon.io import checkpoint
 from canon.types import StateDict
 from weightflow import datasets
 from weightflow.architectures import Architecture

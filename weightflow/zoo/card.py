@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from canon.files import atomic_write
+from canon.io.files import atomic_write
 from weightflow import datasets
 from weightflow.readout import Cosine
 from weightflow.zoo.inspect import inspect_zoo

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import torch
 
-from canon import checkpoint
 from canon.errors import InputError
+from canon.io import checkpoint
 from weightflow import datasets
 from weightflow.architectures import Architecture
 from weightflow.network import Network, read_network

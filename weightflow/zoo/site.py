@@ -14,7 +14,7 @@ from functools import cached_property
 from pathlib import Path
 
 from canon.errors import InputError
-from canon.files import atomic_write, sha256
+from canon.io.files import atomic_write, sha256
 from canon.types import StateDict
 from weightflow import config, datasets
 from weightflow.zoo.base import BASE, BASE_FILE, branches, trained_base

@@ -22,9 +22,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from canon import checkpoint
 from canon.errors import InputError
-from canon.files import atomic_write, sha256
+from canon.io import checkpoint
+from canon.io.files import atomic_write, sha256
 from canon.types import StateDict
 from weightflow.architectures import Architecture
 from weightflow.zoo.tasks import Task

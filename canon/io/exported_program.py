@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from canon.errors import InputError
-from canon.files import replacing
-from canon.pickle_file import refusal
+from canon.io.files import replacing
+from canon.io.torch_pickle import refusal
 
 
 def read(path: str | os.PathLike[str]) -> Any:

@@ -17,9 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from canon import pickle_file, program_file, safetensors_file
 from canon.errors import InputError
-from canon.files import replacing, require_file
+from canon.io import exported_program, safetensors, torch_pickle
+from canon.io.files import replacing, require_file
 
 PICKLES = (".pt", ".pth", ".bin")
 SUFFIXES = (".safetensors", *PICKLES, ".pt2")
@@ -58,9 +58,9 @@ def read(path: str | os.PathLike[str]) -> Checkpoint:
     suffix = check_suffix(path)
     size = require_file(path)
     if suffix == ".safetensors":
-        found = Checkpoint(*safetensors_file.read(path, size))
+        found = Checkpoint(*safetensors.read(path, size))
     elif suffix == ".pt2":
-        program = program_file.read(path)
+        program = exported_program.read(path)
         found = Checkpoint({n: t.detach() for n, t in program.state_dict.items()}, program=program)
     else:
         found = _read_state_dict(path)
@@ -106,7 +106,7 @@ def require_finite(state: Mapping[str, Tensor], who: str) -> None:
 
 
 def _read_state_dict(path: str | os.PathLike[str]) -> Checkpoint:
-    inner = _unnest(pickle_file.read(path))
+    inner = _unnest(torch_pickle.read(path))
     if not isinstance(inner, Mapping):
         raise InputError(
             f"{path} holds a {type(inner).__name__}, not a state_dict; save `model.state_dict()` instead"
@@ -144,9 +144,9 @@ def write(
     metadata = found.metadata if metadata is None else metadata
     suffix = check_suffix(path)
     if suffix == ".safetensors":
-        safetensors_file.write(path, found.state, metadata)
+        safetensors.write(path, found.state, metadata)
     elif suffix == ".pt2":
-        program_file.write(path, found.program, found.state)
+        exported_program.write(path, found.program, found.state)
     else:
         _write_pickle(path, found, metadata)
 

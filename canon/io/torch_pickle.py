@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from canon.errors import InputError
-from canon.files import require_file
+from canon.io.files import require_file
 
 
 def read(path: str | os.PathLike[str]) -> Any:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from canon.errors import InputError
-from canon.files import require_file
+from canon.io.files import require_file
 
 
 @dataclass(frozen=True)

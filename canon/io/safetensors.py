@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from canon.errors import InputError
-from canon.files import replacing
+from canon.io.files import replacing
 
 HEADER_LIMIT = 100_000_000  # bytes; the limit of the reference implementation
 
