@@ -25,7 +25,7 @@ from canon.interpolate import curve
 from canon.norms import restore_norms
 from canon.spec import Axis, Factor, PermutationSpec
 from canon.statistics import reestimate_batch_norm
-from canon.trace import trace
+from canon.tracing.trace import trace
 from canon.weight_matching import match_weights
 
 Row = dict[str, Any]

@@ -26,8 +26,8 @@ import canon
 from benchmarks.common import write_result
 from canon.actions import permutation
 from canon.actions.scaling import apply_scale
-from canon.proof import TOLERANCE, random_scales, relative_difference
 from canon.spec import PermutationSpec
+from canon.tracing.numerical_check import TOLERANCE, random_scales, relative_difference
 
 
 class LlamaBlock(nn.Module):

@@ -21,7 +21,7 @@ from torch.fx import Node
 
 from canon.fold import Folded
 from canon.last_axis import shape_of
-from canon.program import Program, Slot, label, named_arguments, operation
+from canon.tracing.exported_graph import Program, Slot, label, named_arguments, operation
 
 _NORMS = ("batch_norm", "native_batch_norm", "_native_batch_norm_legit_no_training", "cudnn_batch_norm")
 # The axis of a layer's weight that its output channels are on.

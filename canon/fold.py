@@ -20,8 +20,8 @@ from torch.export import ExportedProgram
 from torch.fx import Node
 
 from canon.last_axis import entries, keeps_last_axis, keeps_shape, shape_of
-from canon.program import Program, Slot, label, named_arguments, operation
 from canon.reader import NotLinear, Reader, reader_of
+from canon.tracing.exported_graph import Program, Slot, label, named_arguments, operation
 
 # Norms that learn along the second axis.
 _CHANNEL_NORMS = ("batch_norm", "group_norm", "instance_norm")

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 from torch.fx import Node
 
-from canon.program import operation
+from canon.tracing.exported_graph import operation
 
 
 def entries(value: Any) -> list[Any]:

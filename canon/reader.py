@@ -16,7 +16,7 @@ from typing import Any
 from torch import Tensor
 from torch.fx import Node
 
-from canon.program import Slot, label, named_arguments, operation
+from canon.tracing.exported_graph import Slot, label, named_arguments, operation
 
 # Where a linear operation has its input, its weight, its bias, and the axis of the weight that reads.
 _LINEAR = {"linear": (0, 1, 2, 1), "addmm": (1, 2, 0, 0), "mm": (0, 1, None, 0), "matmul": (0, 1, None, 0)}

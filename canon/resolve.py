@@ -46,12 +46,12 @@ def resolve(found: Checkpoint, hints: Hints = Hints(), runnable: Runnable | None
         source = f"spec {os.fspath(hints.spec)}"
         return Resolved(read_spec(hints.spec, found.state), source, evidence, runnable)
     if hints.family is None and hints.model is not None and runnable is not None:
-        from canon.trace import trace
+        from canon.tracing.trace import trace
 
         traced = _within(trace(runnable.module, runnable.inputs), found)
         return Resolved(traced, f"traced from {hints.model}", _PROVED, runnable)
     if hints.family is None and found.program is not None:
-        from canon.trace import trace
+        from canon.tracing.trace import trace
 
         return Resolved(trace(found.program), "traced from the exported program", _PROVED, runnable)
     from canon.families import recognise

@@ -24,7 +24,7 @@ from canon.families.sequential import SEQUENTIAL
 from canon.families.vit import TIMM, TORCHVISION
 from canon.sketch import Tensors
 from canon.spec import PermutationSpec
-from canon.trace import trace
+from canon.tracing.trace import trace
 
 FAMILIES: dict[str, Family] = {
     "sequential": SEQUENTIAL,

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from canon.proof import freeze
 from canon.sketch import Tensors
 from canon.spec import PermutationSpec
+from canon.tracing.numerical_check import freeze
 
 HEADS = {128: 2, 192: 3, 256: 4, 384: 6, 512: 8, 768: 12, 1024: 16, 1280: 20, 1600: 25}
 VIT_HEADS = HEADS | {1280: 16, 1408: 16, 1664: 16}

@@ -13,7 +13,7 @@ from canon.errors import InputError
 from canon.families.attention import Attention, number_of_heads, without_heads
 from canon.sketch import Sketch, Tensors
 from canon.spec import PermutationSpec
-from canon.trace import trace
+from canon.tracing.trace import trace
 
 
 @dataclass(frozen=True)

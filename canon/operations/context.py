@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from canon.units import ONE, Structure, Units
+from canon.tracing.axis_unification import ONE, Structure, Units
 
 
 @dataclass(eq=False)

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from canon.operations.context import Context, Dim, Traced, handles, marked
-from canon.units import Structure
+from canon.tracing.axis_unification import Structure
 
 _LINEAR = "neg clone contiguous alias detach detach_ _to_copy to dropout feature_dropout alpha_dropout lift_fresh_copy type_as positive"
 _ODD = "tanh sin atan erf asinh sinh asin tan hardshrink softshrink tanhshrink sign"

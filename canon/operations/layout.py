@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from canon.operations.context import Context, Dim, Part, Split, copies, handles, places, unknown
-from canon.units import ONE, Structure
+from canon.tracing.axis_unification import ONE, Structure
 
 
 @handles("view", "reshape", "_unsafe_view", "flatten", "unflatten", "_reshape_alias", "view_as", "reshape_as")

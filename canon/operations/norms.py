@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from canon.operations.context import Context, Traced, handles
-from canon.units import Structure
+from canon.tracing.axis_unification import Structure
 
 
 def _affine(c: Context, axis: Structure, tensors: Sequence[Traced | None]) -> Structure:

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from canon.operations.context import Context, Traced, handles
-from canon.units import Structure
+from canon.tracing.axis_unification import Structure
 
 
 def spread(rank: int) -> list[str]:

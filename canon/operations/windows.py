@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from canon.operations.context import Context, handles, marked
-from canon.units import Structure
+from canon.tracing.axis_unification import Structure
 
 
 @handles(

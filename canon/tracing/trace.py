@@ -1,7 +1,7 @@
 r"""Symmetry groups of any network, from its graph.
 
-The network is exported (torch.export) and its graph is run once in float64 (`canon.interpreter`); beside
-each tensor runs the structure of its axes (`canon.units`), about which every operation says something
+The network is exported (torch.export) and its graph is run once in float64 (`canon.tracing.interpreter`); beside
+each tensor runs the structure of its axes (`canon.tracing.axis_unification`), about which every operation says something
 (`canon.operations`). Inputs and outputs stay where they are. What is still free to move at the end
 are the groups. Channels whose every mention stands beside their head are nested within it.
 
@@ -18,13 +18,13 @@ from typing import Any
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
-from canon.degrees import Degrees
-from canon.interpreter import Interpreter, tensors_in
 from canon.operations import Context, Traced
-from canon.program import Program
-from canon.proof import prove_program
 from canon.spec import Axis, Factor, Group, PermutationSpec
-from canon.units import Structure
+from canon.tracing.axis_unification import Structure
+from canon.tracing.exported_graph import Program
+from canon.tracing.interpreter import Interpreter, tensors_in
+from canon.tracing.numerical_check import prove_program
+from canon.tracing.scale_inference import Degrees
 
 
 def trace(

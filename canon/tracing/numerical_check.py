@@ -18,9 +18,9 @@ from torch.export import ExportedProgram
 
 from canon.actions import permutation
 from canon.actions.scaling import apply_scale
-from canon.culprit import breaking_operation
-from canon.program import Program
 from canon.spec import Axis, Factor, PermutationSpec
+from canon.tracing.exported_graph import Program
+from canon.tracing.failure_localization import breaking_operation
 
 TOLERANCE = 1e-9
 

@@ -6,7 +6,7 @@ a product (`split`) or a concatenation (`cut`) of smaller ones, or that it canno
 is first-order unification, with union-find for equality and `parts` for refinement.
 
 Every mention of a unit carries a degree: the power of the unit's scale that the entries carry there.
-Operations add linear equations between degrees; `canon.degrees` solves them.
+Operations add linear equations between degrees; `canon.tracing.scale_inference` solves them.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from canon.program import Program, label
+from canon.tracing.exported_graph import Program, label
 
 TOLERANCE = 1e-9
 

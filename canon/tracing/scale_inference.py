@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from fractions import Fraction
 
 from canon.spec import Scale
-from canon.units import Degree, Units
+from canon.tracing.axis_unification import Degree, Units
 
 Row = dict[Degree, Fraction]
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from canon.operations import HANDLERS, MOVES, Context, Traced, pointwise, unknown
-from canon.program import module_of
+from canon.tracing.exported_graph import module_of
 
 
 class Interpreter(torch.fx.Interpreter):
