@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from canon.operations import HANDLERS, MOVES, Context, Traced, pointwise, unknown
 from canon.tracing.exported_graph import module_of
+from canon.tracing.operations import HANDLERS, MOVES, Context, Traced, pointwise, unknown
 
 
 class Interpreter(torch.fx.Interpreter):

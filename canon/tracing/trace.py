@@ -2,7 +2,7 @@ r"""Symmetry groups of any network, from its graph.
 
 The network is exported (torch.export) and its graph is run once in float64 (`canon.tracing.interpreter`); beside
 each tensor runs the structure of its axes (`canon.tracing.axis_unification`), about which every operation says something
-(`canon.operations`). Inputs and outputs stay where they are. What is still free to move at the end
+(`canon.tracing.operations`). Inputs and outputs stay where they are. What is still free to move at the end
 are the groups. Channels whose every mention stands beside their head are nested within it.
 
     spec = canon.trace(module, example_inputs)
@@ -18,12 +18,12 @@ from typing import Any
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
-from canon.operations import Context, Traced
 from canon.spec import Axis, Factor, Group, PermutationSpec
 from canon.tracing.axis_unification import Structure
 from canon.tracing.exported_graph import Program
 from canon.tracing.interpreter import Interpreter, tensors_in
 from canon.tracing.numerical_check import prove_program
+from canon.tracing.operations import Context, Traced
 from canon.tracing.scale_inference import Degrees
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
-from canon.operations.context import Context, Dim, Traced, handles, marked
 from canon.tracing.axis_unification import Structure
+from canon.tracing.operations.context import Context, Dim, Traced, handles, marked
 
 _LINEAR = "neg clone contiguous alias detach detach_ _to_copy to dropout feature_dropout alpha_dropout lift_fresh_copy type_as positive"
 _ODD = "tanh sin atan erf asinh sinh asin tan hardshrink softshrink tanhshrink sign"

@@ -7,9 +7,9 @@ from typing import Any
 
 from torch import Tensor
 
-from canon.operations.context import Context, Traced, handles, marked, places
-from canon.operations.elementwise import pointwise
 from canon.tracing.axis_unification import ONE, Structure
+from canon.tracing.operations.context import Context, Traced, handles, marked, places
+from canon.tracing.operations.elementwise import pointwise
 
 
 def _reduce(c: Context, a: SimpleNamespace, kind: str, names: tuple[str, ...] = ("dim",)) -> list[Structure]:

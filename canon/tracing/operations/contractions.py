@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
-from canon.operations.context import Context, Traced, handles
 from canon.tracing.axis_unification import Structure
+from canon.tracing.operations.context import Context, Traced, handles
 
 
 def spread(rank: int) -> list[str]:

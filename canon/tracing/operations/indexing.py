@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from canon.operations.context import Context, Dim, Part, Split, Traced, handles, unknown
 from canon.tracing.axis_unification import ONE, Structure
+from canon.tracing.operations.context import Context, Dim, Part, Split, Traced, handles, unknown
 
 
 def take(c: Context, traced: Traced, dim: int, start: int, stop: int) -> list[Dim]:

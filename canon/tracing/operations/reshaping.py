@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from canon.operations.context import Context, Dim, Part, Split, copies, handles, places, unknown
 from canon.tracing.axis_unification import ONE, Structure
+from canon.tracing.operations.context import Context, Dim, Part, Split, copies, handles, places, unknown
 
 
 @handles("view", "reshape", "_unsafe_view", "flatten", "unflatten", "_reshape_alias", "view_as", "reshape_as")

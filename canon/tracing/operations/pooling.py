@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
-from canon.operations.context import Context, handles, marked
 from canon.tracing.axis_unification import Structure
+from canon.tracing.operations.context import Context, handles, marked
 
 
 @handles(

@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
-from canon.operations.context import Context, Traced, handles
 from canon.tracing.axis_unification import Structure
+from canon.tracing.operations.context import Context, Traced, handles
 
 
 def _affine(c: Context, axis: Structure, tensors: Sequence[Traced | None]) -> Structure:

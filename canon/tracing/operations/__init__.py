@@ -4,22 +4,30 @@ A handler receives the context and the operation's arguments by name and returns
 (one list of axes per result). What has no handler here freezes everything it touches.
 """
 
-from canon.operations import elementwise, layout, norms, products, reductions, taking, windows
-from canon.operations.context import HANDLERS, MOVES, Context, Traced, unknown
-from canon.operations.elementwise import pointwise
+from canon.tracing.operations import (
+    contractions,
+    elementwise,
+    indexing,
+    normalization,
+    pooling,
+    reductions,
+    reshaping,
+)
+from canon.tracing.operations.context import HANDLERS, MOVES, Context, Traced, unknown
+from canon.tracing.operations.elementwise import pointwise
 
 __all__ = [
     "HANDLERS",
     "MOVES",
     "Context",
     "Traced",
+    "contractions",
     "elementwise",
-    "layout",
-    "norms",
+    "indexing",
+    "normalization",
     "pointwise",
-    "products",
+    "pooling",
     "reductions",
-    "taking",
+    "reshaping",
     "unknown",
-    "windows",
 ]
