@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.func import functional_call
 
-from canon.absorbed import absorb_scales
+from canon.folding.batch_norm_scale import absorb_scales
 
 
 @pytest.fixture(autouse=True)

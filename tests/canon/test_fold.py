@@ -6,7 +6,7 @@ import torchvision
 from torch import nn
 from torch.func import functional_call
 
-from canon.fold import fold_norms
+from canon.folding.norm_folding import fold_norms
 
 
 @pytest.fixture(autouse=True)

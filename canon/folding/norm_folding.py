@@ -1,7 +1,7 @@
 r"""Folding what a norm learned into the linear layers and convolutions that read it.
 
 A norm's gain and bias stand before linear layers and say nothing that these could not say themselves
-(`canon.reader`). Two networks that differ only in where this scale is kept become one. A gain is any product
+(`canon.folding.linear_consumers`). Two networks that differ only in where this scale is kept become one. A gain is any product
 with a learned vector along the last axis, so that norms written by hand count too, or that of a batch, group
 or instance norm. It is folded where only linear layers, or only convolutions, read it, with weights that
 nothing else reads; otherwise it stays, with the reason. So does a bias that a reader cannot take: it is then
@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 from torch.fx import Node
 
-from canon.last_axis import entries, keeps_last_axis, keeps_shape, shape_of
-from canon.reader import NotLinear, Reader, reader_of
+from canon.folding.axis_flow import entries, keeps_last_axis, keeps_shape, shape_of
+from canon.folding.linear_consumers import NotLinear, Reader, reader_of
 from canon.tracing.exported_graph import Program, Slot, label, named_arguments, operation
 
 # Norms that learn along the second axis.

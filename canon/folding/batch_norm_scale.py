@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 from torch.fx import Node
 
-from canon.fold import Folded
-from canon.last_axis import shape_of
+from canon.folding.axis_flow import shape_of
+from canon.folding.norm_folding import Folded
 from canon.tracing.exported_graph import Program, Slot, label, named_arguments, operation
 
 _NORMS = ("batch_norm", "native_batch_norm", "_native_batch_norm_legit_no_training", "cudnn_batch_norm")
