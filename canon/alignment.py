@@ -21,8 +21,8 @@ from canon.folding.norm_folding import Folded, fold_norms
 from canon.io.checkpoint import Checkpoint, require_finite, require_same
 from canon.match import Match
 from canon.methods import Matcher, Means, weights
-from canon.resolve import Resolved
-from canon.runnable import require_runnable, with_twins
+from canon.models.loading import require_runnable, with_twins
+from canon.models.spec_resolution import Resolved
 from canon.spec import PermutationSpec
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from canon.errors import InputError
 from canon.interpolate import Curve, curve
 from canon.io.examples import Data
-from canon.runnable import Runnable
+from canon.models.loading import Runnable
 from canon.statistics import repairer
 from canon.types import State
 

@@ -14,8 +14,8 @@ from canon.actions.canonical_form import canonicalize
 from canon.actions.scaling import balance
 from canon.actions.transform import Transform
 from canon.errors import WorkError
-from canon.resolve import Resolved
-from canon.runnable import Runnable, call
+from canon.models.loading import Runnable, call
+from canon.models.spec_resolution import Resolved
 from canon.sign_matching import match_signed
 from canon.spec import PermutationSpec
 

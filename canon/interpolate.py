@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from canon.errors import InputError
-from canon.runnable import call
+from canon.models.loading import call
 from canon.types import State
 
 Batches = Iterable[tuple[Tensor, Tensor]]

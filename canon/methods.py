@@ -10,7 +10,7 @@ import torch
 from canon.errors import InputError
 from canon.io.examples import Data
 from canon.match import Match
-from canon.runnable import Runnable, loaded
+from canon.models.loading import Runnable, loaded
 from canon.spec import PermutationSpec
 from canon.types import State
 

@@ -40,7 +40,7 @@ def align(
     """
     check_outputs(out, transform, report)
     from canon.alignment import align
-    from canon.resolve import read_pair, resolve
+    from canon.models.spec_resolution import read_pair, resolve
 
     pair = read_pair(a, b)
     resolved = resolve(pair.known, hints.hints())

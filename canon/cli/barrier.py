@@ -46,9 +46,9 @@ def barrier(
     from canon.alignment import align
     from canon.barrier import barriers
     from canon.io.examples import read_data
+    from canon.models.loading import find_runnable, require_runnable
+    from canon.models.spec_resolution import read_pair, resolve
     from canon.plot import check_format, plot_curves
-    from canon.resolve import read_pair, resolve
-    from canon.runnable import find_runnable, require_runnable
 
     if plot is not None:
         check_format(plot)

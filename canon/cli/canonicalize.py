@@ -40,7 +40,7 @@ def canonicalize(
     check_outputs(out, transform)
     from canon.alignment import canonical_form, folded_form
     from canon.errors import InputError
-    from canon.resolve import read_one, resolve
+    from canon.models.spec_resolution import read_one, resolve
 
     if fold and transform is not None:
         raise InputError("--transform keeps relabellings and scales, which folding is not; leave one out")

@@ -32,7 +32,7 @@ def inspect(
       canon inspect net.pt --model nets.py:build --input 1x3x32x32 --spec groups.json
     """
     check_outputs(spec)
-    from canon.resolve import read_one, resolve
+    from canon.models.spec_resolution import read_one, resolve
 
     resolved = resolve(read_one(a), HintOptions(None, model, family, input).hints())
     if spec is not None:

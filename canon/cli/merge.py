@@ -40,8 +40,8 @@ def merge(
     """
     check_outputs(out)
     from canon.merging import merge_networks, parse_weights
-    from canon.resolve import read_one, resolve
-    from canon.runnable import find_runnable
+    from canon.models.loading import find_runnable
+    from canon.models.spec_resolution import read_one, resolve
 
     shares, examples = parse_weights(weights, len(networks)), examples_of(train)
     found, said = [read_one(path) for path in networks], hints.hints()

@@ -13,7 +13,7 @@ from canon.cli.options import Balance, Batch, Family, Input, Method, Model, Seed
 if TYPE_CHECKING:
     from canon.io.examples import Data
     from canon.methods import Matcher
-    from canon.runnable import Hints, Runnable
+    from canon.models.loading import Hints, Runnable
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class HintOptions:
     input: Input = None
 
     def hints(self) -> Hints:
-        from canon.runnable import Hints
+        from canon.models.loading import Hints
 
         return Hints(self.spec, self.model, self.family, self.input)
 

@@ -33,8 +33,8 @@ def verify(
       canon verify b.pt c.safetensors --model nets.py:build --input 1x3x32x32
     """
     from canon.equivalence import same_by_relabelling, same_by_running
-    from canon.resolve import described, read_pair, resolve
-    from canon.runnable import find_runnable
+    from canon.models.loading import find_runnable
+    from canon.models.spec_resolution import described, read_pair, resolve
 
     pair, said = read_pair(a, b), hints.hints()
     runnable = find_runnable(pair.known, said) or described(pair.known)

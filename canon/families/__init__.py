@@ -14,7 +14,6 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from canon.architectures import from_metadata
 from canon.errors import InputError
 from canon.families.bert import BERT
 from canon.families.family import Family, sketched
@@ -22,6 +21,7 @@ from canon.families.gpt2 import GPT2
 from canon.families.resnet import RESNET
 from canon.families.sequential import SEQUENTIAL
 from canon.families.vit import TIMM, TORCHVISION
+from canon.models.plugins import from_metadata
 from canon.sketch import Tensors
 from canon.spec import PermutationSpec
 from canon.tracing.trace import trace

@@ -11,7 +11,7 @@ import torch
 from canon.actions import permutation as perm
 from canon.errors import InputError
 from canon.io import checkpoint
-from canon.resolve import resolve
+from canon.models.spec_resolution import resolve
 from weightflow.architectures import FAMILIES, Architecture, from_metadata
 from weightflow.network import write_network
 from weightflow.tokens import SCHEMES, make_layout
@@ -176,7 +176,7 @@ def test_canon_knows_the_files_of_weightflow_by_the_entry_point(architecture, tm
     declared = tomllib.loads(project.read_text())["project"]["entry-points"]["canon.architectures"]
     found = [EntryPoint(name, value, "canon.architectures") for name, value in declared.items()]
     monkeypatch.setattr(
-        "canon.architectures.entry_points", lambda group: found if group == found[0].group else []
+        "canon.models.plugins.entry_points", lambda group: found if group == found[0].group else []
     )
     stack = {n: t[None] for n, t in architecture.build().state_dict().items()}
     classes = tuple("abcdefghij"[: architecture.classes])

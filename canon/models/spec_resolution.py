@@ -16,7 +16,7 @@ from torch import Tensor
 from canon.errors import InputError
 from canon.io.checkpoint import Checkpoint, read, require_finite, require_same
 from canon.io.files import require_file
-from canon.runnable import Hints, Runnable, find_runnable, load
+from canon.models.loading import Hints, Runnable, find_runnable, load
 from canon.spec import PermutationSpec
 
 _PROVED = "every group of the spec was proved to keep the function, in float64"
@@ -63,7 +63,7 @@ def resolve(found: Checkpoint, hints: Hints = Hints(), runnable: Runnable | None
 
 def described(found: Checkpoint) -> Runnable | None:
     """The code of a network whose file says its architecture to a package that is installed."""
-    from canon.architectures import from_metadata
+    from canon.models.plugins import from_metadata
 
     built = from_metadata(found.metadata)
     if built is None:
