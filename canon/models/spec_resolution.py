@@ -54,7 +54,7 @@ def resolve(found: Checkpoint, hints: Hints = Hints(), runnable: Runnable | None
         from canon.tracing.trace import trace
 
         return Resolved(trace(found.program), "traced from the exported program", _PROVED, runnable)
-    from canon.families import recognise
+    from canon.models.families import recognise
 
     recognised = recognise(found.state, metadata=found.metadata, name=hints.family)
     source = f"family {hints.family}" if hints.family else "recognised by keys and shapes"

@@ -7,7 +7,7 @@ from torch import nn
 
 import canon
 from canon.errors import InputError
-from canon.families import recognise
+from canon.models.families import recognise
 
 
 def cnn():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from canon.sketch import Tensors
+from canon.models.families.functional import Tensors
 from canon.spec import PermutationSpec
 from canon.tracing.numerical_check import freeze
 

@@ -15,14 +15,14 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from canon.errors import InputError
-from canon.families.bert import BERT
-from canon.families.family import Family, sketched
-from canon.families.gpt2 import GPT2
-from canon.families.resnet import RESNET
-from canon.families.sequential import SEQUENTIAL
-from canon.families.vit import TIMM, TORCHVISION
+from canon.models.families.base import Family, sketched
+from canon.models.families.bert import BERT
+from canon.models.families.functional import Tensors
+from canon.models.families.gpt2 import GPT2
+from canon.models.families.resnet import RESNET
+from canon.models.families.sequential import SEQUENTIAL
+from canon.models.families.vit import TIMM, TORCHVISION
 from canon.models.plugins import from_metadata
-from canon.sketch import Tensors
 from canon.spec import PermutationSpec
 from canon.tracing.trace import trace
 

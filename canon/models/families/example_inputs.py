@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from canon.sketch import Tensors
+from canon.models.families.functional import Tensors
 
 
 def image(key: str) -> Callable[[Tensors], Tensor]:

@@ -6,10 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from canon.families.attention import HEADS, Attention
-from canon.families.family import Family, has_under
-from canon.families.inputs import token_ids
-from canon.sketch import Tensors, attend
+from canon.models.families.attention import HEADS, Attention
+from canon.models.families.base import Family, has_under
+from canon.models.families.example_inputs import token_ids
+from canon.models.families.functional import Tensors, attend
 
 
 def _bert(t: Tensors, ids: Tensor, heads: int) -> tuple[Tensor, ...]:

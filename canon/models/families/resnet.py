@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from canon.families.family import Family, has
-from canon.families.inputs import image
-from canon.sketch import Tensors
+from canon.models.families.base import Family, has
+from canon.models.families.example_inputs import image
+from canon.models.families.functional import Tensors
 
 
 def _resnet(tensors: Tensors, x: Tensor, heads: int) -> Tensor:

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from canon.errors import InputError
-from canon.families.attention import Attention, number_of_heads, without_heads
-from canon.sketch import Sketch, Tensors
+from canon.models.families.attention import Attention, number_of_heads, without_heads
+from canon.models.families.functional import Sketch, Tensors
 from canon.spec import PermutationSpec
 from canon.tracing.trace import trace
 

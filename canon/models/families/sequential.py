@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from canon.families.family import Family
-from canon.families.inputs import generator
-from canon.sketch import Tensors
+from canon.models.families.base import Family
+from canon.models.families.example_inputs import generator
+from canon.models.families.functional import Tensors
 
 
 def _stacks(tensors: Tensors) -> list[str]:

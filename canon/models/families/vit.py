@@ -6,10 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from canon.families.attention import VIT_HEADS, Attention
-from canon.families.family import Family, has
-from canon.families.inputs import patches
-from canon.sketch import Tensors, attend
+from canon.models.families.attention import VIT_HEADS, Attention
+from canon.models.families.base import Family, has
+from canon.models.families.example_inputs import patches
+from canon.models.families.functional import Tensors, attend
 
 
 def _torchvision_vit(t: Tensors, x: Tensor, heads: int) -> Tensor:

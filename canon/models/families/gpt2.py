@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from canon.families.attention import HEADS, Attention
-from canon.families.family import Family, has_under
-from canon.families.inputs import token_ids
-from canon.sketch import Tensors, attend
+from canon.models.families.attention import HEADS, Attention
+from canon.models.families.base import Family, has_under
+from canon.models.families.example_inputs import token_ids
+from canon.models.families.functional import Tensors, attend
 
 
 def _gpt2(t: Tensors, ids: Tensor, heads: int) -> Tensor:
