@@ -19,8 +19,8 @@ from canon.errors import WorkError
 from canon.folding.batch_norm_scale import absorb_scales
 from canon.folding.norm_folding import Folded, fold_norms
 from canon.io.checkpoint import Checkpoint, require_finite, require_same
-from canon.match import Match
-from canon.methods import Matcher, Means, weights
+from canon.matching.registry import Matcher, Means, weights
+from canon.matching.result import Match
 from canon.models.loading import require_runnable, with_twins
 from canon.models.spec_resolution import Resolved
 from canon.spec import PermutationSpec

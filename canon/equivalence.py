@@ -14,9 +14,9 @@ from canon.actions.canonical_form import canonicalize
 from canon.actions.scaling import balance
 from canon.actions.transform import Transform
 from canon.errors import WorkError
+from canon.matching.signed_weight_matching import match_signed
 from canon.models.loading import Runnable, call
 from canon.models.spec_resolution import Resolved
-from canon.sign_matching import match_signed
 from canon.spec import PermutationSpec
 
 TOLERANCE = 1e-9  # relative, in float64

@@ -12,7 +12,7 @@ from canon.errors import InputError
 from canon.interpolate import merge
 from canon.io.checkpoint import Checkpoint, require_finite, require_same
 from canon.io.examples import Data
-from canon.methods import Matcher
+from canon.matching.registry import Matcher
 from canon.models.loading import Runnable
 from canon.models.spec_resolution import Resolved
 from canon.statistics import BATCH_NORMS, repairer

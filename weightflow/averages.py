@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from canon.actions import permutation as perm
+from canon.matching.weight_matching import match_weights
 from canon.types import StateDict
-from canon.weight_matching import match_weights
 from weightflow import datasets
 from weightflow.architectures import Architecture
 from weightflow.canonicalize import follow, gather_classes, scatter_classes, widen

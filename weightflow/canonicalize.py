@@ -16,9 +16,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from canon.canonical import align_many, align_to
 from canon.errors import InputError
 from canon.io import checkpoint
+from canon.matching.population import align_many, align_to
 from canon.types import StateDict
 from weightflow import datasets
 from weightflow.architectures import Architecture

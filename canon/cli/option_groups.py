@@ -12,7 +12,7 @@ from canon.cli.options import Balance, Batch, Family, Input, Method, Model, Seed
 
 if TYPE_CHECKING:
     from canon.io.examples import Data
-    from canon.methods import Matcher
+    from canon.matching.registry import Matcher
     from canon.models.loading import Hints, Runnable
 
 
@@ -44,7 +44,7 @@ class MatchOptions:
     def matcher(self, runnable: Runnable | None, examples: Data | None) -> Matcher:
         import torch
 
-        from canon.methods import Means, matcher_for
+        from canon.matching.registry import Means, matcher_for
 
         order = None if self.seed is None else torch.Generator().manual_seed(self.seed)
         return matcher_for(self.method, Means(self.start, order, runnable, examples, self.batch))

@@ -7,10 +7,10 @@ import torch
 from torch import nn
 
 from canon.actions import permutation as perm
-from canon.activation_matching import match_activations
 from canon.errors import InputError
+from canon.matching.activation_matching import match_activations
+from canon.matching.weight_matching import match_weights
 from canon.spec import Axis, Factor, Group, PermutationSpec
-from canon.weight_matching import match_weights
 
 UNITS, CHANNELS = 9, 6
 

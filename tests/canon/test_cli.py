@@ -507,7 +507,7 @@ def test_an_interrupt_says_that_nothing_was_written(canon, folder, monkeypatch):
     def interrupt(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("canon.sign_matching.match_signed", interrupt)
+    monkeypatch.setattr("canon.matching.signed_weight_matching.match_signed", interrupt)
     code, _, err = canon("align a.pt b.pt --spec s.json --out c.pt")
     assert code == 130
     assert err == "interrupted: nothing was written; run the same command again\n"
@@ -652,7 +652,7 @@ def test_a_method_that_needs_examples_says_so(canon, method):
 
 
 def test_the_help_names_every_method(canon):
-    from canon.methods import METHODS
+    from canon.matching.registry import METHODS
 
     out = canon("align --help")[1].replace("\n", " ")
     assert all(name in out for name in METHODS)

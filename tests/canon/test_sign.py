@@ -5,12 +5,12 @@ import torch
 from torch import nn
 
 import canon
-from canon import canonical
 from canon.actions import permutation as perm
 from canon.actions import scaling
 from canon.actions.canonical_form import canonical_element, canonicalize
 from canon.actions.signs import sign_groups
-from canon.sign_matching import match_signed
+from canon.matching import population
+from canon.matching.signed_weight_matching import match_signed
 from canon.spec import Axis, Factor, Group, PermutationSpec
 from tests.canon.examples import mlp, noisy, run_mlp, weights
 
@@ -162,7 +162,7 @@ def test_many_networks_come_together(generator):
     common = weights(spec, generator)
     stack = {n: t.expand(7, *t.shape) for n, t in common.items()}
     networks = scattered(spec, noisy(stack, 0.1, generator), generator, 7)
-    aligned = canonical.align_many(spec, networks)
+    aligned = population.align_many(spec, networks)
     again = perm.apply(
         spec, aligned.permutation, scaling.apply_scale(spec, aligned.scales, networks, stacked=True)
     )
@@ -173,7 +173,7 @@ def test_many_networks_come_together(generator):
     )
     assert all(t.std(0).max() < 0.3 for t in aligned.state.values())
     one = scattered(spec, common, generator)
-    joined = canonical.align_to(spec, aligned.frame, one)
+    joined = population.align_to(spec, aligned.frame, one)
     assert all((joined.state[n] - aligned.frame[n]).abs().max() < 0.3 for n in common)
 
 

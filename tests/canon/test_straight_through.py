@@ -8,8 +8,8 @@ from torch.nn.functional import cross_entropy
 
 from canon.actions import permutation as perm
 from canon.errors import InputError
-from canon.straight_through import straight_through
-from canon.weight_matching import match_weights
+from canon.matching.straight_through_estimator import straight_through
+from canon.matching.weight_matching import match_weights
 from tests.canon.examples import mlp
 
 SPEC = mlp(4, 12, 3)

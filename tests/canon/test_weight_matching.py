@@ -5,8 +5,8 @@ import torch
 
 from canon.actions import permutation as perm
 from canon.errors import InputError
+from canon.matching.weight_matching import match_weights
 from canon.spec import Axis, Factor, Group, PermutationSpec
-from canon.weight_matching import match_weights
 from tests.canon.examples import mlp, noisy, residual_stack, transformer_stack, weights
 
 

@@ -20,13 +20,13 @@ from torch import Tensor
 
 from canon.actions import permutation as perm
 from canon.errors import InputError
-from canon.gains import gains_by_group
-from canon.gram import Family
-from canon.match import Match
-from canon.scores import Scores
+from canon.matching.gram import Family
+from canon.matching.gram_cache import Scores
+from canon.matching.initialization import STARTS
+from canon.matching.nested_assignment import solve_families
+from canon.matching.objective_gains import gains_by_group
+from canon.matching.result import Match
 from canon.spec import PermutationSpec
-from canon.starts import STARTS
-from canon.transfusion import solve_families
 from canon.types import State
 
 # Networks that are matched together: enough to fill the products, few enough to stay near the cores.
@@ -52,7 +52,7 @@ def match_weights(
     """The permutation that brings `networks` closest to `reference` in weights.
 
     `networks` is one state_dict, or many stacked on a first axis of every tensor; so may be
-    `reference`, for one reference each. `start` is a name in `canon.starts.STARTS` or "auto": anchored,
+    `reference`, for one reference each. `start` is a name in `canon.matching.initialization.STARTS` or "auto": anchored,
     and unless that is well founded others beside it. Small networks also start from the identity and
     from Frank-Wolfe's end, and the best objective is kept (on trained pairs that rule gave the lowest
     barriers); large ones race anchored against the identity for a sweep, unless no group moves once all of its

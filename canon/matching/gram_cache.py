@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from canon.actions.permutation import Permutation, axis_index, identity, take
-from canon.gram import PIECE, Family, Grams, Use, families, gram, inner_product, uses
+from canon.matching.gram import PIECE, Family, Grams, Use, families, gram, inner_product, uses
 from canon.spec import Axis, Factor, PermutationSpec
 
 # Share of |A| |B| by which a difference of float32 products may be wrong, generously.

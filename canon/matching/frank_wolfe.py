@@ -19,10 +19,10 @@ import torch
 from torch import Tensor
 
 from canon.actions.permutation import Permutation, axis_index
-from canon.gram import Family, Grams, Use, gram, inner_product
-from canon.scores import Scores
+from canon.matching.gram import Family, Grams, Use, gram, inner_product
+from canon.matching.gram_cache import Scores
+from canon.matching.nested_assignment import solve_family
 from canon.spec import Axis, Factor
-from canon.transfusion import solve_family
 
 STEPS = 100
 # Stop when no corner promises more than this share of |A| |B|.

@@ -13,10 +13,10 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from canon.frank_wolfe import frank_wolfe
-from canon.gram import Family, Grams, Use, gram
-from canon.scores import Scores
-from canon.transfusion import solve_families, solve_family
+from canon.matching.frank_wolfe import frank_wolfe
+from canon.matching.gram import Family, Grams, Use, gram
+from canon.matching.gram_cache import Scores
+from canon.matching.nested_assignment import solve_families, solve_family
 
 # Sets `scores.permutation` for all networks; says how sure it is, from 0 to 1.
 Start = Callable[[Scores], float]

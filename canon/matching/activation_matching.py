@@ -21,11 +21,11 @@ from torch import Tensor, nn
 
 from canon.actions import permutation as perm
 from canon.errors import InputError
-from canon.gram import Family, Grams, Use, uses
-from canon.match import Match
-from canon.scores import Scores
+from canon.matching.gram import Family, Grams, Use, uses
+from canon.matching.gram_cache import Scores
+from canon.matching.nested_assignment import solve_family
+from canon.matching.result import Match
 from canon.spec import Axis, PermutationSpec
-from canon.transfusion import solve_family
 
 # Where a layer keeps its output units: axis of the weight, axis of the output.
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)

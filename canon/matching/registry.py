@@ -9,7 +9,7 @@ import torch
 
 from canon.errors import InputError
 from canon.io.examples import Data
-from canon.match import Match
+from canon.matching.result import Match
 from canon.models.loading import Runnable, loaded
 from canon.spec import PermutationSpec
 from canon.types import State
@@ -30,14 +30,14 @@ class Means:
 
 def weights(means: Means) -> Matcher:
     """Git Re-Basin's weight matching, with signs; within attention it matches as TransFusion does."""
-    from canon.sign_matching import match_signed
+    from canon.matching.signed_weight_matching import match_signed
 
     return lambda spec, a, b: match_signed(spec, a, b, start=means.start, generator=means.generator)
 
 
 def activations(means: Means) -> Matcher:
     """Units that respond alike to the examples."""
-    from canon.activation_matching import match_activations
+    from canon.matching.activation_matching import match_activations
 
     runnable, data = _running(means, "activations")
 
@@ -50,7 +50,7 @@ def activations(means: Means) -> Matcher:
 
 def straight_through(means: Means) -> Matcher:
     """Git Re-Basin's straight-through estimator: the least loss in the middle, on labelled examples."""
-    from canon.straight_through import straight_through
+    from canon.matching.straight_through_estimator import straight_through
 
     runnable, data = _running(means, "straight-through")
     if data.y is None:

@@ -17,8 +17,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from canon import assignment
-from canon.gram import Family, Grams
+from canon.matching import linear_assignment
+from canon.matching.gram import Family, Grams
 from canon.spec import PermutationSpec
 
 TURNS = 50
@@ -31,7 +31,7 @@ def solve_family(spec: PermutationSpec, family: Family, grams: Grams) -> dict[st
     Exact while no Gram matrix involves two inner groups; a local optimum of each pair otherwise.
     """
     if not family.inners:
-        return {family.outer: assignment.solve_many(grams[()])}
+        return {family.outer: linear_assignment.solve_many(grams[()])}
     pairs = {names: _by_pair(spec, family, names, gram) for names, gram in grams.items()}
     heads = next(iter(pairs.values())).shape[:3]
     inner: dict[str, Tensor] = {}
@@ -43,7 +43,7 @@ def solve_family(spec: PermutationSpec, family: Family, grams: Grams) -> dict[st
     if any(len(names) > 1 for names in pairs):
         _take_turns(pairs, inner)
     value = sum((_contract(pair, names, inner) for names, pair in pairs.items()), torch.zeros(()))
-    outer = assignment.solve_many(value)
+    outer = linear_assignment.solve_many(value)
     chosen = {name: torch.take_along_dim(q, outer[:, :, None, None], 2)[:, :, 0] for name, q in inner.items()}
     return {family.outer: outer, **chosen}
 
@@ -53,7 +53,7 @@ def solve_families(
 ) -> list[dict[str, Tensor]]:
     """`solve_family` for several families: plain ones side by side, as pairs of heads are in any case."""
     plain = [(family, grams[()]) for family, grams in problems if not family.inners]
-    solved = zip(plain, assignment.solve_side_by_side([gram for _, gram in plain]), strict=True)
+    solved = zip(plain, linear_assignment.solve_side_by_side([gram for _, gram in plain]), strict=True)
     found = {family: {family.outer: outer} for (family, _), outer in solved}
     return [found.get(family) or solve_family(spec, family, grams) for family, grams in problems]
 
@@ -72,7 +72,7 @@ def _solve_inner(pairs: Grams, name: str, inner: dict[str, Tensor], otherwise: T
     if not scores:
         return otherwise
     score = torch.stack(scores).sum(0)
-    return assignment.solve_many(score.flatten(0, 2)).unflatten(0, score.shape[:3])
+    return linear_assignment.solve_many(score.flatten(0, 2)).unflatten(0, score.shape[:3])
 
 
 def _contract(gram: Tensor, names: tuple[str, ...], inner: dict[str, Tensor]) -> Tensor:

@@ -18,11 +18,11 @@ from torch import Tensor
 
 from canon.actions import permutation as perm
 from canon.actions.signs import Signs, of_old_units, sign_groups, signs_towards
-from canon.assignment import solve_many
-from canon.match import Match
+from canon.matching.linear_assignment import solve_many
+from canon.matching.result import Match
+from canon.matching.weight_matching import match_weights
 from canon.spec import Axis, Factor, PermutationSpec
 from canon.types import State
-from canon.weight_matching import match_weights
 
 
 def match_signed(spec: PermutationSpec, reference: State, networks: State, **options: Any) -> Match:

@@ -20,10 +20,10 @@ from torch.nn.functional import cross_entropy
 
 from canon.actions import permutation as perm
 from canon.errors import InputError, WorkError
-from canon.match import Match
+from canon.matching.result import Match
+from canon.matching.weight_matching import match_weights
 from canon.spec import PermutationSpec
 from canon.types import State
-from canon.weight_matching import match_weights
 
 Batches = Sequence[tuple[Tensor, Tensor]]
 

@@ -23,8 +23,8 @@ from torch import Tensor
 from canon.actions import permutation as perm
 from canon.actions import scaling
 from canon.actions.signs import of_old_units
-from canon.match import Match
-from canon.sign_matching import match_signed
+from canon.matching.result import Match
+from canon.matching.signed_weight_matching import match_signed
 from canon.spec import PermutationSpec
 from canon.types import State
 
