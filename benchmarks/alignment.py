@@ -20,12 +20,12 @@ from torch.nn.functional import cross_entropy
 from benchmarks import fashion, planted
 from benchmarks.common import aim, interval, write_result
 from canon.actions import permutation as perm
-from canon.interpolate import curve
 from canon.matching.linear_assignment import solve
 from canon.matching.weight_matching import match_weights
-from canon.norms import restore_norms
+from canon.merging.activation_repair import reestimate_batch_norm
+from canon.merging.interpolation import curve
+from canon.merging.weight_norms import restore_norms
 from canon.spec import Axis, Factor, PermutationSpec
-from canon.statistics import reestimate_batch_norm
 from canon.tracing.trace import trace
 
 Row = dict[str, Any]

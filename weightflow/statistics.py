@@ -8,7 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from canon.statistics import reestimate_batch_norm
+from canon.merging.activation_repair import reestimate_batch_norm
 from canon.types import StateDict
 from weightflow import datasets
 from weightflow.architectures import Architecture

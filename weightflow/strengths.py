@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from canon.io.files import atomic_write
-from canon.plot import check_format
+from canon.merging.plotting import check_format
 from canon.types import StateDict
 from weightflow import datasets
 from weightflow.architectures import Architecture

@@ -44,11 +44,11 @@ def barrier(
     """
     check_outputs(plot)
     from canon.alignment import align
-    from canon.barrier import barriers
     from canon.io.examples import read_data
+    from canon.merging.barriers import barriers
+    from canon.merging.plotting import check_format, plot_curves
     from canon.models.loading import find_runnable, require_runnable
     from canon.models.spec_resolution import read_pair, resolve
-    from canon.plot import check_format, plot_curves
 
     if plot is not None:
         check_format(plot)

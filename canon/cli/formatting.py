@@ -11,7 +11,7 @@ from rich.console import RenderableType
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from canon.interpolate import Curve
+    from canon.merging.interpolation import Curve
     from canon.spec import PermutationSpec
 
 

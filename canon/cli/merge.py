@@ -39,7 +39,7 @@ def merge(
       canon merge a.pt b.pt --weights 0.7,0.3 --model nets.py:build --train x.npz --repair batch-norm -o m.pt
     """
     check_outputs(out)
-    from canon.merging import merge_networks, parse_weights
+    from canon.merging.merge import merge_networks, parse_weights
     from canon.models.loading import find_runnable
     from canon.models.spec_resolution import read_one, resolve
 

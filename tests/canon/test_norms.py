@@ -2,8 +2,8 @@
 
 import torch
 
-from canon.interpolate import merge
-from canon.norms import restore_norms
+from canon.merging.interpolation import merge
+from canon.merging.weight_norms import restore_norms
 
 
 def states(*seeds):

@@ -6,9 +6,9 @@ from sklearn.datasets import load_digits
 from torch import nn
 
 from canon.errors import InputError
-from canon.interpolate import curve, merge
 from canon.io.examples import Data
-from canon.statistics import reestimate_batch_norm, repair, repairer
+from canon.merging.activation_repair import reestimate_batch_norm, repair, repairer
+from canon.merging.interpolation import curve, merge
 
 
 @pytest.fixture

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from canon.errors import InputError
+from canon.merging.activation_repair import BATCH_NORMS
 from canon.spec import PermutationSpec
-from canon.statistics import BATCH_NORMS
 from weightflow.architectures.cnn import cnn
 from weightflow.architectures.head import adapter, linear_head
 from weightflow.architectures.mlp import mlp

@@ -203,7 +203,7 @@ def _best(tried: list[Tried]) -> Tried:
 
 
 def _check_plot(path: Path | None, sweep: bool) -> None:
-    from canon.plot import check_format
+    from canon.merging.plotting import check_format
 
     if path is not None:
         check_format(path)

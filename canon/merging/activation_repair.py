@@ -20,8 +20,8 @@ from torch import Tensor, nn
 
 from canon.errors import InputError
 from canon.io.examples import Data
+from canon.merging.weight_norms import restore_norms
 from canon.models.loading import loaded
-from canon.norms import restore_norms
 from canon.types import State
 
 Inputs = Callable[[], Iterable[Tensor]]

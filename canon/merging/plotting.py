@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from canon.errors import InputError
-from canon.interpolate import Curve
 from canon.io.files import atomic_write
+from canon.merging.interpolation import Curve
 
 FORMATS = ("png", "svg", "pdf")
 

@@ -9,13 +9,13 @@ import torch
 
 from canon.alignment import align
 from canon.errors import InputError
-from canon.interpolate import merge
 from canon.io.checkpoint import Checkpoint, require_finite, require_same
 from canon.io.examples import Data
 from canon.matching.registry import Matcher
+from canon.merging.activation_repair import BATCH_NORMS, repairer
+from canon.merging.interpolation import merge
 from canon.models.loading import Runnable
 from canon.models.spec_resolution import Resolved
-from canon.statistics import BATCH_NORMS, repairer
 
 
 def parse_weights(text: str | None, count: int) -> list[float]:

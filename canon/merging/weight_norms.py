@@ -6,7 +6,7 @@ length that the merged networks' rows have on average,
 
     w ← w Σ α_i |w_i| / |w|,    w = Σ α_i w_i.
 
-Biases stay. Where examples are at hand, REPAIR (`canon.statistics`) measures what this guesses.
+Biases stay. Where examples are at hand, REPAIR (`canon.merging.activation_repair`) measures what this guesses.
 """
 
 from __future__ import annotations

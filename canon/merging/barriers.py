@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterable, Mapping
 from torch import Tensor
 
 from canon.errors import InputError
-from canon.interpolate import Curve, curve
 from canon.io.examples import Data
+from canon.merging.activation_repair import repairer
+from canon.merging.interpolation import Curve, curve
 from canon.models.loading import Runnable
-from canon.statistics import repairer
 from canon.types import State
 
 
