@@ -21,9 +21,9 @@ from canon.actions.permutation import Permutation
 from canon.errors import InputError
 from weightflow.architectures import Architecture
 from weightflow.batch import Batch
-from weightflow.canonicalize import move_classes
 from weightflow.text import PromptBatch
 from weightflow.tokens import Layout
+from weightflow.zoo.logits import move_classes
 
 
 @dataclass(frozen=True)

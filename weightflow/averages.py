@@ -14,10 +14,10 @@ from canon.matching.weight_matching import match_weights
 from canon.types import StateDict
 from weightflow import datasets
 from weightflow.architectures import Architecture
-from weightflow.canonicalize import follow, gather_classes, scatter_classes, widen
+from weightflow.canonicalize import follow
 from weightflow.network import Network
 from weightflow.sample import Flow
-from weightflow.zoo.logits import class_table, pad_with_zeros
+from weightflow.zoo.logits import class_table, gather_classes, pad_with_zeros, scatter_classes, widen
 from weightflow.zoo.tasks import Task
 
 Average = Callable[[Flow, Sequence[Network], Task], StateDict]

@@ -8,13 +8,8 @@ others are aligned to it afterwards. It is stored beside the zoo, so that any ne
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Sequence
-from functools import lru_cache
 from pathlib import Path
-
-import torch
-from torch import Tensor
 
 from canon.errors import InputError
 from canon.io import checkpoint
@@ -22,50 +17,11 @@ from canon.matching.population import align_many, align_to
 from canon.types import StateDict
 from weightflow import datasets
 from weightflow.architectures import Architecture
-from weightflow.zoo.logits import class_table
+from weightflow.zoo.logits import gather_classes, scatter_classes, widen
 from weightflow.zoo.store import Zoo, read_manifest, write_zoo
 from weightflow.zoo.tasks import Task
 
 FRAME = "frame.safetensors"
-
-
-@lru_cache(maxsize=16)
-def widen(architecture: Architecture, classes: int) -> Architecture:
-    """The same architecture with one logit for each of `classes`; one object, so that it is traced once."""
-    return dataclasses.replace(architecture, classes=classes)
-
-
-def _logit_of_class(architecture: Architecture, tasks: Sequence[Task]) -> Tensor:
-    return class_table(datasets.load(tasks[0].dataset), tasks, architecture.classes)[0]
-
-
-def scatter_classes(architecture: Architecture, state: StateDict, tasks: Sequence[Task]) -> StateDict:
-    """Stacked states with class axes reordered to the data set's classes; absent ones are zero."""
-    return move_classes(architecture, state, _logit_of_class(architecture, tasks))
-
-
-def gather_classes(architecture: Architecture, wide: StateDict, tasks: Sequence[Task]) -> StateDict:
-    """The inverse: each task's logits out of all classes, padded with zeros to the architecture's."""
-    data = datasets.load(tasks[0].dataset)
-    index = torch.full((len(tasks), architecture.classes), -1)
-    for row, task in enumerate(tasks):
-        index[row, : len(task.classes)] = torch.tensor(data.class_index(task.classes))
-    return move_classes(architecture, wide, index)
-
-
-def move_classes(architecture: Architecture, state: StateDict, index: Tensor) -> StateDict:
-    """Entry i of each class axis becomes entry index[i] of the old one, or zero where that is -1."""
-    moved = {}
-    for name, tensor in state.items():
-        axis = architecture.class_axes.get(name)
-        if axis is not None:
-            shape = [len(index)] + [1] * (tensor.dim() - 1)
-            shape[axis + 1] = index.shape[1]
-            wanted = index.view(shape)
-            picked = torch.take_along_dim(tensor, wanted.clamp(min=0), dim=axis + 1)
-            tensor = torch.where(wanted >= 0, picked, torch.zeros((), dtype=tensor.dtype))
-        moved[name] = tensor
-    return moved
 
 
 def follow(

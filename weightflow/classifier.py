@@ -8,8 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from weightflow.datasets import Preprocessing
-from weightflow.datasets.data import along
+from weightflow.datasets.data import Preprocessing, along
 
 
 class Prepare(nn.Module):

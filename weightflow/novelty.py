@@ -23,8 +23,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from canon.types import StateDict
-from weightflow.canonicalize import follow, read_frame, scatter_classes
+from weightflow.canonicalize import follow, read_frame
 from weightflow.known import Known
+from weightflow.zoo.logits import scatter_classes
 from weightflow.zoo.tasks import Task
 
 BLOCK = 2**14

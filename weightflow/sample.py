@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any, cast
 
 import torch
+from huggingface_hub import ModelCard, ModelHubMixin, snapshot_download
 from torch import Tensor
 
 from canon.errors import InputError
 from canon.types import StateDict
 from weightflow import checkpoint as runs
 from weightflow import statistics
+from weightflow.card import REPORT, card_of, read_report
 from weightflow.classifier import Classifier
 from weightflow.decode import decode, to_module
 from weightflow.device import usable_device
@@ -22,7 +27,7 @@ from weightflow.flow.solver import FIXED_STEP, solve
 from weightflow.flow.velocity import Guided
 from weightflow.model.anchored import make_generator
 from weightflow.packing import unpack
-from weightflow.pretrained import Pretrained, with_own_files
+from weightflow.pretrained import files_of, naming, with_own_files
 from weightflow.sampleconfig import ADAPTIVE_SHARE, SampleConfig
 from weightflow.text import Prompt, PromptBatch, TextEncoder, encode_prompts, load_encoder
 from weightflow.text.description import encode as encode_descriptions
@@ -39,6 +44,52 @@ class Neighbour:
     described: str
     nearest: str
     cosine: float
+
+
+class Pretrained(ModelHubMixin, library_name="weightflow", tags=["weight-generation", "flow-matching"]):
+    """What makes a `Flow` one of huggingface_hub's models; `push_to_hub` comes with it."""
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        flow = cast("Flow", self)
+        header = flow.header
+        for kept, path in files_of(header).items():
+            shutil.copyfile(path, save_directory / kept)
+        # Do not publish local paths.
+        zoo = dataclasses.replace(header.zoo, path=Path(header.zoo.path).name)
+        runs.write_header(save_directory, naming(dataclasses.replace(header, zoo=zoo), Path()))
+        weights = runs.read_checkpoint(flow.folder, header)
+        runs.write_checkpoint(save_directory, {}, weights.average, weights.coordinates, weights.frame, 0)
+        if read_report(flow.folder) is not None:
+            shutil.copyfile(flow.folder / REPORT, save_directory / REPORT)
+        self._hub_mixin_config = {"format": runs.FORMAT, "architecture": flow.architecture.to_dict()}
+
+    @classmethod
+    def _from_pretrained(
+        cls,
+        *,
+        model_id: str,
+        revision: str | None,
+        cache_dir: str | Path | None,
+        force_download: bool,
+        local_files_only: bool,
+        token: str | bool | None,
+        **arguments: Any,
+    ) -> Any:
+        if Path(model_id).is_dir():
+            return cls(model_id, **arguments)  # type: ignore[call-arg]
+        folder = snapshot_download(
+            model_id,
+            revision=revision,
+            cache_dir=cache_dir,
+            force_download=force_download,
+            local_files_only=local_files_only,
+            token=token,
+        )
+        return cls(folder, **arguments)  # type: ignore[call-arg]
+
+    def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
+        flow = cast("Flow", self)
+        return ModelCard(card_of(flow.header, read_report(flow.folder)))
 
 
 class Flow(Pretrained):
@@ -59,7 +110,8 @@ class Flow(Pretrained):
                 f"'{self.header.config.encoder}' is now {self.encoder.identity}"
             )
         self.model = make_generator(
-            self.header.config,
+            self.header.config.model,
+            self.header.config.objective.schedule,
             self.coordinates.layout,
             self.encoder.width,
             self.architecture.classes,
@@ -244,3 +296,19 @@ class Flow(Pretrained):
 def load(folder: str | Path, device: str | torch.device = "cpu") -> Flow:
     """A trained generator from its run's folder, or from one that `save_pretrained` wrote."""
     return Flow(folder, device)
+
+
+def save_generator(flow: Flow, folder: Path) -> None:
+    """`flow.save_pretrained` into a new folder: all of it or nothing."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(f"{folder} is not an empty folder; choose another name")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = folder.with_name(f".{folder.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        flow.save_pretrained(temporary)
+        if folder.is_dir():
+            folder.rmdir()
+        temporary.rename(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

@@ -102,7 +102,8 @@ class Trainer:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             self.model = make_generator(
-                config,
+                config.model,
+                config.objective.schedule,
                 self.coordinates.layout,
                 encoder.width,
                 architecture.classes,

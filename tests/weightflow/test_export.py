@@ -19,9 +19,8 @@ from weightflow.cli import app
 from weightflow.datasets import Preprocessing
 from weightflow.export import FORMATS, export_zoo, with_statistics
 from weightflow.population import generate_zoo
-from weightflow.pretrained import save_generator
 from weightflow.programs import METADATA
-from weightflow.sample import Flow
+from weightflow.sample import Flow, save_generator
 from weightflow.sampleconfig import SampleConfig
 from weightflow.text import Prompt
 from weightflow.zoo.store import Record, Zoo, write_zoo

@@ -19,10 +19,10 @@ from canon.errors import InputError, WorkError
 from canon.io import checkpoint
 from weightflow.architectures import Architecture
 from weightflow.backbones import BackboneCard, write_backbone
-from weightflow.datasets import ClassificationData, Split, StoredInputs
+from weightflow.datasets.data import ClassificationData, Split, StoredInputs
+from weightflow.device import PRECISIONS
 from weightflow.names import pick
-from weightflow.zoo.augment import crop_flip
-from weightflow.zoo.trainingrecipe import AUGMENTATIONS, PRECISIONS
+from weightflow.zoo.augment import AUGMENTATIONS, crop_flip
 
 CYCLED = ("lr", "momentum")
 

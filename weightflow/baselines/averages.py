@@ -8,8 +8,8 @@ import torch
 
 from canon.types import StateDict
 from weightflow.baselines.retrieval import best_known
-from weightflow.canonicalize import gather_classes
 from weightflow.known import Known
+from weightflow.zoo.logits import gather_classes
 from weightflow.zoo.tasks import Task
 
 

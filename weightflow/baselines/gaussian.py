@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from canon.types import StateDict
-from weightflow.canonicalize import gather_classes
 from weightflow.known import Known
+from weightflow.zoo.logits import gather_classes
 from weightflow.zoo.tasks import Task
 
 

@@ -9,9 +9,9 @@ from jaxtyping import Int
 from torch import Tensor
 
 from canon.types import StateDict
-from weightflow.canonicalize import gather_classes
 from weightflow.known import Known
 from weightflow.text import Prompt
+from weightflow.zoo.logits import gather_classes
 from weightflow.zoo.tasks import Task
 
 

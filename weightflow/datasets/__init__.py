@@ -26,7 +26,7 @@ from weightflow.datasets import (
     yelp,
 )
 from weightflow.datasets.data import ClassificationData, Preprocessing, SealedSplit, Split, StoredInputs
-from weightflow.datasets.facts import Facts
+from weightflow.datasets.facts import THROUGH, Facts
 from weightflow.names import pick
 
 SOURCES: dict[str, Callable[..., ClassificationData]] = {
@@ -63,7 +63,7 @@ def load(name: str) -> ClassificationData:
 
     The object's `name` is the whole name asked for, so that whoever stores it finds the same data again.
     """
-    images, through, backbone = name.rpartition(features.THROUGH)
+    images, through, backbone = name.rpartition(THROUGH)
     if through:
         return features.through(load(images), backbone, name)
     before, _, query = name.partition("?")

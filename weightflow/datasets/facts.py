@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from weightflow.datasets.data import ClassificationData, Preprocessing
-from weightflow.datasets.features import THROUGH
+
+THROUGH = " through "
 
 
 @dataclass(frozen=True)

@@ -22,8 +22,6 @@ from weightflow.datasets.data import ClassificationData
 if TYPE_CHECKING:
     from weightflow.backbones import Backbone
 
-THROUGH = " through "
-
 
 def through(images: ClassificationData, backbone: str, name: str) -> ClassificationData:
     """`images` seen through the backbone in a file; `InputError` where either is none."""

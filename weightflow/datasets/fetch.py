@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from canon.errors import InputError, WorkError
-from weightflow.datasets.features import THROUGH
+from weightflow.datasets.facts import THROUGH
 from weightflow.datasets.places import cache_folder
 
 CLASSES = {

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from weightflow.anchors.anchors import Anchors, as_tokens
 from weightflow.flow.schedule import Schedule, expand_time
 from weightflow.model import make_model
+from weightflow.model.config import ModelConfig
 from weightflow.tokens import Layout
-from weightflow.trainconfig import TrainConfig
 
 
 class Anchored(nn.Module):
@@ -48,11 +48,16 @@ class Anchored(nn.Module):
 
 
 def make_generator(
-    config: TrainConfig, layout: Layout, text_width: int, classes: int, anchors: Mapping[str, Tensor]
+    model: ModelConfig,
+    schedule: Schedule,
+    layout: Layout,
+    text_width: int,
+    classes: int,
+    anchors: Mapping[str, Tensor],
 ) -> nn.Module:
     """The model of a run, about its anchors where there are any; `anchors` are their tensors or nothing."""
     if not anchors:
-        return make_model(config.model, layout, text_width, classes)
+        return make_model(model, layout, text_width, classes)
     found = Anchors(anchors)
-    inner = make_model(config.model, layout, found.width, classes)
-    return Anchored(inner, found, layout, config.objective.schedule)
+    inner = make_model(model, layout, found.width, classes)
+    return Anchored(inner, found, layout, schedule)

@@ -6,7 +6,8 @@ import html
 from collections.abc import Callable
 from typing import Any
 
-from weightflow.page.figure import Figure, legend, series, unmeasured
+from weightflow.page.figure import Figure, series, unmeasured
+from weightflow.page.legend import legend
 from weightflow.page.svg import Plot, linear, logarithmic, of_errors, places
 
 Report = dict[str, Any]

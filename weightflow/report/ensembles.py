@@ -10,10 +10,10 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from canon.types import StateDict
-from weightflow.canonicalize import gather_classes
 from weightflow.evaluate import Spread, judge_ensembles
 from weightflow.known import Known
 from weightflow.text import Prompt
+from weightflow.zoo.logits import gather_classes
 from weightflow.zoo.tasks import Task
 
 SIZES = (10, 100)

@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 from canon.types import StateDict
-from weightflow.canonicalize import follow, read_frame, scatter_classes
+from weightflow.canonicalize import follow, read_frame
 from weightflow.known import Known
 from weightflow.report.generated import Generated, unseen_rows
 from weightflow.report.novelty import NO_FRAME
+from weightflow.zoo.logits import scatter_classes
 from weightflow.zoo.tasks import Task
 
 

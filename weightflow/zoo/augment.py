@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 PADDING = 4
+AUGMENTATIONS = ("none", "crop_flip")
 
 
 def crop_flip(images: Tensor, generator: torch.Generator) -> Tensor:

@@ -15,8 +15,8 @@ from canon.io import checkpoint
 from canon.types import StateDict
 from weightflow import datasets
 from weightflow.architectures import Architecture
-from weightflow.canonicalize import gather_classes, scatter_classes
 from weightflow.network import write_network
+from weightflow.zoo.logits import gather_classes, scatter_classes
 from weightflow.zoo.recipe import ZooRecipe
 from weightflow.zoo.tasks import Task
 from weightflow.zoo.training import train_many

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
+from functools import lru_cache
 
 import torch
 from torch import Tensor
 
 from canon.errors import InputError
 from canon.types import StateDict
+from weightflow import datasets
 from weightflow.architectures import Architecture
 from weightflow.datasets import ClassificationData
 from weightflow.zoo.tasks import Task
@@ -50,3 +53,42 @@ def pad_with_zeros(architecture: Architecture, state: StateDict, mask: Tensor) -
             tensor = tensor * mask.view(shape)
         padded[name] = tensor
     return padded
+
+
+@lru_cache(maxsize=16)
+def widen(architecture: Architecture, classes: int) -> Architecture:
+    """The same architecture with one logit for each of `classes`; one object, so that it is traced once."""
+    return dataclasses.replace(architecture, classes=classes)
+
+
+def _logit_of_class(architecture: Architecture, tasks: Sequence[Task]) -> Tensor:
+    return class_table(datasets.load(tasks[0].dataset), tasks, architecture.classes)[0]
+
+
+def scatter_classes(architecture: Architecture, state: StateDict, tasks: Sequence[Task]) -> StateDict:
+    """Stacked states with class axes reordered to the data set's classes; absent ones are zero."""
+    return move_classes(architecture, state, _logit_of_class(architecture, tasks))
+
+
+def gather_classes(architecture: Architecture, wide: StateDict, tasks: Sequence[Task]) -> StateDict:
+    """The inverse: each task's logits out of all classes, padded with zeros to the architecture's."""
+    data = datasets.load(tasks[0].dataset)
+    index = torch.full((len(tasks), architecture.classes), -1)
+    for row, task in enumerate(tasks):
+        index[row, : len(task.classes)] = torch.tensor(data.class_index(task.classes))
+    return move_classes(architecture, wide, index)
+
+
+def move_classes(architecture: Architecture, state: StateDict, index: Tensor) -> StateDict:
+    """Entry i of each class axis becomes entry index[i] of the old one, or zero where that is -1."""
+    moved = {}
+    for name, tensor in state.items():
+        axis = architecture.class_axes.get(name)
+        if axis is not None:
+            shape = [len(index)] + [1] * (tensor.dim() - 1)
+            shape[axis + 1] = index.shape[1]
+            wanted = index.view(shape)
+            picked = torch.take_along_dim(tensor, wanted.clamp(min=0), dim=axis + 1)
+            tensor = torch.where(wanted >= 0, picked, torch.zeros((), dtype=tensor.dtype))
+        moved[name] = tensor
+    return moved

@@ -9,7 +9,9 @@ from math import cos, pi
 import torch
 
 from canon.errors import InputError
+from weightflow.device import PRECISIONS
 from weightflow.names import pick
+from weightflow.zoo.augment import AUGMENTATIONS
 
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "adamw": torch.optim.AdamW,
@@ -21,9 +23,7 @@ SCHEDULES: dict[str, Callable[[float], float]] = {
     "cosine": lambda done: (1 + cos(pi * done)) / 2,
     "constant": lambda done: 1.0,
 }
-PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 INITIALISERS = ("pytorch", "he_uniform")
-AUGMENTATIONS = ("none", "crop_flip")
 
 
 @dataclass(frozen=True)
