@@ -14,7 +14,7 @@ import tomli_w
 
 from canon.errors import InputError
 from canon.io.files import atomic_write
-from weightflow.names import suggest
+from weightflow.registry import suggest
 
 C = TypeVar("C")
 

@@ -22,9 +22,9 @@ from weightflow import datasets, statistics
 from weightflow.classifier import Classifier
 from weightflow.datasets import Facts
 from weightflow.decode import to_module
-from weightflow.names import pick
 from weightflow.network import metadata_of
 from weightflow.programs import onnx_bytes, pt2_bytes
+from weightflow.registry import pick
 from weightflow.text import Prompt
 from weightflow.zoo.store import Zoo
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from canon.errors import InputError
 from weightflow.flow.denoising import DENOISERS
 from weightflow.flow.solver import FIXED_STEP, SOLVERS
-from weightflow.names import pick
+from weightflow.registry import pick
 
 # The share of the way, one over this, that an adaptive solver leaves to the last jump.
 ADAPTIVE_SHARE = 20

@@ -26,7 +26,7 @@ from torch import Tensor
 from canon.errors import InputError
 from canon.spec import PermutationSpec
 from weightflow.architectures import Architecture
-from weightflow.names import pick
+from weightflow.registry import pick
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from weightflow.behaviour import BehaviourConfig
 from weightflow.coordinates import CoordinatesConfig
 from weightflow.flow.objective import ObjectiveConfig
 from weightflow.model import MODELS, ModelConfig
-from weightflow.names import pick
+from weightflow.registry import pick
 from weightflow.sampleconfig import SampleConfig
 
 PRECISIONS = ("float32", "bfloat16")

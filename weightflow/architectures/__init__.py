@@ -24,8 +24,8 @@ from weightflow.architectures.head import adapter, linear_head
 from weightflow.architectures.mlp import mlp
 from weightflow.architectures.resnet import resnet, resnet18, resnet20
 from weightflow.architectures.transformer import text_transformer, vit
-from weightflow.names import pick, suggest
 from weightflow.readout import Logits, Readout, from_dict
+from weightflow.registry import pick, suggest
 
 FAMILIES: dict[str, Callable[..., nn.Module]] = {
     "mlp": mlp,

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from canon.errors import InputError, WorkError
 from canon.io import checkpoint
 from weightflow.datasets.data import Preprocessing
-from weightflow.names import pick, suggest
+from weightflow.registry import pick, suggest
 
 # what torchvision's own weights were trained with
 IMAGENET_MEAN, IMAGENET_STD, IMAGENET_SIZE = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), 224

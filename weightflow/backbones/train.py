@@ -21,7 +21,7 @@ from weightflow.architectures import Architecture
 from weightflow.backbones import BackboneCard, write_backbone
 from weightflow.datasets.data import ClassificationData, Split, StoredInputs
 from weightflow.device import PRECISIONS
-from weightflow.names import pick
+from weightflow.registry import pick
 from weightflow.zoo.augment import AUGMENTATIONS, crop_flip
 
 CYCLED = ("lr", "momentum")

@@ -17,7 +17,7 @@ from weightflow.coordinates.base import Batches, Coordinates, used_entries
 from weightflow.coordinates.components import Components
 from weightflow.coordinates.tokens import Tokens
 from weightflow.exchange import Exchange
-from weightflow.names import pick
+from weightflow.registry import pick
 from weightflow.tokens import Layout
 
 __all__ = ["Batches", "Coordinates", "CoordinatesConfig", "fit", "restore", "used_entries"]

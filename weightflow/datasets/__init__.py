@@ -27,7 +27,7 @@ from weightflow.datasets import (
 )
 from weightflow.datasets.data import ClassificationData, Preprocessing, SealedSplit, Split, StoredInputs
 from weightflow.datasets.facts import THROUGH, Facts
-from weightflow.names import pick
+from weightflow.registry import pick
 
 SOURCES: dict[str, Callable[..., ClassificationData]] = {
     "digits": scikit_learn.digits,

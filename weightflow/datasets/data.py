@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from canon.errors import InputError
-from weightflow.names import suggest
+from weightflow.registry import suggest
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from torch import nn
 from weightflow.model.config import ModelConfig
 from weightflow.model.mlp import WeightMLP
 from weightflow.model.transformer import WeightTransformer
-from weightflow.names import pick
+from weightflow.registry import pick
 from weightflow.tokens import Layout
 
 __all__ = ["MODELS", "ModelConfig", "make_model"]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from canon.errors import InputError
 from weightflow.model.conditioning import CONDITIONINGS
-from weightflow.names import pick
+from weightflow.registry import pick
 
 
 @dataclass(frozen=True)

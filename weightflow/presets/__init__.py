@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from weightflow import config
-from weightflow.names import pick
+from weightflow.registry import pick
 from weightflow.trainconfig import TrainConfig
 
 

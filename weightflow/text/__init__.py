@@ -8,7 +8,7 @@ from collections.abc import Callable
 from functools import cache
 
 from canon.errors import InputError
-from weightflow.names import pick
+from weightflow.registry import pick
 from weightflow.text.description import Description
 from weightflow.text.encoder import Cached, TextEncoder, cache_folder
 from weightflow.text.prompt import Prompt, PromptBatch, encode_prompts

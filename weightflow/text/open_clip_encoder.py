@@ -16,7 +16,7 @@ from torch import Tensor
 
 from canon.errors import InputError
 from canon.io.files import require_file, sha256
-from weightflow.names import suggest
+from weightflow.registry import suggest
 from weightflow.text.encoder import TextEncoder
 
 PROMPT = "a photo of a {}"

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from canon.errors import InputError
 from canon.io.files import require_file
-from weightflow.names import suggest
+from weightflow.registry import suggest
 from weightflow.text.encoder import TextEncoder
 
 

@@ -15,7 +15,7 @@ import torch
 
 from canon.errors import InputError, WorkError
 from weightflow.device import usable_device
-from weightflow.names import pick
+from weightflow.registry import pick
 from weightflow.zoo.build import build_zoo
 from weightflow.zoo.on_ray import on_ray
 from weightflow.zoo.recipe import ZooRecipe

@@ -10,7 +10,7 @@ import torch
 
 from canon.errors import InputError
 from weightflow.device import PRECISIONS
-from weightflow.names import pick
+from weightflow.registry import pick
 from weightflow.zoo.augment import AUGMENTATIONS
 
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
