@@ -28,7 +28,7 @@ from weightflow import datasets
 from weightflow.anchors.anchors import as_tokens
 from weightflow.baselines import answer
 from weightflow.canonicalize import canonicalize_zoo
-from weightflow.datasets.data import StoredInputs
+from weightflow.data.types import StoredInputs
 from weightflow.decode import decode
 from weightflow.evaluate import chance, judge
 from weightflow.known import Known, open_known

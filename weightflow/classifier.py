@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from weightflow.datasets.data import Preprocessing, along
+from weightflow.data.types import Preprocessing, along
 
 
 class Prepare(nn.Module):

@@ -8,7 +8,7 @@ from pathlib import Path
 from huggingface_hub.constants import CONFIG_NAME
 
 from weightflow import checkpoint as runs
-from weightflow.datasets.facts import THROUGH
+from weightflow.data.info import THROUGH
 
 TABLE, BACKBONE = "vectors.npz", "backbone.safetensors"
 

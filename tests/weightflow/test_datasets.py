@@ -13,7 +13,8 @@ import torch
 
 from canon.errors import InputError, WorkError
 from weightflow import datasets
-from weightflow.datasets import Preprocessing, StoredInputs, fetch, idx, images, places
+from weightflow.data import locations
+from weightflow.datasets import Preprocessing, StoredInputs, fetch, idx, images
 from weightflow.datasets.caltech import human
 from weightflow.datasets.tiny_imagenet import class_names
 from weightflow.zoo.predict import predict_many
@@ -101,9 +102,11 @@ def test_fashion_mnist_is_found_where_debian_puts_it(tmp_path):
 
 def test_the_first_place_in_the_order_wins(tmp_path):
     write_mnist(tmp_path / "cache" / "data" / "MNIST" / "raw")
-    assert places.find("mnist", ["MNIST/raw"], "train-*", "") == tmp_path / "cache" / "data" / "MNIST" / "raw"
+    assert (
+        locations.find("mnist", ["MNIST/raw"], "train-*", "") == tmp_path / "cache" / "data" / "MNIST" / "raw"
+    )
     write_mnist(tmp_path / "data" / "MNIST" / "raw")
-    assert places.find("mnist", ["MNIST/raw"], "train-*", "") == tmp_path / "data" / "MNIST" / "raw"
+    assert locations.find("mnist", ["MNIST/raw"], "train-*", "") == tmp_path / "data" / "MNIST" / "raw"
 
 
 def test_missing_data_says_where_it_looked_and_what_to_do(tmp_path):
@@ -364,7 +367,7 @@ def test_a_full_disk_is_said(tmp_path, monkeypatch):
     def full(*arguments):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("weightflow.datasets.stored.write_names", full)
+    monkeypatch.setattr("weightflow.data.decoded_cache.write_names", full)
     with pytest.raises(WorkError, match="No space left on device; free some space"):
         datasets.load(f"imagefolder:{root}")
 

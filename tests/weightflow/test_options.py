@@ -7,7 +7,7 @@ import torch
 
 from weightflow import datasets
 from weightflow.architectures import Architecture
-from weightflow.zoo.augment import PADDING, crop_flip
+from weightflow.data.augmentation import PADDING, crop_flip
 from weightflow.zoo.initialise import initialise
 from weightflow.zoo.measure import measured
 from weightflow.zoo.tasks import Task
@@ -96,7 +96,7 @@ def test_crops_and_flips_move_images_and_keep_their_pixels():
 
 @pytest.fixture(scope="module")
 def pets():
-    from weightflow.datasets.data import from_arrays
+    from weightflow.data.types import from_arrays
 
     images = torch.randn(60, 3, 8, 8, generator=torch.Generator().manual_seed(0)).numpy()
     labels = torch.arange(60).numpy() % 3

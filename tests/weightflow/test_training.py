@@ -6,8 +6,8 @@ import torch
 
 from canon.errors import InputError
 from weightflow.architectures import Architecture
+from weightflow.data.types import from_arrays
 from weightflow.datasets import ClassificationData
-from weightflow.datasets.data import from_arrays
 from weightflow.zoo.batches import mini_batches
 from weightflow.zoo.company import together
 from weightflow.zoo.initialise import initialise

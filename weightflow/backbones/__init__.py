@@ -22,7 +22,7 @@ from canon.errors import InputError
 from canon.io import checkpoint
 from weightflow.architectures import Architecture
 from weightflow.backbones import pretrained
-from weightflow.datasets.data import Preprocessing
+from weightflow.data.types import Preprocessing
 
 KEY = "backbone"
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from canon.errors import InputError, WorkError
 from canon.io import checkpoint
-from weightflow.datasets.data import Preprocessing
+from weightflow.data.types import Preprocessing
 from weightflow.registry import pick, suggest
 
 # what torchvision's own weights were trained with

@@ -19,10 +19,10 @@ from canon.errors import InputError, WorkError
 from canon.io import checkpoint
 from weightflow.architectures import Architecture
 from weightflow.backbones import BackboneCard, write_backbone
-from weightflow.datasets.data import ClassificationData, Split, StoredInputs
+from weightflow.data.augmentation import AUGMENTATIONS, crop_flip
+from weightflow.data.types import ClassificationData, Split, StoredInputs
 from weightflow.device import PRECISIONS
 from weightflow.registry import pick
-from weightflow.zoo.augment import AUGMENTATIONS, crop_flip
 
 CYCLED = ("lr", "momentum")
 

@@ -14,6 +14,8 @@ from functools import cache
 from typing import Any
 
 from canon.errors import InputError
+from weightflow.data.info import THROUGH, Facts
+from weightflow.data.types import ClassificationData, Preprocessing, SealedSplit, Split, StoredInputs
 from weightflow.datasets import (
     caltech,
     cifar,
@@ -25,8 +27,6 @@ from weightflow.datasets import (
     tiny_imagenet,
     yelp,
 )
-from weightflow.datasets.data import ClassificationData, Preprocessing, SealedSplit, Split, StoredInputs
-from weightflow.datasets.facts import THROUGH, Facts
 from weightflow.registry import pick
 
 SOURCES: dict[str, Callable[..., ClassificationData]] = {

@@ -16,8 +16,8 @@ import torch
 
 from canon.errors import InputError
 from canon.io.files import require_file, sha256
-from weightflow.datasets import stored
-from weightflow.datasets.data import ClassificationData
+from weightflow.data import decoded_cache
+from weightflow.data.types import ClassificationData
 
 if TYPE_CHECKING:
     from weightflow.backbones import Backbone
@@ -34,9 +34,9 @@ def through(images: ClassificationData, backbone: str, name: str) -> Classificat
             f"data set '{images.name}' has examples of shape {images.input_shape}; a backbone sees images"
         )
     source, frozen = images.folder, read_backbone(path)
-    key = stored.identity("features", [], images=source.name, backbone=sha256(path))
-    folder = stored.decoded(key, lambda target: _compute(frozen, source, target))
-    data = stored.from_folder(name, folder, licence=images.licence, divisor=1.0)
+    key = decoded_cache.identity("features", [], images=source.name, backbone=sha256(path))
+    folder = decoded_cache.decoded(key, lambda target: _compute(frozen, source, target))
+    data = decoded_cache.from_folder(name, folder, licence=images.licence, divisor=1.0)
     unknown = tuple(own for own in frozen.card.excluded if own in images.class_names)
     return dataclasses.replace(data, features=frozen, excluded=unknown)
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from canon.errors import InputError, WorkError
-from weightflow.datasets.facts import THROUGH
-from weightflow.datasets.places import cache_folder
+from weightflow.data.info import THROUGH
+from weightflow.data.locations import cache_folder
 
 CLASSES = {
     "mnist": "MNIST",

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 
 from canon.errors import InputError
-from weightflow.datasets import places, stored
-from weightflow.datasets.data import ClassificationData
+from weightflow.data import decoded_cache, locations
+from weightflow.data.types import ClassificationData
 from weightflow.datasets.scikit_learn import DIGIT_NAMES
 
 FASHION_NAMES = (
@@ -33,19 +33,19 @@ DEBIAN = "dataset-fashion-mnist"
 
 def mnist(size: int | None = None) -> ClassificationData:
     """70,000 grey images of digits, 1x28x28, or made `size` pixels high and wide."""
-    folder = places.find(
-        "mnist", ["MNIST/raw", "mnist"], "train-images-idx3-ubyte*", places.how_to_get("mnist")
+    folder = locations.find(
+        "mnist", ["MNIST/raw", "mnist"], "train-images-idx3-ubyte*", locations.how_to_get("mnist")
     )
     return _load("mnist", folder, DIGIT_NAMES, "CC BY-SA 3.0 (LeCun, Cortes, Burges)", size)
 
 
 def fashion_mnist(size: int | None = None) -> ClassificationData:
     """70,000 grey images of clothing, 1x28x28, or made `size` pixels high and wide."""
-    folder = places.find(
+    folder = locations.find(
         "fashion_mnist",
         ["FashionMNIST/raw", "fashion-mnist"],
         "train-images-idx3-ubyte*",
-        f"on Debian: apt-get install {DEBIAN}; or {places.how_to_get('fashion_mnist')}",
+        f"on Debian: apt-get install {DEBIAN}; or {locations.how_to_get('fashion_mnist')}",
         more=debian_folders(),
     )
     return _load("fashion_mnist", folder, FASHION_NAMES, "MIT (Zalando SE)", size)
@@ -73,12 +73,12 @@ def _load(
             pixels, targets = read_idx(images), read_idx(labels)
             if pixels.ndim != 3 or len(pixels) != len(targets):
                 raise InputError(f"{images} holds {pixels.shape} pixels, {labels} {len(targets)} labels")
-            stored.write_part(target, part, _resized(pixels[:, None], size), targets)
-        stored.write_names(target, class_names)
+            decoded_cache.write_part(target, part, _resized(pixels[:, None], size), targets)
+        decoded_cache.write_names(target, class_names)
 
     options = {} if size is None else {"size": size}
-    key = stored.identity(name, [f for pair in files.values() for f in pair], **options)
-    return stored.from_folder(name, stored.decoded(key, decode), licence=licence)
+    key = decoded_cache.identity(name, [f for pair in files.values() for f in pair], **options)
+    return decoded_cache.from_folder(name, decoded_cache.decoded(key, decode), licence=licence)
 
 
 def _resized(images: np.ndarray, size: int | None) -> np.ndarray:

@@ -12,11 +12,11 @@ from torch import Tensor
 from canon.errors import InputError, WorkError
 from canon.types import StateDict
 from weightflow.architectures import Architecture
+from weightflow.data.augmentation import crop_flip
 from weightflow.datasets import ClassificationData
 from weightflow.device import usable_device
 from weightflow.readout import Cosine
 from weightflow.statistics import restore_statistics
-from weightflow.zoo.augment import crop_flip
 from weightflow.zoo.batches import Examples, mini_batches
 from weightflow.zoo.chain import Chain, layers_of
 from weightflow.zoo.company import has_dropout, together

@@ -9,9 +9,9 @@ from math import cos, pi
 import torch
 
 from canon.errors import InputError
+from weightflow.data.augmentation import AUGMENTATIONS
 from weightflow.device import PRECISIONS
 from weightflow.registry import pick
-from weightflow.zoo.augment import AUGMENTATIONS
 
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "adamw": torch.optim.AdamW,

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from weightflow.datasets.data import ClassificationData, Preprocessing
+from weightflow.data.types import ClassificationData, Preprocessing
 
 THROUGH = " through "
 

@@ -20,7 +20,8 @@ import numpy as np
 import torch
 
 from canon.errors import WorkError
-from weightflow.datasets.data import (
+from weightflow.data.locations import cache_folder
+from weightflow.data.types import (
     ClassificationData,
     Preprocessing,
     SealedSplit,
@@ -30,7 +31,6 @@ from weightflow.datasets.data import (
     check_parts,
     stratified_parts,
 )
-from weightflow.datasets.places import cache_folder
 
 VERSION = 1
 
