@@ -104,7 +104,7 @@ def test_features_are_computed_once_and_again_for_another_backbone(images, backb
     BackboneTrainer(datasets.load(images), TINY, other, ["blue thing"]).run()
     assert datasets.load(f"{images} through {other}").folder != first.folder
     datasets.load.cache_clear()
-    monkeypatch.setattr("weightflow.datasets.features._compute", None)
+    monkeypatch.setattr("weightflow.datasets.backbone_features._compute", None)
     assert datasets.load(f"{images} through {backbone}").folder == first.folder
 
 

@@ -14,7 +14,7 @@ import torch
 from canon.errors import InputError, WorkError
 from weightflow import datasets
 from weightflow.data import locations
-from weightflow.datasets import Preprocessing, StoredInputs, fetch, idx, images
+from weightflow.datasets import Preprocessing, StoredInputs, download, images, mnist
 from weightflow.datasets.caltech import human
 from weightflow.datasets.tiny_imagenet import class_names
 from weightflow.zoo.predict import predict_many
@@ -27,7 +27,7 @@ def own_places(tmp_path, monkeypatch):
     """Nothing of this computer is found, and nothing of it is written."""
     monkeypatch.setenv("WEIGHTFLOW_DATA", str(tmp_path / "data"))
     monkeypatch.setenv("WEIGHTFLOW_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(idx, "debian_folders", lambda: [tmp_path / "debian"])
+    monkeypatch.setattr(mnist, "debian_folders", lambda: [tmp_path / "debian"])
     monkeypatch.chdir(tmp_path)
     datasets.load.cache_clear()
     yield
@@ -405,26 +405,26 @@ def test_fetching_asks_torchvision_and_nothing_else(tmp_path, monkeypatch):
         write_mnist(Path(root) / "MNIST" / "raw")
 
     monkeypatch.setattr(theirs, "MNIST", fake)
-    assert fetch.fetch("mnist") == tmp_path / "cache" / "data"
+    assert download.fetch("mnist") == tmp_path / "cache" / "data"
     assert len(datasets.load("mnist").test) == 20
     with pytest.raises(InputError, match="'tinyimagenet' cannot be downloaded here"):
-        fetch.fetch("tinyimagenet")
+        download.fetch("tinyimagenet")
 
     def offline(root, download):
         raise OSError("no route to host")
 
     monkeypatch.setattr(theirs, "CIFAR10", offline)
     with pytest.raises(WorkError, match="'cifar10' was not downloaded .* no route to host"):
-        fetch.fetch("cifar10")
+        download.fetch("cifar10")
 
 
 def test_debians_fashion_mnist_is_whole(monkeypatch):
     monkeypatch.undo()
-    folder = next((f for f in idx.debian_folders() if (f / "train-images-idx3-ubyte.gz").exists()), None)
+    folder = next((f for f in mnist.debian_folders() if (f / "train-images-idx3-ubyte.gz").exists()), None)
     if folder is None:
         pytest.skip("Debian's dataset-fashion-mnist is not installed")
     images, labels = (
-        idx.read_idx(folder / f"t10k-{kind}-ubyte.gz") for kind in ("images-idx3", "labels-idx1")
+        mnist.read_idx(folder / f"t10k-{kind}-ubyte.gz") for kind in ("images-idx3", "labels-idx1")
     )
     assert images.shape == (10_000, 28, 28)
     assert np.bincount(labels).tolist() == [1000] * 10

@@ -43,7 +43,7 @@ def build(
     changes = config.replace_nested(config.dotted(settings or []), {"seed": seed})
     plan = read_recipe(recipe, changes)
     if download:
-        from weightflow.datasets.fetch import fetch
+        from weightflow.datasets.download import fetch
 
         console.say(f"data in {fetch(plan.dataset)}")
     total = plan.tasks.networks

@@ -17,11 +17,11 @@ from canon.errors import InputError
 from weightflow.data.info import THROUGH, Facts
 from weightflow.data.types import ClassificationData, Preprocessing, SealedSplit, Split, StoredInputs
 from weightflow.datasets import (
+    backbone_features,
     caltech,
     cifar,
-    features,
-    idx,
     image_folder,
+    mnist,
     npz,
     scikit_learn,
     tiny_imagenet,
@@ -34,8 +34,8 @@ SOURCES: dict[str, Callable[..., ClassificationData]] = {
     "iris": scikit_learn.iris,
     "wine": scikit_learn.wine,
     "breast_cancer": scikit_learn.breast_cancer,
-    "mnist": idx.mnist,
-    "fashion_mnist": idx.fashion_mnist,
+    "mnist": mnist.mnist,
+    "fashion_mnist": mnist.fashion_mnist,
     "cifar10": cifar.cifar10,
     "cifar100": cifar.cifar100,
     "caltech256": caltech.caltech256,
@@ -65,7 +65,7 @@ def load(name: str) -> ClassificationData:
     """
     images, through, backbone = name.rpartition(THROUGH)
     if through:
-        return features.through(load(images), backbone, name)
+        return backbone_features.through(load(images), backbone, name)
     before, _, query = name.partition("?")
     source, _, path = before.partition(":")
     make = pick(SOURCES, source, "data set")
