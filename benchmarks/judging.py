@@ -16,8 +16,8 @@ import torch
 
 from benchmarks.common import aim, write_result
 from weightflow import datasets
-from weightflow.architectures import Architecture
 from weightflow.evaluate import judge
+from weightflow.networks.architectures import Architecture
 from weightflow.zoo.initialise import initialise
 from weightflow.zoo.tasks import Task
 

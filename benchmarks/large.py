@@ -20,7 +20,7 @@ from typing import Any
 
 from benchmarks.common import aim, write_result
 from weightflow import datasets
-from weightflow.architectures import Architecture
+from weightflow.networks.architectures import Architecture
 from weightflow.presets import read_preset
 from weightflow.train import start
 from weightflow.zoo.initialise import initialise

@@ -29,8 +29,8 @@ from benchmarks.common import aim, write_result
 from benchmarks.zoos import places
 from canon.errors import InputError
 from weightflow import datasets
-from weightflow.architectures import Architecture
 from weightflow.datasets import ClassificationData
+from weightflow.networks.architectures import Architecture
 from weightflow.zoo.batches import mini_batches
 from weightflow.zoo.company import together
 from weightflow.zoo.measure import measured

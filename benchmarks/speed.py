@@ -27,12 +27,12 @@ from benchmarks.common import aim, write_result
 from weightflow import checkpoint as runs
 from weightflow import coordinates as kinds
 from weightflow import datasets
-from weightflow.architectures import Architecture
 from weightflow.coordinates.components import Components
 from weightflow.coordinates.tokens import Tokens
 from weightflow.datasets import Facts
 from weightflow.decode import decode
 from weightflow.model import make_model
+from weightflow.networks.architectures import Architecture
 from weightflow.presets import read_preset
 from weightflow.sample import Flow
 from weightflow.sampleconfig import SampleConfig

@@ -19,8 +19,8 @@ from torch import Tensor
 from canon.actions import permutation
 from canon.actions.permutation import Permutation
 from canon.errors import InputError
-from weightflow.architectures import Architecture
 from weightflow.batch import Batch
+from weightflow.networks.architectures import Architecture
 from weightflow.text import PromptBatch
 from weightflow.tokens import Layout
 from weightflow.zoo.logits import move_classes

@@ -26,9 +26,9 @@ from canon.io.files import atomic_write
 from weightflow import config as settings
 from weightflow import coordinates as coordinate_kinds
 from weightflow import datasets
-from weightflow.architectures import Architecture
 from weightflow.coordinates import Coordinates
 from weightflow.datasets import Facts
+from weightflow.networks.architectures import Architecture
 from weightflow.packing import pack, unpack
 from weightflow.tokens import Layout
 from weightflow.trainconfig import TrainConfig

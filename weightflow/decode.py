@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from canon.errors import WorkError
 from canon.types import StateDict
-from weightflow.architectures import Architecture
 from weightflow.coordinates import Coordinates
+from weightflow.networks.architectures import Architecture
 from weightflow.readout import Compared, Cosine
 from weightflow.text import Prompt, PromptBatch
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from canon.spec import Axis
 from canon.types import StateDict
-from weightflow.architectures import Architecture
+from weightflow.networks.architectures import Architecture
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from canon.types import StateDict
 from weightflow import config as settings
 from weightflow import datasets
-from weightflow.architectures import Architecture
 from weightflow.evaluate import judge
+from weightflow.networks.architectures import Architecture
 from weightflow.zoo.initialise import initialise
 from weightflow.zoo.logits import class_table, pad_with_zeros
 from weightflow.zoo.store import Zoo

@@ -13,7 +13,7 @@ from torch import Tensor
 from canon.errors import InputError
 from canon.io import checkpoint
 from canon.types import StateDict
-from weightflow.architectures import Architecture
+from weightflow.networks.architectures import Architecture
 from weightflow.text import Prompt
 from weightflow.zoo.tasks import Task
 

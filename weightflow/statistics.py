@@ -11,8 +11,8 @@ from torch import Tensor
 from canon.merging.activation_repair import reestimate_batch_norm
 from canon.types import StateDict
 from weightflow import datasets
-from weightflow.architectures import Architecture
 from weightflow.datasets import Split
+from weightflow.networks.architectures import Architecture
 
 
 def of_classes(

@@ -12,8 +12,8 @@ from canon.io.files import atomic_write
 from canon.merging.plotting import check_format
 from canon.types import StateDict
 from weightflow import datasets
-from weightflow.architectures import Architecture
 from weightflow.evaluate import judge
+from weightflow.networks.architectures import Architecture
 from weightflow.zoo.measure import measured
 from weightflow.zoo.tasks import Task
 

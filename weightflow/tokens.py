@@ -25,7 +25,7 @@ from torch import Tensor
 
 from canon.errors import InputError
 from canon.spec import PermutationSpec
-from weightflow.architectures import Architecture
+from weightflow.networks.architectures import Architecture
 from weightflow.registry import pick
 
 

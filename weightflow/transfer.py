@@ -17,9 +17,9 @@ from torch import Tensor
 from canon.errors import InputError
 from canon.types import StateDict
 from weightflow import datasets
-from weightflow.architectures import Architecture
 from weightflow.datasets import ClassificationData, Split
 from weightflow.evaluate import judge
+from weightflow.networks.architectures import Architecture
 from weightflow.zoo.initialise import initialise
 from weightflow.zoo.logits import class_table, pad_with_zeros
 from weightflow.zoo.store import Zoo

@@ -9,7 +9,7 @@ from weightflow.anchors import AnchorConfig
 from weightflow.anchors.anchors import of_classes
 from weightflow.anchors.features import LastLayer, features, known_labels, mean_network, mean_rows
 from weightflow.anchors.regression import Regression, Settings, Statistics
-from weightflow.architectures import Architecture
+from weightflow.networks.architectures import Architecture
 from weightflow.presets import read_preset
 from weightflow.sample import Flow
 from weightflow.text import Prompt, PromptBatch

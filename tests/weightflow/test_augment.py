@@ -5,12 +5,12 @@ import torch
 
 from canon.actions import permutation
 from canon.errors import InputError
-from weightflow.architectures import Architecture
 from weightflow.augment import Augmentation, AugmentConfig, UnitRelabelling, random_order, reorder_classes
 from weightflow.batch import Batch
 from weightflow.coordinates import used_entries
 from weightflow.coordinates.tokens import Tokens
 from weightflow.exchange import Exchange
+from weightflow.networks.architectures import Architecture
 from weightflow.text import PromptBatch
 from weightflow.tokens import make_layout
 from weightflow.zoo.initialise import initialise

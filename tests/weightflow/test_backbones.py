@@ -88,7 +88,7 @@ def test_features_are_what_enters_the_last_layer(images, backbone):
 
 
 def TINY_NETWORK(classes):
-    from weightflow.architectures import Architecture
+    from weightflow.networks.architectures import Architecture
 
     return Architecture("resnet", TINY.arguments, (3, 8, 8), len(classes)).build()
 

@@ -7,12 +7,12 @@ import torch
 from torch import nn
 
 from canon.errors import InputError
-from weightflow.architectures import Architecture
 from weightflow.model import ModelConfig
 from weightflow.model.conditioning import CONDITIONINGS, prior_attention
 from weightflow.model.maps import OwnLinear
 from weightflow.model.transformer import WeightTransformer
 from weightflow.model.words import centre_words
+from weightflow.networks.architectures import Architecture
 from weightflow.text import PromptBatch
 from weightflow.tokens import make_layout
 

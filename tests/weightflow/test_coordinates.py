@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from canon.errors import InputError
-from weightflow.architectures import Architecture
 from weightflow.coordinates import CoordinatesConfig, fit, restore
+from weightflow.networks.architectures import Architecture
 from weightflow.tokens import make_layout
 from weightflow.zoo.initialise import initialise
 from weightflow.zoo.logits import pad_with_zeros

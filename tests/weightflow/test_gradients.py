@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from weightflow.architectures import Architecture
+from weightflow.networks.architectures import Architecture
 from weightflow.zoo.chain import Chain, layers_of
 from weightflow.zoo.initialise import initialise
 from weightflow.zoo.recorded import Recorded

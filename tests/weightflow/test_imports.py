@@ -8,9 +8,9 @@ import torch
 from canon.cli import console
 from canon.errors import InputError
 from canon.io import checkpoint
-from weightflow.architectures import Architecture
 from weightflow.cli import app
 from weightflow.export import export_zoo
+from weightflow.networks.architectures import Architecture
 from weightflow.zoo.card import card, write_card
 from weightflow.zoo.imports import checkpoint_files, import_zoo, own_architecture
 from weightflow.zoo.store import Zoo

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from weightflow import datasets
-from weightflow.architectures import Architecture
 from weightflow.data.augmentation import PADDING, crop_flip
+from weightflow.networks.architectures import Architecture
 from weightflow.zoo.initialise import initialise
 from weightflow.zoo.measure import measured
 from weightflow.zoo.tasks import Task

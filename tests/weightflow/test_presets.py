@@ -5,8 +5,8 @@ import dataclasses
 import pytest
 
 from canon.errors import InputError
-from weightflow.architectures import Architecture
 from weightflow.flow.denoising import DENOISERS
+from weightflow.networks.architectures import Architecture
 from weightflow.presets import built_in, read_preset
 from weightflow.sample import Flow
 from weightflow.text import Prompt

@@ -12,12 +12,12 @@ from torch.nn import functional as F
 from canon.errors import InputError
 from tests.population import TINY_RUN
 from weightflow import datasets
-from weightflow.architectures import Architecture
 from weightflow.canonicalize import canonicalize_zoo
 from weightflow.decode import to_module
 from weightflow.evaluate import evaluate_zoo, judge
 from weightflow.export import export_zoo
 from weightflow.network import read_network, write_network
+from weightflow.networks.architectures import Architecture
 from weightflow.population import generate_zoo
 from weightflow.presets import read_preset
 from weightflow.readout import Compared, Cosine, Logits, cosine, from_dict

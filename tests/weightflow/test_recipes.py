@@ -6,7 +6,7 @@ import pytest
 
 from canon.errors import InputError
 from weightflow import datasets
-from weightflow.architectures import Architecture
+from weightflow.networks.architectures import Architecture
 from weightflow.zoo.recipe import built_in, read_recipe
 
 PARAMETERS = {

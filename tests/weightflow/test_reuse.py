@@ -9,13 +9,13 @@ from canon.actions import permutation as perm
 from canon.cli import console
 from canon.errors import InputError
 from weightflow import datasets
-from weightflow.architectures import Architecture
 from weightflow.averages import AVERAGES
 from weightflow.cli import app
 from weightflow.enhance import enhance
 from weightflow.evaluate import judge, judge_together
 from weightflow.fuse import fuse, union, union_of
 from weightflow.network import Network, read_network, write_network
+from weightflow.networks.architectures import Architecture
 from weightflow.sample import Flow
 from weightflow.sampleconfig import SampleConfig
 from weightflow.strengths import Tried, best

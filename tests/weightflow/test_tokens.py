@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from canon.errors import InputError
-from weightflow.architectures import Architecture
 from weightflow.coordinates import used_entries
 from weightflow.coordinates.tokens import Tokens
 from weightflow.exchange import Exchange
+from weightflow.networks.architectures import Architecture
 from weightflow.tokens import SCHEMES, Layout, make_layout
 
 ARCHITECTURES = {

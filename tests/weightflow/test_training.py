@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from canon.errors import InputError
-from weightflow.architectures import Architecture
 from weightflow.data.types import from_arrays
 from weightflow.datasets import ClassificationData
+from weightflow.networks.architectures import Architecture
 from weightflow.zoo.batches import mini_batches
 from weightflow.zoo.company import together
 from weightflow.zoo.initialise import initialise

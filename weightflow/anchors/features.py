@@ -16,8 +16,8 @@ from torch.func import functional_call
 
 from canon.errors import InputError
 from canon.types import StateDict
-from weightflow.architectures import Architecture
 from weightflow.datasets import ClassificationData, Split
+from weightflow.networks.architectures import Architecture
 from weightflow.zoo.store import Zoo
 
 

@@ -20,9 +20,9 @@ from torch import Tensor, nn
 
 from canon.errors import InputError
 from canon.io import checkpoint
-from weightflow.architectures import Architecture
 from weightflow.backbones import pretrained
 from weightflow.data.types import Preprocessing
+from weightflow.networks.architectures import Architecture
 
 KEY = "backbone"
 

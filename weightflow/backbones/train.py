@@ -17,11 +17,11 @@ from torch import Tensor, nn
 
 from canon.errors import InputError, WorkError
 from canon.io import checkpoint
-from weightflow.architectures import Architecture
 from weightflow.backbones import BackboneCard, write_backbone
 from weightflow.data.augmentation import AUGMENTATIONS, crop_flip
 from weightflow.data.types import ClassificationData, Split, StoredInputs
 from weightflow.device import PRECISIONS
+from weightflow.networks.architectures import Architecture
 from weightflow.registry import pick
 
 CYCLED = ("lr", "momentum")

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from canon.errors import InputError
-from weightflow.architectures import Architecture
 from weightflow.coordinates.base import Batches, Coordinates, used_entries
 from weightflow.coordinates.components import Components
 from weightflow.coordinates.tokens import Tokens
 from weightflow.exchange import Exchange
+from weightflow.networks.architectures import Architecture
 from weightflow.registry import pick
 from weightflow.tokens import Layout
 

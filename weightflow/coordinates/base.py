@@ -10,8 +10,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from canon.types import StateDict
-from weightflow.architectures import Architecture
 from weightflow.exchange import Exchange
+from weightflow.networks.architectures import Architecture
 from weightflow.tokens import Layout
 from weightflow.zoo.logits import pad_with_zeros
 

@@ -21,9 +21,9 @@ from torch import Tensor
 
 from canon.errors import InputError
 from canon.types import StateDict
-from weightflow.architectures import Architecture
 from weightflow.coordinates.base import Batches, Coordinates, Present, Z
 from weightflow.exchange import Exchange
+from weightflow.networks.architectures import Architecture
 from weightflow.tokens import Block, Layout, Piece, make_layout
 from weightflow.zoo.logits import pad_with_zeros
 

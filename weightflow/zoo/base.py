@@ -14,8 +14,8 @@ from pathlib import Path
 from canon.io import checkpoint
 from canon.types import StateDict
 from weightflow import datasets
-from weightflow.architectures import Architecture
 from weightflow.network import write_network
+from weightflow.networks.architectures import Architecture
 from weightflow.zoo.logits import gather_classes, scatter_classes
 from weightflow.zoo.recipe import ZooRecipe
 from weightflow.zoo.tasks import Task

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from weightflow.architectures import Architecture
+from weightflow.networks.architectures import Architecture
 from weightflow.zoo.compared import ComparedLayer
 from weightflow.zoo.stack import Stack
 

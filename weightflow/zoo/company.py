@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from weightflow.architectures import Architecture
+from weightflow.networks.architectures import Architecture
 
 # Matrix products of small layers gain from company until they fill the cache; convolutions and attention
 # are faster alone.

@@ -9,7 +9,7 @@ from torch import nn
 from torch.func import stack_module_state
 
 from canon.types import StateDict
-from weightflow.architectures import Architecture
+from weightflow.networks.architectures import Architecture
 
 
 def initialise(architecture: Architecture, seeds: Sequence[int], initialiser: str = "pytorch") -> StateDict:

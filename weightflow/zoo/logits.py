@@ -12,8 +12,8 @@ from torch import Tensor
 from canon.errors import InputError
 from canon.types import StateDict
 from weightflow import datasets
-from weightflow.architectures import Architecture
 from weightflow.datasets import ClassificationData
+from weightflow.networks.architectures import Architecture
 from weightflow.zoo.tasks import Task
 
 

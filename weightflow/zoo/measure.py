@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 
 from canon.types import StateDict
-from weightflow.architectures import Architecture
 from weightflow.datasets import ClassificationData, Split
+from weightflow.networks.architectures import Architecture
 from weightflow.zoo.predict import accuracies, predict_many
 from weightflow.zoo.tasks import Task
 

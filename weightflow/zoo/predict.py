@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from canon.types import StateDict
-from weightflow.architectures import Architecture
 from weightflow.datasets import ClassificationData, StoredInputs
+from weightflow.networks.architectures import Architecture
 from weightflow.zoo.company import together
 from weightflow.zoo.logits import class_table
 from weightflow.zoo.tasks import Task

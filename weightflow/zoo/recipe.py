@@ -12,7 +12,7 @@ import numpy as np
 
 from canon.errors import InputError
 from weightflow import config, datasets
-from weightflow.architectures import Architecture
+from weightflow.networks.architectures import Architecture
 from weightflow.readout import Logits, cosine
 from weightflow.registry import pick, suggest
 from weightflow.zoo.tasks import Task, deal_combinations, draw_tasks

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.func import functional_call, replace_all_batch_norm_modules_, vmap
 
-from weightflow.architectures import Architecture
+from weightflow.networks.architectures import Architecture
 from weightflow.zoo.logits import masked_cross_entropy
 from weightflow.zoo.stack import Stack
 

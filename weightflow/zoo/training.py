@@ -11,10 +11,10 @@ from torch import Tensor
 
 from canon.errors import InputError, WorkError
 from canon.types import StateDict
-from weightflow.architectures import Architecture
 from weightflow.data.augmentation import crop_flip
 from weightflow.datasets import ClassificationData
 from weightflow.device import usable_device
+from weightflow.networks.architectures import Architecture
 from weightflow.readout import Cosine
 from weightflow.statistics import restore_statistics
 from weightflow.zoo.batches import Examples, mini_batches

@@ -19,11 +19,11 @@ from torch import Tensor, nn
 from canon.errors import InputError
 from canon.merging.activation_repair import BATCH_NORMS
 from canon.spec import PermutationSpec
-from weightflow.architectures.cnn import cnn
-from weightflow.architectures.head import adapter, linear_head
-from weightflow.architectures.mlp import mlp
-from weightflow.architectures.resnet import resnet, resnet18, resnet20
-from weightflow.architectures.transformer import text_transformer, vit
+from weightflow.networks.architectures.cnn import cnn
+from weightflow.networks.architectures.head import adapter, linear_head
+from weightflow.networks.architectures.mlp import mlp
+from weightflow.networks.architectures.resnet import resnet, resnet18, resnet20
+from weightflow.networks.architectures.transformer import text_transformer, vit
 from weightflow.readout import Logits, Readout, from_dict
 from weightflow.registry import pick, suggest
 
