@@ -27,8 +27,8 @@ from weightflow.canonicalize import canonicalize_zoo, is_canonical
 from weightflow.config import SMALL
 from weightflow.evaluate import chance, judge
 from weightflow.known import Known, open_known
+from weightflow.networks.readout import Cosine
 from weightflow.presets import built_in, read_preset
-from weightflow.readout import Cosine
 from weightflow.report.generated import generate
 from weightflow.report.novelty import rms_ratio
 from weightflow.report.opponents import opponents

@@ -10,7 +10,7 @@ from canon.errors import WorkError
 from canon.types import StateDict
 from weightflow.coordinates import Coordinates
 from weightflow.networks.architectures import Architecture
-from weightflow.readout import Compared, Cosine
+from weightflow.networks.readout import Compared, Cosine
 from weightflow.text import Prompt, PromptBatch
 
 

@@ -19,10 +19,10 @@ from canon.io import checkpoint
 from canon.io.files import atomic_write
 from canon.types import StateDict
 from weightflow import datasets, statistics
-from weightflow.classifier import Classifier
 from weightflow.datasets import Facts
 from weightflow.decode import to_module
 from weightflow.network import metadata_of
+from weightflow.networks.classifier import Classifier
 from weightflow.programs import onnx_bytes, pt2_bytes
 from weightflow.registry import pick
 from weightflow.text import Prompt

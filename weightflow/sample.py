@@ -19,13 +19,13 @@ from canon.types import StateDict
 from weightflow import checkpoint as runs
 from weightflow import statistics
 from weightflow.card import REPORT, card_of, read_report
-from weightflow.classifier import Classifier
 from weightflow.decode import decode, to_module
 from weightflow.device import usable_device
 from weightflow.flow.denoising import DENOISERS, Noise, denoise
 from weightflow.flow.solver import FIXED_STEP, solve
 from weightflow.flow.velocity import Guided
 from weightflow.model.anchored import make_generator
+from weightflow.networks.classifier import Classifier
 from weightflow.packing import unpack
 from weightflow.pretrained import files_of, naming, with_own_files
 from weightflow.sampleconfig import ADAPTIVE_SHARE, SampleConfig

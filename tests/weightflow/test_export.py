@@ -14,11 +14,11 @@ from canon.cli import console
 from canon.errors import InputError
 from canon.io import checkpoint
 from weightflow import datasets
-from weightflow.classifier import Classifier
 from weightflow.cli import app
 from weightflow.datasets import Preprocessing
 from weightflow.export import FORMATS, export_zoo, with_statistics
 from weightflow.networks import architectures
+from weightflow.networks.classifier import Classifier
 from weightflow.population import generate_zoo
 from weightflow.programs import METADATA
 from weightflow.sample import Flow, save_generator

@@ -18,9 +18,9 @@ from weightflow.evaluate import evaluate_zoo, judge
 from weightflow.export import export_zoo
 from weightflow.network import read_network, write_network
 from weightflow.networks.architectures import Architecture
+from weightflow.networks.readout import Compared, Cosine, Logits, cosine, from_dict
 from weightflow.population import generate_zoo
 from weightflow.presets import read_preset
-from weightflow.readout import Compared, Cosine, Logits, cosine, from_dict
 from weightflow.sample import Flow, SampleConfig
 from weightflow.text import Prompt
 from weightflow.train import start

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from canon.io.files import atomic_write
 from weightflow import datasets
-from weightflow.readout import Cosine
+from weightflow.networks.readout import Cosine
 from weightflow.zoo.inspect import inspect_zoo
 from weightflow.zoo.store import Zoo
 

@@ -13,7 +13,7 @@ import numpy as np
 from canon.errors import InputError
 from weightflow import config, datasets
 from weightflow.networks.architectures import Architecture
-from weightflow.readout import Logits, cosine
+from weightflow.networks.readout import Logits, cosine
 from weightflow.registry import pick, suggest
 from weightflow.zoo.tasks import Task, deal_combinations, draw_tasks
 from weightflow.zoo.trainingrecipe import TrainingRecipe

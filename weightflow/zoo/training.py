@@ -15,7 +15,7 @@ from weightflow.data.augmentation import crop_flip
 from weightflow.datasets import ClassificationData
 from weightflow.device import usable_device
 from weightflow.networks.architectures import Architecture
-from weightflow.readout import Cosine
+from weightflow.networks.readout import Cosine
 from weightflow.statistics import restore_statistics
 from weightflow.zoo.batches import Examples, mini_batches
 from weightflow.zoo.chain import Chain, layers_of

@@ -24,7 +24,7 @@ from weightflow.networks.architectures.head import adapter, linear_head
 from weightflow.networks.architectures.mlp import mlp
 from weightflow.networks.architectures.resnet import resnet, resnet18, resnet20
 from weightflow.networks.architectures.transformer import text_transformer, vit
-from weightflow.readout import Logits, Readout, from_dict
+from weightflow.networks.readout import Logits, Readout, from_dict
 from weightflow.registry import pick, suggest
 
 FAMILIES: dict[str, Callable[..., nn.Module]] = {
