@@ -11,7 +11,7 @@ from PIL import Image
 from canon.errors import InputError
 from weightflow.text import Description, Prompt, encode_prompts, load_encoder
 from weightflow.text.encoder import Cached, TextEncoder
-from weightflow.text.table import TableEncoder
+from weightflow.text.table_encoder import TableEncoder
 
 
 def cosine(a, b):

@@ -17,13 +17,13 @@ __all__ = ["Description", "Prompt", "PromptBatch", "TextEncoder", "encode_prompt
 
 
 def _wordllama(rest: str) -> TextEncoder:
-    from weightflow.text.static_words import WordLlamaEncoder
+    from weightflow.text.wordllama_encoder import WordLlamaEncoder
 
     return Cached(WordLlamaEncoder())
 
 
 def _table(rest: str) -> TextEncoder:
-    from weightflow.text.table import TableEncoder
+    from weightflow.text.table_encoder import TableEncoder
 
     return TableEncoder(rest)
 
@@ -38,7 +38,7 @@ def _open_clip(rest: str) -> TextEncoder:
 
 
 def _none(rest: str) -> TextEncoder:
-    from weightflow.text.wordless import Wordless
+    from weightflow.text.null_encoder import Wordless
 
     return Wordless()
 
