@@ -32,10 +32,10 @@ from weightflow.behaviour import Behaviour
 from weightflow.canonicalize import canonicalize_zoo, is_canonical
 from weightflow.decode import decode
 from weightflow.disagreement import compare_behaviour
+from weightflow.flow.sampling_config import SampleConfig
 from weightflow.known import Known
 from weightflow.novelty import nearest_distances
 from weightflow.sample import Flow
-from weightflow.sampleconfig import SampleConfig
 from weightflow.text import Prompt
 from weightflow.zoo.store import Zoo
 

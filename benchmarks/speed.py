@@ -31,11 +31,11 @@ from weightflow.coordinates.components import Components
 from weightflow.coordinates.tokens import Tokens
 from weightflow.datasets import Facts
 from weightflow.decode import decode
+from weightflow.flow.sampling_config import SampleConfig
 from weightflow.model import make_model
 from weightflow.networks.architectures import Architecture
 from weightflow.presets import read_preset
 from weightflow.sample import Flow
-from weightflow.sampleconfig import SampleConfig
 from weightflow.text import Prompt, PromptBatch, load_encoder
 from weightflow.tokens import make_layout
 

@@ -18,9 +18,9 @@ from canon.errors import InputError
 from canon.types import StateDict
 from weightflow.canonicalize import follow
 from weightflow.decode import decode
+from weightflow.flow.sampling_config import SampleConfig
 from weightflow.flow.schedule import expand_time
 from weightflow.sample import Flow
-from weightflow.sampleconfig import SampleConfig
 from weightflow.text import Prompt
 from weightflow.zoo.tasks import Task
 

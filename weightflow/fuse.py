@@ -13,9 +13,9 @@ from canon.errors import InputError
 from canon.types import StateDict
 from weightflow.averages import in_frame
 from weightflow.enhance import enhance
+from weightflow.flow.sampling_config import SampleConfig
 from weightflow.network import Network
 from weightflow.sample import Flow
-from weightflow.sampleconfig import SampleConfig
 from weightflow.zoo.tasks import Task
 
 

@@ -15,8 +15,8 @@ from canon.types import StateDict
 from weightflow import datasets
 from weightflow.canonicalize import is_canonical
 from weightflow.datasets import ClassificationData
+from weightflow.flow.sampling_config import SampleConfig
 from weightflow.sample import Flow
-from weightflow.sampleconfig import SampleConfig
 from weightflow.zoo.logits import class_table, pad_with_zeros, scatter_classes, widen
 from weightflow.zoo.store import Zoo
 from weightflow.zoo.tasks import Task

@@ -22,13 +22,13 @@ from weightflow.card import REPORT, card_of, read_report
 from weightflow.decode import decode, to_module
 from weightflow.device import usable_device
 from weightflow.flow.denoising import DENOISERS, Noise, denoise
+from weightflow.flow.sampling_config import ADAPTIVE_SHARE, SampleConfig
 from weightflow.flow.solver import FIXED_STEP, solve
 from weightflow.flow.velocity import Guided
 from weightflow.model.anchored import make_generator
 from weightflow.networks.classifier import Classifier
 from weightflow.packing import unpack
 from weightflow.pretrained import files_of, naming, with_own_files
-from weightflow.sampleconfig import ADAPTIVE_SHARE, SampleConfig
 from weightflow.text import Prompt, PromptBatch, TextEncoder, encode_prompts, load_encoder
 from weightflow.text.description import encode as encode_descriptions
 

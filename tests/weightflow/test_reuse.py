@@ -13,11 +13,11 @@ from weightflow.averages import AVERAGES
 from weightflow.cli import app
 from weightflow.enhance import enhance
 from weightflow.evaluate import judge, judge_together
+from weightflow.flow.sampling_config import SampleConfig
 from weightflow.fuse import fuse, union, union_of
 from weightflow.network import Network, read_network, write_network
 from weightflow.networks.architectures import Architecture
 from weightflow.sample import Flow
-from weightflow.sampleconfig import SampleConfig
 from weightflow.strengths import Tried, best
 from weightflow.text import Prompt
 from weightflow.train import start

@@ -12,6 +12,7 @@ from typing import Any
 
 from weightflow import checkpoint as runs
 from weightflow.evaluate import describe, judge
+from weightflow.flow.sampling_config import SampleConfig
 from weightflow.known import open_known
 from weightflow.report.ensembles import ensembles
 from weightflow.report.environment import environment
@@ -24,7 +25,6 @@ from weightflow.report.splits import SPLITS, missing, split_figures
 from weightflow.report.starts import starts
 from weightflow.report.sweeps import guidance, solvers
 from weightflow.report.words import verdict
-from weightflow.sampleconfig import SampleConfig
 
 __all__ = ["make_report", "open_known", "verdict"]
 
