@@ -22,12 +22,12 @@ from benchmarks.runs import DEMO, Demo, main
 from canon.types import StateDict
 from weightflow import datasets
 from weightflow.alternatives import recipe_of
+from weightflow.batched.accuracy import measured
+from weightflow.batched.tasks import Task
+from weightflow.batched.training import train_many
 from weightflow.enhance import enhance
 from weightflow.evaluate import chance, judge
 from weightflow.transfer import few
-from weightflow.zoo.measure import measured
-from weightflow.zoo.tasks import Task
-from weightflow.zoo.training import train_many
 
 TASKS = {"small": 20, "paper": 100}
 STRENGTHS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)

@@ -18,13 +18,13 @@ from benchmarks.runs import RUN, main, unseen_tasks
 from canon.types import StateDict
 from weightflow import config as settings
 from weightflow import datasets
+from weightflow.batched.config import TrainingRecipe
+from weightflow.batched.tasks import Task
+from weightflow.batched.training import train_many
 from weightflow.evaluate import judge, judge_ensembles
 from weightflow.known import Known
 from weightflow.report.ensembles import knowing, picked
 from weightflow.report.generated import sample
-from weightflow.zoo.tasks import Task
-from weightflow.zoo.training import train_many
-from weightflow.zoo.trainingrecipe import TrainingRecipe
 
 SIZES = (1, 10, 100)
 TASKS = {"small": 5, "paper": 50}

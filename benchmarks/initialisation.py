@@ -20,12 +20,12 @@ from benchmarks.runs import RUN, main, unseen_tasks
 from canon.types import StateDict
 from weightflow import datasets
 from weightflow.baselines import Inapplicable, answer
+from weightflow.batched.accuracy import measured
+from weightflow.batched.tasks import Task
 from weightflow.evaluate import judge
 from weightflow.fine_tuning import INITIALISATIONS, fine_tune, zoo_recipe
 from weightflow.known import Known
 from weightflow.report.generated import sample
-from weightflow.zoo.measure import measured
-from weightflow.zoo.tasks import Task
 
 STEPS = (0, 1, 5, 20, 50, 100, 200)
 TASKS = {"small": 20, "paper": 100}

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from canon.types import StateDict
+from weightflow.batched.tasks import Task
 from weightflow.disagreement import Behaviours, compare_behaviour
 from weightflow.evaluate import Judged, judge
 from weightflow.presets import read_preset
@@ -18,7 +19,6 @@ from weightflow.train import start
 from weightflow.zoo.build import build_zoo
 from weightflow.zoo.recipe import read_recipe
 from weightflow.zoo.store import Zoo
-from weightflow.zoo.tasks import Task
 
 
 def built(recipe: str, folder: Path, changes: dict[str, Any] | None = None) -> Zoo:

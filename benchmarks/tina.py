@@ -27,6 +27,7 @@ from benchmarks.common import aim, write_result
 from weightflow import datasets
 from weightflow.anchors.anchors import as_tokens
 from weightflow.baselines import answer
+from weightflow.batched.tasks import Task
 from weightflow.canonicalize import canonicalize_zoo
 from weightflow.data.types import StoredInputs
 from weightflow.decode import decode
@@ -41,7 +42,6 @@ from weightflow.train import start
 from weightflow.zoo.build import build_zoo
 from weightflow.zoo.recipe import read_recipe
 from weightflow.zoo.store import Zoo
-from weightflow.zoo.tasks import Task
 
 SPLITS = ("seen", "unseen_combinations", "unseen_classes", "unseen_by_backbone")
 OPPONENTS = ("ridge_rows", "nearest_class", "zoo_mean_rows", "nearest_rows", "shuffled_prompt", "random_text")

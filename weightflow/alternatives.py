@@ -8,13 +8,13 @@ from canon.errors import InputError
 from canon.types import StateDict
 from weightflow import config, datasets
 from weightflow.averages import AVERAGES
+from weightflow.batched.config import TrainingRecipe
+from weightflow.batched.tasks import Task
+from weightflow.batched.training import train_many
 from weightflow.evaluate import judge, judge_together
 from weightflow.network import Network
 from weightflow.sample import Flow
 from weightflow.zoo.store import Zoo
-from weightflow.zoo.tasks import Task
-from weightflow.zoo.training import train_many
-from weightflow.zoo.trainingrecipe import TrainingRecipe
 
 
 def opponents(flow: Flow, networks: Sequence[Network], task: Task, trained: bool) -> dict[str, float]:

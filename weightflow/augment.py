@@ -20,10 +20,10 @@ from canon.actions import permutation
 from canon.actions.permutation import Permutation
 from canon.errors import InputError
 from weightflow.batch import Batch
+from weightflow.batched.class_axes import move_classes
 from weightflow.networks.architectures import Architecture
 from weightflow.text import PromptBatch
 from weightflow.tokens import Layout
-from weightflow.zoo.logits import move_classes
 
 
 @dataclass(frozen=True)

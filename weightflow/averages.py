@@ -13,12 +13,12 @@ from canon.actions import permutation as perm
 from canon.matching.weight_matching import match_weights
 from canon.types import StateDict
 from weightflow import datasets
+from weightflow.batched.class_axes import class_table, gather_classes, pad_with_zeros, scatter_classes, widen
+from weightflow.batched.tasks import Task
 from weightflow.canonicalize import follow
 from weightflow.network import Network
 from weightflow.networks.architectures import Architecture
 from weightflow.sample import Flow
-from weightflow.zoo.logits import class_table, gather_classes, pad_with_zeros, scatter_classes, widen
-from weightflow.zoo.tasks import Task
 
 Average = Callable[[Flow, Sequence[Network], Task], StateDict]
 

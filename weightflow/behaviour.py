@@ -16,11 +16,11 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from canon.errors import InputError
+from weightflow.batched.class_axes import masked_cross_entropy
+from weightflow.batched.inference import forward_many
+from weightflow.batched.tasks import Task
 from weightflow.coordinates import Coordinates
 from weightflow.datasets import ClassificationData, Split
-from weightflow.zoo.logits import masked_cross_entropy
-from weightflow.zoo.predict import forward_many
-from weightflow.zoo.tasks import Task
 
 
 @dataclass(frozen=True)

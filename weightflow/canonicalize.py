@@ -16,10 +16,10 @@ from canon.io import checkpoint
 from canon.matching.population import align_many, align_to
 from canon.types import StateDict
 from weightflow import datasets
+from weightflow.batched.class_axes import gather_classes, scatter_classes, widen
+from weightflow.batched.tasks import Task
 from weightflow.networks.architectures import Architecture
-from weightflow.zoo.logits import gather_classes, scatter_classes, widen
 from weightflow.zoo.store import Zoo, read_manifest, write_zoo
-from weightflow.zoo.tasks import Task
 
 FRAME = "frame.safetensors"
 

@@ -15,8 +15,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from weightflow.batched.tasks import Task
 from weightflow.evaluate import Judged
-from weightflow.zoo.tasks import Task
 
 
 @dataclass(frozen=True)

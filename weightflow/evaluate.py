@@ -13,11 +13,11 @@ from torch import Tensor
 from canon.errors import InputError
 from canon.types import StateDict
 from weightflow import bootstrap, datasets
+from weightflow.batched.inference import accuracies, answer_many, forward_many, in_task, probabilities
+from weightflow.batched.tasks import Task
 from weightflow.calibration import calibration_error
 from weightflow.networks.architectures import Architecture
-from weightflow.zoo.predict import accuracies, answer_many, forward_many, in_task, probabilities
 from weightflow.zoo.store import Zoo
-from weightflow.zoo.tasks import Task
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,8 @@ from canon.errors import InputError
 from canon.io import checkpoint
 from canon.io.files import atomic_write
 from canon.types import StateDict
-from weightflow import datasets, statistics
+from weightflow import datasets
+from weightflow.batched import batch_norm
 from weightflow.datasets import Facts
 from weightflow.decode import to_module
 from weightflow.network import metadata_of
@@ -114,4 +115,4 @@ def with_statistics(zoo: Zoo, row: int) -> StateDict:
     state, record = zoo.load([row]), zoo.records[row]
     if record.lineage != "generated":
         return state
-    return statistics.of_classes(zoo.architecture, state, zoo.dataset, [record.classes])
+    return batch_norm.of_classes(zoo.architecture, state, zoo.dataset, [record.classes])

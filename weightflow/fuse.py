@@ -12,11 +12,11 @@ from collections.abc import Sequence
 from canon.errors import InputError
 from canon.types import StateDict
 from weightflow.averages import in_frame
+from weightflow.batched.tasks import Task
 from weightflow.enhance import enhance
 from weightflow.flow.sampling_config import SampleConfig
 from weightflow.network import Network
 from weightflow.sample import Flow
-from weightflow.zoo.tasks import Task
 
 
 def union_of(flow: Flow, networks: Sequence[Network]) -> Task:

@@ -13,13 +13,13 @@ from torch import Tensor
 from canon.errors import InputError
 from canon.types import StateDict
 from weightflow import datasets
+from weightflow.batched.class_axes import class_table, pad_with_zeros, scatter_classes, widen
+from weightflow.batched.tasks import Task
 from weightflow.canonicalize import is_canonical
 from weightflow.datasets import ClassificationData
 from weightflow.flow.sampling_config import SampleConfig
 from weightflow.sample import Flow
-from weightflow.zoo.logits import class_table, pad_with_zeros, scatter_classes, widen
 from weightflow.zoo.store import Zoo
-from weightflow.zoo.tasks import Task
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ from torch import Tensor
 from canon.errors import InputError
 from canon.io import checkpoint
 from canon.types import StateDict
+from weightflow.batched.tasks import Task
 from weightflow.networks.architectures import Architecture
 from weightflow.text import Prompt
-from weightflow.zoo.tasks import Task
 
 
 @dataclass(frozen=True)

@@ -23,10 +23,10 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from canon.types import StateDict
+from weightflow.batched.class_axes import scatter_classes
+from weightflow.batched.tasks import Task
 from weightflow.canonicalize import follow, read_frame
 from weightflow.known import Known
-from weightflow.zoo.logits import scatter_classes
-from weightflow.zoo.tasks import Task
 
 BLOCK = 2**14
 GOOD = 0.95

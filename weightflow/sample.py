@@ -17,7 +17,7 @@ from torch import Tensor
 from canon.errors import InputError
 from canon.types import StateDict
 from weightflow import checkpoint as runs
-from weightflow import statistics
+from weightflow.batched import batch_norm
 from weightflow.card import REPORT, card_of, read_report
 from weightflow.decode import decode, to_module
 from weightflow.device import usable_device
@@ -268,7 +268,7 @@ class Flow(Pretrained):
     def with_statistics(self, state: StateDict, prompts: Sequence[Prompt]) -> StateDict:
         """Running statistics of batch norm from training examples of each prompt's classes."""
         classes = [prompt.classes for prompt in prompts]
-        return statistics.of_classes(self.architecture, state, self.header.zoo.dataset, classes)
+        return batch_norm.of_classes(self.architecture, state, self.header.zoo.dataset, classes)
 
     def generate(
         self, classes: Sequence[str] | str, seed: int = 0, config: SampleConfig | None = None

@@ -12,10 +12,10 @@ from canon.io.files import atomic_write
 from canon.merging.plotting import check_format
 from canon.types import StateDict
 from weightflow import datasets
+from weightflow.batched.accuracy import measured
+from weightflow.batched.tasks import Task
 from weightflow.evaluate import judge
 from weightflow.networks.architectures import Architecture
-from weightflow.zoo.measure import measured
-from weightflow.zoo.tasks import Task
 
 STRENGTHS = tuple(i / 10 for i in range(11))
 

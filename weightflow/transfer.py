@@ -17,15 +17,15 @@ from torch import Tensor
 from canon.errors import InputError
 from canon.types import StateDict
 from weightflow import datasets
+from weightflow.batched.class_axes import class_table, pad_with_zeros
+from weightflow.batched.config import TrainingRecipe
+from weightflow.batched.initialization import initialise
+from weightflow.batched.tasks import Task
+from weightflow.batched.training import check_inputs, train_many
 from weightflow.datasets import ClassificationData, Split
 from weightflow.evaluate import judge
 from weightflow.networks.architectures import Architecture
-from weightflow.zoo.initialise import initialise
-from weightflow.zoo.logits import class_table, pad_with_zeros
 from weightflow.zoo.store import Zoo
-from weightflow.zoo.tasks import Task
-from weightflow.zoo.training import check_inputs, train_many
-from weightflow.zoo.trainingrecipe import TrainingRecipe
 
 Accuracies = dict[str, dict[int, Tensor]]
 

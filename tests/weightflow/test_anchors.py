@@ -9,12 +9,12 @@ from weightflow.anchors import AnchorConfig
 from weightflow.anchors.anchors import of_classes
 from weightflow.anchors.features import LastLayer, features, known_labels, mean_network, mean_rows
 from weightflow.anchors.regression import Regression, Settings, Statistics
+from weightflow.batched.inference import forward_many
 from weightflow.networks.architectures import Architecture
 from weightflow.presets import read_preset
 from weightflow.sample import Flow
 from weightflow.text import Prompt, PromptBatch
 from weightflow.train import resume, start
-from weightflow.zoo.predict import forward_many
 
 from .test_train import assert_same_run
 

@@ -12,10 +12,10 @@ from canon.actions import permutation as perm
 from canon.errors import InputError
 from canon.io import checkpoint
 from canon.models.spec_resolution import resolve
+from weightflow.batched.inference import forward_many
 from weightflow.network import write_network
 from weightflow.networks.architectures import FAMILIES, Architecture, from_metadata
 from weightflow.tokens import SCHEMES, make_layout
-from weightflow.zoo.predict import forward_many
 
 EXAMPLES = {
     "mlp": Architecture("mlp", {"inputs": 8, "hidden": [6, 5]}, (8,), 3),

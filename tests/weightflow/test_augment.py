@@ -7,15 +7,15 @@ from canon.actions import permutation
 from canon.errors import InputError
 from weightflow.augment import Augmentation, AugmentConfig, UnitRelabelling, random_order, reorder_classes
 from weightflow.batch import Batch
+from weightflow.batched.class_axes import pad_with_zeros
+from weightflow.batched.inference import forward_many
+from weightflow.batched.initialization import initialise
 from weightflow.coordinates import used_entries
 from weightflow.coordinates.tokens import Tokens
 from weightflow.exchange import Exchange
 from weightflow.networks.architectures import Architecture
 from weightflow.text import PromptBatch
 from weightflow.tokens import make_layout
-from weightflow.zoo.initialise import initialise
-from weightflow.zoo.logits import pad_with_zeros
-from weightflow.zoo.predict import forward_many
 
 CLASSES = 4
 MLP = Architecture("mlp", {"inputs": 6, "hidden": [5, 7]}, (6,), CLASSES)

@@ -8,6 +8,7 @@ import torch
 from canon.actions import permutation as perm
 from canon.errors import InputError
 from weightflow import datasets
+from weightflow.batched.inference import forward_many
 from weightflow.canonicalize import (
     canonicalize_zoo,
     follow,
@@ -17,7 +18,6 @@ from weightflow.canonicalize import (
     scatter_classes,
 )
 from weightflow.zoo.build import build_zoo
-from weightflow.zoo.predict import forward_many
 from weightflow.zoo.recipe import ArchitectureChoice, read_recipe
 from weightflow.zoo.store import Zoo
 

@@ -13,11 +13,11 @@ import torch
 
 from canon.errors import InputError, WorkError
 from weightflow import datasets
+from weightflow.batched.inference import predict_many
 from weightflow.data import locations
 from weightflow.datasets import Preprocessing, StoredInputs, download, images, mnist
 from weightflow.datasets.caltech import human
 from weightflow.datasets.tiny_imagenet import class_names
-from weightflow.zoo.predict import predict_many
 
 RNG = np.random.default_rng(0)
 

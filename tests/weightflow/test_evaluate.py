@@ -5,10 +5,10 @@ import torch
 
 from canon.errors import InputError
 from weightflow import bootstrap, datasets
+from weightflow.batched.tasks import Task
 from weightflow.calibration import calibration_error
 from weightflow.evaluate import chance, evaluate_zoo, judge, judge_ensembles
 from weightflow.zoo.store import Zoo, write_zoo
-from weightflow.zoo.tasks import Task
 
 
 def test_an_interval_holds_the_truth_as_often_as_it_says():

@@ -3,12 +3,12 @@
 import pytest
 import torch
 
+from weightflow.batched.autograd import Recorded
+from weightflow.batched.config import TrainingRecipe
+from weightflow.batched.initialization import initialise
+from weightflow.batched.linear_chain import Chain, layers_of
+from weightflow.batched.parameter_stack import Stack
 from weightflow.networks.architectures import Architecture
-from weightflow.zoo.chain import Chain, layers_of
-from weightflow.zoo.initialise import initialise
-from weightflow.zoo.recorded import Recorded
-from weightflow.zoo.stack import Stack
-from weightflow.zoo.trainingrecipe import TrainingRecipe
 
 ARCHITECTURES = {
     "mlp": Architecture("mlp", {"inputs": 6, "hidden": [5, 4]}, (2, 3), 3),

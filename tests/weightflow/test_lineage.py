@@ -6,13 +6,13 @@ import torch
 from canon.errors import InputError
 from canon.io import checkpoint
 from weightflow import datasets
+from weightflow.batched.accuracy import some_of
+from weightflow.batched.initialization import initialise
+from weightflow.batched.tasks import Task
 from weightflow.zoo.base import BASE_FILE, branches, trained_base
 from weightflow.zoo.build import build_zoo
-from weightflow.zoo.initialise import initialise
-from weightflow.zoo.measure import some_of
 from weightflow.zoo.recipe import read_recipe
 from weightflow.zoo.store import Zoo
-from weightflow.zoo.tasks import Task
 
 DIGITS = datasets.load("digits")
 TINY = {

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from weightflow import novelty
+from weightflow.batched.tasks import Task
 from weightflow.disagreement import compare_behaviour
 from weightflow.evaluate import Judged, judge
 from weightflow.novelty import mean_distance, nearest_distances, novel_and_good
-from weightflow.zoo.tasks import Task
 
 
 def test_copies_have_no_distance_and_other_networks_do(known):

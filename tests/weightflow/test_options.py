@@ -6,13 +6,13 @@ import pytest
 import torch
 
 from weightflow import datasets
+from weightflow.batched.accuracy import measured
+from weightflow.batched.config import TrainingRecipe
+from weightflow.batched.initialization import initialise
+from weightflow.batched.tasks import Task
+from weightflow.batched.training import train_many
 from weightflow.data.augmentation import PADDING, crop_flip
 from weightflow.networks.architectures import Architecture
-from weightflow.zoo.initialise import initialise
-from weightflow.zoo.measure import measured
-from weightflow.zoo.tasks import Task
-from weightflow.zoo.training import train_many
-from weightflow.zoo.trainingrecipe import TrainingRecipe
 
 DIGITS = datasets.load("digits")
 MLP = Architecture("mlp", {"inputs": 64, "hidden": [16]}, (64,), 10)

@@ -12,6 +12,13 @@ from torch.nn import functional as F
 from canon.errors import InputError
 from tests.population import TINY_RUN
 from weightflow import datasets
+from weightflow.batched.class_axes import masked_cross_entropy
+from weightflow.batched.config import TrainingRecipe
+from weightflow.batched.cosine_layer import ComparedLayer
+from weightflow.batched.inference import predict_many
+from weightflow.batched.initialization import initialise
+from weightflow.batched.tasks import Task
+from weightflow.batched.training import train_many
 from weightflow.canonicalize import canonicalize_zoo
 from weightflow.decode import to_module
 from weightflow.evaluate import evaluate_zoo, judge
@@ -26,15 +33,8 @@ from weightflow.text import Prompt
 from weightflow.train import start
 from weightflow.zoo.build import build_zoo
 from weightflow.zoo.card import card
-from weightflow.zoo.compared import ComparedLayer
-from weightflow.zoo.initialise import initialise
-from weightflow.zoo.logits import masked_cross_entropy
-from weightflow.zoo.predict import predict_many
 from weightflow.zoo.recipe import read_recipe
 from weightflow.zoo.store import Zoo
-from weightflow.zoo.tasks import Task
-from weightflow.zoo.training import train_many
-from weightflow.zoo.trainingrecipe import TrainingRecipe
 
 DIGITS = datasets.load("digits")
 TASKS = [Task("digits", ("two", "seven", "four")), Task("digits", ("nine", "one"))]

@@ -10,6 +10,9 @@ from canon.cli import console
 from canon.errors import InputError
 from weightflow import datasets
 from weightflow.averages import AVERAGES
+from weightflow.batched.config import TrainingRecipe
+from weightflow.batched.inference import forward_many
+from weightflow.batched.tasks import Task
 from weightflow.cli import app
 from weightflow.enhance import enhance
 from weightflow.evaluate import judge, judge_together
@@ -22,9 +25,6 @@ from weightflow.strengths import Tried, best
 from weightflow.text import Prompt
 from weightflow.train import start
 from weightflow.transfer import few, random_starts, starts_of, transfer
-from weightflow.zoo.predict import forward_many
-from weightflow.zoo.tasks import Task
-from weightflow.zoo.trainingrecipe import TrainingRecipe
 
 
 @pytest.fixture(scope="module")

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from weightflow import datasets
+from weightflow.batched.batch_norm import of_classes
 from weightflow.networks.architectures import Architecture
-from weightflow.statistics import of_classes
 
 CNN = Architecture("cnn", {"widths": [4, 5], "norm": True, "grid": 2}, (3, 8, 8), 3)
 

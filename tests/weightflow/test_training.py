@@ -5,16 +5,16 @@ import pytest
 import torch
 
 from canon.errors import InputError
+from weightflow.batched.config import TrainingRecipe
+from weightflow.batched.group_size import together
+from weightflow.batched.inference import accuracies, predict_many
+from weightflow.batched.initialization import initialise
+from weightflow.batched.minibatches import mini_batches
+from weightflow.batched.tasks import Task
+from weightflow.batched.training import train_many
 from weightflow.data.types import from_arrays
 from weightflow.datasets import ClassificationData
 from weightflow.networks.architectures import Architecture
-from weightflow.zoo.batches import mini_batches
-from weightflow.zoo.company import together
-from weightflow.zoo.initialise import initialise
-from weightflow.zoo.predict import accuracies, predict_many
-from weightflow.zoo.tasks import Task
-from weightflow.zoo.training import train_many
-from weightflow.zoo.trainingrecipe import TrainingRecipe
 
 NAMES = ("cat", "dog", "eel")
 MLP = Architecture("mlp", {"inputs": 192, "hidden": [6]}, (3, 8, 8), 3)

@@ -7,6 +7,7 @@ import torch
 from typer.testing import CliRunner
 
 from weightflow import datasets
+from weightflow.batched.accuracy import measured
 from weightflow.canonicalize import canonicalize_zoo
 from weightflow.cli import app
 from weightflow.presets import read_preset
@@ -14,7 +15,6 @@ from weightflow.sample import Flow
 from weightflow.text import Prompt
 from weightflow.train import start
 from weightflow.zoo.build import build_zoo
-from weightflow.zoo.measure import measured
 from weightflow.zoo.recipe import read_recipe
 from weightflow.zoo.store import Zoo
 

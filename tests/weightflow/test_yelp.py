@@ -9,10 +9,10 @@ import torch
 
 from canon.errors import InputError
 from weightflow import datasets
+from weightflow.batched.accuracy import measured
+from weightflow.batched.training import train_many
 from weightflow.datasets.yelp import STARS, encode
-from weightflow.zoo.measure import measured
 from weightflow.zoo.recipe import read_recipe
-from weightflow.zoo.training import train_many
 
 WORDS = ("awful", "poor", "fine", "good", "superb")
 

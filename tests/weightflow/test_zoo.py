@@ -9,14 +9,14 @@ import torch
 
 from canon.errors import InputError, WorkError
 from weightflow import datasets
+from weightflow.batched.inference import accuracies, predict_many
+from weightflow.batched.initialization import initialise
+from weightflow.batched.tasks import Task, deal_combinations, draw_tasks
+from weightflow.batched.training import train_many
 from weightflow.zoo.build import build_zoo
-from weightflow.zoo.initialise import initialise
 from weightflow.zoo.inspect import inspect_zoo, picture
-from weightflow.zoo.predict import accuracies, predict_many
 from weightflow.zoo.recipe import read_recipe
 from weightflow.zoo.store import Zoo, shard_path
-from weightflow.zoo.tasks import Task, deal_combinations, draw_tasks
-from weightflow.zoo.training import train_many
 
 DIGITS = datasets.load("digits")
 

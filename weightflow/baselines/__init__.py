@@ -13,7 +13,6 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from canon.types import StateDict
-from weightflow import statistics
 from weightflow.baselines.averages import mean_of_nearest, zoo_mean, zoo_mean_rows
 from weightflow.baselines.controls import random_text, shuffled_prompt
 from weightflow.baselines.gaussian import gaussian, gaussian_pc
@@ -21,8 +20,9 @@ from weightflow.baselines.inapplicable import Inapplicable
 from weightflow.baselines.noise import noise, noise_as_wide_as_the_zoo
 from weightflow.baselines.retrieval import nearest_prompt, nearest_rows
 from weightflow.baselines.ridge import nearest_class, ridge_rows
+from weightflow.batched import batch_norm
+from weightflow.batched.tasks import Task
 from weightflow.known import Known
-from weightflow.zoo.tasks import Task
 
 __all__ = ["BASELINES", "Inapplicable", "Known", "answer"]
 
@@ -52,4 +52,4 @@ BASELINES: dict[str, Baseline] = {
 def answer(known: Known, name: str, tasks: Sequence[Task], seed: int) -> StateDict:
     """The networks of a baseline, statistics of batch norm estimated anew from training examples."""
     state, zoo = BASELINES[name](known, tasks, seed), known.zoo
-    return statistics.of_classes(zoo.architecture, state, zoo.dataset, [task.classes for task in tasks])
+    return batch_norm.of_classes(zoo.architecture, state, zoo.dataset, [task.classes for task in tasks])

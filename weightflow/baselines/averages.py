@@ -8,9 +8,9 @@ import torch
 
 from canon.types import StateDict
 from weightflow.baselines.retrieval import best_known
+from weightflow.batched.class_axes import gather_classes
+from weightflow.batched.tasks import Task
 from weightflow.known import Known
-from weightflow.zoo.logits import gather_classes
-from weightflow.zoo.tasks import Task
 
 
 def zoo_mean(known: Known, tasks: Sequence[Task], seed: int) -> StateDict:

@@ -9,10 +9,10 @@ from torch.nn import functional as F
 
 from canon.types import StateDict
 from weightflow.baselines.inapplicable import Inapplicable
+from weightflow.batched.tasks import Task
 from weightflow.decode import decode
 from weightflow.known import Known
 from weightflow.text import Prompt, PromptBatch
-from weightflow.zoo.tasks import Task
 
 _NO_PROMPT = "all networks have one task, so that there is no other prompt"
 

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from canon.types import StateDict
+from weightflow.batched.class_axes import gather_classes
+from weightflow.batched.tasks import Task
 from weightflow.known import Known
-from weightflow.zoo.logits import gather_classes
-from weightflow.zoo.tasks import Task
 
 
 def gaussian(known: Known, tasks: Sequence[Task], seed: int) -> StateDict:

@@ -10,10 +10,10 @@ from torch import Tensor
 from canon.types import StateDict
 from weightflow.baselines.inapplicable import Inapplicable
 from weightflow.baselines.retrieval import nearest_rows
+from weightflow.batched.class_axes import pad_with_zeros
+from weightflow.batched.tasks import Task
 from weightflow.known import Known
 from weightflow.novelty import spacing
-from weightflow.zoo.logits import pad_with_zeros
-from weightflow.zoo.tasks import Task
 
 
 def noise(known: Known, tasks: Sequence[Task], seed: int, size: float) -> StateDict:

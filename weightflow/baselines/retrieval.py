@@ -9,10 +9,10 @@ from jaxtyping import Int
 from torch import Tensor
 
 from canon.types import StateDict
+from weightflow.batched.class_axes import gather_classes
+from weightflow.batched.tasks import Task
 from weightflow.known import Known
 from weightflow.text import Prompt
-from weightflow.zoo.logits import gather_classes
-from weightflow.zoo.tasks import Task
 
 
 def nearest_prompt(known: Known, tasks: Sequence[Task], seed: int) -> StateDict:

@@ -18,9 +18,9 @@ from torch import Tensor
 
 from canon.types import StateDict
 from weightflow.baselines.inapplicable import Inapplicable
+from weightflow.batched.class_axes import gather_classes
+from weightflow.batched.tasks import Task
 from weightflow.known import Known
-from weightflow.zoo.logits import gather_classes
-from weightflow.zoo.tasks import Task
 
 PENALTIES = tuple(10.0**power for power in range(-4, 4))
 

@@ -148,12 +148,12 @@ def transfer(
 
     Example: [bold]weightflow transfer nets --dataset "fashion_mnist?size=8" --classes "bag, sandal, coat"[/]
     """
+    from weightflow.batched.config import TrainingRecipe
+    from weightflow.batched.tasks import Task
     from weightflow.text import Prompt
     from weightflow.transfer import random_starts, starts_of
     from weightflow.transfer import transfer as transfer_networks
     from weightflow.zoo.store import Zoo
-    from weightflow.zoo.tasks import Task
-    from weightflow.zoo.trainingrecipe import TrainingRecipe
 
     budgets = _epochs(epochs)
     task = Task(dataset, Prompt.parse(classes).classes)

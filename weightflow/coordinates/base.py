@@ -10,10 +10,10 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from canon.types import StateDict
+from weightflow.batched.class_axes import pad_with_zeros
 from weightflow.exchange import Exchange
 from weightflow.networks.architectures import Architecture
 from weightflow.tokens import Layout
-from weightflow.zoo.logits import pad_with_zeros
 
 Z = Float[Tensor, "networks tokens width"]
 Present = Bool[Tensor, "networks classes"]

@@ -16,11 +16,11 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from canon.types import StateDict
+from weightflow.batched.class_axes import pad_with_zeros
 from weightflow.coordinates.base import Batches, Coordinates, Present, Z, used_entries
 from weightflow.exchange import Exchange
 from weightflow.networks.architectures import Architecture
 from weightflow.tokens import Layout
-from weightflow.zoo.logits import pad_with_zeros
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,11 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from canon.types import StateDict
+from weightflow.batched.class_axes import gather_classes
+from weightflow.batched.tasks import Task
 from weightflow.evaluate import Spread, judge_ensembles
 from weightflow.known import Known
 from weightflow.text import Prompt
-from weightflow.zoo.logits import gather_classes
-from weightflow.zoo.tasks import Task
 
 SIZES = (10, 100)
 # numbers held at once: a hundred networks of two million parameters

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from canon.types import StateDict
+from weightflow.batched.tasks import Task
 from weightflow.evaluate import Judged, judge
 from weightflow.known import Known
 from weightflow.novelty import nearest_distances
 from weightflow.report.opponents import Opponent
 from weightflow.text import Prompt
 from weightflow.zoo.store import Zoo
-from weightflow.zoo.tasks import Task
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,13 @@ from typing import Any
 from torch import Tensor
 
 from canon.types import StateDict
+from weightflow.batched.tasks import Task
 from weightflow.disagreement import compare_behaviour
 from weightflow.evaluate import judge
 from weightflow.known import Known
 from weightflow.novelty import GOOD, novel_and_good, root_mean_square, spacing
 from weightflow.report.generated import Generated, ratios, unseen_rows
 from weightflow.text import Prompt
-from weightflow.zoo.tasks import Task
 
 NO_FRAME = "the zoo is not canonical, and distances need a common frame"
 

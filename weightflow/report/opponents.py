@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from weightflow.baselines import BASELINES, Inapplicable, answer
+from weightflow.batched.tasks import Task
 from weightflow.evaluate import judge
 from weightflow.known import Known
 from weightflow.novelty import nearest_distances
-from weightflow.zoo.tasks import Task
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,13 @@ from dataclasses import replace
 from typing import Any
 
 from canon.types import StateDict
+from weightflow.batched.tasks import Task
 from weightflow.evaluate import Spread, judge
 from weightflow.flow.denoising import DENOISERS
 from weightflow.known import Known
 from weightflow.novelty import mean_distance
 from weightflow.report.generated import ratios, sample
 from weightflow.report.novelty import NO_FRAME, rms_ratio
-from weightflow.zoo.tasks import Task
 
 STEPS = (1, 2, 4, 8, 16)
 SOLVERS = (

@@ -14,12 +14,12 @@ from pathlib import Path
 from canon.io import checkpoint
 from canon.types import StateDict
 from weightflow import datasets
+from weightflow.batched.class_axes import gather_classes, scatter_classes
+from weightflow.batched.tasks import Task
+from weightflow.batched.training import train_many
 from weightflow.network import write_network
 from weightflow.networks.architectures import Architecture
-from weightflow.zoo.logits import gather_classes, scatter_classes
 from weightflow.zoo.recipe import ZooRecipe
-from weightflow.zoo.tasks import Task
-from weightflow.zoo.training import train_many
 
 BASE, BASE_FILE = "base", "base.safetensors"
 # beyond every seed of the zoo's own networks

@@ -12,11 +12,11 @@ import numpy as np
 
 from canon.errors import InputError
 from weightflow import config, datasets
+from weightflow.batched.config import TrainingRecipe
+from weightflow.batched.tasks import Task, deal_combinations, draw_tasks
 from weightflow.networks.architectures import Architecture
 from weightflow.networks.readout import Logits, cosine
 from weightflow.registry import pick, suggest
-from weightflow.zoo.tasks import Task, deal_combinations, draw_tasks
-from weightflow.zoo.trainingrecipe import TrainingRecipe
 
 LINEAGES = ("independent", "branched")
 

@@ -17,14 +17,14 @@ from canon.errors import InputError
 from canon.io.files import atomic_write, sha256
 from canon.types import StateDict
 from weightflow import config, datasets
+from weightflow.batched.accuracy import measured
+from weightflow.batched.initialization import initialise
+from weightflow.batched.tasks import Task
+from weightflow.batched.training import check_inputs, train_many
 from weightflow.zoo.base import BASE, BASE_FILE, branches, trained_base
-from weightflow.zoo.initialise import initialise
 from weightflow.zoo.lock import holding
-from weightflow.zoo.measure import measured
 from weightflow.zoo.recipe import ZooRecipe
 from weightflow.zoo.store import Record, read_manifest, shard_path, write_manifest, write_shard
-from weightflow.zoo.tasks import Task
-from weightflow.zoo.training import check_inputs, train_many
 
 # one stream of seeds a zoo: so far apart that neighbouring zoos never share a network
 SEEDS = 2**20

@@ -26,8 +26,8 @@ from canon.errors import InputError
 from canon.io import checkpoint
 from canon.io.files import atomic_write, sha256
 from canon.types import StateDict
+from weightflow.batched.tasks import Task
 from weightflow.networks.architectures import Architecture
-from weightflow.zoo.tasks import Task
 
 FORMAT = "weightflow-zoo-1"
 

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from canon.types import StateDict
+from weightflow.batched.class_axes import class_table
+from weightflow.batched.group_size import together
+from weightflow.batched.tasks import Task
 from weightflow.datasets import ClassificationData, StoredInputs
 from weightflow.networks.architectures import Architecture
-from weightflow.zoo.company import together
-from weightflow.zoo.logits import class_table
-from weightflow.zoo.tasks import Task
 
 Inputs = Float[Tensor, "examples ..."] | StoredInputs
 

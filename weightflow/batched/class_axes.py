@@ -12,9 +12,9 @@ from torch import Tensor
 from canon.errors import InputError
 from canon.types import StateDict
 from weightflow import datasets
+from weightflow.batched.tasks import Task
 from weightflow.datasets import ClassificationData
 from weightflow.networks.architectures import Architecture
-from weightflow.zoo.tasks import Task
 
 
 def class_table(data: ClassificationData, tasks: Sequence[Task], classes: int) -> tuple[Tensor, Tensor]:

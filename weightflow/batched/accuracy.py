@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import torch
 
 from canon.types import StateDict
+from weightflow.batched.inference import accuracies, predict_many
+from weightflow.batched.tasks import Task
 from weightflow.datasets import ClassificationData, Split
 from weightflow.networks.architectures import Architecture
-from weightflow.zoo.predict import accuracies, predict_many
-from weightflow.zoo.tasks import Task
 
 
 def measured(

@@ -11,23 +11,23 @@ from torch import Tensor
 
 from canon.errors import InputError, WorkError
 from canon.types import StateDict
+from weightflow.batched.autograd import Recorded
+from weightflow.batched.batch_norm import restore_statistics
+from weightflow.batched.class_axes import class_table, pad_with_zeros
+from weightflow.batched.config import TrainingRecipe
+from weightflow.batched.early_stopping import Best
+from weightflow.batched.group_size import has_dropout, together
+from weightflow.batched.inference import accuracies, predict_many
+from weightflow.batched.initialization import initialise
+from weightflow.batched.linear_chain import Chain, layers_of
+from weightflow.batched.minibatches import Examples, mini_batches
+from weightflow.batched.parameter_stack import Stack
+from weightflow.batched.tasks import Task
 from weightflow.data.augmentation import crop_flip
 from weightflow.datasets import ClassificationData
 from weightflow.device import usable_device
 from weightflow.networks.architectures import Architecture
 from weightflow.networks.readout import Cosine
-from weightflow.statistics import restore_statistics
-from weightflow.zoo.batches import Examples, mini_batches
-from weightflow.zoo.chain import Chain, layers_of
-from weightflow.zoo.company import has_dropout, together
-from weightflow.zoo.initialise import initialise
-from weightflow.zoo.logits import class_table, pad_with_zeros
-from weightflow.zoo.predict import accuracies, predict_many
-from weightflow.zoo.recorded import Recorded
-from weightflow.zoo.stack import Stack
-from weightflow.zoo.stopping import Best
-from weightflow.zoo.tasks import Task
-from weightflow.zoo.trainingrecipe import TrainingRecipe
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from weightflow.batched.cosine_layer import ComparedLayer
+from weightflow.batched.parameter_stack import Stack
 from weightflow.networks.architectures import Architecture
-from weightflow.zoo.compared import ComparedLayer
-from weightflow.zoo.stack import Stack
 
 Activation = Callable[[Tensor], Tensor]
 Derivative = Callable[[Tensor, Tensor], Tensor]

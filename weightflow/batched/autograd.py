@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 from torch.func import functional_call, replace_all_batch_norm_modules_, vmap
 
+from weightflow.batched.class_axes import masked_cross_entropy
+from weightflow.batched.parameter_stack import Stack
 from weightflow.networks.architectures import Architecture
-from weightflow.zoo.logits import masked_cross_entropy
-from weightflow.zoo.stack import Stack
 
 
 class Recorded:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from canon.types import StateDict
-from weightflow.zoo.trainingrecipe import OPTIMIZERS, TrainingRecipe
+from weightflow.batched.config import OPTIMIZERS, TrainingRecipe
 
 
 class Stack:
