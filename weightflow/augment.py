@@ -22,8 +22,8 @@ from canon.errors import InputError
 from weightflow.batch import Batch
 from weightflow.batched.class_axes import move_classes
 from weightflow.networks.architectures import Architecture
+from weightflow.representation.layout import Layout
 from weightflow.text import PromptBatch
-from weightflow.tokens import Layout
 
 
 @dataclass(frozen=True)

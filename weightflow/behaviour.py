@@ -19,8 +19,8 @@ from canon.errors import InputError
 from weightflow.batched.class_axes import masked_cross_entropy
 from weightflow.batched.inference import forward_many
 from weightflow.batched.tasks import Task
-from weightflow.coordinates import Coordinates
 from weightflow.datasets import ClassificationData, Split
+from weightflow.representation import Coordinates
 
 
 @dataclass(frozen=True)

@@ -24,13 +24,13 @@ from canon.errors import InputError
 from canon.io import checkpoint
 from canon.io.files import atomic_write
 from weightflow import config as settings
-from weightflow import coordinates as coordinate_kinds
 from weightflow import datasets
-from weightflow.coordinates import Coordinates
+from weightflow import representation as coordinate_kinds
 from weightflow.datasets import Facts
 from weightflow.networks.architectures import Architecture
 from weightflow.packing import pack, unpack
-from weightflow.tokens import Layout
+from weightflow.representation import Coordinates
+from weightflow.representation.layout import Layout
 from weightflow.trainconfig import TrainConfig
 
 FORMAT = "weightflow-run-1"

@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 from canon.errors import WorkError
 from canon.types import StateDict
-from weightflow.coordinates import Coordinates
 from weightflow.networks.architectures import Architecture
 from weightflow.networks.readout import Compared, Cosine
+from weightflow.representation import Coordinates
 from weightflow.text import Prompt, PromptBatch
 
 

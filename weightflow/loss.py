@@ -23,10 +23,10 @@ from weightflow.augment import UnitRelabelling
 from weightflow.batch import Batch
 from weightflow.behaviour import Behaviour
 from weightflow.beyond import TasksBeyond
-from weightflow.coordinates import Coordinates
 from weightflow.datasets import Split
 from weightflow.flow.objective import Matched, match
 from weightflow.flow.solver import solve
+from weightflow.representation import Coordinates
 from weightflow.text import PromptBatch
 from weightflow.trainconfig import TrainConfig
 

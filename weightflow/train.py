@@ -21,8 +21,8 @@ from canon.errors import InputError, WorkError
 from canon.io import checkpoint
 from canon.types import StateDict
 from weightflow import checkpoint as runs
-from weightflow import coordinates as coordinate_kinds
 from weightflow import datasets, suits
+from weightflow import representation as coordinate_kinds
 from weightflow.adversary import Adversary
 from weightflow.anchors.fit import fit_anchors
 from weightflow.augment import Augmentation
@@ -30,16 +30,16 @@ from weightflow.batch import Batch
 from weightflow.behaviour import Behaviour
 from weightflow.beyond import TasksBeyond
 from weightflow.canonicalize import is_canonical, read_frame
-from weightflow.coordinates import Coordinates
 from weightflow.datasets import Facts
-from weightflow.exchange import Exchange
 from weightflow.loss import Loss, Terms
 from weightflow.model.anchored import make_generator
 from weightflow.model.conditioning import CONDITIONINGS
 from weightflow.model.words import centre_words
 from weightflow.packing import optimizer_tensors, pack, restore_optimizer, unpack
+from weightflow.representation import Coordinates
+from weightflow.representation.layout import make_layout
+from weightflow.representation.orbit_average import Exchange
 from weightflow.text import Prompt, PromptBatch, encode_prompts, load_encoder
-from weightflow.tokens import make_layout
 from weightflow.trainconfig import TrainConfig
 from weightflow.zoo.held_out import learn_and_choose, only_task
 from weightflow.zoo.store import Zoo

@@ -9,11 +9,11 @@ from weightflow.adversary import AdversaryConfig
 from weightflow.anchors import AnchorConfig
 from weightflow.augment import AugmentConfig
 from weightflow.behaviour import BehaviourConfig
-from weightflow.coordinates import CoordinatesConfig
 from weightflow.flow.objective import ObjectiveConfig
 from weightflow.flow.sampling_config import SampleConfig
 from weightflow.model import MODELS, ModelConfig
 from weightflow.registry import pick
+from weightflow.representation import CoordinatesConfig
 
 PRECISIONS = ("float32", "bfloat16")
 

@@ -15,7 +15,7 @@ from canon.models.spec_resolution import resolve
 from weightflow.batched.inference import forward_many
 from weightflow.network import write_network
 from weightflow.networks.architectures import FAMILIES, Architecture, from_metadata
-from weightflow.tokens import SCHEMES, make_layout
+from weightflow.representation.layout import SCHEMES, make_layout
 
 EXAMPLES = {
     "mlp": Architecture("mlp", {"inputs": 8, "hidden": [6, 5]}, (8,), 3),

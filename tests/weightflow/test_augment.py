@@ -10,12 +10,12 @@ from weightflow.batch import Batch
 from weightflow.batched.class_axes import pad_with_zeros
 from weightflow.batched.inference import forward_many
 from weightflow.batched.initialization import initialise
-from weightflow.coordinates import used_entries
-from weightflow.coordinates.tokens import Tokens
-from weightflow.exchange import Exchange
 from weightflow.networks.architectures import Architecture
+from weightflow.representation import used_entries
+from weightflow.representation.layout import make_layout
+from weightflow.representation.orbit_average import Exchange
+from weightflow.representation.standardized_tokens import Tokens
 from weightflow.text import PromptBatch
-from weightflow.tokens import make_layout
 
 CLASSES = 4
 MLP = Architecture("mlp", {"inputs": 6, "hidden": [5, 7]}, (6,), CLASSES)

@@ -13,8 +13,8 @@ from weightflow.model.maps import OwnLinear
 from weightflow.model.transformer import WeightTransformer
 from weightflow.model.words import centre_words
 from weightflow.networks.architectures import Architecture
+from weightflow.representation.layout import make_layout
 from weightflow.text import PromptBatch
-from weightflow.tokens import make_layout
 
 HEAD = Architecture("linear_head", {"inputs": 6}, (6,), 4)
 PRESENT = torch.tensor([[True, True, True, False], [True] * 4])

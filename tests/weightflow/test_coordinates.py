@@ -8,9 +8,9 @@ import torch
 from canon.errors import InputError
 from weightflow.batched.class_axes import pad_with_zeros
 from weightflow.batched.initialization import initialise
-from weightflow.coordinates import CoordinatesConfig, fit, restore
 from weightflow.networks.architectures import Architecture
-from weightflow.tokens import make_layout
+from weightflow.representation import CoordinatesConfig, fit, restore
+from weightflow.representation.layout import make_layout
 
 MLP = Architecture("mlp", {"inputs": 3, "hidden": [4]}, (3,), 3)
 LAYOUT = make_layout(MLP, "rows")

@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from canon.errors import InputError
-from weightflow.coordinates import used_entries
-from weightflow.coordinates.tokens import Tokens
-from weightflow.exchange import Exchange
 from weightflow.networks.architectures import Architecture
-from weightflow.tokens import SCHEMES, Layout, make_layout
+from weightflow.representation import used_entries
+from weightflow.representation.layout import SCHEMES, Layout, make_layout
+from weightflow.representation.orbit_average import Exchange
+from weightflow.representation.standardized_tokens import Tokens
 
 ARCHITECTURES = {
     "one hidden layer": Architecture("mlp", {"inputs": 6, "hidden": [5]}, (6,), 4),

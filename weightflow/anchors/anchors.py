@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from weightflow.anchors.regression import OWN, Regression
-from weightflow.tokens import Layout
+from weightflow.representation.layout import Layout
 
 # vectors of one class: the cosine, about the centre of the known ones, from which two count as the same
 SAME = 0.95

@@ -28,8 +28,8 @@ from weightflow.anchors.features import (
     mean_rows,
 )
 from weightflow.anchors.regression import OWN, Regression, Settings, Statistics
-from weightflow.coordinates import Coordinates
 from weightflow.datasets import ClassificationData
+from weightflow.representation import Coordinates
 from weightflow.text import TextEncoder
 from weightflow.zoo.store import Zoo
 

@@ -14,7 +14,7 @@ from weightflow.model.config import ModelConfig
 from weightflow.model.mlp import WeightMLP
 from weightflow.model.transformer import WeightTransformer
 from weightflow.registry import pick
-from weightflow.tokens import Layout
+from weightflow.representation.layout import Layout
 
 __all__ = ["MODELS", "ModelConfig", "make_model"]
 

@@ -18,7 +18,7 @@ from weightflow.anchors.anchors import Anchors, as_tokens
 from weightflow.flow.schedule import Schedule, expand_time
 from weightflow.model import make_model
 from weightflow.model.config import ModelConfig
-from weightflow.tokens import Layout
+from weightflow.representation.layout import Layout
 
 
 class Anchored(nn.Module):

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from weightflow.model.conditioning import CONDITIONINGS
 from weightflow.model.config import ModelConfig
 from weightflow.model.words import word_map
-from weightflow.tokens import Layout
+from weightflow.representation.layout import Layout
 
 TIME = 64
 

@@ -22,7 +22,7 @@ from weightflow.model.conditioning import CONDITIONINGS
 from weightflow.model.config import ModelConfig
 from weightflow.model.maps import OwnLinear
 from weightflow.model.words import word_map
-from weightflow.tokens import Block, Layout
+from weightflow.representation.layout import Block, Layout
 
 
 class TimeEmbedding(nn.Module):

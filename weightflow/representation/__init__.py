@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from canon.errors import InputError
-from weightflow.coordinates.base import Batches, Coordinates, used_entries
-from weightflow.coordinates.components import Components
-from weightflow.coordinates.tokens import Tokens
-from weightflow.exchange import Exchange
 from weightflow.networks.architectures import Architecture
 from weightflow.registry import pick
-from weightflow.tokens import Layout
+from weightflow.representation.base import Batches, Coordinates, used_entries
+from weightflow.representation.layout import Layout
+from weightflow.representation.orbit_average import Exchange
+from weightflow.representation.principal_components import Components
+from weightflow.representation.standardized_tokens import Tokens
 
 __all__ = ["Batches", "Coordinates", "CoordinatesConfig", "fit", "restore", "used_entries"]
 

@@ -22,10 +22,10 @@ from torch import Tensor
 from canon.errors import InputError
 from canon.types import StateDict
 from weightflow.batched.class_axes import pad_with_zeros
-from weightflow.coordinates.base import Batches, Coordinates, Present, Z
-from weightflow.exchange import Exchange
 from weightflow.networks.architectures import Architecture
-from weightflow.tokens import Block, Layout, Piece, make_layout
+from weightflow.representation.base import Batches, Coordinates, Present, Z
+from weightflow.representation.layout import Block, Layout, Piece, make_layout
+from weightflow.representation.orbit_average import Exchange
 
 # Directions along which the population has less than this share of its largest spread are rounding.
 SMALLEST = 1e-5

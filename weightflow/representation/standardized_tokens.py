@@ -17,10 +17,10 @@ from torch import Tensor
 
 from canon.types import StateDict
 from weightflow.batched.class_axes import pad_with_zeros
-from weightflow.coordinates.base import Batches, Coordinates, Present, Z, used_entries
-from weightflow.exchange import Exchange
 from weightflow.networks.architectures import Architecture
-from weightflow.tokens import Layout
+from weightflow.representation.base import Batches, Coordinates, Present, Z, used_entries
+from weightflow.representation.layout import Layout
+from weightflow.representation.orbit_average import Exchange
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from canon.types import StateDict
 from weightflow.batched.class_axes import pad_with_zeros
-from weightflow.exchange import Exchange
 from weightflow.networks.architectures import Architecture
-from weightflow.tokens import Layout
+from weightflow.representation.layout import Layout
+from weightflow.representation.orbit_average import Exchange
 
 Z = Float[Tensor, "networks tokens width"]
 Present = Bool[Tensor, "networks classes"]
