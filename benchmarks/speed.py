@@ -30,7 +30,7 @@ from weightflow import representation as kinds
 from weightflow.datasets import Facts
 from weightflow.decode import decode
 from weightflow.flow.sampling_config import SampleConfig
-from weightflow.model import make_model
+from weightflow.models import make_model
 from weightflow.networks.architectures import Architecture
 from weightflow.presets import read_preset
 from weightflow.representation.layout import make_layout

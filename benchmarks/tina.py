@@ -33,7 +33,7 @@ from weightflow.data.types import StoredInputs
 from weightflow.decode import decode
 from weightflow.evaluate import chance, judge
 from weightflow.known import Known, open_known
-from weightflow.model.anchored import Anchored
+from weightflow.models.residual import Anchored
 from weightflow.novelty import nearest_distances
 from weightflow.presets import read_preset
 from weightflow.text import Prompt

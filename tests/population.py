@@ -7,7 +7,7 @@ import pytest
 
 from weightflow.canonicalize import canonicalize_zoo
 from weightflow.known import Known, open_known
-from weightflow.model import ModelConfig
+from weightflow.models import ModelConfig
 from weightflow.presets import read_preset
 from weightflow.train import start
 from weightflow.zoo.build import build_zoo

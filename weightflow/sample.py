@@ -25,7 +25,7 @@ from weightflow.flow.denoising import DENOISERS, Noise, denoise
 from weightflow.flow.sampling_config import ADAPTIVE_SHARE, SampleConfig
 from weightflow.flow.solver import FIXED_STEP, solve
 from weightflow.flow.velocity import Guided
-from weightflow.model.anchored import make_generator
+from weightflow.models.residual import make_generator
 from weightflow.networks.classifier import Classifier
 from weightflow.packing import unpack
 from weightflow.pretrained import files_of, naming, with_own_files

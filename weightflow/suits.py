@@ -5,7 +5,7 @@ from __future__ import annotations
 from canon.errors import InputError
 from weightflow import datasets
 from weightflow.anchors.features import LastLayer
-from weightflow.model.conditioning import CONDITIONINGS
+from weightflow.models.conditioning import CONDITIONINGS
 from weightflow.trainconfig import TrainConfig
 from weightflow.zoo.store import Zoo
 

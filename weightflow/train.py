@@ -32,9 +32,9 @@ from weightflow.beyond import TasksBeyond
 from weightflow.canonicalize import is_canonical, read_frame
 from weightflow.datasets import Facts
 from weightflow.loss import Loss, Terms
-from weightflow.model.anchored import make_generator
-from weightflow.model.conditioning import CONDITIONINGS
-from weightflow.model.words import centre_words
+from weightflow.models.conditioning import CONDITIONINGS
+from weightflow.models.residual import make_generator
+from weightflow.models.text_standardization import centre_words
 from weightflow.packing import optimizer_tensors, pack, restore_optimizer, unpack
 from weightflow.representation import Coordinates
 from weightflow.representation.layout import make_layout

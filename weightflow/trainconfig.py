@@ -11,7 +11,7 @@ from weightflow.augment import AugmentConfig
 from weightflow.behaviour import BehaviourConfig
 from weightflow.flow.objective import ObjectiveConfig
 from weightflow.flow.sampling_config import SampleConfig
-from weightflow.model import MODELS, ModelConfig
+from weightflow.models import MODELS, ModelConfig
 from weightflow.registry import pick
 from weightflow.representation import CoordinatesConfig
 

@@ -7,11 +7,11 @@ import torch
 from torch import nn
 
 from canon.errors import InputError
-from weightflow.model import ModelConfig
-from weightflow.model.conditioning import CONDITIONINGS, prior_attention
-from weightflow.model.maps import OwnLinear
-from weightflow.model.transformer import WeightTransformer
-from weightflow.model.words import centre_words
+from weightflow.models import ModelConfig
+from weightflow.models.conditioning import CONDITIONINGS, prior_attention
+from weightflow.models.per_token_linear import OwnLinear
+from weightflow.models.text_standardization import centre_words
+from weightflow.models.transformer import WeightTransformer
 from weightflow.networks.architectures import Architecture
 from weightflow.representation.layout import make_layout
 from weightflow.text import PromptBatch

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from weightflow.model.conditioning import Conditioning
+from weightflow.models.conditioning import Conditioning
 from weightflow.text.prompt import PromptBatch
 
 

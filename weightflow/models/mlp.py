@@ -13,9 +13,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from weightflow.model.conditioning import CONDITIONINGS
-from weightflow.model.config import ModelConfig
-from weightflow.model.words import word_map
+from weightflow.models.conditioning import CONDITIONINGS
+from weightflow.models.config import ModelConfig
+from weightflow.models.text_standardization import word_map
 from weightflow.representation.layout import Layout
 
 TIME = 64

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from weightflow.anchors.anchors import Anchors, as_tokens
 from weightflow.flow.schedule import Schedule, expand_time
-from weightflow.model import make_model
-from weightflow.model.config import ModelConfig
+from weightflow.models import make_model
+from weightflow.models.config import ModelConfig
 from weightflow.representation.layout import Layout
 
 

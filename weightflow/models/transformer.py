@@ -18,10 +18,10 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from weightflow.model.conditioning import CONDITIONINGS
-from weightflow.model.config import ModelConfig
-from weightflow.model.maps import OwnLinear
-from weightflow.model.words import word_map
+from weightflow.models.conditioning import CONDITIONINGS
+from weightflow.models.config import ModelConfig
+from weightflow.models.per_token_linear import OwnLinear
+from weightflow.models.text_standardization import word_map
 from weightflow.representation.layout import Block, Layout
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from canon.errors import InputError
-from weightflow.model.conditioning import CONDITIONINGS
+from weightflow.models.conditioning import CONDITIONINGS
 from weightflow.registry import pick
 
 

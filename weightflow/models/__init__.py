@@ -10,9 +10,9 @@ from collections.abc import Callable
 
 from torch import nn
 
-from weightflow.model.config import ModelConfig
-from weightflow.model.mlp import WeightMLP
-from weightflow.model.transformer import WeightTransformer
+from weightflow.models.config import ModelConfig
+from weightflow.models.mlp import WeightMLP
+from weightflow.models.transformer import WeightTransformer
 from weightflow.registry import pick
 from weightflow.representation.layout import Layout
 
