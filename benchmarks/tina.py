@@ -25,7 +25,6 @@ from PIL import Image
 
 from benchmarks.common import aim, write_result
 from weightflow import datasets
-from weightflow.anchors.anchors import as_tokens
 from weightflow.baselines import answer
 from weightflow.batched.tasks import Task
 from weightflow.canonicalize import canonicalize_zoo
@@ -39,6 +38,7 @@ from weightflow.presets import read_preset
 from weightflow.text import Prompt
 from weightflow.text.description import Description
 from weightflow.train import start
+from weightflow.zero_shot.module import as_tokens
 from weightflow.zoo.build import build_zoo
 from weightflow.zoo.recipe import read_recipe
 from weightflow.zoo.store import Zoo

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from canon.errors import InputError
 from weightflow import datasets
-from weightflow.anchors.features import LastLayer
 from weightflow.models.conditioning import CONDITIONINGS
 from weightflow.trainconfig import TrainConfig
+from weightflow.zero_shot.features import LastLayer
 from weightflow.zoo.store import Zoo
 
 

@@ -24,7 +24,6 @@ from weightflow import checkpoint as runs
 from weightflow import datasets, suits
 from weightflow import representation as coordinate_kinds
 from weightflow.adversary import Adversary
-from weightflow.anchors.fit import fit_anchors
 from weightflow.augment import Augmentation
 from weightflow.batch import Batch
 from weightflow.behaviour import Behaviour
@@ -41,6 +40,7 @@ from weightflow.representation.layout import make_layout
 from weightflow.representation.orbit_average import Exchange
 from weightflow.text import Prompt, PromptBatch, encode_prompts, load_encoder
 from weightflow.trainconfig import TrainConfig
+from weightflow.zero_shot.fit import fit_anchors
 from weightflow.zoo.held_out import learn_and_choose, only_task
 from weightflow.zoo.store import Zoo
 

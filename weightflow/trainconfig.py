@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 from canon.errors import InputError
 from weightflow.adversary import AdversaryConfig
-from weightflow.anchors import AnchorConfig
 from weightflow.augment import AugmentConfig
 from weightflow.behaviour import BehaviourConfig
 from weightflow.flow.objective import ObjectiveConfig
@@ -14,6 +13,7 @@ from weightflow.flow.sampling_config import SampleConfig
 from weightflow.models import MODELS, ModelConfig
 from weightflow.registry import pick
 from weightflow.representation import CoordinatesConfig
+from weightflow.zero_shot import AnchorConfig
 
 PRECISIONS = ("float32", "bfloat16")
 

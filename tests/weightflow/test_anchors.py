@@ -5,16 +5,16 @@ import torch
 
 from canon.errors import InputError
 from weightflow import datasets
-from weightflow.anchors import AnchorConfig
-from weightflow.anchors.anchors import of_classes
-from weightflow.anchors.features import LastLayer, features, known_labels, mean_network, mean_rows
-from weightflow.anchors.regression import Regression, Settings, Statistics
 from weightflow.batched.inference import forward_many
 from weightflow.networks.architectures import Architecture
 from weightflow.presets import read_preset
 from weightflow.sample import Flow
 from weightflow.text import Prompt, PromptBatch
 from weightflow.train import resume, start
+from weightflow.zero_shot import AnchorConfig
+from weightflow.zero_shot.features import LastLayer, features, known_labels, mean_network, mean_rows
+from weightflow.zero_shot.module import of_classes
+from weightflow.zero_shot.regression import Regression, Settings, Statistics
 
 from .test_train import assert_same_run
 

@@ -14,11 +14,11 @@ from collections.abc import Mapping
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from weightflow.anchors.anchors import Anchors, as_tokens
 from weightflow.flow.schedule import Schedule, expand_time
 from weightflow.models import make_model
 from weightflow.models.config import ModelConfig
 from weightflow.representation.layout import Layout
+from weightflow.zero_shot.module import Anchors, as_tokens
 
 
 class Anchored(nn.Module):

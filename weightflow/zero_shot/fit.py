@@ -17,9 +17,11 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from canon.errors import InputError
-from weightflow.anchors.anchors import of_classes
-from weightflow.anchors.config import AnchorConfig
-from weightflow.anchors.features import (
+from weightflow.datasets import ClassificationData
+from weightflow.representation import Coordinates
+from weightflow.text import TextEncoder
+from weightflow.zero_shot.config import AnchorConfig
+from weightflow.zero_shot.features import (
     LastLayer,
     examples_of,
     features,
@@ -27,10 +29,8 @@ from weightflow.anchors.features import (
     mean_network,
     mean_rows,
 )
-from weightflow.anchors.regression import OWN, Regression, Settings, Statistics
-from weightflow.datasets import ClassificationData
-from weightflow.representation import Coordinates
-from weightflow.text import TextEncoder
+from weightflow.zero_shot.module import of_classes
+from weightflow.zero_shot.regression import OWN, Regression, Settings, Statistics
 from weightflow.zoo.store import Zoo
 
 SHARPNESS = (0.25, 0.5, 1.0)

@@ -4,6 +4,6 @@ regression      class vector -> mean feature of the class -> row (kernel ridge, 
 fit             its numbers from a zoo, its settings by holding out known classes
 """
 
-from weightflow.anchors.config import AnchorConfig
+from weightflow.zero_shot.config import AnchorConfig
 
 __all__ = ["AnchorConfig"]

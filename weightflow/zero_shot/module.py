@@ -8,8 +8,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from weightflow.anchors.regression import OWN, Regression
 from weightflow.representation.layout import Layout
+from weightflow.zero_shot.regression import OWN, Regression
 
 # vectors of one class: the cosine, about the centre of the known ones, from which two count as the same
 SAME = 0.95
