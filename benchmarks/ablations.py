@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.common import aim, write_result
-from weightflow.canonicalize import canonicalize_zoo
 from weightflow.evaluate import judge
 from weightflow.known import Known
 from weightflow.presets import read_preset
@@ -22,6 +21,7 @@ from weightflow.report.novelty import rms_ratio
 from weightflow.sample import Flow
 from weightflow.train import start
 from weightflow.zoo.build import build_zoo
+from weightflow.zoo.canonicalize import canonicalize_zoo
 from weightflow.zoo.recipe import read_recipe
 from weightflow.zoo.store import Zoo
 

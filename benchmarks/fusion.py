@@ -20,7 +20,7 @@ from weightflow.alternatives import opponents, trained_as_the_zoo
 from weightflow.batched.accuracy import measured
 from weightflow.evaluate import judge
 from weightflow.fuse import fuse, union_of
-from weightflow.network import Network
+from weightflow.zoo.network_file import Network
 
 PAIRS = {"small": 12, "paper": 50}
 STRENGTHS = (0.5, 0.75, 0.9, 1.0)

@@ -16,9 +16,9 @@ from benchmarks.common import write_result
 from canon.errors import InputError
 from weightflow.batched.tasks import Task
 from weightflow.known import Known, open_known
-from weightflow.network import Network
 from weightflow.sample import Flow
 from weightflow.text import Prompt
+from weightflow.zoo.network_file import Network
 from weightflow.zoo.store import Zoo
 
 Rows = list[dict[str, Any]]

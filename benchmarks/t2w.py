@@ -23,7 +23,6 @@ from benchmarks.common import aim, write_result
 from canon.errors import InputError
 from weightflow import datasets
 from weightflow.baselines import answer
-from weightflow.canonicalize import canonicalize_zoo, is_canonical
 from weightflow.config import SMALL
 from weightflow.evaluate import chance, judge
 from weightflow.known import Known, open_known
@@ -34,6 +33,7 @@ from weightflow.report.novelty import rms_ratio
 from weightflow.report.opponents import opponents
 from weightflow.train import start
 from weightflow.trainconfig import TrainConfig
+from weightflow.zoo.canonicalize import canonicalize_zoo, is_canonical
 from weightflow.zoo.store import Zoo
 
 SPLITS = ("seen", "unseen_combinations", "unseen_classes")

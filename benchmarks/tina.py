@@ -27,7 +27,6 @@ from benchmarks.common import aim, write_result
 from weightflow import datasets
 from weightflow.baselines import answer
 from weightflow.batched.tasks import Task
-from weightflow.canonicalize import canonicalize_zoo
 from weightflow.data.types import StoredInputs
 from weightflow.decode import decode
 from weightflow.evaluate import chance, judge
@@ -40,6 +39,7 @@ from weightflow.text.description import Description
 from weightflow.train import start
 from weightflow.zero_shot.module import as_tokens
 from weightflow.zoo.build import build_zoo
+from weightflow.zoo.canonicalize import canonicalize_zoo
 from weightflow.zoo.recipe import read_recipe
 from weightflow.zoo.store import Zoo
 

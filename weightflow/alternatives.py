@@ -12,8 +12,8 @@ from weightflow.batched.config import TrainingRecipe
 from weightflow.batched.tasks import Task
 from weightflow.batched.training import train_many
 from weightflow.evaluate import judge, judge_together
-from weightflow.network import Network
 from weightflow.sample import Flow
+from weightflow.zoo.network_file import Network
 from weightflow.zoo.store import Zoo
 
 

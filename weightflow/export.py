@@ -22,11 +22,11 @@ from weightflow import datasets
 from weightflow.batched import batch_norm
 from weightflow.datasets import Facts
 from weightflow.decode import to_module
-from weightflow.network import metadata_of
 from weightflow.networks.classifier import Classifier
 from weightflow.programs import onnx_bytes, pt2_bytes
 from weightflow.registry import pick
 from weightflow.text import Prompt
+from weightflow.zoo.network_file import metadata_of
 from weightflow.zoo.store import Zoo
 
 

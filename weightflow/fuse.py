@@ -15,8 +15,8 @@ from weightflow.averages import in_frame
 from weightflow.batched.tasks import Task
 from weightflow.enhance import enhance
 from weightflow.flow.sampling_config import SampleConfig
-from weightflow.network import Network
 from weightflow.sample import Flow
+from weightflow.zoo.network_file import Network
 
 
 def union_of(flow: Flow, networks: Sequence[Network]) -> Task:

@@ -15,10 +15,10 @@ from canon.types import StateDict
 from weightflow import datasets
 from weightflow.batched.class_axes import class_table, pad_with_zeros, scatter_classes, widen
 from weightflow.batched.tasks import Task
-from weightflow.canonicalize import is_canonical
 from weightflow.datasets import ClassificationData
 from weightflow.flow.sampling_config import SampleConfig
 from weightflow.sample import Flow
+from weightflow.zoo.canonicalize import is_canonical
 from weightflow.zoo.store import Zoo
 
 

@@ -25,8 +25,8 @@ from torch import Tensor
 from canon.types import StateDict
 from weightflow.batched.class_axes import scatter_classes
 from weightflow.batched.tasks import Task
-from weightflow.canonicalize import follow, read_frame
 from weightflow.known import Known
+from weightflow.zoo.canonicalize import follow, read_frame
 
 BLOCK = 2**14
 GOOD = 0.95

@@ -28,7 +28,6 @@ from weightflow.augment import Augmentation
 from weightflow.batch import Batch
 from weightflow.behaviour import Behaviour
 from weightflow.beyond import TasksBeyond
-from weightflow.canonicalize import is_canonical, read_frame
 from weightflow.datasets import Facts
 from weightflow.loss import Loss, Terms
 from weightflow.models.conditioning import CONDITIONINGS
@@ -41,7 +40,8 @@ from weightflow.representation.orbit_average import Exchange
 from weightflow.text import Prompt, PromptBatch, encode_prompts, load_encoder
 from weightflow.trainconfig import TrainConfig
 from weightflow.zero_shot.fit import fit_anchors
-from weightflow.zoo.held_out import learn_and_choose, only_task
+from weightflow.zoo.canonicalize import is_canonical, read_frame
+from weightflow.zoo.splits import learn_and_choose, only_task
 from weightflow.zoo.store import Zoo
 
 

@@ -13,9 +13,9 @@ from canon.errors import InputError
 from canon.io import checkpoint
 from canon.models.spec_resolution import resolve
 from weightflow.batched.inference import forward_many
-from weightflow.network import write_network
 from weightflow.networks.architectures import FAMILIES, Architecture, from_metadata
 from weightflow.representation.layout import SCHEMES, make_layout
+from weightflow.zoo.network_file import write_network
 
 EXAMPLES = {
     "mlp": Architecture("mlp", {"inputs": 8, "hidden": [6, 5]}, (8,), 3),

@@ -9,7 +9,8 @@ from canon.actions import permutation as perm
 from canon.errors import InputError
 from weightflow import datasets
 from weightflow.batched.inference import forward_many
-from weightflow.canonicalize import (
+from weightflow.zoo.build import build_zoo
+from weightflow.zoo.canonicalize import (
     canonicalize_zoo,
     follow,
     gather_classes,
@@ -17,7 +18,6 @@ from weightflow.canonicalize import (
     read_frame,
     scatter_classes,
 )
-from weightflow.zoo.build import build_zoo
 from weightflow.zoo.recipe import ArchitectureChoice, read_recipe
 from weightflow.zoo.store import Zoo
 

@@ -11,8 +11,8 @@ from canon.io import checkpoint
 from weightflow.cli import app
 from weightflow.export import export_zoo
 from weightflow.networks.architectures import Architecture
-from weightflow.zoo.card import card, write_card
-from weightflow.zoo.imports import checkpoint_files, import_zoo, own_architecture
+from weightflow.zoo.dataset_card import card, write_card
+from weightflow.zoo.import_checkpoints import checkpoint_files, import_zoo, own_architecture
 from weightflow.zoo.store import Zoo
 
 MLP = Architecture("mlp", {"inputs": 64, "hidden": [5]}, (64,), 10)

@@ -19,11 +19,9 @@ from weightflow.batched.inference import predict_many
 from weightflow.batched.initialization import initialise
 from weightflow.batched.tasks import Task
 from weightflow.batched.training import train_many
-from weightflow.canonicalize import canonicalize_zoo
 from weightflow.decode import to_module
 from weightflow.evaluate import evaluate_zoo, judge
 from weightflow.export import export_zoo
-from weightflow.network import read_network, write_network
 from weightflow.networks.architectures import Architecture
 from weightflow.networks.readout import Compared, Cosine, Logits, cosine, from_dict
 from weightflow.population import generate_zoo
@@ -32,7 +30,9 @@ from weightflow.sample import Flow, SampleConfig
 from weightflow.text import Prompt
 from weightflow.train import start
 from weightflow.zoo.build import build_zoo
-from weightflow.zoo.card import card
+from weightflow.zoo.canonicalize import canonicalize_zoo
+from weightflow.zoo.dataset_card import card
+from weightflow.zoo.network_file import read_network, write_network
 from weightflow.zoo.recipe import read_recipe
 from weightflow.zoo.store import Zoo
 

@@ -18,13 +18,13 @@ from weightflow.enhance import enhance
 from weightflow.evaluate import judge, judge_together
 from weightflow.flow.sampling_config import SampleConfig
 from weightflow.fuse import fuse, union, union_of
-from weightflow.network import Network, read_network, write_network
 from weightflow.networks.architectures import Architecture
 from weightflow.sample import Flow
 from weightflow.strengths import Tried, best
 from weightflow.text import Prompt
 from weightflow.train import start
 from weightflow.transfer import few, random_starts, starts_of, transfer
+from weightflow.zoo.network_file import Network, read_network, write_network
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ from canon.io import checkpoint
 from weightflow import checkpoint as runs
 from weightflow.train import resume, start
 from weightflow.zoo.build import build_zoo
-from weightflow.zoo.held_out import learn_and_choose
+from weightflow.zoo.splits import learn_and_choose
 from weightflow.zoo.store import Zoo, shard_path
 
 ROOT = Path(__file__).parents[2]

@@ -24,7 +24,7 @@ def canonicalize(
 
     Every network keeps its function. The frame is stored with the zoo.
     """
-    from weightflow.canonicalize import canonicalize_zoo, is_canonical_form_of
+    from weightflow.zoo.canonicalize import canonicalize_zoo, is_canonical_form_of
     from weightflow.zoo.store import Zoo
 
     opened = Zoo(zoo)

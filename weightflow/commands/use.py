@@ -54,8 +54,8 @@ def fuse(
     from weightflow.alternatives import opponents
     from weightflow.fuse import fuse as fuse_networks
     from weightflow.fuse import union_of
-    from weightflow.network import read_network, write_network
     from weightflow.sample import Flow
+    from weightflow.zoo.network_file import read_network, write_network
 
     check_suffix(out)
     require_folder(out)
@@ -100,9 +100,9 @@ def enhance(
     from canon.io.files import require_folder
     from weightflow.enhance import enhance as enhance_networks
     from weightflow.evaluate import judge
-    from weightflow.network import read_network, write_network
     from weightflow.sample import Flow
     from weightflow.text import Prompt
+    from weightflow.zoo.network_file import read_network, write_network
 
     check_suffix(out)
     require_folder(out)

@@ -59,8 +59,8 @@ def inspect(
     zoo: Annotated[Path, typer.Argument(help="Folder of a zoo.")], as_json: bool = console.JSON
 ) -> None:
     """Show what a zoo holds: architecture, lineage, splits, sizes, a histogram of accuracies."""
-    from weightflow.zoo.inspect import inspect_zoo, picture
     from weightflow.zoo.store import Zoo
+    from weightflow.zoo.summary import inspect_zoo, picture
 
     found = inspect_zoo(Zoo(zoo))
     console.show(found, picture(found), as_json)
@@ -103,7 +103,7 @@ def import_(
     """
     from weightflow import config
     from weightflow.text import Prompt
-    from weightflow.zoo.imports import checkpoint_files, import_zoo, own_architecture
+    from weightflow.zoo.import_checkpoints import checkpoint_files, import_zoo, own_architecture
     from weightflow.zoo.recipe import read_recipe
 
     files = checkpoint_files(folder)
@@ -121,7 +121,7 @@ def import_(
 @app.command("card")
 def card(zoo: Annotated[Path, typer.Argument(help="Folder of a zoo.")], as_json: bool = console.JSON) -> None:
     """Write the data-set card (README.md) that makes the folder publishable as it lies."""
-    from weightflow.zoo.card import write_card
+    from weightflow.zoo.dataset_card import write_card
     from weightflow.zoo.store import Zoo
 
     path = write_card(Zoo(zoo))

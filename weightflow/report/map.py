@@ -10,10 +10,10 @@ from torch import Tensor
 from canon.types import StateDict
 from weightflow.batched.class_axes import scatter_classes
 from weightflow.batched.tasks import Task
-from weightflow.canonicalize import follow, read_frame
 from weightflow.known import Known
 from weightflow.report.generated import Generated, unseen_rows
 from weightflow.report.novelty import NO_FRAME
+from weightflow.zoo.canonicalize import follow, read_frame
 
 
 def principal_map(known: Known, made: Generated, most: int = 300) -> dict[str, Any]:

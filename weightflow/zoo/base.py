@@ -17,8 +17,8 @@ from weightflow import datasets
 from weightflow.batched.class_axes import gather_classes, scatter_classes
 from weightflow.batched.tasks import Task
 from weightflow.batched.training import train_many
-from weightflow.network import write_network
 from weightflow.networks.architectures import Architecture
+from weightflow.zoo.network_file import write_network
 from weightflow.zoo.recipe import ZooRecipe
 
 BASE, BASE_FILE = "base", "base.safetensors"

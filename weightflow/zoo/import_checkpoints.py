@@ -12,9 +12,9 @@ from canon.errors import InputError
 from canon.io import checkpoint
 from weightflow import datasets
 from weightflow.batched.accuracy import measured
-from weightflow.network import Network, read_network
 from weightflow.networks.architectures import Architecture
 from weightflow.text import Prompt
+from weightflow.zoo.network_file import Network, read_network
 from weightflow.zoo.store import Record, write_manifest, write_shard
 
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")

@@ -8,8 +8,8 @@ from pathlib import Path
 from canon.io.files import atomic_write
 from weightflow import datasets
 from weightflow.networks.readout import Cosine
-from weightflow.zoo.inspect import inspect_zoo
 from weightflow.zoo.store import Zoo
+from weightflow.zoo.summary import inspect_zoo
 
 CARD = "README.md"
 
