@@ -16,7 +16,7 @@ from weightflow.presets import read_preset
 from weightflow.sample import Flow
 from weightflow.text import Prompt
 from weightflow.train import start
-from weightflow.zoo.build import build_zoo
+from weightflow.zoo.builders.local import build_zoo
 from weightflow.zoo.recipe import read_recipe
 from weightflow.zoo.store import Zoo
 

@@ -38,7 +38,7 @@ from weightflow.text import Prompt
 from weightflow.text.description import Description
 from weightflow.train import start
 from weightflow.zero_shot.module import as_tokens
-from weightflow.zoo.build import build_zoo
+from weightflow.zoo.builders.local import build_zoo
 from weightflow.zoo.canonicalize import canonicalize_zoo
 from weightflow.zoo.recipe import read_recipe
 from weightflow.zoo.store import Zoo

@@ -9,7 +9,7 @@ from canon.actions import permutation as perm
 from canon.errors import InputError
 from weightflow import datasets
 from weightflow.batched.inference import forward_many
-from weightflow.zoo.build import build_zoo
+from weightflow.zoo.builders.local import build_zoo
 from weightflow.zoo.canonicalize import (
     canonicalize_zoo,
     follow,

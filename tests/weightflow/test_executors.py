@@ -15,11 +15,11 @@ import pytest
 import torch
 
 from canon.errors import InputError
-from weightflow.zoo import executors
-from weightflow.zoo.build import build_zoo
-from weightflow.zoo.lock import holding
+from weightflow.zoo.builders import executors
+from weightflow.zoo.builders.construction import Site
+from weightflow.zoo.builders.file_lock import holding
+from weightflow.zoo.builders.local import build_zoo
 from weightflow.zoo.recipe import read_recipe
-from weightflow.zoo.site import Site
 from weightflow.zoo.store import Zoo, shard_path
 
 RECIPE = read_recipe(
@@ -134,7 +134,7 @@ def test_ray_that_is_not_installed_is_named(tmp_path, monkeypatch):
 BUILD_ON_RAY = """
 import json, sys
 from pathlib import Path
-from weightflow.zoo.executors import build_with
+from weightflow.zoo.builders.executors import build_with
 from weightflow.zoo.recipe import read_recipe
 print(build_with("ray", read_recipe("digits", json.loads(sys.argv[1])), Path(sys.argv[2]), lambda n: None, 2))
 """

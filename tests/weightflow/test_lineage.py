@@ -9,8 +9,8 @@ from weightflow import datasets
 from weightflow.batched.accuracy import some_of
 from weightflow.batched.initialization import initialise
 from weightflow.batched.tasks import Task
-from weightflow.zoo.base import BASE_FILE, branches, trained_base
-from weightflow.zoo.build import build_zoo
+from weightflow.zoo.builders.base_network import BASE_FILE, branches, trained_base
+from weightflow.zoo.builders.local import build_zoo
 from weightflow.zoo.recipe import read_recipe
 from weightflow.zoo.store import Zoo
 
@@ -76,7 +76,7 @@ def test_held_out_classes_are_in_their_own_split_alone(branched):
 def test_the_base_is_trained_once_and_survives(branched, monkeypatch):
     plan = recipe(lineage="branched", tasks={**TINY["tasks"], "held_out": 3, "unseen_classes": 2})
     before = branched.identity
-    monkeypatch.setattr("weightflow.zoo.base.train_many", None)
+    monkeypatch.setattr("weightflow.zoo.builders.base_network.train_many", None)
     assert build_zoo(plan, branched.path) == 0
     assert Zoo(branched.path).identity == before
 

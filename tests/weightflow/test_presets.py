@@ -12,7 +12,7 @@ from weightflow.representation.layout import make_layout
 from weightflow.sample import Flow
 from weightflow.text import Prompt
 from weightflow.train import start
-from weightflow.zoo.build import build_zoo
+from weightflow.zoo.builders.local import build_zoo
 from weightflow.zoo.recipe import read_recipe
 from weightflow.zoo.store import Zoo
 

@@ -29,7 +29,7 @@ from weightflow.presets import read_preset
 from weightflow.sample import Flow, SampleConfig
 from weightflow.text import Prompt
 from weightflow.train import start
-from weightflow.zoo.build import build_zoo
+from weightflow.zoo.builders.local import build_zoo
 from weightflow.zoo.canonicalize import canonicalize_zoo
 from weightflow.zoo.dataset_card import card
 from weightflow.zoo.network_file import read_network, write_network

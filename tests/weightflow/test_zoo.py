@@ -13,7 +13,7 @@ from weightflow.batched.inference import accuracies, predict_many
 from weightflow.batched.initialization import initialise
 from weightflow.batched.tasks import Task, deal_combinations, draw_tasks
 from weightflow.batched.training import train_many
-from weightflow.zoo.build import build_zoo
+from weightflow.zoo.builders.local import build_zoo
 from weightflow.zoo.recipe import read_recipe
 from weightflow.zoo.store import Zoo, shard_path
 from weightflow.zoo.summary import inspect_zoo, picture

@@ -36,7 +36,7 @@ def build(
     Example: [bold]weightflow zoo build digits --out zoos/digits[/]
     """
     from weightflow import config
-    from weightflow.zoo.executors import build_with
+    from weightflow.zoo.builders.executors import build_with
     from weightflow.zoo.recipe import read_recipe
     from weightflow.zoo.store import Zoo
 

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from canon.errors import InputError, WorkError
-from weightflow.zoo.build import build_zoo
+from weightflow.zoo.builders.construction import Shard, Site, train_shard
+from weightflow.zoo.builders.local import build_zoo
 from weightflow.zoo.recipe import ZooRecipe
-from weightflow.zoo.site import Shard, Site, train_shard
 
 # a shard whose workers die so often is to blame itself, for instance for its memory
 RETRIES = 5

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from weightflow.zoo.builders.construction import Site, train_shard
 from weightflow.zoo.recipe import ZooRecipe
-from weightflow.zoo.site import Site, train_shard
 
 
 def build_zoo(

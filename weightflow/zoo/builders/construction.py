@@ -21,8 +21,8 @@ from weightflow.batched.accuracy import measured
 from weightflow.batched.initialization import initialise
 from weightflow.batched.tasks import Task
 from weightflow.batched.training import check_inputs, train_many
-from weightflow.zoo.base import BASE, BASE_FILE, branches, trained_base
-from weightflow.zoo.lock import holding
+from weightflow.zoo.builders.base_network import BASE, BASE_FILE, branches, trained_base
+from weightflow.zoo.builders.file_lock import holding
 from weightflow.zoo.recipe import ZooRecipe
 from weightflow.zoo.store import Record, read_manifest, shard_path, write_manifest, write_shard
 

@@ -16,8 +16,8 @@ import torch
 from canon.errors import InputError, WorkError
 from weightflow.device import usable_device
 from weightflow.registry import pick
-from weightflow.zoo.build import build_zoo
-from weightflow.zoo.on_ray import on_ray
+from weightflow.zoo.builders.local import build_zoo
+from weightflow.zoo.builders.ray_executor import on_ray
 from weightflow.zoo.recipe import ZooRecipe
 from weightflow.zoo.store import shard_path
 
