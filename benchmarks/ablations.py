@@ -19,7 +19,7 @@ from weightflow.presets import read_preset
 from weightflow.report.generated import ratios, sample
 from weightflow.report.novelty import rms_ratio
 from weightflow.sample import Flow
-from weightflow.train import start
+from weightflow.training.trainer import start
 from weightflow.zoo.builders.local import build_zoo
 from weightflow.zoo.canonicalize import canonicalize_zoo
 from weightflow.zoo.recipe import read_recipe

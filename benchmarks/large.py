@@ -23,7 +23,7 @@ from weightflow import datasets
 from weightflow.batched.initialization import initialise
 from weightflow.networks.architectures import Architecture
 from weightflow.presets import read_preset
-from weightflow.train import start
+from weightflow.training.trainer import start
 from weightflow.zoo.store import Record, Zoo, write_manifest, write_shard
 
 SHARD = 5

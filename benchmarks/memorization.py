@@ -28,7 +28,6 @@ from benchmarks.common import aim, write_result
 from benchmarks.one_task import Population, fashion, trained
 from canon.types import StateDict
 from weightflow.baselines import BASELINES
-from weightflow.behaviour import Behaviour
 from weightflow.decode import decode
 from weightflow.disagreement import compare_behaviour
 from weightflow.flow.sampling_config import SampleConfig
@@ -36,6 +35,7 @@ from weightflow.known import Known
 from weightflow.novelty import nearest_distances
 from weightflow.sample import Flow
 from weightflow.text import Prompt
+from weightflow.training.functional_loss import Behaviour
 from weightflow.zoo.canonicalize import canonicalize_zoo, is_canonical
 from weightflow.zoo.store import Zoo
 

@@ -15,7 +15,7 @@ from weightflow.evaluate import Judged, judge
 from weightflow.presets import read_preset
 from weightflow.sample import Flow
 from weightflow.text import Prompt
-from weightflow.train import start
+from weightflow.training.trainer import start
 from weightflow.zoo.builders.local import build_zoo
 from weightflow.zoo.recipe import read_recipe
 from weightflow.zoo.store import Zoo

@@ -24,7 +24,6 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.common import aim, write_result
-from weightflow import checkpoint as runs
 from weightflow import datasets
 from weightflow import representation as kinds
 from weightflow.datasets import Facts
@@ -38,6 +37,7 @@ from weightflow.representation.principal_components import Components
 from weightflow.representation.standardized_tokens import Tokens
 from weightflow.sample import Flow
 from weightflow.text import Prompt, PromptBatch, load_encoder
+from weightflow.training import run_store as runs
 
 IMAGE = (3, 32, 32)
 NETWORKS = {

@@ -31,8 +31,8 @@ from weightflow.presets import built_in, read_preset
 from weightflow.report.generated import generate
 from weightflow.report.novelty import rms_ratio
 from weightflow.report.opponents import opponents
-from weightflow.train import start
-from weightflow.trainconfig import TrainConfig
+from weightflow.training.config import TrainConfig
+from weightflow.training.trainer import start
 from weightflow.zoo.canonicalize import canonicalize_zoo, is_canonical
 from weightflow.zoo.store import Zoo
 

@@ -36,7 +36,7 @@ from weightflow.novelty import nearest_distances
 from weightflow.presets import read_preset
 from weightflow.text import Prompt
 from weightflow.text.description import Description
-from weightflow.train import start
+from weightflow.training.trainer import start
 from weightflow.zero_shot.module import as_tokens
 from weightflow.zoo.builders.local import build_zoo
 from weightflow.zoo.canonicalize import canonicalize_zoo

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from canon.errors import InputError
-from weightflow.checkpoint import RunHeader
+from weightflow.training.run_store import RunHeader
 
 REPORT = "report.json"
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from huggingface_hub.constants import CONFIG_NAME
 
-from weightflow import checkpoint as runs
 from weightflow.data.info import THROUGH
+from weightflow.training import run_store as runs
 
 TABLE, BACKBONE = "vectors.npz", "backbone.safetensors"
 

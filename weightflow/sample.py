@@ -16,7 +16,6 @@ from torch import Tensor
 
 from canon.errors import InputError
 from canon.types import StateDict
-from weightflow import checkpoint as runs
 from weightflow.batched import batch_norm
 from weightflow.card import REPORT, card_of, read_report
 from weightflow.decode import decode, to_module
@@ -27,10 +26,11 @@ from weightflow.flow.solver import FIXED_STEP, solve
 from weightflow.flow.velocity import Guided
 from weightflow.models.residual import make_generator
 from weightflow.networks.classifier import Classifier
-from weightflow.packing import unpack
 from weightflow.pretrained import files_of, naming, with_own_files
 from weightflow.text import Prompt, PromptBatch, TextEncoder, encode_prompts, load_encoder
 from weightflow.text.description import encode as encode_descriptions
+from weightflow.training import run_store as runs
+from weightflow.training.state_dicts import unpack
 
 # Entries that a processor moves together: more do not fit its caches, and their memory is not kept by the
 # allocator from one step to the next. Large networks still go a few at a time.

@@ -10,7 +10,7 @@ from weightflow.networks.architectures import Architecture
 from weightflow.presets import read_preset
 from weightflow.sample import Flow
 from weightflow.text import Prompt, PromptBatch
-from weightflow.train import resume, start
+from weightflow.training.trainer import resume, start
 from weightflow.zero_shot import AnchorConfig
 from weightflow.zero_shot.features import LastLayer, features, known_labels, mean_network, mean_rows
 from weightflow.zero_shot.module import of_classes

@@ -5,8 +5,6 @@ import torch
 
 from canon.actions import permutation
 from canon.errors import InputError
-from weightflow.augment import Augmentation, AugmentConfig, UnitRelabelling, random_order, reorder_classes
-from weightflow.batch import Batch
 from weightflow.batched.class_axes import pad_with_zeros
 from weightflow.batched.inference import forward_many
 from weightflow.batched.initialization import initialise
@@ -16,6 +14,14 @@ from weightflow.representation.layout import make_layout
 from weightflow.representation.orbit_average import Exchange
 from weightflow.representation.standardized_tokens import Tokens
 from weightflow.text import PromptBatch
+from weightflow.training.augmentation import (
+    Augmentation,
+    AugmentConfig,
+    UnitRelabelling,
+    random_order,
+    reorder_classes,
+)
+from weightflow.training.batch import Batch
 
 CLASSES = 4
 MLP = Architecture("mlp", {"inputs": 6, "hidden": [5, 7]}, (6,), CLASSES)

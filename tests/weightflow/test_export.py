@@ -227,7 +227,7 @@ def test_a_table_of_vectors_travels_with_its_generator(zoo, tiny_config, tmp_pat
 
     import numpy as np
 
-    from weightflow.train import start
+    from weightflow.training.trainer import start
 
     names = datasets.load("digits").class_names
     vectors = np.random.default_rng(0).normal(size=(10, 16)).astype(np.float32)

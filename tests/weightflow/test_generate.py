@@ -38,7 +38,7 @@ def test_a_network_depends_on_its_seed_and_not_on_its_batch(flow):
 
 def test_changing_one_word_changes_every_tensor(zoo, tiny_config, tmp_path):
     # a few steps leave the output layer near zero; here every weight of the model says something
-    from weightflow.train import start
+    from weightflow.training.trainer import start
 
     trainer = start(zoo, tiny_config, tmp_path / "run")
     for parameter in trainer.model.parameters():
@@ -120,7 +120,7 @@ def test_evaluations_are_counted(flow, monkeypatch):
 def test_guidance_needs_dropped_prompts(zoo, tiny_config, tmp_path):
     import dataclasses
 
-    from weightflow.train import start
+    from weightflow.training.trainer import start
 
     start(zoo, dataclasses.replace(tiny_config, drop_prompt=0.0, steps=2), tmp_path / "run").run()
     with pytest.raises(InputError, match="was trained without dropped prompts, so it cannot be guided"):

@@ -8,12 +8,12 @@ import torch
 
 from canon.errors import InputError
 from weightflow import datasets
-from weightflow.adversary import Adversary, AdversaryConfig
-from weightflow.augment import AugmentConfig
-from weightflow.behaviour import BehaviourConfig
-from weightflow.beyond import TasksBeyond
 from weightflow.text import load_encoder
-from weightflow.train import resume, start
+from weightflow.training.adversarial import Adversary, AdversaryConfig
+from weightflow.training.augmentation import AugmentConfig
+from weightflow.training.functional_loss import BehaviourConfig
+from weightflow.training.trainer import resume, start
+from weightflow.training.unseen_tasks import TasksBeyond
 
 from .test_train import assert_same_run, finished_tensors
 

@@ -11,7 +11,7 @@ from weightflow.presets import built_in, read_preset
 from weightflow.representation.layout import make_layout
 from weightflow.sample import Flow
 from weightflow.text import Prompt
-from weightflow.train import start
+from weightflow.training.trainer import start
 from weightflow.zoo.builders.local import build_zoo
 from weightflow.zoo.recipe import read_recipe
 from weightflow.zoo.store import Zoo

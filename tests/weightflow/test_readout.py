@@ -28,7 +28,7 @@ from weightflow.population import generate_zoo
 from weightflow.presets import read_preset
 from weightflow.sample import Flow, SampleConfig
 from weightflow.text import Prompt
-from weightflow.train import start
+from weightflow.training.trainer import start
 from weightflow.zoo.builders.local import build_zoo
 from weightflow.zoo.canonicalize import canonicalize_zoo
 from weightflow.zoo.dataset_card import card

@@ -16,7 +16,7 @@ from weightflow.page import write_page
 from weightflow.page.tables import full_table
 from weightflow.report import make_report, verdict
 from weightflow.report.words import kind
-from weightflow.train import start
+from weightflow.training.trainer import start
 from weightflow.zoo.store import Zoo, shard_path
 
 

@@ -22,7 +22,7 @@ from weightflow.networks.architectures import Architecture
 from weightflow.sample import Flow
 from weightflow.strengths import Tried, best
 from weightflow.text import Prompt
-from weightflow.train import start
+from weightflow.training.trainer import start
 from weightflow.transfer import few, random_starts, starts_of, transfer
 from weightflow.zoo.network_file import Network, read_network, write_network
 

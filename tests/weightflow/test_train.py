@@ -16,8 +16,8 @@ import torch
 
 from canon.errors import InputError, WorkError
 from canon.io import checkpoint
-from weightflow import checkpoint as runs
-from weightflow.train import resume, start
+from weightflow.training import run_store as runs
+from weightflow.training.trainer import resume, start
 from weightflow.zoo.builders.local import build_zoo
 from weightflow.zoo.splits import learn_and_choose
 from weightflow.zoo.store import Zoo, shard_path

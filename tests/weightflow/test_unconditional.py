@@ -12,7 +12,7 @@ from weightflow.cli import app
 from weightflow.presets import read_preset
 from weightflow.sample import Flow
 from weightflow.text import Prompt
-from weightflow.train import start
+from weightflow.training.trainer import start
 from weightflow.zoo.builders.local import build_zoo
 from weightflow.zoo.canonicalize import canonicalize_zoo
 from weightflow.zoo.recipe import read_recipe

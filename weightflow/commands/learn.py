@@ -57,8 +57,8 @@ def train(
     Example: [bold]weightflow train zoos/canonical --out runs/digits[/]
     """
     from weightflow import config
-    from weightflow import train as training
     from weightflow.presets import read_preset
+    from weightflow.training import trainer as training
     from weightflow.zoo.store import Zoo
 
     opened = Zoo(zoo)

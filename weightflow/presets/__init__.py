@@ -8,7 +8,7 @@ from typing import Any
 
 from weightflow import config
 from weightflow.registry import pick
-from weightflow.trainconfig import TrainConfig
+from weightflow.training.config import TrainConfig
 
 
 def built_in() -> dict[str, Path]:

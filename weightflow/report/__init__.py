@@ -10,7 +10,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from weightflow import checkpoint as runs
 from weightflow.evaluate import describe, judge
 from weightflow.flow.sampling_config import SampleConfig
 from weightflow.known import open_known
@@ -25,6 +24,7 @@ from weightflow.report.splits import SPLITS, missing, split_figures
 from weightflow.report.starts import starts
 from weightflow.report.sweeps import guidance, solvers
 from weightflow.report.words import verdict
+from weightflow.training import run_store as runs
 
 __all__ = ["make_report", "open_known", "verdict"]
 

@@ -71,4 +71,4 @@ def _place(layout: Layout) -> tuple[int, int, int]:
         if block.kind == "classes":
             return start, start + block.tokens, block.width
         start += block.tokens
-    raise AssertionError("weightflow.suits sees to it that the layout has class tokens")
+    raise AssertionError("weightflow.training.compatibility sees to it that the layout has class tokens")

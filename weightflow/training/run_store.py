@@ -28,10 +28,10 @@ from weightflow import datasets
 from weightflow import representation as coordinate_kinds
 from weightflow.datasets import Facts
 from weightflow.networks.architectures import Architecture
-from weightflow.packing import pack, unpack
 from weightflow.representation import Coordinates
 from weightflow.representation.layout import Layout
-from weightflow.trainconfig import TrainConfig
+from weightflow.training.config import TrainConfig
+from weightflow.training.state_dicts import pack, unpack
 
 FORMAT = "weightflow-run-1"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from canon.errors import InputError
 from weightflow import datasets
 from weightflow.models.conditioning import CONDITIONINGS
-from weightflow.trainconfig import TrainConfig
+from weightflow.training.config import TrainConfig
 from weightflow.zero_shot.features import LastLayer
 from weightflow.zoo.store import Zoo
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from canon.errors import InputError
-from weightflow.packing import optimizer_tensors, pack, restore_optimizer, unpack
+from weightflow.training.state_dicts import optimizer_tensors, pack, restore_optimizer, unpack
 
 
 @dataclass(frozen=True)

@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from canon.errors import InputError
-from weightflow.adversary import AdversaryConfig
-from weightflow.augment import AugmentConfig
-from weightflow.behaviour import BehaviourConfig
 from weightflow.flow.objective import ObjectiveConfig
 from weightflow.flow.sampling_config import SampleConfig
 from weightflow.models import MODELS, ModelConfig
 from weightflow.registry import pick
 from weightflow.representation import CoordinatesConfig
+from weightflow.training.adversarial import AdversaryConfig
+from weightflow.training.augmentation import AugmentConfig
+from weightflow.training.functional_loss import BehaviourConfig
 from weightflow.zero_shot import AnchorConfig
 
 PRECISIONS = ("float32", "bfloat16")

@@ -18,17 +18,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from weightflow.adversary import Adversary
-from weightflow.augment import UnitRelabelling
-from weightflow.batch import Batch
-from weightflow.behaviour import Behaviour
-from weightflow.beyond import TasksBeyond
 from weightflow.datasets import Split
 from weightflow.flow.objective import Matched, match
 from weightflow.flow.solver import solve
 from weightflow.representation import Coordinates
 from weightflow.text import PromptBatch
-from weightflow.trainconfig import TrainConfig
+from weightflow.training.adversarial import Adversary
+from weightflow.training.augmentation import UnitRelabelling
+from weightflow.training.batch import Batch
+from weightflow.training.config import TrainConfig
+from weightflow.training.functional_loss import Behaviour
+from weightflow.training.unseen_tasks import TasksBeyond
 
 # x_t, t, class vectors and which of them are there: to tokens
 Model = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]

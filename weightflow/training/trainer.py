@@ -20,25 +20,26 @@ from torch import Tensor
 from canon.errors import InputError, WorkError
 from canon.io import checkpoint
 from canon.types import StateDict
-from weightflow import checkpoint as runs
-from weightflow import datasets, suits
+from weightflow import datasets
 from weightflow import representation as coordinate_kinds
-from weightflow.adversary import Adversary
-from weightflow.augment import Augmentation
-from weightflow.batch import Batch
-from weightflow.behaviour import Behaviour
-from weightflow.beyond import TasksBeyond
 from weightflow.datasets import Facts
-from weightflow.loss import Loss, Terms
 from weightflow.models.conditioning import CONDITIONINGS
 from weightflow.models.residual import make_generator
 from weightflow.models.text_standardization import centre_words
-from weightflow.packing import optimizer_tensors, pack, restore_optimizer, unpack
 from weightflow.representation import Coordinates
 from weightflow.representation.layout import make_layout
 from weightflow.representation.orbit_average import Exchange
 from weightflow.text import Prompt, PromptBatch, encode_prompts, load_encoder
-from weightflow.trainconfig import TrainConfig
+from weightflow.training import compatibility
+from weightflow.training import run_store as runs
+from weightflow.training.adversarial import Adversary
+from weightflow.training.augmentation import Augmentation
+from weightflow.training.batch import Batch
+from weightflow.training.config import TrainConfig
+from weightflow.training.functional_loss import Behaviour
+from weightflow.training.losses import Loss, Terms
+from weightflow.training.state_dicts import optimizer_tensors, pack, restore_optimizer, unpack
+from weightflow.training.unseen_tasks import TasksBeyond
 from weightflow.zero_shot.fit import fit_anchors
 from weightflow.zoo.canonicalize import is_canonical, read_frame
 from weightflow.zoo.splits import learn_and_choose, only_task
@@ -62,7 +63,7 @@ class Trainer:
         self.config, self.folder = config, folder
         encoder, architecture = load_encoder(config.encoder), zoo.architecture
         rows, classes = learn_and_choose(zoo, config.hold_out), only_task(zoo)
-        suits.check(config, zoo)
+        compatibility.check(config, zoo)
         self.data = datasets.load(zoo.dataset)
         self.frame = read_frame(zoo) if is_canonical(zoo) else {}
         prompts = {split: _prompts(zoo, rows[split], config) for split in rows}

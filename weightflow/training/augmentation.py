@@ -19,11 +19,11 @@ from torch import Tensor
 from canon.actions import permutation
 from canon.actions.permutation import Permutation
 from canon.errors import InputError
-from weightflow.batch import Batch
 from weightflow.batched.class_axes import move_classes
 from weightflow.networks.architectures import Architecture
 from weightflow.representation.layout import Layout
 from weightflow.text import PromptBatch
+from weightflow.training.batch import Batch
 
 
 @dataclass(frozen=True)
