@@ -22,7 +22,7 @@ from benchmarks.common import aim, write_result
 from weightflow import datasets
 from weightflow.batched.initialization import initialise
 from weightflow.networks.architectures import Architecture
-from weightflow.presets import read_preset
+from weightflow.training.presets import read_preset
 from weightflow.training.trainer import start
 from weightflow.zoo.store import Record, Zoo, write_manifest, write_shard
 

@@ -12,9 +12,9 @@ from canon.types import StateDict
 from weightflow.batched.tasks import Task
 from weightflow.disagreement import Behaviours, compare_behaviour
 from weightflow.evaluate import Judged, judge
-from weightflow.presets import read_preset
 from weightflow.sample import Flow
 from weightflow.text import Prompt
+from weightflow.training.presets import read_preset
 from weightflow.training.trainer import start
 from weightflow.zoo.builders.local import build_zoo
 from weightflow.zoo.recipe import read_recipe

@@ -31,13 +31,13 @@ from weightflow.decode import decode
 from weightflow.flow.sampling_config import SampleConfig
 from weightflow.models import make_model
 from weightflow.networks.architectures import Architecture
-from weightflow.presets import read_preset
 from weightflow.representation.layout import make_layout
 from weightflow.representation.principal_components import Components
 from weightflow.representation.standardized_tokens import Tokens
 from weightflow.sample import Flow
 from weightflow.text import Prompt, PromptBatch, load_encoder
 from weightflow.training import run_store as runs
+from weightflow.training.presets import read_preset
 
 IMAGE = (3, 32, 32)
 NETWORKS = {

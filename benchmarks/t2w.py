@@ -27,11 +27,11 @@ from weightflow.config import SMALL
 from weightflow.evaluate import chance, judge
 from weightflow.known import Known, open_known
 from weightflow.networks.readout import Cosine
-from weightflow.presets import built_in, read_preset
 from weightflow.report.generated import generate
 from weightflow.report.novelty import rms_ratio
 from weightflow.report.opponents import opponents
 from weightflow.training.config import TrainConfig
+from weightflow.training.presets import built_in, read_preset
 from weightflow.training.trainer import start
 from weightflow.zoo.canonicalize import canonicalize_zoo, is_canonical
 from weightflow.zoo.store import Zoo

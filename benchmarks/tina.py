@@ -33,9 +33,9 @@ from weightflow.evaluate import chance, judge
 from weightflow.known import Known, open_known
 from weightflow.models.residual import Anchored
 from weightflow.novelty import nearest_distances
-from weightflow.presets import read_preset
 from weightflow.text import Prompt
 from weightflow.text.description import Description
+from weightflow.training.presets import read_preset
 from weightflow.training.trainer import start
 from weightflow.zero_shot.module import as_tokens
 from weightflow.zoo.builders.local import build_zoo

@@ -7,7 +7,7 @@ import pytest
 
 from weightflow.known import Known, open_known
 from weightflow.models import ModelConfig
-from weightflow.presets import read_preset
+from weightflow.training.presets import read_preset
 from weightflow.training.trainer import start
 from weightflow.zoo.builders.local import build_zoo
 from weightflow.zoo.canonicalize import canonicalize_zoo

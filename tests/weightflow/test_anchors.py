@@ -7,9 +7,9 @@ from canon.errors import InputError
 from weightflow import datasets
 from weightflow.batched.inference import forward_many
 from weightflow.networks.architectures import Architecture
-from weightflow.presets import read_preset
 from weightflow.sample import Flow
 from weightflow.text import Prompt, PromptBatch
+from weightflow.training.presets import read_preset
 from weightflow.training.trainer import resume, start
 from weightflow.zero_shot import AnchorConfig
 from weightflow.zero_shot.features import LastLayer, features, known_labels, mean_network, mean_rows

@@ -7,10 +7,10 @@ import pytest
 from canon.errors import InputError
 from weightflow.flow.denoising import DENOISERS
 from weightflow.networks.architectures import Architecture
-from weightflow.presets import built_in, read_preset
 from weightflow.representation.layout import make_layout
 from weightflow.sample import Flow
 from weightflow.text import Prompt
+from weightflow.training.presets import built_in, read_preset
 from weightflow.training.trainer import start
 from weightflow.zoo.builders.local import build_zoo
 from weightflow.zoo.recipe import read_recipe

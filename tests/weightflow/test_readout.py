@@ -25,9 +25,9 @@ from weightflow.export import export_zoo
 from weightflow.networks.architectures import Architecture
 from weightflow.networks.readout import Compared, Cosine, Logits, cosine, from_dict
 from weightflow.population import generate_zoo
-from weightflow.presets import read_preset
 from weightflow.sample import Flow, SampleConfig
 from weightflow.text import Prompt
+from weightflow.training.presets import read_preset
 from weightflow.training.trainer import start
 from weightflow.zoo.builders.local import build_zoo
 from weightflow.zoo.canonicalize import canonicalize_zoo

@@ -9,9 +9,9 @@ from typer.testing import CliRunner
 from weightflow import datasets
 from weightflow.batched.accuracy import measured
 from weightflow.cli import app
-from weightflow.presets import read_preset
 from weightflow.sample import Flow
 from weightflow.text import Prompt
+from weightflow.training.presets import read_preset
 from weightflow.training.trainer import start
 from weightflow.zoo.builders.local import build_zoo
 from weightflow.zoo.canonicalize import canonicalize_zoo

@@ -57,8 +57,8 @@ def train(
     Example: [bold]weightflow train zoos/canonical --out runs/digits[/]
     """
     from weightflow import config
-    from weightflow.presets import read_preset
     from weightflow.training import trainer as training
+    from weightflow.training.presets import read_preset
     from weightflow.zoo.store import Zoo
 
     opened = Zoo(zoo)
