@@ -14,10 +14,10 @@ from typing import Any
 
 from benchmarks.common import aim, write_result
 from weightflow.evaluate import judge
+from weightflow.generator.generator import Flow
 from weightflow.known import Known
 from weightflow.report.generated import ratios, sample
 from weightflow.report.novelty import rms_ratio
-from weightflow.sample import Flow
 from weightflow.training.presets import read_preset
 from weightflow.training.trainer import start
 from weightflow.zoo.builders.local import build_zoo

@@ -28,12 +28,12 @@ from benchmarks.common import aim, write_result
 from benchmarks.one_task import Population, fashion, trained
 from canon.types import StateDict
 from weightflow.baselines import BASELINES
-from weightflow.decode import decode
 from weightflow.disagreement import compare_behaviour
 from weightflow.flow.sampling_config import SampleConfig
+from weightflow.generator.decode import decode
+from weightflow.generator.generator import Flow
 from weightflow.known import Known
 from weightflow.novelty import nearest_distances
-from weightflow.sample import Flow
 from weightflow.text import Prompt
 from weightflow.training.functional_loss import Behaviour
 from weightflow.zoo.canonicalize import canonicalize_zoo, is_canonical

@@ -12,7 +12,7 @@ from canon.types import StateDict
 from weightflow.batched.tasks import Task
 from weightflow.disagreement import Behaviours, compare_behaviour
 from weightflow.evaluate import Judged, judge
-from weightflow.sample import Flow
+from weightflow.generator.generator import Flow
 from weightflow.text import Prompt
 from weightflow.training.presets import read_preset
 from weightflow.training.trainer import start

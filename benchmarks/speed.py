@@ -27,14 +27,14 @@ from benchmarks.common import aim, write_result
 from weightflow import datasets
 from weightflow import representation as kinds
 from weightflow.datasets import Facts
-from weightflow.decode import decode
 from weightflow.flow.sampling_config import SampleConfig
+from weightflow.generator.decode import decode
+from weightflow.generator.generator import Flow
 from weightflow.models import make_model
 from weightflow.networks.architectures import Architecture
 from weightflow.representation.layout import make_layout
 from weightflow.representation.principal_components import Components
 from weightflow.representation.standardized_tokens import Tokens
-from weightflow.sample import Flow
 from weightflow.text import Prompt, PromptBatch, load_encoder
 from weightflow.training import run_store as runs
 from weightflow.training.presets import read_preset

@@ -28,8 +28,8 @@ from weightflow import datasets
 from weightflow.baselines import answer
 from weightflow.batched.tasks import Task
 from weightflow.data.types import StoredInputs
-from weightflow.decode import decode
 from weightflow.evaluate import chance, judge
+from weightflow.generator.decode import decode
 from weightflow.known import Known, open_known
 from weightflow.models.residual import Anchored
 from weightflow.novelty import nearest_distances

@@ -12,7 +12,7 @@ from weightflow.batched.config import TrainingRecipe
 from weightflow.batched.tasks import Task
 from weightflow.batched.training import train_many
 from weightflow.evaluate import judge, judge_together
-from weightflow.sample import Flow
+from weightflow.generator.generator import Flow
 from weightflow.zoo.network_file import Network
 from weightflow.zoo.store import Zoo
 

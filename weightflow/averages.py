@@ -15,8 +15,8 @@ from canon.types import StateDict
 from weightflow import datasets
 from weightflow.batched.class_axes import class_table, gather_classes, pad_with_zeros, scatter_classes, widen
 from weightflow.batched.tasks import Task
+from weightflow.generator.generator import Flow
 from weightflow.networks.architectures import Architecture
-from weightflow.sample import Flow
 from weightflow.zoo.canonicalize import follow
 from weightflow.zoo.network_file import Network
 

@@ -17,10 +17,10 @@ import torch
 from canon.errors import InputError
 from canon.types import StateDict
 from weightflow.batched.tasks import Task
-from weightflow.decode import decode
 from weightflow.flow.sampling_config import SampleConfig
 from weightflow.flow.schedule import expand_time
-from weightflow.sample import Flow
+from weightflow.generator.decode import decode
+from weightflow.generator.generator import Flow
 from weightflow.text import Prompt
 from weightflow.zoo.canonicalize import follow
 

@@ -21,7 +21,7 @@ from canon.types import StateDict
 from weightflow import datasets
 from weightflow.batched import batch_norm
 from weightflow.datasets import Facts
-from weightflow.decode import to_module
+from weightflow.generator.decode import to_module
 from weightflow.networks.classifier import Classifier
 from weightflow.programs import onnx_bytes, pt2_bytes
 from weightflow.registry import pick

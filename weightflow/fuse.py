@@ -15,7 +15,7 @@ from weightflow.averages import in_frame
 from weightflow.batched.tasks import Task
 from weightflow.enhance import enhance
 from weightflow.flow.sampling_config import SampleConfig
-from weightflow.sample import Flow
+from weightflow.generator.generator import Flow
 from weightflow.zoo.network_file import Network
 
 

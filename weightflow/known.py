@@ -17,7 +17,7 @@ from weightflow.batched.class_axes import class_table, pad_with_zeros, scatter_c
 from weightflow.batched.tasks import Task
 from weightflow.datasets import ClassificationData
 from weightflow.flow.sampling_config import SampleConfig
-from weightflow.sample import Flow
+from weightflow.generator.generator import Flow
 from weightflow.zoo.canonicalize import is_canonical
 from weightflow.zoo.store import Zoo
 

@@ -6,8 +6,8 @@ import torch
 from canon.errors import InputError
 from weightflow import datasets
 from weightflow.batched.inference import forward_many
+from weightflow.generator.generator import Flow
 from weightflow.networks.architectures import Architecture
-from weightflow.sample import Flow
 from weightflow.text import Prompt, PromptBatch
 from weightflow.training.presets import read_preset
 from weightflow.training.trainer import resume, start

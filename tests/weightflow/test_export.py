@@ -18,11 +18,11 @@ from weightflow.cli import app
 from weightflow.datasets import Preprocessing
 from weightflow.export import FORMATS, export_zoo, with_statistics
 from weightflow.flow.sampling_config import SampleConfig
+from weightflow.generator.generator import Flow, save_generator
+from weightflow.generator.populations import generate_zoo
 from weightflow.networks import architectures
 from weightflow.networks.classifier import Classifier
-from weightflow.population import generate_zoo
 from weightflow.programs import METADATA
-from weightflow.sample import Flow, save_generator
 from weightflow.text import Prompt
 from weightflow.zoo.store import Record, Zoo, write_zoo
 

@@ -8,10 +8,10 @@ import torch
 import weightflow
 from canon.errors import InputError, WorkError
 from weightflow import datasets
-from weightflow.decode import decode
 from weightflow.evaluate import evaluate_zoo
-from weightflow.population import generate_zoo
-from weightflow.sample import Flow, SampleConfig
+from weightflow.generator.decode import decode
+from weightflow.generator.generator import Flow, SampleConfig
+from weightflow.generator.populations import generate_zoo
 from weightflow.text import Prompt
 from weightflow.zoo.store import Zoo
 

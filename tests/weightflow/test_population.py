@@ -13,8 +13,8 @@ from canon.cli import console
 from canon.errors import InputError
 from weightflow.cli import app
 from weightflow.flow.sampling_config import SampleConfig
-from weightflow.population import generate_zoo, prompts_in, read_prompts
-from weightflow.sample import Flow
+from weightflow.generator.generator import Flow
+from weightflow.generator.populations import generate_zoo, prompts_in, read_prompts
 from weightflow.text import Prompt
 from weightflow.zoo.store import Zoo
 

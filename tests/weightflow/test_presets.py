@@ -6,9 +6,9 @@ import pytest
 
 from canon.errors import InputError
 from weightflow.flow.denoising import DENOISERS
+from weightflow.generator.generator import Flow
 from weightflow.networks.architectures import Architecture
 from weightflow.representation.layout import make_layout
-from weightflow.sample import Flow
 from weightflow.text import Prompt
 from weightflow.training.presets import built_in, read_preset
 from weightflow.training.trainer import start

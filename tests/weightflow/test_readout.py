@@ -19,13 +19,13 @@ from weightflow.batched.inference import predict_many
 from weightflow.batched.initialization import initialise
 from weightflow.batched.tasks import Task
 from weightflow.batched.training import train_many
-from weightflow.decode import to_module
 from weightflow.evaluate import evaluate_zoo, judge
 from weightflow.export import export_zoo
+from weightflow.generator.decode import to_module
+from weightflow.generator.generator import Flow, SampleConfig
+from weightflow.generator.populations import generate_zoo
 from weightflow.networks.architectures import Architecture
 from weightflow.networks.readout import Compared, Cosine, Logits, cosine, from_dict
-from weightflow.population import generate_zoo
-from weightflow.sample import Flow, SampleConfig
 from weightflow.text import Prompt
 from weightflow.training.presets import read_preset
 from weightflow.training.trainer import start

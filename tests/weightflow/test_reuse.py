@@ -18,8 +18,8 @@ from weightflow.enhance import enhance
 from weightflow.evaluate import judge, judge_together
 from weightflow.flow.sampling_config import SampleConfig
 from weightflow.fuse import fuse, union, union_of
+from weightflow.generator.generator import Flow
 from weightflow.networks.architectures import Architecture
-from weightflow.sample import Flow
 from weightflow.strengths import Tried, best
 from weightflow.text import Prompt
 from weightflow.training.trainer import start

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from canon.types import StateDict
 from weightflow.baselines.inapplicable import Inapplicable
 from weightflow.batched.tasks import Task
-from weightflow.decode import decode
+from weightflow.generator.decode import decode
 from weightflow.known import Known
 from weightflow.text import Prompt, PromptBatch
 

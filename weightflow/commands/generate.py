@@ -17,8 +17,8 @@ from canon.cli import console
 from canon.errors import InputError
 
 if TYPE_CHECKING:
-    from weightflow.population import Made
-    from weightflow.sample import Flow, Neighbour
+    from weightflow.generator.generator import Flow, Neighbour
+    from weightflow.generator.populations import Made
     from weightflow.text import Prompt
 
 app = typer.Typer()
@@ -63,8 +63,8 @@ def sample(
 
     Example: [bold]weightflow sample runs/digits --classes "three, seven, nine" --count 8 --out nets[/]
     """
-    from weightflow.population import generate_zoo
-    from weightflow.sample import Flow
+    from weightflow.generator.generator import Flow
+    from weightflow.generator.populations import generate_zoo
 
     flow = Flow(run, device)
     asked = _asked(classes, prompts, flow.header.zoo.classes)
@@ -114,7 +114,7 @@ def _asked(classes: str | None, source: Path | None, only: tuple[str, ...]) -> I
 
     `only` are the classes of a run whose networks all have one task: they go without saying.
     """
-    from weightflow.population import prompts_in, read_prompts
+    from weightflow.generator.populations import prompts_in, read_prompts
     from weightflow.text import Prompt
 
     if only and classes is None and source is None:

@@ -61,7 +61,7 @@ def export(
 
 
 def _export_generator(run: Path, out: Path, as_json: bool) -> None:
-    from weightflow.sample import Flow, save_generator
+    from weightflow.generator.generator import Flow, save_generator
 
     save_generator(Flow(run), out)
     size = sum(path.stat().st_size for path in out.iterdir())

@@ -45,9 +45,9 @@ def report(
     """Measure a run against trained networks and baselines: report.json and report.html."""
     from canon.io.files import atomic_write
     from weightflow.commands.report_tables import rich_tables
+    from weightflow.generator.generator import Flow
     from weightflow.page import write_page
     from weightflow.report import make_report, verdict
-    from weightflow.sample import Flow
 
     folder = out or run
     if limit < 1:

@@ -54,7 +54,7 @@ def fuse(
     from weightflow.alternatives import opponents
     from weightflow.fuse import fuse as fuse_networks
     from weightflow.fuse import union_of
-    from weightflow.sample import Flow
+    from weightflow.generator.generator import Flow
     from weightflow.zoo.network_file import read_network, write_network
 
     check_suffix(out)
@@ -100,7 +100,7 @@ def enhance(
     from canon.io.files import require_folder
     from weightflow.enhance import enhance as enhance_networks
     from weightflow.evaluate import judge
-    from weightflow.sample import Flow
+    from weightflow.generator.generator import Flow
     from weightflow.text import Prompt
     from weightflow.zoo.network_file import read_network, write_network
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from weightflow.decode import decode
+from weightflow.generator.decode import decode
 from weightflow.known import Known
 from weightflow.text import Prompt
 

@@ -17,16 +17,16 @@ from torch import Tensor
 from canon.errors import InputError
 from canon.types import StateDict
 from weightflow.batched import batch_norm
-from weightflow.card import REPORT, card_of, read_report
-from weightflow.decode import decode, to_module
 from weightflow.device import usable_device
 from weightflow.flow.denoising import DENOISERS, Noise, denoise
 from weightflow.flow.sampling_config import ADAPTIVE_SHARE, SampleConfig
 from weightflow.flow.solver import FIXED_STEP, solve
 from weightflow.flow.velocity import Guided
+from weightflow.generator.assets import files_of, naming, with_own_files
+from weightflow.generator.decode import decode, to_module
+from weightflow.generator.model_card import REPORT, card_of, read_report
 from weightflow.models.residual import make_generator
 from weightflow.networks.classifier import Classifier
-from weightflow.pretrained import files_of, naming, with_own_files
 from weightflow.text import Prompt, PromptBatch, TextEncoder, encode_prompts, load_encoder
 from weightflow.text.description import encode as encode_descriptions
 from weightflow.training import run_store as runs

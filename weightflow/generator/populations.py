@@ -15,7 +15,7 @@ from pathlib import Path
 
 from canon.errors import InputError
 from weightflow.flow.sampling_config import SampleConfig
-from weightflow.sample import Flow
+from weightflow.generator.generator import Flow
 from weightflow.text import Prompt
 from weightflow.zoo.store import Record, read_manifest, write_manifest, write_shard
 
