@@ -19,10 +19,10 @@ from benchmarks.common import aim
 from benchmarks.runs import RUN, main, unseen_tasks
 from canon.types import StateDict
 from weightflow import datasets
-from weightflow.baselines import Inapplicable, answer
 from weightflow.batched.accuracy import measured
 from weightflow.batched.tasks import Task
 from weightflow.evaluate import judge
+from weightflow.evaluation.baselines import Inapplicable, answer
 from weightflow.fine_tuning import INITIALISATIONS, fine_tune, zoo_recipe
 from weightflow.known import Known
 from weightflow.report.generated import sample

@@ -27,8 +27,8 @@ from torch import Tensor
 from benchmarks.common import aim, write_result
 from benchmarks.one_task import Population, fashion, trained
 from canon.types import StateDict
-from weightflow.baselines import BASELINES
 from weightflow.disagreement import compare_behaviour
+from weightflow.evaluation.baselines import BASELINES
 from weightflow.flow.sampling_config import SampleConfig
 from weightflow.generator.decode import decode
 from weightflow.generator.generator import Flow

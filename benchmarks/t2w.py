@@ -22,9 +22,9 @@ import numpy as np
 from benchmarks.common import aim, write_result
 from canon.errors import InputError
 from weightflow import datasets
-from weightflow.baselines import answer
 from weightflow.config import SMALL
 from weightflow.evaluate import chance, judge
+from weightflow.evaluation.baselines import answer
 from weightflow.known import Known, open_known
 from weightflow.networks.readout import Cosine
 from weightflow.report.generated import generate

@@ -25,10 +25,10 @@ from PIL import Image
 
 from benchmarks.common import aim, write_result
 from weightflow import datasets
-from weightflow.baselines import answer
 from weightflow.batched.tasks import Task
 from weightflow.data.types import StoredInputs
 from weightflow.evaluate import chance, judge
+from weightflow.evaluation.baselines import answer
 from weightflow.generator.decode import decode
 from weightflow.known import Known, open_known
 from weightflow.models.residual import Anchored

@@ -3,13 +3,13 @@
 import pytest
 import torch
 
-from weightflow.baselines import BASELINES, Inapplicable, answer
-from weightflow.baselines.averages import mean_of_nearest, zoo_mean_rows
-from weightflow.baselines.gaussian import gaussian, gaussian_pc
-from weightflow.baselines.noise import noise
-from weightflow.baselines.retrieval import nearest_rows
-from weightflow.baselines.ridge import predict_rows
 from weightflow.evaluate import judge
+from weightflow.evaluation.baselines import BASELINES, Inapplicable, answer
+from weightflow.evaluation.baselines.averages import mean_of_nearest, zoo_mean_rows
+from weightflow.evaluation.baselines.gaussian import gaussian, gaussian_pc
+from weightflow.evaluation.baselines.noise import noise
+from weightflow.evaluation.baselines.retrieval import nearest_rows
+from weightflow.evaluation.baselines.ridge import predict_rows
 from weightflow.known import open_known
 
 

@@ -10,8 +10,8 @@ import pytest
 from canon.cli import console
 from canon.errors import InputError
 from tests import browser
-from weightflow.baselines import BASELINES
 from weightflow.cli import app
+from weightflow.evaluation.baselines import BASELINES
 from weightflow.page import write_page
 from weightflow.page.tables import full_table
 from weightflow.report import make_report, verdict

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from weightflow.baselines import BASELINES, Inapplicable, answer
 from weightflow.batched.tasks import Task
 from weightflow.evaluate import judge
+from weightflow.evaluation.baselines import BASELINES, Inapplicable, answer
 from weightflow.known import Known
 from weightflow.novelty import nearest_distances
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from weightflow.baselines import Inapplicable, answer
 from weightflow.evaluate import Spread
+from weightflow.evaluation.baselines import Inapplicable, answer
 from weightflow.fine_tuning import INITIALISATIONS, curve, zoo_recipe
 from weightflow.known import Known
 from weightflow.report.generated import Generated

@@ -17,9 +17,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from canon.types import StateDict
-from weightflow.baselines.inapplicable import Inapplicable
 from weightflow.batched.class_axes import gather_classes
 from weightflow.batched.tasks import Task
+from weightflow.evaluation.baselines.errors import Inapplicable
 from weightflow.known import Known
 
 PENALTIES = tuple(10.0**power for power in range(-4, 4))

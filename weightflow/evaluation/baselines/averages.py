@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import torch
 
 from canon.types import StateDict
-from weightflow.baselines.retrieval import best_known
 from weightflow.batched.class_axes import gather_classes
 from weightflow.batched.tasks import Task
+from weightflow.evaluation.baselines.retrieval import best_known
 from weightflow.known import Known
 
 

@@ -8,8 +8,8 @@ import torch
 from torch.nn import functional as F
 
 from canon.types import StateDict
-from weightflow.baselines.inapplicable import Inapplicable
 from weightflow.batched.tasks import Task
+from weightflow.evaluation.baselines.errors import Inapplicable
 from weightflow.generator.decode import decode
 from weightflow.known import Known
 from weightflow.text import Prompt, PromptBatch

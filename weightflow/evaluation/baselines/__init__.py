@@ -13,15 +13,15 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from canon.types import StateDict
-from weightflow.baselines.averages import mean_of_nearest, zoo_mean, zoo_mean_rows
-from weightflow.baselines.controls import random_text, shuffled_prompt
-from weightflow.baselines.gaussian import gaussian, gaussian_pc
-from weightflow.baselines.inapplicable import Inapplicable
-from weightflow.baselines.noise import noise, noise_as_wide_as_the_zoo
-from weightflow.baselines.retrieval import nearest_prompt, nearest_rows
-from weightflow.baselines.ridge import nearest_class, ridge_rows
 from weightflow.batched import batch_norm
 from weightflow.batched.tasks import Task
+from weightflow.evaluation.baselines.averages import mean_of_nearest, zoo_mean, zoo_mean_rows
+from weightflow.evaluation.baselines.controls import random_text, shuffled_prompt
+from weightflow.evaluation.baselines.errors import Inapplicable
+from weightflow.evaluation.baselines.gaussian import gaussian, gaussian_pc
+from weightflow.evaluation.baselines.noise import noise, noise_as_wide_as_the_zoo
+from weightflow.evaluation.baselines.retrieval import nearest_prompt, nearest_rows
+from weightflow.evaluation.baselines.ridge import nearest_class, ridge_rows
 from weightflow.known import Known
 
 __all__ = ["BASELINES", "Inapplicable", "Known", "answer"]

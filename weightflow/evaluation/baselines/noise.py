@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from canon.types import StateDict
-from weightflow.baselines.inapplicable import Inapplicable
-from weightflow.baselines.retrieval import nearest_rows
 from weightflow.batched.class_axes import pad_with_zeros
 from weightflow.batched.tasks import Task
+from weightflow.evaluation.baselines.errors import Inapplicable
+from weightflow.evaluation.baselines.retrieval import nearest_rows
 from weightflow.known import Known
 from weightflow.novelty import spacing
 
