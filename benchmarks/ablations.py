@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.common import aim, write_result
-from weightflow.evaluate import judge
+from weightflow.evaluation.context import Known
+from weightflow.evaluation.evaluate import judge
 from weightflow.generator.generator import Flow
-from weightflow.known import Known
 from weightflow.report.generated import ratios, sample
 from weightflow.report.novelty import rms_ratio
 from weightflow.training.presets import read_preset

@@ -26,7 +26,7 @@ from weightflow.batched.accuracy import measured
 from weightflow.batched.tasks import Task
 from weightflow.batched.training import train_many
 from weightflow.enhance import enhance
-from weightflow.evaluate import chance, judge
+from weightflow.evaluation.evaluate import chance, judge
 from weightflow.transfer import few
 
 TASKS = {"small": 20, "paper": 100}

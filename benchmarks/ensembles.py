@@ -21,8 +21,8 @@ from weightflow import datasets
 from weightflow.batched.config import TrainingRecipe
 from weightflow.batched.tasks import Task
 from weightflow.batched.training import train_many
-from weightflow.evaluate import judge, judge_ensembles
-from weightflow.known import Known
+from weightflow.evaluation.context import Known
+from weightflow.evaluation.evaluate import judge, judge_ensembles
 from weightflow.report.ensembles import knowing, picked
 from weightflow.report.generated import sample
 

@@ -18,7 +18,7 @@ from benchmarks.runs import DEMO, Demo, main
 from weightflow import datasets
 from weightflow.alternatives import opponents, trained_as_the_zoo
 from weightflow.batched.accuracy import measured
-from weightflow.evaluate import judge
+from weightflow.evaluation.evaluate import judge
 from weightflow.fuse import fuse, union_of
 from weightflow.zoo.network_file import Network
 

@@ -21,10 +21,10 @@ from canon.types import StateDict
 from weightflow import datasets
 from weightflow.batched.accuracy import measured
 from weightflow.batched.tasks import Task
-from weightflow.evaluate import judge
 from weightflow.evaluation.baselines import Inapplicable, answer
-from weightflow.fine_tuning import INITIALISATIONS, fine_tune, zoo_recipe
-from weightflow.known import Known
+from weightflow.evaluation.context import Known
+from weightflow.evaluation.evaluate import judge
+from weightflow.evaluation.fine_tuning import INITIALISATIONS, fine_tune, zoo_recipe
 from weightflow.report.generated import sample
 
 STEPS = (0, 1, 5, 20, 50, 100, 200)

@@ -18,7 +18,7 @@ from benchmarks.common import aim, write_result
 from weightflow import datasets
 from weightflow.batched.initialization import initialise
 from weightflow.batched.tasks import Task
-from weightflow.evaluate import judge
+from weightflow.evaluation.evaluate import judge
 from weightflow.networks.architectures import Architecture
 
 

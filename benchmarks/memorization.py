@@ -27,13 +27,13 @@ from torch import Tensor
 from benchmarks.common import aim, write_result
 from benchmarks.one_task import Population, fashion, trained
 from canon.types import StateDict
-from weightflow.disagreement import compare_behaviour
 from weightflow.evaluation.baselines import BASELINES
+from weightflow.evaluation.context import Known
+from weightflow.evaluation.error_overlap import compare_behaviour
+from weightflow.evaluation.novelty import nearest_distances
 from weightflow.flow.sampling_config import SampleConfig
 from weightflow.generator.decode import decode
 from weightflow.generator.generator import Flow
-from weightflow.known import Known
-from weightflow.novelty import nearest_distances
 from weightflow.text import Prompt
 from weightflow.training.functional_loss import Behaviour
 from weightflow.zoo.canonicalize import canonicalize_zoo, is_canonical

@@ -10,8 +10,8 @@ from typing import Any
 
 from canon.types import StateDict
 from weightflow.batched.tasks import Task
-from weightflow.disagreement import Behaviours, compare_behaviour
-from weightflow.evaluate import Judged, judge
+from weightflow.evaluation.error_overlap import Behaviours, compare_behaviour
+from weightflow.evaluation.evaluate import Judged, judge
 from weightflow.generator.generator import Flow
 from weightflow.text import Prompt
 from weightflow.training.presets import read_preset

@@ -23,9 +23,9 @@ from benchmarks.common import aim, write_result
 from canon.errors import InputError
 from weightflow import datasets
 from weightflow.config import SMALL
-from weightflow.evaluate import chance, judge
 from weightflow.evaluation.baselines import answer
-from weightflow.known import Known, open_known
+from weightflow.evaluation.context import Known, open_known
+from weightflow.evaluation.evaluate import chance, judge
 from weightflow.networks.readout import Cosine
 from weightflow.report.generated import generate
 from weightflow.report.novelty import rms_ratio

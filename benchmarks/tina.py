@@ -27,12 +27,12 @@ from benchmarks.common import aim, write_result
 from weightflow import datasets
 from weightflow.batched.tasks import Task
 from weightflow.data.types import StoredInputs
-from weightflow.evaluate import chance, judge
 from weightflow.evaluation.baselines import answer
+from weightflow.evaluation.context import Known, open_known
+from weightflow.evaluation.evaluate import chance, judge
+from weightflow.evaluation.novelty import nearest_distances
 from weightflow.generator.decode import decode
-from weightflow.known import Known, open_known
 from weightflow.models.residual import Anchored
-from weightflow.novelty import nearest_distances
 from weightflow.text import Prompt
 from weightflow.text.description import Description
 from weightflow.training.presets import read_preset

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from weightflow.known import Known, open_known
+from weightflow.evaluation.context import Known, open_known
 from weightflow.models import ModelConfig
 from weightflow.training.presets import read_preset
 from weightflow.training.trainer import start

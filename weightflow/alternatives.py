@@ -11,7 +11,7 @@ from weightflow.averages import AVERAGES
 from weightflow.batched.config import TrainingRecipe
 from weightflow.batched.tasks import Task
 from weightflow.batched.training import train_many
-from weightflow.evaluate import judge, judge_together
+from weightflow.evaluation.evaluate import judge, judge_together
 from weightflow.generator.generator import Flow
 from weightflow.zoo.network_file import Network
 from weightflow.zoo.store import Zoo

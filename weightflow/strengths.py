@@ -14,7 +14,7 @@ from canon.types import StateDict
 from weightflow import datasets
 from weightflow.batched.accuracy import measured
 from weightflow.batched.tasks import Task
-from weightflow.evaluate import judge
+from weightflow.evaluation.evaluate import judge
 from weightflow.networks.architectures import Architecture
 
 STRENGTHS = tuple(i / 10 for i in range(11))

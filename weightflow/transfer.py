@@ -23,7 +23,7 @@ from weightflow.batched.initialization import initialise
 from weightflow.batched.tasks import Task
 from weightflow.batched.training import check_inputs, train_many
 from weightflow.datasets import ClassificationData, Split
-from weightflow.evaluate import judge
+from weightflow.evaluation.evaluate import judge
 from weightflow.networks.architectures import Architecture
 from weightflow.zoo.store import Zoo
 

@@ -3,14 +3,14 @@
 import pytest
 import torch
 
-from weightflow.evaluate import judge
 from weightflow.evaluation.baselines import BASELINES, Inapplicable, answer
 from weightflow.evaluation.baselines.averages import mean_of_nearest, zoo_mean_rows
 from weightflow.evaluation.baselines.gaussian import gaussian, gaussian_pc
 from weightflow.evaluation.baselines.noise import noise
 from weightflow.evaluation.baselines.retrieval import nearest_rows
 from weightflow.evaluation.baselines.ridge import predict_rows
-from weightflow.known import open_known
+from weightflow.evaluation.context import open_known
+from weightflow.evaluation.evaluate import judge
 
 
 @pytest.fixture(scope="module")

@@ -4,10 +4,11 @@ import pytest
 import torch
 
 from canon.errors import InputError
-from weightflow import bootstrap, datasets
+from weightflow import datasets
 from weightflow.batched.tasks import Task
-from weightflow.calibration import calibration_error
-from weightflow.evaluate import chance, evaluate_zoo, judge, judge_ensembles
+from weightflow.evaluation import bootstrap
+from weightflow.evaluation.calibration import calibration_error
+from weightflow.evaluation.evaluate import chance, evaluate_zoo, judge, judge_ensembles
 from weightflow.zoo.store import Zoo, write_zoo
 
 

@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from weightflow import fine_tuning
-from weightflow.fine_tuning import INITIALISATIONS, fine_tune, zoo_recipe
+from weightflow.evaluation import fine_tuning
+from weightflow.evaluation.fine_tuning import INITIALISATIONS, fine_tune, zoo_recipe
 
 
 @pytest.mark.parametrize(

@@ -5,11 +5,11 @@ import math
 import pytest
 import torch
 
-from weightflow import novelty
 from weightflow.batched.tasks import Task
-from weightflow.disagreement import compare_behaviour
-from weightflow.evaluate import Judged, judge
-from weightflow.novelty import mean_distance, nearest_distances, novel_and_good
+from weightflow.evaluation import novelty
+from weightflow.evaluation.error_overlap import compare_behaviour
+from weightflow.evaluation.evaluate import Judged, judge
+from weightflow.evaluation.novelty import mean_distance, nearest_distances, novel_and_good
 
 
 def test_copies_have_no_distance_and_other_networks_do(known):

@@ -19,7 +19,7 @@ from weightflow.batched.inference import predict_many
 from weightflow.batched.initialization import initialise
 from weightflow.batched.tasks import Task
 from weightflow.batched.training import train_many
-from weightflow.evaluate import evaluate_zoo, judge
+from weightflow.evaluation.evaluate import evaluate_zoo, judge
 from weightflow.export import export_zoo
 from weightflow.generator.decode import to_module
 from weightflow.generator.generator import Flow, SampleConfig

@@ -15,7 +15,7 @@ from weightflow.batched.inference import forward_many
 from weightflow.batched.tasks import Task
 from weightflow.cli import app
 from weightflow.enhance import enhance
-from weightflow.evaluate import judge, judge_together
+from weightflow.evaluation.evaluate import judge, judge_together
 from weightflow.flow.sampling_config import SampleConfig
 from weightflow.fuse import fuse, union, union_of
 from weightflow.generator.generator import Flow

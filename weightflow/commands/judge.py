@@ -21,7 +21,7 @@ def evaluate(
 ) -> None:
     """Accuracy and calibration on real test images, beside chance; by split, class and prompt."""
     from weightflow.commands.report_tables import told
-    from weightflow.evaluate import evaluate_zoo
+    from weightflow.evaluation.evaluate import evaluate_zoo
     from weightflow.zoo.store import Zoo
 
     found = evaluate_zoo(Zoo(networks))

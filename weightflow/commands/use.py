@@ -99,7 +99,7 @@ def enhance(
     from canon.io.checkpoint import check_suffix
     from canon.io.files import require_folder
     from weightflow.enhance import enhance as enhance_networks
-    from weightflow.evaluate import judge
+    from weightflow.evaluation.evaluate import judge
     from weightflow.generator.generator import Flow
     from weightflow.text import Prompt
     from weightflow.zoo.network_file import read_network, write_network

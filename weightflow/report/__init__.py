@@ -10,9 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from weightflow.evaluate import describe, judge
+from weightflow.evaluation.context import open_known
+from weightflow.evaluation.evaluate import describe, judge
 from weightflow.flow.sampling_config import SampleConfig
-from weightflow.known import open_known
 from weightflow.report.ensembles import ensembles
 from weightflow.report.environment import environment
 from weightflow.report.generated import Generated, generate, scatter

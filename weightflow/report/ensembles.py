@@ -12,8 +12,8 @@ from torch import Tensor
 from canon.types import StateDict
 from weightflow.batched.class_axes import gather_classes
 from weightflow.batched.tasks import Task
-from weightflow.evaluate import Spread, judge_ensembles
-from weightflow.known import Known
+from weightflow.evaluation.context import Known
+from weightflow.evaluation.evaluate import Spread, judge_ensembles
 from weightflow.text import Prompt
 
 SIZES = (10, 100)

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from canon.types import StateDict
 from weightflow.batched.tasks import Task
-from weightflow.evaluate import Judged, judge
-from weightflow.known import Known
-from weightflow.novelty import nearest_distances
+from weightflow.evaluation.context import Known
+from weightflow.evaluation.evaluate import Judged, judge
+from weightflow.evaluation.novelty import nearest_distances
 from weightflow.report.opponents import Opponent
 from weightflow.text import Prompt
 from weightflow.zoo.store import Zoo

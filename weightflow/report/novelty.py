@@ -8,10 +8,10 @@ from torch import Tensor
 
 from canon.types import StateDict
 from weightflow.batched.tasks import Task
-from weightflow.disagreement import compare_behaviour
-from weightflow.evaluate import judge
-from weightflow.known import Known
-from weightflow.novelty import GOOD, novel_and_good, root_mean_square, spacing
+from weightflow.evaluation.context import Known
+from weightflow.evaluation.error_overlap import compare_behaviour
+from weightflow.evaluation.evaluate import judge
+from weightflow.evaluation.novelty import GOOD, novel_and_good, root_mean_square, spacing
 from weightflow.report.generated import Generated, ratios, unseen_rows
 from weightflow.text import Prompt
 

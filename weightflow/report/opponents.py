@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from weightflow.batched.tasks import Task
-from weightflow.evaluate import judge
 from weightflow.evaluation.baselines import BASELINES, Inapplicable, answer
-from weightflow.known import Known
-from weightflow.novelty import nearest_distances
+from weightflow.evaluation.context import Known
+from weightflow.evaluation.evaluate import judge
+from weightflow.evaluation.novelty import nearest_distances
 
 
 @dataclass(frozen=True)

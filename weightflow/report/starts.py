@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from weightflow.evaluate import Spread
 from weightflow.evaluation.baselines import Inapplicable, answer
-from weightflow.fine_tuning import INITIALISATIONS, curve, zoo_recipe
-from weightflow.known import Known
+from weightflow.evaluation.context import Known
+from weightflow.evaluation.evaluate import Spread
+from weightflow.evaluation.fine_tuning import INITIALISATIONS, curve, zoo_recipe
 from weightflow.report.generated import Generated
 
 STEPS = (0, 1, 5, 20)

@@ -8,10 +8,10 @@ from typing import Any
 
 from canon.types import StateDict
 from weightflow.batched.tasks import Task
-from weightflow.evaluate import Spread, judge
+from weightflow.evaluation.context import Known
+from weightflow.evaluation.evaluate import Spread, judge
+from weightflow.evaluation.novelty import mean_distance
 from weightflow.flow.denoising import DENOISERS
-from weightflow.known import Known
-from weightflow.novelty import mean_distance
 from weightflow.report.generated import ratios, sample
 from weightflow.report.novelty import NO_FRAME, rms_ratio
 

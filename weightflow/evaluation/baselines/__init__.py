@@ -22,7 +22,7 @@ from weightflow.evaluation.baselines.gaussian import gaussian, gaussian_pc
 from weightflow.evaluation.baselines.noise import noise, noise_as_wide_as_the_zoo
 from weightflow.evaluation.baselines.retrieval import nearest_prompt, nearest_rows
 from weightflow.evaluation.baselines.ridge import nearest_class, ridge_rows
-from weightflow.known import Known
+from weightflow.evaluation.context import Known
 
 __all__ = ["BASELINES", "Inapplicable", "Known", "answer"]
 

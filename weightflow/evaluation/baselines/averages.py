@@ -10,7 +10,7 @@ from canon.types import StateDict
 from weightflow.batched.class_axes import gather_classes
 from weightflow.batched.tasks import Task
 from weightflow.evaluation.baselines.retrieval import best_known
-from weightflow.known import Known
+from weightflow.evaluation.context import Known
 
 
 def zoo_mean(known: Known, tasks: Sequence[Task], seed: int) -> StateDict:

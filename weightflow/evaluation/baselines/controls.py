@@ -10,8 +10,8 @@ from torch.nn import functional as F
 from canon.types import StateDict
 from weightflow.batched.tasks import Task
 from weightflow.evaluation.baselines.errors import Inapplicable
+from weightflow.evaluation.context import Known
 from weightflow.generator.decode import decode
-from weightflow.known import Known
 from weightflow.text import Prompt, PromptBatch
 
 _NO_PROMPT = "all networks have one task, so that there is no other prompt"

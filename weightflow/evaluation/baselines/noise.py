@@ -12,8 +12,8 @@ from weightflow.batched.class_axes import pad_with_zeros
 from weightflow.batched.tasks import Task
 from weightflow.evaluation.baselines.errors import Inapplicable
 from weightflow.evaluation.baselines.retrieval import nearest_rows
-from weightflow.known import Known
-from weightflow.novelty import spacing
+from weightflow.evaluation.context import Known
+from weightflow.evaluation.novelty import spacing
 
 
 def noise(known: Known, tasks: Sequence[Task], seed: int, size: float) -> StateDict:

@@ -11,7 +11,7 @@ from torch import Tensor
 from canon.types import StateDict
 from weightflow.batched.class_axes import gather_classes
 from weightflow.batched.tasks import Task
-from weightflow.known import Known
+from weightflow.evaluation.context import Known
 from weightflow.text import Prompt
 
 

@@ -20,7 +20,7 @@ from canon.types import StateDict
 from weightflow.batched.class_axes import gather_classes
 from weightflow.batched.tasks import Task
 from weightflow.evaluation.baselines.errors import Inapplicable
-from weightflow.known import Known
+from weightflow.evaluation.context import Known
 
 PENALTIES = tuple(10.0**power for power in range(-4, 4))
 

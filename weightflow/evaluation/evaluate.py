@@ -12,10 +12,11 @@ from torch import Tensor
 
 from canon.errors import InputError
 from canon.types import StateDict
-from weightflow import bootstrap, datasets
+from weightflow import datasets
 from weightflow.batched.inference import accuracies, answer_many, forward_many, in_task, probabilities
 from weightflow.batched.tasks import Task
-from weightflow.calibration import calibration_error
+from weightflow.evaluation import bootstrap
+from weightflow.evaluation.calibration import calibration_error
 from weightflow.networks.architectures import Architecture
 from weightflow.zoo.store import Zoo
 

@@ -22,7 +22,7 @@ from weightflow.batched.config import TrainingRecipe
 from weightflow.batched.initialization import initialise
 from weightflow.batched.tasks import Task
 from weightflow.batched.training import train_many
-from weightflow.evaluate import judge
+from weightflow.evaluation.evaluate import judge
 from weightflow.networks.architectures import Architecture
 from weightflow.zoo.store import Zoo
 

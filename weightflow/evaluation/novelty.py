@@ -25,7 +25,7 @@ from torch import Tensor
 from canon.types import StateDict
 from weightflow.batched.class_axes import scatter_classes
 from weightflow.batched.tasks import Task
-from weightflow.known import Known
+from weightflow.evaluation.context import Known
 from weightflow.zoo.canonicalize import follow, read_frame
 
 BLOCK = 2**14

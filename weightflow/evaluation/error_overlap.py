@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from weightflow.batched.tasks import Task
-from weightflow.evaluate import Judged
+from weightflow.evaluation.evaluate import Judged
 
 
 @dataclass(frozen=True)
