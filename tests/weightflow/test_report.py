@@ -12,9 +12,9 @@ from canon.errors import InputError
 from tests import browser
 from weightflow.cli import app
 from weightflow.evaluation.baselines import BASELINES
-from weightflow.page import write_page
-from weightflow.page.tables import full_table
 from weightflow.report import make_report, verdict
+from weightflow.report.html import write_page
+from weightflow.report.html.tables import full_table
 from weightflow.report.words import kind
 from weightflow.training.trainer import start
 from weightflow.zoo.store import Zoo, shard_path

@@ -46,8 +46,8 @@ def report(
     from canon.io.files import atomic_write
     from weightflow.commands.report_tables import rich_tables
     from weightflow.generator.generator import Flow
-    from weightflow.page import write_page
     from weightflow.report import make_report, verdict
+    from weightflow.report.html import write_page
 
     folder = out or run
     if limit < 1:

@@ -7,7 +7,7 @@ from typing import Any
 from rich.console import Group
 from rich.table import Table
 
-from weightflow.page.tables import facts, full_table
+from weightflow.report.html.tables import facts, full_table
 
 
 def told(found: dict[str, Any], most: int = 20) -> list[str]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import html
 from collections.abc import Sequence
 
-from weightflow.page.figure import Series
-from weightflow.page.svg import marker
+from weightflow.report.html.figure import Series
+from weightflow.report.html.svg import marker
 
 
 def legend(shown: Sequence[Series], toggles: Sequence[str] = ()) -> str:

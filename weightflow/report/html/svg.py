@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from weightflow.page.figure import Series
+from weightflow.report.html.figure import Series
 
 Number = int | float
 SHAPES = {

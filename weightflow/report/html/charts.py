@@ -6,9 +6,9 @@ import html
 from collections.abc import Callable
 from typing import Any
 
-from weightflow.page.figure import Figure, series, unmeasured
-from weightflow.page.legend import legend
-from weightflow.page.svg import Plot, linear, logarithmic, of_errors, places
+from weightflow.report.html.figure import Figure, series, unmeasured
+from weightflow.report.html.legend import legend
+from weightflow.report.html.svg import Plot, linear, logarithmic, of_errors, places
 
 Report = dict[str, Any]
 ACCURACY = "test accuracy, %"

@@ -13,9 +13,9 @@ from string import Template
 from typing import Any
 
 from canon.io.files import atomic_write
-from weightflow.page.charts import PICTURES
-from weightflow.page.figure import Figure
-from weightflow.page.tables import facts, full_table
+from weightflow.report.html.charts import PICTURES
+from weightflow.report.html.figure import Figure
+from weightflow.report.html.tables import facts, full_table
 from weightflow.report.words import verdict
 
 
@@ -25,7 +25,7 @@ def write_page(path: Path, report: dict[str, Any]) -> None:
 
 
 def page(report: dict[str, Any]) -> str:
-    template = Template((resources.files("weightflow.page") / "page.html").read_text(encoding="utf-8"))
+    template = Template((resources.files("weightflow.report.html") / "page.html").read_text(encoding="utf-8"))
     environment = ", ".join(f"{k} {v}" for k, v in report["environment"].items() if v is not None)
     return template.substitute(
         toggles=_toggles(report),
