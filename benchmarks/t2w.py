@@ -27,9 +27,9 @@ from weightflow.evaluation.baselines import answer
 from weightflow.evaluation.context import Known, open_known
 from weightflow.evaluation.evaluate import chance, judge
 from weightflow.networks.readout import Cosine
+from weightflow.report.baselines import opponents
 from weightflow.report.generated import generate
 from weightflow.report.novelty import rms_ratio
-from weightflow.report.opponents import opponents
 from weightflow.training.config import TrainConfig
 from weightflow.training.presets import built_in, read_preset
 from weightflow.training.trainer import start

@@ -15,7 +15,7 @@ from weightflow.evaluation.baselines import BASELINES
 from weightflow.report import make_report, verdict
 from weightflow.report.html import write_page
 from weightflow.report.html.tables import full_table
-from weightflow.report.words import kind
+from weightflow.report.verdict import kind
 from weightflow.training.trainer import start
 from weightflow.zoo.store import Zoo, shard_path
 

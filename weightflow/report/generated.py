@@ -12,7 +12,7 @@ from weightflow.batched.tasks import Task
 from weightflow.evaluation.context import Known
 from weightflow.evaluation.evaluate import Judged, judge
 from weightflow.evaluation.novelty import nearest_distances
-from weightflow.report.opponents import Opponent
+from weightflow.report.baselines import Opponent
 from weightflow.text import Prompt
 from weightflow.zoo.store import Zoo
 

@@ -8,8 +8,8 @@ from typing import Any
 from weightflow.evaluation.context import Known
 from weightflow.evaluation.evaluate import Spread, chance
 from weightflow.evaluation.novelty import novel_and_good
+from weightflow.report.baselines import Opponent
 from weightflow.report.generated import Generated
-from weightflow.report.opponents import Opponent
 
 SPLITS = {
     "seen": "the zoo has no network of a task that the generator saw",

@@ -16,7 +16,7 @@ from canon.io.files import atomic_write
 from weightflow.report.html.charts import PICTURES
 from weightflow.report.html.figure import Figure
 from weightflow.report.html.tables import facts, full_table
-from weightflow.report.words import verdict
+from weightflow.report.verdict import verdict
 
 
 def write_page(path: Path, report: dict[str, Any]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from weightflow.report.words import cell
+from weightflow.report.verdict import cell
 
 
 def facts(report: dict[str, Any]) -> list[tuple[str, str]]:
