@@ -21,13 +21,13 @@ from benchmarks.common import aim
 from benchmarks.runs import DEMO, Demo, main
 from canon.types import StateDict
 from weightflow import datasets
-from weightflow.alternatives import recipe_of
+from weightflow.applications.enhance import enhance
+from weightflow.applications.fusion_baselines import recipe_of
+from weightflow.applications.transfer import few
 from weightflow.batched.accuracy import measured
 from weightflow.batched.tasks import Task
 from weightflow.batched.training import train_many
-from weightflow.enhance import enhance
 from weightflow.evaluation.evaluate import chance, judge
-from weightflow.transfer import few
 
 TASKS = {"small": 20, "paper": 100}
 STRENGTHS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)

@@ -16,10 +16,10 @@ import numpy as np
 from benchmarks.common import aim
 from benchmarks.runs import DEMO, Demo, main
 from weightflow import datasets
-from weightflow.alternatives import opponents, trained_as_the_zoo
+from weightflow.applications.fuse import fuse, union_of
+from weightflow.applications.fusion_baselines import opponents, trained_as_the_zoo
 from weightflow.batched.accuracy import measured
 from weightflow.evaluation.evaluate import judge
-from weightflow.fuse import fuse, union_of
 from weightflow.zoo.network_file import Network
 
 PAIRS = {"small": 12, "paper": 50}

@@ -9,21 +9,21 @@ from canon.actions import permutation as perm
 from canon.cli import console
 from canon.errors import InputError
 from weightflow import datasets
-from weightflow.averages import AVERAGES
+from weightflow.applications.enhance import enhance
+from weightflow.applications.fuse import fuse, union, union_of
+from weightflow.applications.strength_sweep import Tried, best
+from weightflow.applications.transfer import few, random_starts, starts_of, transfer
+from weightflow.applications.weight_averages import AVERAGES
 from weightflow.batched.config import TrainingRecipe
 from weightflow.batched.inference import forward_many
 from weightflow.batched.tasks import Task
 from weightflow.cli import app
-from weightflow.enhance import enhance
 from weightflow.evaluation.evaluate import judge, judge_together
 from weightflow.flow.sampling_config import SampleConfig
-from weightflow.fuse import fuse, union, union_of
 from weightflow.generator.generator import Flow
 from weightflow.networks.architectures import Architecture
-from weightflow.strengths import Tried, best
 from weightflow.text import Prompt
 from weightflow.training.trainer import start
-from weightflow.transfer import few, random_starts, starts_of, transfer
 from weightflow.zoo.network_file import Network, read_network, write_network
 
 

@@ -11,7 +11,7 @@ from canon.cli import console
 from canon.errors import InputError
 
 if TYPE_CHECKING:
-    from weightflow.strengths import Tried
+    from weightflow.applications.strength_sweep import Tried
 
 app = typer.Typer()
 
@@ -51,9 +51,9 @@ def fuse(
     """
     from canon.io.checkpoint import check_suffix
     from canon.io.files import require_folder
-    from weightflow.alternatives import opponents
-    from weightflow.fuse import fuse as fuse_networks
-    from weightflow.fuse import union_of
+    from weightflow.applications.fuse import fuse as fuse_networks
+    from weightflow.applications.fuse import union_of
+    from weightflow.applications.fusion_baselines import opponents
     from weightflow.generator.generator import Flow
     from weightflow.zoo.network_file import read_network, write_network
 
@@ -98,7 +98,7 @@ def enhance(
     """
     from canon.io.checkpoint import check_suffix
     from canon.io.files import require_folder
-    from weightflow.enhance import enhance as enhance_networks
+    from weightflow.applications.enhance import enhance as enhance_networks
     from weightflow.evaluation.evaluate import judge
     from weightflow.generator.generator import Flow
     from weightflow.text import Prompt
@@ -148,11 +148,11 @@ def transfer(
 
     Example: [bold]weightflow transfer nets --dataset "fashion_mnist?size=8" --classes "bag, sandal, coat"[/]
     """
+    from weightflow.applications.transfer import random_starts, starts_of
+    from weightflow.applications.transfer import transfer as transfer_networks
     from weightflow.batched.config import TrainingRecipe
     from weightflow.batched.tasks import Task
     from weightflow.text import Prompt
-    from weightflow.transfer import random_starts, starts_of
-    from weightflow.transfer import transfer as transfer_networks
     from weightflow.zoo.store import Zoo
 
     budgets = _epochs(epochs)
@@ -190,14 +190,14 @@ def _epochs(text: str) -> list[int]:
 
 
 def _tried(make: Any, flow: Any, task: Any, strength: float, sweep: bool) -> list[Tried]:
-    from weightflow.strengths import STRENGTHS
-    from weightflow.strengths import sweep as try_strengths
+    from weightflow.applications.strength_sweep import STRENGTHS
+    from weightflow.applications.strength_sweep import sweep as try_strengths
 
     return try_strengths(make, flow.architecture, task, STRENGTHS if sweep else (strength,))
 
 
 def _best(tried: list[Tried]) -> Tried:
-    from weightflow.strengths import best
+    from weightflow.applications.strength_sweep import best
 
     return best(tried)
 
@@ -212,7 +212,7 @@ def _check_plot(path: Path | None, sweep: bool) -> None:
 
 
 def _draw(tried: list[Tried], path: Path | None, chance: float) -> None:
-    from weightflow.strengths import plot
+    from weightflow.applications.strength_sweep import plot
 
     if path is not None:
         plot(tried, path, chance)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from canon.errors import InputError
 from canon.types import StateDict
 from weightflow import config, datasets
-from weightflow.averages import AVERAGES
+from weightflow.applications.weight_averages import AVERAGES
 from weightflow.batched.config import TrainingRecipe
 from weightflow.batched.tasks import Task
 from weightflow.batched.training import train_many

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 
 from canon.errors import InputError
 from canon.types import StateDict
-from weightflow.averages import in_frame
+from weightflow.applications.enhance import enhance
+from weightflow.applications.weight_averages import in_frame
 from weightflow.batched.tasks import Task
-from weightflow.enhance import enhance
 from weightflow.flow.sampling_config import SampleConfig
 from weightflow.generator.generator import Flow
 from weightflow.zoo.network_file import Network
