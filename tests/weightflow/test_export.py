@@ -16,13 +16,13 @@ from canon.io import checkpoint
 from weightflow import datasets
 from weightflow.cli import app
 from weightflow.datasets import Preprocessing
-from weightflow.export import FORMATS, export_zoo, with_statistics
+from weightflow.export.export import FORMATS, export_zoo, with_statistics
+from weightflow.export.programs import METADATA
 from weightflow.flow.sampling_config import SampleConfig
 from weightflow.generator.generator import Flow, save_generator
 from weightflow.generator.populations import generate_zoo
 from weightflow.networks import architectures
 from weightflow.networks.classifier import Classifier
-from weightflow.programs import METADATA
 from weightflow.text import Prompt
 from weightflow.zoo.store import Record, Zoo, write_zoo
 

@@ -9,7 +9,7 @@ from canon.cli import console
 from canon.errors import InputError
 from canon.io import checkpoint
 from weightflow.cli import app
-from weightflow.export import export_zoo
+from weightflow.export.export import export_zoo
 from weightflow.networks.architectures import Architecture
 from weightflow.zoo.dataset_card import card, write_card
 from weightflow.zoo.import_checkpoints import checkpoint_files, import_zoo, own_architecture

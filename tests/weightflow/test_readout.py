@@ -20,7 +20,7 @@ from weightflow.batched.initialization import initialise
 from weightflow.batched.tasks import Task
 from weightflow.batched.training import train_many
 from weightflow.evaluation.evaluate import evaluate_zoo, judge
-from weightflow.export import export_zoo
+from weightflow.export.export import export_zoo
 from weightflow.generator.decode import to_module
 from weightflow.generator.generator import Flow, SampleConfig
 from weightflow.generator.populations import generate_zoo

@@ -50,7 +50,7 @@ def export(
             f"{networks} is a run; write its generator with --format pretrained, or networks that it makes: "
             f"weightflow sample {networks} --classes ... --out nets"
         )
-    from weightflow.export import export_zoo
+    from weightflow.export.export import export_zoo
     from weightflow.zoo.store import Zoo
 
     zoo = Zoo(networks)

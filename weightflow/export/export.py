@@ -21,9 +21,9 @@ from canon.types import StateDict
 from weightflow import datasets
 from weightflow.batched import batch_norm
 from weightflow.datasets import Facts
+from weightflow.export.programs import onnx_bytes, pt2_bytes
 from weightflow.generator.decode import to_module
 from weightflow.networks.classifier import Classifier
-from weightflow.programs import onnx_bytes, pt2_bytes
 from weightflow.registry import pick
 from weightflow.text import Prompt
 from weightflow.zoo.network_file import metadata_of
