@@ -13,7 +13,7 @@ from typer.main import get_command
 from benchmarks.readme import README, filled
 from canon.cli import console
 from canon.cli.main import app as canon_app
-from weightflow.cli import app as weightflow_app
+from weightflow.cli.main import app as weightflow_app
 
 TEXT = README.read_text(encoding="utf-8")
 

@@ -15,7 +15,7 @@ from weightflow import datasets
 from weightflow.backbones import read_backbone, take
 from weightflow.backbones.pretrained import last_linear, require_linear_end, skeleton
 from weightflow.backbones.train import BackboneRecipe, BackboneTrainer
-from weightflow.cli import app
+from weightflow.cli.main import app
 from weightflow.zoo.builders.local import build_zoo
 from weightflow.zoo.recipe import read_recipe
 from weightflow.zoo.store import Zoo

@@ -11,7 +11,7 @@ import time
 import pytest
 
 from canon.cli import console
-from weightflow.cli import app
+from weightflow.cli.main import app
 from weightflow.zoo.store import shard_path
 
 TINY = [
@@ -160,7 +160,7 @@ def test_the_end_of_the_disk_leaves_nothing_half_written(run, tmp_path, capsys, 
 
 def test_ctrl_c_says_how_to_go_on(zoo, tmp_path):
     out = tmp_path / "run"
-    command = [sys.executable, "-m", "weightflow.cli", "train", str(zoo.path), "--out", str(out)]
+    command = [sys.executable, "-m", "weightflow.cli.main", "train", str(zoo.path), "--out", str(out)]
     process = subprocess.Popen(
         [*command, "--set", "steps=100000", "--set", "save_every=1", "--set", "model.width=16"],
         stderr=subprocess.PIPE,

@@ -14,7 +14,7 @@ from canon.cli import console
 from canon.errors import InputError
 from canon.io import checkpoint
 from weightflow import datasets
-from weightflow.cli import app
+from weightflow.cli.main import app
 from weightflow.datasets import Preprocessing
 from weightflow.export.export import FORMATS, export_zoo, with_statistics
 from weightflow.export.programs import METADATA

@@ -8,7 +8,7 @@ import torch
 from canon.cli import console
 from canon.errors import InputError
 from canon.io import checkpoint
-from weightflow.cli import app
+from weightflow.cli.main import app
 from weightflow.export.export import export_zoo
 from weightflow.networks.architectures import Architecture
 from weightflow.zoo.dataset_card import card, write_card

@@ -11,7 +11,7 @@ import pytest
 
 from canon.cli import console
 from canon.errors import InputError
-from weightflow.cli import app
+from weightflow.cli.main import app
 from weightflow.flow.sampling_config import SampleConfig
 from weightflow.generator.generator import Flow
 from weightflow.generator.populations import generate_zoo, prompts_in, read_prompts
@@ -79,7 +79,7 @@ def test_a_bad_line_keeps_what_came_before_it(run, tmp_path, capsys, monkeypatch
 
 def test_ctrl_c_leaves_a_sound_zoo_of_what_is_finished(run, tmp_path):
     out = tmp_path / "nets"
-    command = [sys.executable, "-m", "weightflow.cli", "sample", str(run), "--prompts", "-", "--json"]
+    command = [sys.executable, "-m", "weightflow.cli.main", "sample", str(run), "--prompts", "-", "--json"]
     process = subprocess.Popen(
         [*command, "--out", str(out)],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,

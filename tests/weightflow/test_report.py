@@ -10,7 +10,7 @@ import pytest
 from canon.cli import console
 from canon.errors import InputError
 from tests import browser
-from weightflow.cli import app
+from weightflow.cli.main import app
 from weightflow.evaluation.baselines import BASELINES
 from weightflow.report import make_report, verdict
 from weightflow.report.html import write_page

@@ -17,7 +17,7 @@ from weightflow.applications.weight_averages import AVERAGES
 from weightflow.batched.config import TrainingRecipe
 from weightflow.batched.inference import forward_many
 from weightflow.batched.tasks import Task
-from weightflow.cli import app
+from weightflow.cli.main import app
 from weightflow.evaluation.evaluate import judge, judge_together
 from weightflow.flow.sampling_config import SampleConfig
 from weightflow.generator.generator import Flow

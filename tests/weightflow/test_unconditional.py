@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from weightflow import datasets
 from weightflow.batched.accuracy import measured
-from weightflow.cli import app
+from weightflow.cli.main import app
 from weightflow.generator.generator import Flow
 from weightflow.text import Prompt
 from weightflow.training.presets import read_preset

@@ -9,7 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from canon.cli import console
-from weightflow.commands import backbone, generate, hand_over, judge, learn, use, zoo
+from weightflow.cli import backbone, downstream, evaluate, export, sample, train, zoo
 
 PIPELINE = (
     *("demo", "backbone", "zoo", "canonicalize", "train", "sample", "evaluate", "report"),
@@ -42,14 +42,14 @@ def demo(
     Every step is an ordinary command and is shown as you would type it. Stopped? Run it again: it goes
     on where it was.
     """
-    from weightflow.demo import run_demo
+    from weightflow.cli.demo import run_demo
 
     run_demo(app, out, seed, as_json)
 
 
 app.add_typer(backbone.app, name="backbone")
 app.add_typer(zoo.app, name="zoo")
-for stage in (learn, generate, judge, use, hand_over):
+for stage in (train, sample, evaluate, downstream, export):
     app.add_typer(stage.app)
 
 

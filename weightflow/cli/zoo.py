@@ -9,7 +9,7 @@ import typer
 
 from canon.cli import console
 from canon.errors import InputError
-from weightflow.commands.options import Seed, Settings
+from weightflow.cli.options import Seed, Settings
 
 app = typer.Typer(
     help="Populations of trained networks: build, import, inspect, verify.", no_args_is_help=True

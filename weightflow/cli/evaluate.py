@@ -20,7 +20,7 @@ def evaluate(
     as_json: bool = console.JSON,
 ) -> None:
     """Accuracy and calibration on real test images, beside chance; by split, class and prompt."""
-    from weightflow.commands.report_tables import told
+    from weightflow.cli.report_tables import told
     from weightflow.evaluation.evaluate import evaluate_zoo
     from weightflow.zoo.store import Zoo
 
@@ -44,7 +44,7 @@ def report(
 ) -> None:
     """Measure a run against trained networks and baselines: report.json and report.html."""
     from canon.io.files import atomic_write
-    from weightflow.commands.report_tables import rich_tables
+    from weightflow.cli.report_tables import rich_tables
     from weightflow.generator.generator import Flow
     from weightflow.report import make_report, verdict
     from weightflow.report.html import write_page

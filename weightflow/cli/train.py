@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from canon.cli import console
-from weightflow.commands.options import Seed, Settings
+from weightflow.cli.options import Seed, Settings
 
 app = typer.Typer()
 
