@@ -152,7 +152,7 @@ def test_the_end_of_the_disk_leaves_nothing_half_written(run, tmp_path, capsys, 
     def full(descriptor):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(canon.files.os, "fsync", full)
+    monkeypatch.setattr(canon.io.files.os, "fsync", full)
     assert call("sample", run, "--classes", "one, two", "--out", tmp_path / "nets") == 1
     assert "No space left" in capsys.readouterr().err
     assert [p for p in (tmp_path / "nets").rglob("*") if p.is_file()] == []

@@ -181,7 +181,7 @@ def _every_combination(
 
 def built_in() -> dict[str, Path]:
     """Recipes that come with the package, by name; `NAME-small` is the same at a size for trying out."""
-    return config.by_name(Path(str(resources.files("weightflow") / "recipes")))
+    return config.by_name(Path(str(resources.files("weightflow.zoo") / "recipes")))
 
 
 def read_recipe(name_or_path: str, changes: dict[str, Any] | None = None) -> ZooRecipe:

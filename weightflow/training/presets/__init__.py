@@ -12,7 +12,7 @@ from weightflow.training.config import TrainConfig
 
 
 def built_in() -> dict[str, Path]:
-    return config.by_name(Path(str(resources.files("weightflow") / "presets")))
+    return config.by_name(Path(str(resources.files("weightflow.training.presets"))))
 
 
 def read_preset(name: str, changes: dict[str, Any]) -> TrainConfig:
