@@ -432,7 +432,7 @@ def test_debians_fashion_mnist_is_whole(monkeypatch):
 
 @pytest.mark.slow
 def test_the_shared_cifar100_images_are_read(tmp_path):
-    shared = Path(os.environ.get("WEIGHTFLOW_SHARED", Path(__file__).parents[3] / "shared"))
+    shared = Path(os.environ.get("WEIGHTFLOW_SHARED", Path(__file__).parents[4] / "shared"))
     path = shared / "data" / "cifar100-300.zip"
     if not path.exists():
         pytest.skip(f"{path} is missing; set WEIGHTFLOW_SHARED to the folder that has data/cifar100-300.zip")

@@ -172,7 +172,7 @@ def test_what_another_package_wrote_is_left_to_it(other):
 
 
 def test_canon_knows_the_files_of_weightflow_by_the_entry_point(architecture, tmp_path, monkeypatch):
-    project = Path(__file__).parents[2] / "pyproject.toml"
+    project = Path(__file__).parents[3] / "pyproject.toml"
     declared = tomllib.loads(project.read_text())["project"]["entry-points"]["canon.architectures"]
     found = [EntryPoint(name, value, "canon.architectures") for name, value in declared.items()]
     monkeypatch.setattr(

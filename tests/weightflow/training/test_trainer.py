@@ -22,7 +22,7 @@ from weightflow.zoo.builders.local import build_zoo
 from weightflow.zoo.splits import learn_and_choose
 from weightflow.zoo.store import Zoo, shard_path
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def finished_tensors(folder):
