@@ -17,9 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from canon.dtypes import computable
 from canon.errors import InputError
 from canon.io import exported_program, safetensors, torch_pickle
+from canon.io.dtypes import computable
 from canon.io.files import replacing, require_file
 
 PICKLES = (".pt", ".pth", ".bin")

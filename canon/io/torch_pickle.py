@@ -25,7 +25,7 @@ def read(path: str | os.PathLike[str]) -> Any:
     # share their bytes, so each is held against the file by itself.
     claimed = max((t.numel() * t.dtype.itemsize for t in _tensors(_load(path, "meta"))), default=0)
     if claimed > size:
-        raise InputError(f"{path} claims {claimed} bytes of one tensor, the file holds {size}; save it again")
+        raise InputError(f"{path} claims {claimed} bytes of tensors, the file holds {size}; save it again")
     return _load(path, "cpu")
 
 
