@@ -113,8 +113,8 @@ def folded_form(
     program = runnable.module if found.program is None else found.program
 
     def fold(state: Mapping[str, Tensor]) -> Folded:
-        gains = fold_norms(program, runnable.inputs, with_twins(runnable.module, state))
-        done = absorb_scales(program, runnable.inputs, gains.state)
+        gains = fold_norms(program, runnable.examples, with_twins(runnable.module, state))
+        done = absorb_scales(program, runnable.examples, gains.state)
         kept = {name: done.state[name] for name in state}
         return Folded(kept, gains.folded | done.folded, gains.kept | done.kept)
 

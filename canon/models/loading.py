@@ -38,6 +38,11 @@ class Runnable:
     keywords: Mapping[str, Any] = field(default_factory=dict)
     fixed_batch: int | None = None
 
+    @property
+    def examples(self) -> Inputs | dict[str, Any]:
+        """The example inputs as `canon.trace` takes them."""
+        return dict(self.keywords) if self.keywords and not self.inputs else self.inputs
+
 
 @dataclass(frozen=True)
 class Hints:
@@ -73,6 +78,8 @@ def find_runnable(found: Checkpoint, hints: Hints) -> Runnable | None:
     if inputs is None:
         raise InputError(f"{hints.model} gave no example inputs; add --input, as in --input 1x3x224x224")
     load(module, found.state, hints.model)
+    if isinstance(inputs, dict):
+        return Runnable(module.eval(), (), inputs)
     return Runnable(module.eval(), inputs)
 
 
@@ -92,8 +99,11 @@ def _from_program(program: Any) -> Runnable | None:
     return Runnable(program.module(), tuple(inputs), dict(keywords), fixed)
 
 
-def build(target: str) -> tuple[nn.Module, Inputs | None]:
-    """What the callable `target` returns: a module, or a module and its example inputs."""
+def build(target: str) -> tuple[nn.Module, Inputs | dict[str, Any] | None]:
+    """What the callable `target` returns: a module, or a module and its example inputs.
+
+    These are a tensor, a tuple of positional inputs or a dictionary of named ones.
+    """
     where, _, name = target.rpartition(":")
     if not where or not name:
         raise InputError(f"--model {target}: write package.module:function or file.py:function")
@@ -106,9 +116,11 @@ def build(target: str) -> tuple[nn.Module, Inputs | None]:
     if not isinstance(module, nn.Module):
         raise InputError(
             f"--model {target} returned a {type(module).__name__}; expected an nn.Module, "
-            "or a pair of the module and a tuple of example inputs"
+            "or a pair of the module and its example inputs (a tuple, or a dictionary of named ones)"
         )
-    if isinstance(inputs, (Tensor, Mapping)):
+    if isinstance(inputs, Mapping):
+        return module, dict(inputs)
+    if isinstance(inputs, Tensor):
         inputs = (inputs,)
     return module, None if inputs is None else tuple(inputs)
 

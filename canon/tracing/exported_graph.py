@@ -179,7 +179,7 @@ def _arguments(example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
 
 
 def _export(network: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ExportedProgram:
-    module = copy_module(network).double().eval()
+    module = without_cache(copy_module(network).double().eval())
     for tensor in (*module.parameters(), *module.buffers()):
         tensor.data = _double(tensor.data)  # `double` leaves complex numbers as they are
     args, kwargs = pytree.tree_map(_double, (args, kwargs))
@@ -187,10 +187,41 @@ def _export(network: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -
         with _quiet():
             return torch.export.export(module, args, kwargs, strict=False)
     except Exception as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(
-            f"torch.export cannot follow {type(network).__name__} with these example inputs: {reason}"
+            f"torch.export cannot follow {type(network).__name__} with these example inputs: {_reason(error)}"
         ) from error
+
+
+_CURES = (
+    (
+        "data-dependent",
+        "let forward decide nothing by the values of a tensor, or export it yourself to a .pt2 file",
+    ),
+    ("which is not a known type", "return tensors, or tuples, lists and dictionaries of them"),
+    ("got an unexpected keyword argument", "name the inputs as forward does"),
+    ("missing", "give every input that forward needs, as a tuple or as a dictionary of named inputs"),
+    ("size of tensor", "check the shapes of the example inputs"),
+    ("shapes cannot be multiplied", "check the shapes of the example inputs"),
+)
+
+
+def _reason(error: Exception) -> str:
+    """The first line of what export said, and what to do where that is known."""
+    text = str(error).strip()
+    first = text.splitlines()[0][:300] if text else type(error).__name__
+    cure = next((cure for part, cure in _CURES if part in text), None)
+    return first if cure is None else f"{first.rstrip('.')}; {cure}"
+
+
+def without_cache(module: nn.Module) -> nn.Module:
+    """`module` with the key-value caches that its configurations ask for turned off: a trace has one step."""
+    for part in module.modules():
+        for name in ("config", "generation_config"):
+            config = vars(part).get(name)
+            for own in (config, *(vars(config).values() if hasattr(config, "__dict__") else ())):
+                if getattr(own, "use_cache", None) is True:
+                    own.use_cache = False
+    return module
 
 
 @contextmanager
