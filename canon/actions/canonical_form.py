@@ -9,12 +9,15 @@ Units of odd activations may also be negated: they are ordered by the size of wh
 signs fixed afterwards (`canon.actions.signs`).
 
 Units that stay alike are either interchangeable (dead, or copies: any order gives the same bits), or
-tied by regularity, as in quantised weights; there every choice is followed and the least outcome taken.
+tied by regularity, as in quantised weights; there choices are followed, those that an automorphism maps to
+one another once, and the least outcome taken.
 """
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Mapping
+from hashlib import sha256
 from math import prod
 
 import torch
@@ -30,6 +33,9 @@ from canon.types import State
 
 # colours[group] has the shape of an element of the group; equal where units look alike.
 Colours = dict[str, Tensor]
+
+# Refinements after which a search gives up: seconds to minutes, where trained weights take one.
+BUDGET = 5_000
 
 _INTEGER = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
@@ -54,7 +60,7 @@ def canonical_element(spec: PermutationSpec, state: State) -> tuple[dict[str, Te
             raise InputError(f"{name} holds NaN, which has no order")
         bits[name] = _signed_bits(state[name]) if name in signed else _ordered_bits(state[name])
     start = {name: torch.zeros(spec.shape(name), dtype=torch.long) for name in spec.groups}
-    order = _order(spec, _settle(spec, bits, start))
+    order = _order(spec, _Search(spec, bits).settle(start))
     return order, of_old_units(spec, fix_signs(spec, perm.apply(spec, order, bits)), order)
 
 
@@ -75,18 +81,115 @@ def _signed_bits(tensor: Tensor) -> Tensor:
     return _ordered_bits(tensor.abs()) * tensor.detach().cpu().sign().long()
 
 
-def _settle(spec: PermutationSpec, bits: State, colours: Colours) -> Colours:
-    """Refine until every unit has a colour of its own (every nested one within its outer unit)."""
-    colours = _refine(spec, bits, colours)
-    tied = _tied(spec, colours)
-    if tied is None:
-        return colours
-    name, units = tied
-    if _interchangeable(spec, bits, name, units):
-        # In whatever order they now stand, the bits are the same.
-        return _settle(spec, bits, {**colours, name: _before(colours[name], units)})
-    ends = [_settle(spec, bits, {**colours, name: _before(colours[name], [unit])}) for unit in units]
-    return min(ends, key=lambda end: _outcome(spec, bits, end))
+class TooRegular(InputError):
+    """The search for a canonical order was given up."""
+
+
+class _Search:
+    """Individualisation and refinement: the least outcome over every way to tell tied units apart.
+
+    Two ways that end in the same bits show an automorphism. A unit that one maps to a unit already looked
+    at, the colours so far kept, has nothing new to offer (McKay and Piperno 2014, arXiv:1301.1493).
+    """
+
+    def __init__(self, spec: PermutationSpec, bits: State) -> None:
+        self.spec, self.bits = spec, bits
+        self.refinements = 0
+        self.seen: dict[bytes, Colours] = {}
+        self.automorphisms: list[dict[str, Tensor]] = []
+
+    def settle(self, colours: Colours) -> Colours:
+        """Refine until every unit has a colour of its own (every nested one within its outer unit)."""
+        colours, tied = self._refined(colours)
+        if tied is None:
+            self._end(colours)
+            return colours
+        name, units = tied
+        best = self.settle(self._apart(colours, name, units[0]))
+        looked_at = [units[0]]
+        for unit in units[1:]:
+            if self._covered(colours, name, unit, looked_at):
+                continue
+            # The first end of this branch is often one seen before: then so is all of it.
+            self._first_end(self._apart(colours, name, unit))
+            if not self._covered(colours, name, unit, looked_at):
+                end = self.settle(self._apart(colours, name, unit))
+                best = min(best, end, key=lambda end: _outcome(self.spec, self.bits, end))
+            looked_at.append(unit)
+        return best
+
+    def _refined(self, colours: Colours) -> tuple[Colours, tuple[str, list[tuple[int, ...]]] | None]:
+        """Colours refined, interchangeable units told apart in any order, and the first units still tied."""
+        while True:
+            self.refinements += 1
+            if self.refinements > BUDGET:
+                raise TooRegular(
+                    f"the units are alike in more ways than {BUDGET:,} refinements tell apart (weights as regular "
+                    "as those of an untrained or quantised network); canonicalize it after training, or align it"
+                )
+            colours = _refine(self.spec, self.bits, colours)
+            tied = _tied(self.spec, colours)
+            if tied is None or not _interchangeable(self.spec, self.bits, *tied):
+                return colours, tied
+            # In whatever order they now stand, the bits are the same.
+            colours = {**colours, tied[0]: _before(colours[tied[0]], tied[1])}
+
+    def _apart(self, colours: Colours, name: str, unit: tuple[int, ...]) -> Colours:
+        return {**colours, name: _before(colours[name], [unit])}
+
+    def _first_end(self, colours: Colours) -> None:
+        """Go down the first way from here, and keep where it ends."""
+        colours, tied = self._refined(colours)
+        while tied is not None:
+            colours, tied = self._refined(self._apart(colours, tied[0], tied[1][0]))
+        self._end(colours)
+
+    def _end(self, colours: Colours) -> None:
+        key = sha256(array("q", _outcome(self.spec, self.bits, colours)).tobytes()).digest()
+        if key not in self.seen:
+            self.seen[key] = colours
+            return
+        ours, theirs = (_flat_order(self.spec, end) for end in (self.seen[key], colours))
+        found = {name: torch.empty_like(order) for name, order in ours.items()}
+        for name, order in ours.items():
+            found[name][order] = theirs[name]
+        self.automorphisms.append(found)
+
+    def _covered(
+        self, colours: Colours, name: str, unit: tuple[int, ...], looked_at: list[tuple[int, ...]]
+    ) -> bool:
+        """Is `unit` in the orbit of one that was looked at, under automorphisms that keep `colours`?"""
+        keeping = [
+            found[name]
+            for found in self.automorphisms
+            if all(torch.equal(c.flatten()[found[n]], c.flatten()) for n, c in colours.items())
+        ]
+        size = self.spec.groups[name].size
+        goal = {_flat_unit(size, other) for other in looked_at}
+        orbit, waiting = set(), [_flat_unit(size, unit)]
+        while waiting:
+            here = waiting.pop()
+            if here in goal:
+                return True
+            if here not in orbit:
+                orbit.add(here)
+                waiting += [int(moved[here]) for moved in keeping]
+        return False
+
+
+def _flat_unit(size: int, unit: tuple[int, ...]) -> int:
+    return unit[0] if len(unit) == 1 else unit[0] * size + unit[1]
+
+
+def _flat_order(spec: PermutationSpec, colours: Colours) -> dict[str, Tensor]:
+    """For every place the unit that stands there, nested ones counted through all outer units."""
+    order = _order(spec, colours)
+    return {
+        name: p
+        if (outer := spec.groups[name].within) is None
+        else (order[outer][:, None] * p.shape[1] + p).flatten()
+        for name, p in order.items()
+    }
 
 
 def _before(colour: Tensor, units: list[tuple[int, ...]]) -> Tensor:

@@ -314,6 +314,8 @@ def _in_double(graph: torch.fx.GraphModule) -> torch.fx.GraphModule:
         if _is(node, "_assert_tensor_metadata"):  # it asserts the dtypes that are widened here
             graph.graph.erase_node(node)
             continue
+        if _is(node, "view"):  # other strides than those that were exported, after a decomposition
+            node.target = torch.ops.aten.reshape.default
         if _is(node, "copy"):  # what a write into a slice becomes: its source, in the slice's shape
             _copy_as_expand(graph.graph, node)
             continue

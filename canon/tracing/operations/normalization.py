@@ -32,7 +32,7 @@ def _affine(c: Context, axis: Structure, tensors: Sequence[Traced | None]) -> St
 )
 def batch_norm(c: Context, a: SimpleNamespace, out: Any) -> Any:
     axes = c.axes(a.input)
-    for statistic in (a.running_mean, a.running_var):
+    for statistic in (getattr(a, "running_mean", None), getattr(a, "running_var", None)):
         if statistic is not None:
             axis = c.axes(statistic)[0]
             c.units.unify(axes[1], axis, c.because("sizes do not match"))

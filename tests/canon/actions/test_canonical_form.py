@@ -2,7 +2,9 @@
 
 import pytest
 import torch
+from torch import nn
 
+import canon
 from canon.actions import permutation as perm
 from canon.actions.canonical_form import canonicalize
 from canon.errors import InputError
@@ -90,3 +92,39 @@ def test_not_a_number_is_refused(generator):
     state["layers.1.bias"][0] = float("nan")
     with pytest.raises(InputError, match=r"layers\.1\.bias holds NaN"):
         canonicalize(SPECS["mlp"], state)
+
+
+@pytest.mark.parametrize("size", [4, 9, 12])
+def test_units_that_regularity_ties_are_ordered_in_polynomial_time(size, monkeypatch):
+    """Identity weights between equal ones: every order of both layers together is an automorphism."""
+    monkeypatch.setattr("canon.actions.canonical_form.BUDGET", 4 * size * size)
+    net = nn.Sequential(nn.Linear(2, size), nn.ReLU(), nn.Linear(size, size), nn.ReLU(), nn.Linear(size, 2))
+    spec = canon.trace(net, (torch.randn(1, 2),))
+    a = {name: torch.full_like(tensor, 0.5) for name, tensor in net.state_dict().items()}
+    a["2.weight"] = torch.eye(size)
+    b = perm.apply(spec, perm.random(spec, torch.Generator().manual_seed(1)), a)
+    one, other = canonicalize(spec, a), canonicalize(spec, b)
+    assert all(torch.equal(one[name], other[name]) for name in a)
+
+
+def test_a_ring_has_one_canonical_form_from_wherever_it_begins():
+    """A cyclic shift: rotations are automorphisms, and no exchange of two units is."""
+    net = nn.Sequential(nn.Linear(2, 7), nn.ReLU(), nn.Linear(7, 7), nn.ReLU(), nn.Linear(7, 2))
+    spec = canon.trace(net, (torch.randn(1, 2),))
+    a = {name: torch.full_like(tensor, 0.5) for name, tensor in net.state_dict().items()}
+    a["2.weight"] = torch.eye(7) + 2 * torch.eye(7).roll(1, 0)
+    for seed in range(5):
+        b = perm.apply(spec, perm.random(spec, torch.Generator().manual_seed(seed)), a)
+        one, other = canonicalize(spec, a), canonicalize(spec, b)
+        assert all(torch.equal(one[name], other[name]) for name in a)
+
+
+def test_a_search_that_is_given_up_says_so(monkeypatch):
+    monkeypatch.setattr("canon.actions.canonical_form.BUDGET", 3)
+    net = nn.Sequential(nn.Linear(2, 6), nn.ReLU(), nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 2))
+    spec = canon.trace(net, (torch.randn(1, 2),))
+    a = {name: torch.full_like(tensor, 0.5) for name, tensor in net.state_dict().items()} | {
+        "2.weight": torch.eye(6)
+    }
+    with pytest.raises(InputError, match="alike in more ways than 3 refinements tell apart"):
+        canonicalize(spec, a)
