@@ -113,8 +113,8 @@ def folded_form(
     program = runnable.module if found.program is None else found.program
 
     def fold(state: Mapping[str, Tensor]) -> Folded:
-        gains = fold_norms(program, runnable.inputs, with_twins(runnable.module, state))
-        done = absorb_scales(program, runnable.inputs, gains.state)
+        gains = fold_norms(program, runnable.examples, with_twins(runnable.module, state))
+        done = absorb_scales(program, runnable.examples, gains.state)
         kept = {name: done.state[name] for name in state}
         return Folded(kept, gains.folded | done.folded, gains.kept | done.kept)
 
@@ -173,7 +173,7 @@ def prove(
                 f"the result does not compute the same function (outputs differ by {found.relative:.2e} relative, "
                 f"{TOLERANCE:.0e} allowed): the spec ({resolved.source}) is wrong; nothing was written"
             )
-        proof = f"outputs compared in float64 on {found.inputs} random batches: {found.relative:.1e} relative"
+        proof = f"outputs compared in float64 on {found.inputs} random batches{found.note}: {found.relative:.1e} relative"
         return {"max_output_difference": found.absolute, "proof": proof, "verified": True, "assumptions": []}
     if not transform.scales:
         back = transform.inverse().apply(moved)

@@ -84,8 +84,8 @@ def align(
         b: the network that is permuted, of the same architecture.
         model: the code of both, where neither is a module: a module, a callable that returns one (or one and
             its example inputs), or "package.module:function".
-        example_inputs: a tensor, or a tuple of the arguments of one call; the symmetries are read from the
-            graph of that call. Not needed for modules that begin with a linear layer.
+        example_inputs: a tensor, a tuple of the arguments of one call, or a dict of named ones; the symmetries are
+            read from the graph of that call. Not needed for modules that begin with a linear layer.
         spec: the symmetries, or the path of a JSON file of them, instead of code. Taken as an assumption.
         family: the name of an architecture family, for state dicts without code.
         assume: what keys and shapes do not tell, such as "heads=12"; see `canon align --help`.

@@ -158,9 +158,9 @@ class Code:
 
 
 def as_inputs(example: Any) -> Inputs | None:
-    """Example inputs as the arguments of one call: a tensor or a table is one argument, a tuple several."""
-    if example is None:
-        return None
+    """Example inputs as the arguments of one call: a tensor is one, a tuple several, a dict named ones."""
+    if example is None or isinstance(example, dict):
+        return example
     return tuple(example) if isinstance(example, (tuple, list)) else (example,)
 
 

@@ -180,7 +180,9 @@ def show(result: Mapping[str, Any], text: RenderableType, as_json: bool) -> None
         print(json_text(result), flush=True)
     else:
         width = None if sys.stdout.isatty() else 160  # files and pipes have no edge to wrap at
-        Console(width=width).print(text, soft_wrap=isinstance(text, str), highlight=False, markup=False)
+        Console(width=width, emoji=False).print(
+            text, soft_wrap=isinstance(text, str), highlight=False, markup=False
+        )
 
 
 def json_text(result: Any) -> str:

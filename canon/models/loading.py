@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 import importlib
 import importlib.util
 import inspect
 import os
 import sys
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +20,7 @@ from torch.func import functional_call
 from canon.errors import InputError
 from canon.io.checkpoint import Checkpoint, require_same
 from canon.io.files import require_file
+from canon.tracing.exported_graph import copy_module
 from canon.types import State
 
 Inputs = tuple[Any, ...]
@@ -36,6 +37,11 @@ class Runnable:
     inputs: Inputs
     keywords: Mapping[str, Any] = field(default_factory=dict)
     fixed_batch: int | None = None
+
+    @property
+    def examples(self) -> Inputs | dict[str, Any]:
+        """The example inputs as `canon.trace` takes them."""
+        return dict(self.keywords) if self.keywords and not self.inputs else self.inputs
 
 
 @dataclass(frozen=True)
@@ -90,6 +96,8 @@ def find_runnable(found: Checkpoint, hints: Hints) -> Runnable | None:
             "(in Python: example_inputs=torch.randn(1, 3, 224, 224))"
         )
     load(module, found.state, hints.model_name)
+    if isinstance(inputs, dict):
+        return Runnable(module.eval(), (), inputs)
     return Runnable(module.eval(), inputs)
 
 
@@ -130,8 +138,11 @@ def _from_program(program: Any) -> Runnable | None:
     return Runnable(program.module(), tuple(inputs), dict(keywords), fixed)
 
 
-def build(target: str) -> tuple[nn.Module, Inputs | None]:
-    """What the callable `target` returns: a module, or a module and its example inputs."""
+def build(target: str) -> tuple[nn.Module, Inputs | dict[str, Any] | None]:
+    """What the callable `target` returns: a module, or a module and its example inputs.
+
+    These are a tensor, a tuple of positional inputs or a dictionary of named ones.
+    """
     where, _, name = target.rpartition(":")
     if not where or not name:
         raise InputError(f"--model {target}: write package.module:function or file.py:function")
@@ -147,9 +158,11 @@ def _called(function: Callable[[], Any], target: str) -> tuple[nn.Module, Inputs
     if not isinstance(module, nn.Module):
         raise InputError(
             f"--model {target} returned a {type(module).__name__}; expected an nn.Module, "
-            "or a pair of the module and a tuple of example inputs"
+            "or a pair of the module and its example inputs (a tuple, or a dictionary of named ones)"
         )
-    if isinstance(inputs, (Tensor, Mapping)):
+    if isinstance(inputs, Mapping):
+        return module, dict(inputs)
+    if isinstance(inputs, Tensor):
         inputs = (inputs,)
     return module, None if inputs is None else tuple(inputs)
 
@@ -218,7 +231,14 @@ def load(module: nn.Module, state: Mapping[str, Tensor], who: str) -> None:
     """
     full = with_twins(module, state)
     require_same(module.state_dict(), full, who, "the checkpoint")
-    module.load_state_dict(full)
+    load_into(module, full)
+
+
+def load_into(module: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Load `state`, written by this version of the module's code: some modules rebuild themselves for older ones."""
+    whole: Any = OrderedDict(state)
+    whole._metadata = getattr(module.state_dict(), "_metadata", None)
+    module.load_state_dict(whole)
 
 
 def with_twins(module: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -257,6 +277,6 @@ def call(
 
 def loaded(module: nn.Module, state: State) -> nn.Module:
     """A copy of `module` in evaluation mode with the tensors of `state`, in the module's own dtypes."""
-    working = copy.deepcopy(module).eval()
-    working.load_state_dict(with_twins(working, state))
+    working = copy_module(module).eval()
+    load_into(working, with_twins(working, state))
     return working

@@ -55,7 +55,7 @@ def resolve(found: Checkpoint, hints: Hints = Hints(), runnable: Runnable | None
     if hints.family is None and hints.model is not None and runnable is not None:
         from canon.tracing.trace import trace
 
-        traced = _within(trace(runnable.module, runnable.inputs), found)
+        traced = _within(trace(runnable.module, runnable.examples), found)
         return Resolved(traced, f"traced from {hints.model_name}", _CHECKED, runnable)
     if hints.family is None and found.program is not None:
         from canon.tracing.trace import trace

@@ -20,7 +20,7 @@ from torch.export import ExportedProgram
 
 from canon.spec import Axis, Factor, Group, PermutationSpec
 from canon.tracing.axis_unification import Structure
-from canon.tracing.exported_graph import Program
+from canon.tracing.exported_graph import Program, Slot
 from canon.tracing.interpreter import Interpreter, tensors_in
 from canon.tracing.numerical_check import prove_program
 from canon.tracing.operations import Context, Traced
@@ -107,12 +107,9 @@ class _Reader:
                 arguments.append(None)
             elif slot.kind == "state":
                 if slot.identity not in tensors:
-                    # A buffer of rank one may be a running statistic; of a higher rank it is a table.
-                    table = not slot.learned and slot.value.dim() > 1
+                    reason = _stays(slot)
                     tensors[slot.identity] = [
-                        self.units.fixed(size, f"{slot.name} is a table, not learned")
-                        if table
-                        else self.units.free(size)
+                        self.units.free(size) if reason is None else self.units.fixed(size, reason)
                         for size in slot.value.shape
                     ]
                 arguments.append(Traced(slot.value, list(tensors[slot.identity]), slot.learned))
@@ -252,6 +249,17 @@ class _Reader:
                         seen.add(unit)
                         reasons.setdefault(f"{tensor} axis {number}", reason)
         return reasons
+
+
+def _stays(slot: Slot) -> str | None:
+    """Why a tensor of the state cannot move at all, or None."""
+    if slot.value.is_complex():
+        return f"{slot.name} is complex"
+    # A buffer of rank one may be a running statistic; of a higher rank it is a table, unless the weight
+    # is computed from it (torch.nn.utils.parametrize).
+    if not slot.learned and slot.value.dim() > 1 and "parametrizations." not in slot.name:
+        return f"{slot.name} is a table, not learned"
+    return None
 
 
 class _Callable(ModuleType):

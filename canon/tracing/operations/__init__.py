@@ -13,6 +13,7 @@ from canon.tracing.operations import (
     pooling,
     reductions,
     reshaping,
+    spectra,
 )
 from canon.tracing.operations.context import HANDLERS, MOVES, Context, Traced, unknown
 from canon.tracing.operations.elementwise import pointwise
@@ -31,5 +32,6 @@ __all__ = [
     "pooling",
     "reductions",
     "reshaping",
+    "spectra",
     "unknown",
 ]

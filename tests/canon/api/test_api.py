@@ -199,7 +199,15 @@ def test_a_users_script_passes_strict_type_checking(tmp_path):
         'print(aligned(torch.randn(1, 4)), state.report["verified"], state["0.weight"].shape)\n'
     )
     done = subprocess.run(
-        [sys.executable, "-m", "mypy", "--strict", "--follow-imports=silent", "--no-incremental", str(script)],
+        [
+            sys.executable,
+            "-m",
+            "mypy",
+            "--strict",
+            "--follow-imports=silent",
+            "--no-incremental",
+            str(script),
+        ],
         capture_output=True,
         text=True,
         cwd=tmp_path,
