@@ -19,7 +19,7 @@ app = console.application(
     "  a .pt2 file (torch.export)      traced and proved\n\n"
     "  --model pkg.mod:build           your module, traced and proved\n\n"
     "  a bare checkpoint               well-known families are recognised by keys and shapes\n\n"
-    "  --spec S.json                   a spec that `canon inspect --spec` wrote, amended by hand if need be"
+    "  --spec S.json                   a spec that `canon inspect --save-spec` wrote, amended by hand if need be"
 )
 
 

@@ -20,12 +20,14 @@ _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 @contextmanager
-def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+def replacing(path: str | os.PathLike[str], *, follow: bool = False) -> Iterator[BinaryIO]:
     """A binary file that becomes `path` when the block ends well, and vanishes when it does not.
 
+    A symbolic link at `path` is replaced, since a folder from elsewhere may hold links to anything; with
+    `follow`, for a path that a person typed, the file that it points to is.
     Raises `InputError` where the folder cannot be written, `WorkError` where the disk is full.
     """
-    target = Path(os.path.realpath(path))  # a link keeps pointing where it did
+    target = Path(os.path.realpath(path) if follow else path)
     if target.is_dir():
         raise InputError(f"{path} is a directory; name a file in it")
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
@@ -60,9 +62,9 @@ def _explain(path: str | os.PathLike[str], error: OSError) -> Exception:
     return InputError(f"{path} cannot be written: {error.strerror or error}")
 
 
-def atomic_write(path: str | os.PathLike[str], content: bytes | str) -> None:
-    """Write `content` (text as UTF-8) to `path`, all of it or nothing; errors as `replacing`."""
-    with replacing(path) as file:
+def atomic_write(path: str | os.PathLike[str], content: bytes | str, *, follow: bool = False) -> None:
+    """Write `content` (text as UTF-8) to `path`, all of it or nothing; errors and links as `replacing`."""
+    with replacing(path, follow=follow) as file:
         file.write(content.encode() if isinstance(content, str) else content)
 
 

@@ -61,7 +61,9 @@ def _quiet_export() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def write(path: str | os.PathLike[str], found: Any, state: Mapping[str, Tensor]) -> None:
+def write(
+    path: str | os.PathLike[str], found: Any, state: Mapping[str, Tensor], *, follow: bool = False
+) -> None:
     """Write the program `found` with the tensors of `state`; the program itself stays as it was."""
     if found is None:
         raise InputError(f"{path}: a .pt2 file holds a program, and there is none; write .safetensors")
@@ -73,5 +75,5 @@ def write(path: str | os.PathLike[str], found: Any, state: Mapping[str, Tensor])
     buffer = io.BytesIO()
     with _quiet_export():
         torch.export.save(program, buffer)
-    with replacing(path) as file:
+    with replacing(path, follow=follow) as file:
         file.write(buffer.getbuffer())

@@ -95,7 +95,13 @@ def _check(header: dict[str, Any], held: int) -> None:
         raise ValueError(f"its header claims {claimed} bytes of tensors, the file holds {held}")
 
 
-def write(path: str | os.PathLike[str], state: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+def write(
+    path: str | os.PathLike[str],
+    state: Mapping[str, Tensor],
+    metadata: Mapping[str, str],
+    *,
+    follow: bool = False,
+) -> None:
     """Write `state`, one tensor in memory at a time; nothing is left behind where it fails."""
     stored = sorted(state, key=lambda name: -state[name].dtype.itemsize)
     offsets, position = {}, 0
@@ -113,7 +119,7 @@ def write(path: str | os.PathLike[str], state: Mapping[str, Tensor], metadata: M
         }
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    with replacing(path) as file:
+    with replacing(path, follow=follow) as file:
         file.write(len(text).to_bytes(8, "little") + text)
         for name in stored:
             _write_tensor(file, state[name])

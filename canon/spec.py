@@ -168,7 +168,7 @@ class PermutationSpec:
             return cls._from_dict(json.loads(text))
         except (KeyError, TypeError, IndexError, AttributeError, json.JSONDecodeError) as error:
             raise InputError(
-                f"not a spec that canon wrote: {error!r}; write one with `canon inspect --spec`"
+                f"not a spec that canon wrote: {error!r}; write one with `canon inspect --save-spec`"
             ) from None
 
     @classmethod

@@ -153,14 +153,16 @@ def same_by_relabelling(
     if _equal(a, b):
         return _verdict(True, "the tensors are equal", 0.0, 0.0)
     if _equal(*(canonicalize(resolved.spec, state) for state in comparable(a, b))):
-        return _verdict(True, f"B is A relabelled, bit for bit; {resolved.evidence}", None, 0.0)
+        proof = f"B is A relabelled, bit for bit; {resolved.evidence}"
+        return _verdict(True, proof, None, 0.0, resolved.assumed)
     dtype, difference = _coarsest(a, b), _matched_difference(resolved.spec, a, b)
     allowed = float(4 * _eps(dtype))
     if difference <= allowed:
         proof = (
             f"B is A relabelled and rescaled, up to rounding to {dtype}: weights differ by {difference:.1e}"
         )
-        return _verdict(True, f"{proof} relative ({allowed:.0e} allowed); {resolved.evidence}", None, allowed)
+        proof += f" relative ({allowed:.0e} allowed); {resolved.evidence}"
+        return _verdict(True, proof, None, allowed, resolved.assumed)
     proof = f"B is no relabelling of A by the groups known ({resolved.source}): weights differ by "
     proof += f"{difference:.1e} relative, {allowed:.0e} allowed for {dtype}{_mixed(a, b)}"
     return _verdict(None, f"{proof}; give --model or .pt2 files to run both", None, allowed)
@@ -197,11 +199,14 @@ def _mixed(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> str:
     return f"; the files mix {' and '.join(dtypes)}, whose rounding differs" if len(dtypes) > 1 else ""
 
 
-def _verdict(same: bool | None, proof: str, difference: float | None, tolerance: float) -> dict[str, Any]:
+def _verdict(
+    same: bool | None, proof: str, difference: float | None, tolerance: float, assumed: bool = False
+) -> dict[str, Any]:
     verdict = {True: "the same function", False: "different functions", None: "not decided"}[same]
     result: dict[str, Any] = {
         "same": same,
-        "verdict": verdict,
+        "verdict": f"{verdict}, assuming the spec" if assumed else verdict,
+        "spec_assumed": assumed,
         "proof": proof,
         "tolerance": tolerance,
         "max_output_difference": difference,

@@ -86,7 +86,6 @@ def canonicalize_zoo(zoo: Zoo, out: Path, progress: Callable[[int], None] = lamb
         raise InputError(
             f"{out} holds the canonical form of another zoo than {zoo.path}; choose another name, or delete it"
         )
-    out.mkdir(parents=True, exist_ok=True)
     architecture, records = zoo.architecture, zoo.records
     seen = zoo.rows("seen") or zoo.rows()
     wide = widen(architecture, len(datasets.load(zoo.dataset).class_names))
@@ -97,6 +96,7 @@ def canonicalize_zoo(zoo: Zoo, out: Path, progress: Callable[[int], None] = lamb
     # everyone takes the one way into the frame that any other network takes later
     state = follow(architecture, frame, zoo.load(), [record.task for record in records])
     progress(len(records) - len(seen))
+    out.mkdir(parents=True, exist_ok=True)
     checkpoint.write(out / FRAME, frame)
     header = {
         key: value for key, value in zoo.manifest.items() if key not in ("format", "shards", "records_sha256")

@@ -147,7 +147,10 @@ def read_checkpoint(folder: Path, header: RunHeader) -> Weights:
 
 
 def append_metrics(folder: Path, line: Mapping[str, Any]) -> None:
-    with open(folder / "metrics.jsonl", "a", encoding="utf-8") as file:
+    path = folder / "metrics.jsonl"
+    if path.is_symlink():
+        raise InputError(f"{path} is a symbolic link; delete it, and run the command again")
+    with open(path, "a", encoding="utf-8") as file:
         file.write(json.dumps(line) + "\n")
 
 

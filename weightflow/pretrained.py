@@ -33,6 +33,7 @@ class Pretrained(ModelHubMixin, library_name="weightflow", tags=["weight-generat
         flow = cast("Flow", self)
         header = flow.header
         for kept, path in _files_of(header).items():
+            _require_kind(kept, path)
             shutil.copyfile(path, save_directory / kept)
         # where the zoo lay is nobody's business but the trainer's
         zoo = dataclasses.replace(header.zoo, path=Path(header.zoo.path).name)
@@ -77,6 +78,18 @@ def _files_of(header: runs.RunHeader) -> dict[str, Path]:
     kind, _, path = header.config.encoder.partition(":")
     table = {TABLE: Path(path)} if kind == "table" else {}
     return table | ({BACKBONE: Path(header.data.backbone)} if header.data.backbone else {})
+
+
+def _require_kind(kept: str, path: Path) -> None:
+    """A run from elsewhere may name any file of this machine: none is copied that is not what it should be."""
+    if kept == BACKBONE:
+        from weightflow.backbones import read_backbone
+
+        read_backbone(path)
+    else:
+        from weightflow.text.table import TableEncoder
+
+        TableEncoder(path)
 
 
 def _naming(header: runs.RunHeader, folder: Path) -> runs.RunHeader:

@@ -10,7 +10,7 @@ import typer
 from canon import console, describe
 from canon.commands.groups import HintOptions
 from canon.commands.shared import check_outputs, draws, write, write_text
-from canon.options import Family, Input, Model, Network, Out, TransformOut
+from canon.options import Network, Out, TransformOut
 
 
 def canonicalize(
@@ -62,12 +62,14 @@ def canonicalize(
 
 def inspect(
     a: Network,
-    spec: Annotated[
-        Path | None, typer.Option("--spec", metavar="OUT.json", help="Write the spec here, to keep or amend.")
+    *,
+    hints: HintOptions,
+    save_spec: Annotated[
+        Path | None,
+        typer.Option(
+            "--save-spec", metavar="OUT.json", help="Write the spec to this new file, to keep or amend."
+        ),
     ] = None,
-    model: Model = None,
-    family: Family = None,
-    input: Input = None,
     json: bool = console.JSON,
 ) -> None:
     """Show the groups of A's units: what moves, what is frozen, and why.
@@ -76,13 +78,16 @@ def inspect(
 
       canon inspect resnet18.pth
 
-      canon inspect net.pt --model nets.py:build --input 1x3x32x32 --spec groups.json
+      canon inspect net.pt --model nets.py:build --input 1x3x32x32 --save-spec groups.json
     """
-    check_outputs(spec)
+    check_outputs(save_spec)
+    from canon.errors import InputError
     from canon.resolve import read_one, resolve
 
-    resolved = resolve(read_one(a), HintOptions(None, model, family, input).hints())
-    if spec is not None:
-        write_text(spec, resolved.spec.to_json() + "\n")
+    if save_spec is not None and save_spec.exists():
+        raise InputError(f"--save-spec {save_spec} exists already; name a new file, or delete that one")
+    resolved = resolve(read_one(a), hints.hints())
+    if save_spec is not None:
+        write_text(save_spec, resolved.spec.to_json() + "\n")
     found = describe.spec(resolved.spec, resolved.source)
     console.show(found, describe.tables(found), json)

@@ -37,10 +37,10 @@ def check_outputs(*paths: Path | None) -> None:
 def write(path: Path, found: Checkpoint) -> None:
     from canon import checkpoint
 
-    checkpoint.write(path, found)
+    checkpoint.write(path, found, follow=True)
 
 
 def write_text(path: Path, text: str) -> None:
     from canon.files import atomic_write
 
-    atomic_write(path, text)
+    atomic_write(path, text, follow=True)

@@ -228,7 +228,7 @@ def test_an_interrupted_write_leaves_nothing(tmp_path):
 def test_a_write_through_a_link_keeps_the_link(tmp_path):
     (tmp_path / "real").write_text("old")
     (tmp_path / "link").symlink_to(tmp_path / "real")
-    files.atomic_write(tmp_path / "link", "new")
+    files.atomic_write(tmp_path / "link", "new", follow=True)
     assert (tmp_path / "link").is_symlink()
     assert (tmp_path / "real").read_text() == "new"
 

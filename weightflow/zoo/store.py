@@ -25,6 +25,7 @@ from torch import Tensor
 from canon import checkpoint
 from canon.errors import InputError
 from canon.files import atomic_write, sha256
+from canon.validation import integer, items, number, optional, parse_json, record, table, text
 from weightflow.architectures import Architecture
 from weightflow.zoo.tasks import Task
 
@@ -57,8 +58,29 @@ class Record:
 
     @classmethod
     def from_json(cls, text: str) -> Record:
-        data = json.loads(text)
+        data = _RECORD(parse_json(text, 1 << 20))
         return cls(**{**data, "classes": tuple(data["classes"])})
+
+
+_NAME = text(limit=1000)
+_RECORD = record(
+    {
+        # An id becomes the name of a file, so it must not lead out of the file's folder.
+        "id": text(r"[^\x00-\x1f\x7f/\\.][^\x00-\x1f\x7f/\\]*", 200),
+        "seed": integer(),
+        "dataset": _NAME,
+        "split": _NAME,
+        "classes": items(_NAME, 100_000),
+        "lineage": _NAME,
+    },
+    {
+        "parent": optional(_NAME),
+        "accuracy": table(_NAME, number),
+        "steps": optional(integer(0)),
+        "shard": integer(0),
+        "row": integer(0),
+    },
+)
 
 
 def shard_path(folder: Path, index: int) -> Path:
@@ -135,9 +157,20 @@ class Zoo:
         if hashlib.sha256(text.encode()).hexdigest() != self.manifest["records_sha256"]:
             raise InputError(f"{path} does not match its hash in zoo.json; build the zoo again to restore it")
         try:
-            return [Record.from_json(line) for line in text.splitlines()]
+            records = [Record.from_json(line) for line in text.splitlines()]
+            self._check_places(records)
+            return records
         except (TypeError, KeyError, ValueError) as error:
             raise InputError(f"{path} holds a record that this version cannot read: {error}") from None
+
+    def _check_places(self, records: Sequence[Record]) -> None:
+        """Every record lies in its own row of a shard that there is."""
+        held = [shard["networks"] for shard in self.manifest["shards"]]
+        for place, one in enumerate(records):
+            if one.shard >= len(held) or one.row >= held[one.shard]:
+                raise ValueError(
+                    f"record {place} lies in row {one.row} of shard {one.shard}, which is not there"
+                )
 
     @property
     def identity(self) -> str:
