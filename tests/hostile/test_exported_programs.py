@@ -10,9 +10,11 @@ import pytest
 import torch
 from torch.utils import _pytree as pytree
 
-from canon import console, program_file, trace
-from canon.cli import app
+from canon import trace
+from canon.cli import console
+from canon.cli.main import app
 from canon.errors import InputError
+from canon.io import exported_program as program_file
 from tests.hostile import programs
 
 

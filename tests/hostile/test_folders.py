@@ -8,12 +8,12 @@ import shutil
 import numpy as np
 import pytest
 
-from canon import console
+from canon.cli import console
 from canon.errors import InputError
 from tests.hostile import programs
 from weightflow import datasets
 from weightflow.backbones import read_backbone
-from weightflow.cli import app
+from weightflow.cli.main import app
 
 
 def call(*arguments):
@@ -82,8 +82,8 @@ def test_a_link_in_a_folder_is_not_written_through(folder, tmp_path, capsys):
 
 
 def test_links_in_a_run_are_not_written_through(run, tmp_path):
-    from canon.files import atomic_write
-    from weightflow.checkpoint import append_metrics
+    from canon.io.files import atomic_write
+    from weightflow.training.run_store import append_metrics
 
     (tmp_path / "target").write_text("precious")
     for name in ("report.json", "metrics.jsonl"):

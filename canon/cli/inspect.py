@@ -1,0 +1,46 @@
+"""`canon inspect`: the groups of one network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from canon.cli import console, formatting
+from canon.cli.inputs_outputs import check_outputs, write_text
+from canon.cli.option_groups import HintOptions
+from canon.cli.options import Network
+
+
+def inspect(
+    a: Network,
+    *,
+    hints: HintOptions,
+    save_spec: Annotated[
+        Path | None,
+        typer.Option(
+            "--save-spec", metavar="OUT.json", help="Write the spec to this new file, to keep or amend."
+        ),
+    ] = None,
+    json: bool = console.JSON,
+) -> None:
+    """Show the groups of A's units: what moves, what is frozen, and why.
+
+    [bold]Examples[/bold]
+
+      canon inspect resnet18.pth
+
+      canon inspect net.pt --model nets.py:build --input 1x3x32x32 --save-spec groups.json
+    """
+    check_outputs(save_spec)
+    from canon.errors import InputError
+    from canon.models.spec_resolution import read_one, resolve
+
+    if save_spec is not None and save_spec.exists():
+        raise InputError(f"--save-spec {save_spec} exists already; name a new file, or delete that one")
+    resolved = resolve(read_one(a), hints.hints())
+    if save_spec is not None:
+        write_text(save_spec, resolved.spec.to_json() + "\n")
+    found = formatting.spec(resolved.spec, resolved.source)
+    console.show(found, formatting.tables(found), json)

@@ -1,0 +1,79 @@
+"""Exported programs, `.pt2`: a network's weights and its code, as torch.export writes them."""
+
+from __future__ import annotations
+
+import copy
+import io
+import logging
+import os
+import warnings
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from canon.errors import InputError
+from canon.io.files import replacing
+from canon.io.program_archive import sanitized
+from canon.validation import Invalid, shown
+
+WAY_OUT = "save its state_dict as .safetensors and give its code with --model"
+
+
+def read(path: str | os.PathLike[str]) -> Any:
+    """The exported program in a file, checked first; guards and notes for debugging are left out.
+
+    Raises `InputError` where the file is none, or carries anything but a graph and plain tensors.
+    """
+    try:
+        safe = sanitized(path)
+    except Invalid as error:
+        raise InputError(f"{path} was refused: {error}; {WAY_OUT}") from None
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, EOFError, RuntimeError) as error:
+        raise InputError(
+            f"{path} is damaged or is no torch.export file ({shown(str(error), 120)}); "
+            "write it with torch.export.save"
+        ) from None
+    try:
+        with _quiet_export():
+            return torch.export.load(safe)
+    except Exception as error:  # torch.export raises whatever its parser met
+        first = (str(error) or type(error).__name__).splitlines()[0]
+        raise InputError(
+            f"{path} is damaged, or this version of PyTorch cannot read it ({shown(first, 120)}); "
+            "write it with torch.export.save"
+        ) from None
+
+
+@contextmanager
+def _quiet_export() -> Iterator[None]:
+    logger = logging.getLogger("torch.export")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def write(
+    path: str | os.PathLike[str], found: Any, state: Mapping[str, Tensor], *, follow: bool = False
+) -> None:
+    """Write the program `found` with the tensors of `state`; the program itself stays as it was."""
+    if found is None:
+        raise InputError(f"{path}: a .pt2 file holds a program, and there is none; write .safetensors")
+    program = copy.copy(found)
+    program._state_dict = {
+        name: nn.Parameter(state[name], old.requires_grad) if isinstance(old, nn.Parameter) else state[name]
+        for name, old in found.state_dict.items()
+    }
+    buffer = io.BytesIO()
+    with _quiet_export():
+        torch.export.save(program, buffer)
+    with replacing(path, follow=follow) as file:
+        file.write(buffer.getbuffer())
