@@ -141,7 +141,10 @@ def explain(error: Exception) -> tuple[int, str]:
     if isinstance(error, OSError):
         if error.errno in _FULL:
             return 1, f"{error.strerror}; free some space and run again"
-        usage = isinstance(error, (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError))
+        usage = error.errno == errno.EROFS or isinstance(
+            error,
+            (FileNotFoundError, FileExistsError, PermissionError, IsADirectoryError, NotADirectoryError),
+        )
         where = f"{error.filename}: " if error.filename else ""
         return (2 if usage else 1), f"{where}{error.strerror or _line(error)}"
     return 1, f"{type(error).__name__}: {_line(error)} (unexpected; --debug shows where)"

@@ -1,13 +1,16 @@
-"""The safetensors format, with two additions that the usual library lacks.
+"""The safetensors format, with three additions that the usual library lacks.
 
 Layout: eight bytes with the header's length N (little endian), N bytes of JSON that map each name to
 {dtype, shape, data_offsets}, then the data. Here a file is checked against its own size before a
 tensor is allocated, and the header lists the tensors in the order of the state dict (the library
-sorts them), while the data lies by falling item size so that every tensor stays aligned.
+sorts them), while the data lies by falling item size so that every tensor stays aligned. And its metadata
+holds a SHA-256 of the whole file, computed with zeros in its own place, which is checked when the file is
+read: one damaged byte is noticed. Files of others have none and are read as they are.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -22,6 +25,8 @@ from torch import Tensor
 from canon.errors import InputError
 from canon.io.files import replacing
 
+DIGEST = "file_sha256"
+_DIGITS = 64
 HEADER_LIMIT = 100_000_000  # bytes; the limit of the reference implementation
 
 _DTYPES = {
@@ -49,11 +54,28 @@ def read(path: str | os.PathLike[str], size: int) -> tuple[dict[str, Tensor], di
     """State and metadata of a file of `size` bytes; `InputError` where it is not what it claims."""
     header = read_header(path, size)
     metadata = header.pop("__metadata__", {})
+    verify(path, metadata.pop(DIGEST, None))
     try:
         state = load_file(path)
     except (SafetensorError, ValueError, KeyError) as error:
         raise InputError(f"{path} is damaged: {error}; save or download it again") from None
     return {name: state[name] for name in header}, dict(metadata)
+
+
+def verify(path: str | os.PathLike[str], digest: str | None) -> None:
+    """`InputError` unless the file matches the digest in its metadata, where it has one."""
+    if digest is None:
+        return
+    with open(path, "rb") as file:
+        length = file.read(8)
+        text = file.read(int.from_bytes(length, "little"))
+        found = hashlib.sha256(length + text.replace(digest.encode(), b"0" * _DIGITS, 1))
+        while block := file.read(1 << 20):
+            found.update(block)
+    if found.hexdigest() != digest:
+        raise InputError(
+            f"{path} is damaged: its content does not match the SHA-256 in it; restore it or make it again"
+        )
 
 
 def read_header(path: str | os.PathLike[str], size: int) -> dict[str, Any]:
@@ -82,8 +104,8 @@ def _check(header: dict[str, Any], held: int) -> None:
     claimed = 0
     for name, entry in header.items():
         if name == "__metadata__":
-            if not all(isinstance(value, str) for value in entry.values()):
-                raise ValueError("its metadata is not text")
+            if not isinstance(entry, dict) or not all(isinstance(value, str) for value in entry.values()):
+                raise ValueError("its metadata is not a table of text")
             continue
         begin, end = entry["data_offsets"]
         if entry["dtype"] in _DTYPES:
@@ -108,7 +130,10 @@ def write(
     for name in stored:
         end = position + state[name].numel() * state[name].dtype.itemsize
         offsets[name], position = [position, end], end
-    header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
+    blank = "0" * _DIGITS
+    header: dict[str, Any] = {
+        "__metadata__": {DIGEST: blank} | {k: v for k, v in metadata.items() if k != DIGEST}
+    }
     for name, tensor in state.items():
         if tensor.dtype not in _NAMES:
             raise InputError(f"{name} is {tensor.dtype}, which safetensors cannot hold; write a .pt file")
@@ -119,13 +144,19 @@ def write(
         }
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
+    start = len(text).to_bytes(8, "little") + text
+    found = hashlib.sha256(start)
     with replacing(path, follow=follow) as file:
-        file.write(len(text).to_bytes(8, "little") + text)
+        file.write(start)
         for name in stored:
-            _write_tensor(file, state[name])
+            _write_tensor(file, state[name], found)
+        file.seek(start.index(blank.encode()))
+        file.write(found.hexdigest().encode())
 
 
-def _write_tensor(file: BinaryIO, tensor: Tensor) -> None:
+def _write_tensor(file: BinaryIO, tensor: Tensor, found: Any) -> None:
     flat = tensor.detach().cpu().contiguous().reshape(-1)
     if flat.numel():
-        file.write(flat.view(torch.uint8).numpy().data)
+        content = flat.view(torch.uint8).numpy().data
+        found.update(content)
+        file.write(content)
