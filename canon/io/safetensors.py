@@ -24,6 +24,7 @@ from torch import Tensor
 
 from canon.errors import InputError
 from canon.io.files import replacing
+from canon.validation import Invalid, integer, items, parse_json, record, shown, table, text
 
 DIGEST = "file_sha256"
 _DIGITS = 64
@@ -50,6 +51,29 @@ _DTYPES = {
 _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 
 
+_ENTRY = record(
+    {
+        "dtype": text(r"[A-Z0-9_]{1,20}"),
+        "shape": items(integer(0, 2**48), 64),
+        "data_offsets": items(integer(0, 2**60), 2),
+    }
+)
+_METADATA = table(text(r"(?s).*", 10_000), text(r"(?s).*", HEADER_LIMIT))
+
+
+def _checked_header(found: Any) -> dict[str, Any]:
+    own = {"__metadata__": _METADATA}
+    if not isinstance(found, dict):
+        raise Invalid("not a table")
+    checked = {}
+    for name, value in found.items():
+        try:
+            checked[name] = own.get(name, _ENTRY)(value)
+        except Invalid as error:
+            raise error.within(name) from None
+    return checked
+
+
 def read(path: str | os.PathLike[str], size: int) -> tuple[dict[str, Tensor], dict[str, str]]:
     """State and metadata of a file of `size` bytes; `InputError` where it is not what it claims."""
     header = read_header(path, size)
@@ -68,8 +92,8 @@ def verify(path: str | os.PathLike[str], digest: str | None) -> None:
         return
     with open(path, "rb") as file:
         length = file.read(8)
-        text = file.read(int.from_bytes(length, "little"))
-        found = hashlib.sha256(length + text.replace(digest.encode(), b"0" * _DIGITS, 1))
+        header = file.read(int.from_bytes(length, "little"))
+        found = hashlib.sha256(length + header.replace(digest.encode(), b"0" * _DIGITS, 1))
         while block := file.read(1 << 20):
             found.update(block)
     if found.hexdigest() != digest:
@@ -89,13 +113,11 @@ def read_header(path: str | os.PathLike[str], size: int) -> dict[str, Any]:
             )
         if length > HEADER_LIMIT:
             raise InputError(f"{path} has a header of {length} bytes; at most {HEADER_LIMIT} are read")
-        text = file.read(length)
+        content = file.read(length)
     try:
-        header = json.loads(text)
-        if not isinstance(header, dict):
-            raise ValueError("not a table")
+        header = _checked_header(parse_json(content, HEADER_LIMIT))
         _check(header, size - 8 - length)
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except ValueError as error:
         raise InputError(f"{path} is damaged: {error}; save or download it again") from None
     return header
 
@@ -104,14 +126,14 @@ def _check(header: dict[str, Any], held: int) -> None:
     claimed = 0
     for name, entry in header.items():
         if name == "__metadata__":
-            if not isinstance(entry, dict) or not all(isinstance(value, str) for value in entry.values()):
-                raise ValueError("its metadata is not a table of text")
             continue
+        if len(entry["data_offsets"]) != 2:
+            raise ValueError(f"{shown(name)} has {len(entry['data_offsets'])} offsets")
         begin, end = entry["data_offsets"]
         if entry["dtype"] in _DTYPES:
             expected = prod(entry["shape"]) * _DTYPES[entry["dtype"]].itemsize
-            if end - begin != expected:
-                raise ValueError(f"{name} needs {expected} bytes, its offsets give {end - begin}")
+            if end - begin != expected:  # of checked sizes: see _ENTRY
+                raise ValueError(f"{shown(name)} needs {expected} bytes, its offsets give {end - begin}")
         claimed = max(claimed, end)
     if claimed > held:
         raise ValueError(f"its header claims {claimed} bytes of tensors, the file holds {held}")
@@ -142,9 +164,9 @@ def write(
             "shape": list(tensor.shape),
             "data_offsets": offsets[name],
         }
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    start = len(text).to_bytes(8, "little") + text
+    content = json.dumps(header, separators=(",", ":")).encode()
+    content += b" " * (-len(content) % 8)
+    start = len(content).to_bytes(8, "little") + content
     found = hashlib.sha256(start)
     with replacing(path, follow=follow) as file:
         file.write(start)

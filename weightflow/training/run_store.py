@@ -98,7 +98,7 @@ def read_header(folder: Path) -> RunHeader:
         )
     except InputError:
         raise
-    except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
+    except (OSError, KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         raise InputError(f"{folder} is damaged ({error!r}); train the run again") from None
 
 
