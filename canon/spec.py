@@ -29,6 +29,20 @@ from typing import Any, Literal
 from torch import Tensor
 
 from canon.errors import InputError
+from canon.validation import (
+    Check,
+    Invalid,
+    either,
+    integer,
+    items,
+    one_of,
+    optional,
+    parse_json,
+    record,
+    shown,
+    table,
+    text,
+)
 
 Scale = Literal["none", "sign", "positive"]
 
@@ -207,20 +221,16 @@ class PermutationSpec:
     @classmethod
     def from_json(cls, text: str) -> PermutationSpec:
         try:
-            return cls._from_dict(json.loads(text))
-        except (KeyError, TypeError, IndexError, AttributeError, json.JSONDecodeError) as error:
+            return cls._from_dict(_SPEC(parse_json(text)))
+        except Invalid as error:
             raise InputError(
-                f"not a spec that canon wrote: {error!r}; write one with `canon inspect --spec`"
+                f"not a spec that canon wrote: {error}; write one with `canon inspect --save-spec`"
             ) from None
 
     @classmethod
     def _from_dict(cls, data: dict[str, Any]) -> PermutationSpec:
-        if data["format"] != "canon-spec-1":
-            raise InputError(
-                f"spec format {data['format']!r} is not known; this version reads 'canon-spec-1'"
-            )
         return cls(
-            groups={g["name"]: Group(**g) for g in data["groups"]},
+            groups=_groups(data["groups"]),
             axes={
                 name: tuple(Axis(tuple(tuple(Factor(*f) for f in seg) for seg in axis)) for axis in axes)
                 for name, axes in data["axes"].items()
@@ -228,3 +238,37 @@ class PermutationSpec:
             statistics=frozenset(data["statistics"]),
             frozen=dict(data["frozen"]),
         )
+
+
+def _factor(value: Any) -> list[Any]:
+    kinds: tuple[Check, ...] = (_SIZE, optional(_NAME), integer(-64, 64))
+    found = items(either(integer(), optional(_NAME)), 3)(value)
+    if len(found) != 3:
+        raise Invalid(f"expected [size, group, power], found {len(found)} entries")
+    return [check(one) for check, one in zip(kinds, found, strict=True)]
+
+
+def _groups(entries: list[dict[str, Any]]) -> dict[str, Group]:
+    found: dict[str, Group] = {}
+    for entry in entries:
+        if entry["name"] in found:
+            raise InputError(f"the group '{shown(entry['name'])}' stands twice; write a spec with each once")
+        found[entry["name"]] = Group(**entry)
+    return found
+
+
+_SIZE, _NAME = integer(0, 2**40), text(limit=2000)
+_SPEC = record(
+    {
+        "format": one_of("canon-spec-1"),
+        "groups": items(
+            record(
+                {"name": _NAME, "size": _SIZE},
+                {"within": optional(_NAME), "scale": one_of("none", "sign", "positive")},
+            )
+        ),
+        "axes": table(_NAME, items(items(items(_factor, 64), 10_000), 64)),
+        "statistics": items(_NAME),
+        "frozen": table(_NAME, text(limit=10_000)),
+    }
+)

@@ -41,6 +41,7 @@ def inspect(
     *,
     model: Model | None = None,
     example_inputs: Any = None,
+    spec: PermutationSpec | Path | None = None,
     family: str | None = None,
     assume: tuple[str, ...] | list[str] | str = (),
 ) -> Inspection:
@@ -48,7 +49,7 @@ def inspect(
 
     Args:
         network: a module, a state dict or the path of a file.
-        model, example_inputs, family, assume: as in `canon.align`.
+        model, example_inputs, spec, family, assume: as in `canon.align`.
 
     Returns:
         The spec, with its source and its assumptions.
@@ -62,7 +63,7 @@ def inspect(
         >>> canon.inspect(net).source
         'traced from the module Sequential'
     """
-    resolved = code_of(model, example_inputs, None, family, assume).resolve(source(network, "the network"))
+    resolved = code_of(model, example_inputs, spec, family, assume).resolve(source(network, "the network"))
     return Inspection(resolved.spec, resolved.source, not resolved.assumptions, resolved.assumptions)
 
 

@@ -27,4 +27,4 @@ def check_outputs(*paths: Path | None) -> None:
 def write_text(path: Path, text: str) -> None:
     from canon.io.files import atomic_write
 
-    atomic_write(path, text)
+    atomic_write(path, text, follow=True)

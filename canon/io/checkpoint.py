@@ -145,8 +145,12 @@ def write(
     path: str | os.PathLike[str],
     state: Mapping[str, Tensor] | Checkpoint,
     metadata: Mapping[str, str] | None = None,
+    *,
+    follow: bool = False,
 ) -> None:
     """Write a network, all of it or nothing; the suffix decides the format.
+
+    A symbolic link at `path` is replaced; with `follow`, the file that it points to is.
 
     Tied tensors stay tied in `.pt` files and are written twice in safetensors, which knows no ties.
     Raises `InputError` where the path cannot be written and `WorkError` where the disk is full.
@@ -155,18 +159,20 @@ def write(
     metadata = found.metadata if metadata is None else metadata
     suffix = check_suffix(path)
     if suffix == ".safetensors":
-        safetensors.write(path, found.state, metadata)
+        safetensors.write(path, found.state, metadata, follow=follow)
     elif suffix == ".pt2":
-        exported_program.write(path, found.program, found.state)
+        exported_program.write(path, found.program, found.state, follow=follow)
     else:
-        _write_pickle(path, found, metadata)
+        _write_pickle(path, found, metadata, follow)
 
 
-def _write_pickle(path: str | os.PathLike[str], found: Checkpoint, metadata: Mapping[str, str]) -> None:
+def _write_pickle(
+    path: str | os.PathLike[str], found: Checkpoint, metadata: Mapping[str, str], follow: bool
+) -> None:
     whole: Any = OrderedDict(found.state)
     if found.versions is not None:
         whole._metadata = found.versions
     if metadata:
         whole.file_metadata = dict(metadata)
-    with replacing(path) as file:
+    with replacing(path, follow=follow) as file:
         torch.save(whole, file)
