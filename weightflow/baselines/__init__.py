@@ -16,6 +16,7 @@ from weightflow import statistics
 from weightflow.baselines.averages import mean_of_nearest, zoo_mean, zoo_mean_rows
 from weightflow.baselines.controls import random_text, shuffled_prompt
 from weightflow.baselines.gaussian import gaussian, gaussian_pc
+from weightflow.baselines.generalist import generalist
 from weightflow.baselines.inapplicable import Inapplicable
 from weightflow.baselines.noise import noise, noise_as_wide_as_the_zoo
 from weightflow.baselines.retrieval import nearest_prompt, nearest_rows
@@ -44,6 +45,7 @@ BASELINES: dict[str, Baseline] = {
     "nearest_rows": nearest_rows,
     "shuffled_prompt": shuffled_prompt,
     "random_text": random_text,
+    "generalist": generalist,
     "ridge_rows": ridge_rows,
     "nearest_class": nearest_class,
 }

@@ -13,6 +13,7 @@ from typing import Any
 from weightflow import checkpoint as runs
 from weightflow.evaluate import describe, judge
 from weightflow.known import open_known
+from weightflow.report.diversity import diversity
 from weightflow.report.ensembles import ensembles
 from weightflow.report.environment import environment
 from weightflow.report.generated import Generated, generate, scatter
@@ -67,8 +68,9 @@ def make_report(
         "solvers": solvers(known, made[focus].tasks, seed),
         "guidance": guidance(known, made[focus].tasks, seed),
     }
-    say("fine-tuning, ensembles")
+    say("fine-tuning, ensembles, diversity")
     return found | {
+        "diversity": diversity(known, made[focus].tasks, seed),
         "fine_tuning": starts(known, made[focus], seed),
         "ensembles": ensembles(known, made[focus].tasks, seed),
         "sample": {"method": sampled.method, "steps": sampled.steps, "guidance": sampled.guidance},
