@@ -13,15 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.common import aim, write_result
-from weightflow.canonicalize import canonicalize_zoo
-from weightflow.evaluate import judge
-from weightflow.known import Known
-from weightflow.presets import read_preset
+from weightflow.evaluation.context import Known
+from weightflow.evaluation.evaluate import judge
+from weightflow.generator.generator import Flow
 from weightflow.report.generated import ratios, sample
 from weightflow.report.novelty import rms_ratio
-from weightflow.sample import Flow
-from weightflow.train import start
-from weightflow.zoo.build import build_zoo
+from weightflow.training.presets import read_preset
+from weightflow.training.trainer import start
+from weightflow.zoo.builders.local import build_zoo
+from weightflow.zoo.canonicalize import canonicalize_zoo
 from weightflow.zoo.recipe import read_recipe
 from weightflow.zoo.store import Zoo
 

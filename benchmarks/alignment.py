@@ -19,14 +19,14 @@ from torch.nn.functional import cross_entropy
 
 from benchmarks import fashion, planted
 from benchmarks.common import aim, interval, write_result
-from canon import permutation as perm
-from canon.assignment import solve
-from canon.interpolate import curve
-from canon.norms import restore_norms
+from canon.actions import permutation as perm
+from canon.matching.linear_assignment import solve
+from canon.matching.weight_matching import match_weights
+from canon.merging.activation_repair import reestimate_batch_norm
+from canon.merging.interpolation import curve
+from canon.merging.weight_norms import restore_norms
 from canon.spec import Axis, Factor, PermutationSpec
-from canon.statistics import reestimate_batch_norm
-from canon.trace import trace
-from canon.weight_matching import match_weights
+from canon.tracing.trace import trace
 
 Row = dict[str, Any]
 SPEED_AIMS = {"resnet18": 2.0, "resnet50": 6.0, "vit_b_16": 30.0}

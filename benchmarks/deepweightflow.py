@@ -21,11 +21,11 @@ from typing import Any
 
 from benchmarks.common import aim, write_result
 from benchmarks.one_task import Population, built, fashion, trained
-from canon.canonical import align_many
 from canon.errors import InputError
+from canon.matching.population import align_many
 from weightflow import datasets
-from weightflow.decode import decode
-from weightflow.sample import Flow
+from weightflow.generator.decode import decode
+from weightflow.generator.generator import Flow
 from weightflow.zoo.store import Zoo, write_zoo
 
 FRAMES = {"none": None, "permutation": False, "permutation and scale": True}

@@ -21,7 +21,7 @@ from benchmarks.common import aim, write_result
 def run_once(seed: int, folder: Path) -> dict[str, Any]:
     begin = time.perf_counter()
     out = folder / f"demo{seed}"
-    command = [sys.executable, "-m", "weightflow.cli", "demo", "--out", str(out), "--seed", str(seed)]
+    command = [sys.executable, "-m", "weightflow.cli.main", "demo", "--out", str(out), "--seed", str(seed)]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     seconds = time.perf_counter() - begin
     return {"seed": seed, "seconds": seconds, "report": json.loads((out / "run" / "report.json").read_text())}

@@ -19,15 +19,15 @@ from torch import Tensor
 
 from benchmarks.common import aim
 from benchmarks.runs import DEMO, Demo, main
+from canon.types import StateDict
 from weightflow import datasets
-from weightflow.alternatives import recipe_of
-from weightflow.enhance import enhance
-from weightflow.evaluate import chance, judge
-from weightflow.transfer import few
-from weightflow.zoo.logits import State
-from weightflow.zoo.measure import measured
-from weightflow.zoo.tasks import Task
-from weightflow.zoo.training import train_many
+from weightflow.applications.enhance import enhance
+from weightflow.applications.fusion_baselines import recipe_of
+from weightflow.applications.transfer import few
+from weightflow.batched.accuracy import measured
+from weightflow.batched.tasks import Task
+from weightflow.batched.training import train_many
+from weightflow.evaluation.evaluate import chance, judge
 
 TASKS = {"small": 20, "paper": 100}
 STRENGTHS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
@@ -52,17 +52,17 @@ def noised(weight: Tensor, generator: torch.Generator) -> Tensor:
     return weight + size * torch.randn(weight.shape, generator=generator)
 
 
-def damaged(state: State, how: Callable[[Tensor, torch.Generator], Tensor], seed: int) -> State:
+def damaged(state: StateDict, how: Callable[[Tensor, torch.Generator], Tensor], seed: int) -> StateDict:
     generator = torch.Generator().manual_seed(seed)
     return {name: how(t, generator) if t.dim() > 2 else t.clone() for name, t in state.items()}
 
 
-def weak_networks(demo: Demo, tasks: list[Task], seed: int) -> tuple[State, dict[str, State]]:
+def weak_networks(demo: Demo, tasks: list[Task], seed: int) -> tuple[StateDict, dict[str, StateDict]]:
     """Fully trained networks for the tasks, and weak ones by kind."""
     architecture, data, recipe = demo.flow.architecture, datasets.load(demo.zoo.dataset), recipe_of(demo.flow)
     seeds = [2**30 + 1000 * seed + i for i in range(len(tasks))]
 
-    def trained(own: Any = recipe, images: int | None = None) -> State:
+    def trained(own: Any = recipe, images: int | None = None) -> StateDict:
         seen = few(data, Task(data.name, data.class_names), images)
         return train_many(architecture, seen, tasks, seeds, own).state
 

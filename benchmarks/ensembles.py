@@ -15,22 +15,22 @@ import numpy as np
 
 from benchmarks.common import aim
 from benchmarks.runs import RUN, main, unseen_tasks
+from canon.types import StateDict
 from weightflow import config as settings
 from weightflow import datasets
-from weightflow.evaluate import judge, judge_ensembles
-from weightflow.known import Known
+from weightflow.batched.config import TrainingRecipe
+from weightflow.batched.tasks import Task
+from weightflow.batched.training import train_many
+from weightflow.evaluation.context import Known
+from weightflow.evaluation.evaluate import judge, judge_ensembles
 from weightflow.report.ensembles import knowing, picked
 from weightflow.report.generated import sample
-from weightflow.zoo.logits import State
-from weightflow.zoo.tasks import Task
-from weightflow.zoo.training import train_many
-from weightflow.zoo.trainingrecipe import TrainingRecipe
 
 SIZES = (1, 10, 100)
 TASKS = {"small": 5, "paper": 50}
 
 
-def populations(known: Known, task: Task, seed: int) -> dict[str, State]:
+def populations(known: Known, task: Task, seed: int) -> dict[str, StateDict]:
     """A hundred networks of each kind for one task, fewer where there are no more."""
     repeated = [task] * max(SIZES)
     generated = sample(known, repeated, seed)

@@ -21,10 +21,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from canon import canonical
-from canon import permutation as perm
+from canon.actions import permutation as perm
+from canon.matching import population
+from canon.matching.weight_matching import match_weights
 from canon.spec import Axis, Group, PermutationSpec
-from canon.weight_matching import match_weights
 
 # Debian's package dataset-fashion-mnist
 FOLDER = Path("/usr/share/datasets/fashion-mnist")
@@ -133,9 +133,9 @@ def ways(spec: PermutationSpec, networks: dict[str, Tensor]) -> dict[str, dict[s
     return {
         "unaligned": networks,
         "Git Re-Basin to network 0": perm.apply(spec, plain, networks),
-        "balance, then to network 0": canonical.align_many(spec, networks, reference="first").state,
-        "default without balance": canonical.align_many(spec, networks, balance=False).state,
-        "default": canonical.align_many(spec, networks).state,
+        "balance, then to network 0": population.align_many(spec, networks, reference="first").state,
+        "default without balance": population.align_many(spec, networks, balance=False).state,
+        "default": population.align_many(spec, networks).state,
     }
 
 
@@ -145,7 +145,7 @@ def choose(folder: Path) -> None:
         networks, data = zoo(folder, kind, CHOSEN_ON), images("validation", kind)
         average = float(accuracy(networks, data).mean())
         for outputs in (1.0, 3.0, 10.0, 30.0):
-            state = canonical.align_many(spec(), networks, outputs=outputs).state
+            state = population.align_many(spec(), networks, outputs=outputs).state
             reached = float(accuracy({n: t.mean(0) for n, t in state.items()}, data)) / average
             print(f"{kind}: outputs count {outputs:g} times: {reached:.3f} of the zoo's accuracy", flush=True)
 

@@ -16,11 +16,11 @@ import numpy as np
 from benchmarks.common import aim
 from benchmarks.runs import DEMO, Demo, main
 from weightflow import datasets
-from weightflow.alternatives import opponents, trained_as_the_zoo
-from weightflow.evaluate import judge
-from weightflow.fuse import fuse, union_of
-from weightflow.network import Network
-from weightflow.zoo.measure import measured
+from weightflow.applications.fuse import fuse, union_of
+from weightflow.applications.fusion_baselines import opponents, trained_as_the_zoo
+from weightflow.batched.accuracy import measured
+from weightflow.evaluation.evaluate import judge
+from weightflow.zoo.network_file import Network
 
 PAIRS = {"small": 12, "paper": 50}
 STRENGTHS = (0.5, 0.75, 0.9, 1.0)

@@ -17,15 +17,15 @@ import numpy as np
 
 from benchmarks.common import aim
 from benchmarks.runs import RUN, main, unseen_tasks
+from canon.types import StateDict
 from weightflow import datasets
-from weightflow.baselines import Inapplicable, answer
-from weightflow.evaluate import judge
-from weightflow.fine_tuning import INITIALISATIONS, fine_tune, zoo_recipe
-from weightflow.known import Known
+from weightflow.batched.accuracy import measured
+from weightflow.batched.tasks import Task
+from weightflow.evaluation.baselines import Inapplicable, answer
+from weightflow.evaluation.context import Known
+from weightflow.evaluation.evaluate import judge
+from weightflow.evaluation.fine_tuning import INITIALISATIONS, fine_tune, zoo_recipe
 from weightflow.report.generated import sample
-from weightflow.zoo.logits import State
-from weightflow.zoo.measure import measured
-from weightflow.zoo.tasks import Task
 
 STEPS = (0, 1, 5, 20, 50, 100, 200)
 TASKS = {"small": 20, "paper": 100}
@@ -33,7 +33,7 @@ RATES = (1 / 3, 1.0, 3.0)
 BASELINES = ("zoo_mean", "zoo_mean_rows", "nearest_prompt", "nearest_rows")
 
 
-def starts(known: Known, tasks: Sequence[Task], seeds: Sequence[int]) -> dict[str, State]:
+def starts(known: Known, tasks: Sequence[Task], seeds: Sequence[int]) -> dict[str, StateDict]:
     found = {"generated": sample(known, tasks, seeds[0])}
     found |= {name: make(known.zoo.architecture, tasks, seeds) for name, make in INITIALISATIONS.items()}
     for name in BASELINES:

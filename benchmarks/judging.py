@@ -16,10 +16,10 @@ import torch
 
 from benchmarks.common import aim, write_result
 from weightflow import datasets
-from weightflow.architectures import Architecture
-from weightflow.evaluate import judge
-from weightflow.zoo.initialise import initialise
-from weightflow.zoo.tasks import Task
+from weightflow.batched.initialization import initialise
+from weightflow.batched.tasks import Task
+from weightflow.evaluation.evaluate import judge
+from weightflow.networks.architectures import Architecture
 
 
 def measure(architecture: Architecture, task: Task, networks: int, seed: int) -> dict[str, Any]:

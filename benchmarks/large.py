@@ -20,10 +20,10 @@ from typing import Any
 
 from benchmarks.common import aim, write_result
 from weightflow import datasets
-from weightflow.architectures import Architecture
-from weightflow.presets import read_preset
-from weightflow.train import start
-from weightflow.zoo.initialise import initialise
+from weightflow.batched.initialization import initialise
+from weightflow.networks.architectures import Architecture
+from weightflow.training.presets import read_preset
+from weightflow.training.trainer import start
 from weightflow.zoo.store import Record, Zoo, write_manifest, write_shard
 
 SHARD = 5

@@ -26,17 +26,18 @@ from torch import Tensor
 
 from benchmarks.common import aim, write_result
 from benchmarks.one_task import Population, fashion, trained
-from weightflow.baselines import BASELINES
-from weightflow.behaviour import Behaviour
-from weightflow.canonicalize import canonicalize_zoo, is_canonical
-from weightflow.decode import decode
-from weightflow.disagreement import compare_behaviour
-from weightflow.known import Known
-from weightflow.novelty import nearest_distances
-from weightflow.sample import Flow
-from weightflow.sampleconfig import SampleConfig
+from canon.types import StateDict
+from weightflow.evaluation.baselines import BASELINES
+from weightflow.evaluation.context import Known
+from weightflow.evaluation.error_overlap import compare_behaviour
+from weightflow.evaluation.novelty import nearest_distances
+from weightflow.flow.sampling_config import SampleConfig
+from weightflow.generator.decode import decode
+from weightflow.generator.generator import Flow
 from weightflow.text import Prompt
-from weightflow.zoo.store import State, Zoo
+from weightflow.training.functional_loss import Behaviour
+from weightflow.zoo.canonicalize import canonicalize_zoo, is_canonical
+from weightflow.zoo.store import Zoo
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ class Bench:
     def of(cls, zoo: Zoo, networks: int) -> Bench:
         return cls(Population.of(zoo, networks), share_in_span(zoo.load()))
 
-    def row(self, known: Known, name: str, seed: int, make: Callable[[], State]) -> dict[str, Any]:
+    def row(self, known: Known, name: str, seed: int, make: Callable[[], StateDict]) -> dict[str, Any]:
         begin = time.perf_counter()
         state = make()
         seconds = time.perf_counter() - begin
@@ -107,7 +108,7 @@ class Bench:
         }
 
 
-def share_in_span(state: State, held_out: float = 0.1) -> float:
+def share_in_span(state: StateDict, held_out: float = 0.1) -> float:
     """Squared distance to the mean that the span of the first networks has of the last ones, a fraction."""
     flat = torch.cat([tensor.flatten(1) for tensor in state.values()], dim=1)
     first = round((1 - held_out) * len(flat))
@@ -158,7 +159,7 @@ def baseline_rows(bench: Bench, seed: int, run: Path) -> list[dict[str, Any]]:
     ]
 
 
-def one_centre(known: Known, networks: int, seed: int, steps: int) -> State:
+def one_centre(known: Known, networks: int, seed: int, steps: int) -> StateDict:
     """The trivial form of ours: one network, trained while as much noise lies on it as passes through ours.
 
     It begins at the zoo's mean and sees the zoo in no other way; its networks are it and fresh noise.

@@ -8,16 +8,17 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from weightflow.disagreement import Behaviours, compare_behaviour
-from weightflow.evaluate import Judged, judge
-from weightflow.presets import read_preset
-from weightflow.sample import Flow
+from canon.types import StateDict
+from weightflow.batched.tasks import Task
+from weightflow.evaluation.error_overlap import Behaviours, compare_behaviour
+from weightflow.evaluation.evaluate import Judged, judge
+from weightflow.generator.generator import Flow
 from weightflow.text import Prompt
-from weightflow.train import start
-from weightflow.zoo.build import build_zoo
+from weightflow.training.presets import read_preset
+from weightflow.training.trainer import start
+from weightflow.zoo.builders.local import build_zoo
 from weightflow.zoo.recipe import read_recipe
-from weightflow.zoo.store import State, Zoo
-from weightflow.zoo.tasks import Task
+from weightflow.zoo.store import Zoo
 
 
 def built(recipe: str, folder: Path, changes: dict[str, Any] | None = None) -> Zoo:
@@ -63,7 +64,7 @@ class Population:
     def seeds(self, seed: int) -> range:
         return range(1000 * seed, 1000 * seed + self.networks)
 
-    def judge(self, state: State) -> Judged:
+    def judge(self, state: StateDict) -> Judged:
         return judge(self.zoo.architecture, state, self.tasks)
 
     def good(self, made: Judged) -> dict[str, float]:

@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 
-from canon import permutation as perm
+from canon.actions import permutation as perm
+from canon.matching.weight_matching import match_weights
 from canon.spec import Axis, Factor, Group, PermutationSpec
-from canon.weight_matching import match_weights
 
 STARTS = ("identity", "auto")
 

@@ -29,15 +29,15 @@ from benchmarks.common import aim, write_result
 from benchmarks.zoos import places
 from canon.errors import InputError
 from weightflow import datasets
-from weightflow.architectures import Architecture
+from weightflow.batched.accuracy import measured
+from weightflow.batched.config import OPTIMIZERS, TrainingRecipe
+from weightflow.batched.group_size import together
+from weightflow.batched.minibatches import mini_batches
+from weightflow.batched.tasks import Task
+from weightflow.batched.training import train_many
 from weightflow.datasets import ClassificationData
-from weightflow.zoo.batches import mini_batches
-from weightflow.zoo.company import together
-from weightflow.zoo.measure import measured
+from weightflow.networks.architectures import Architecture
 from weightflow.zoo.recipe import ZooRecipe, read_recipe
-from weightflow.zoo.tasks import Task
-from weightflow.zoo.training import train_many
-from weightflow.zoo.trainingrecipe import OPTIMIZERS, TrainingRecipe
 
 
 @dataclass(frozen=True)

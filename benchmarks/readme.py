@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.common import read_result
-from canon.files import atomic_write
+from canon.io.files import atomic_write
 
 README = Path(__file__).parents[1] / "README.md"
 

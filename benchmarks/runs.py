@@ -14,12 +14,12 @@ import torch
 
 from benchmarks.common import write_result
 from canon.errors import InputError
-from weightflow.known import Known, open_known
-from weightflow.network import Network
-from weightflow.sample import Flow
+from weightflow.batched.tasks import Task
+from weightflow.evaluation.context import Known, open_known
+from weightflow.generator.generator import Flow
 from weightflow.text import Prompt
+from weightflow.zoo.network_file import Network
 from weightflow.zoo.store import Zoo
-from weightflow.zoo.tasks import Task
 
 Rows = list[dict[str, Any]]
 

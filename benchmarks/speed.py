@@ -24,20 +24,20 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.common import aim, write_result
-from weightflow import checkpoint as runs
-from weightflow import coordinates as kinds
 from weightflow import datasets
-from weightflow.architectures import Architecture
-from weightflow.coordinates.components import Components
-from weightflow.coordinates.tokens import Tokens
+from weightflow import representation as kinds
 from weightflow.datasets import Facts
-from weightflow.decode import decode
-from weightflow.model import make_model
-from weightflow.presets import read_preset
-from weightflow.sample import Flow
-from weightflow.sampleconfig import SampleConfig
+from weightflow.flow.sampling_config import SampleConfig
+from weightflow.generator.decode import decode
+from weightflow.generator.generator import Flow
+from weightflow.models import make_model
+from weightflow.networks.architectures import Architecture
+from weightflow.representation.layout import make_layout
+from weightflow.representation.principal_components import Components
+from weightflow.representation.standardized_tokens import Tokens
 from weightflow.text import Prompt, PromptBatch, load_encoder
-from weightflow.tokens import make_layout
+from weightflow.training import run_store as runs
+from weightflow.training.presets import read_preset
 
 IMAGE = (3, 32, 32)
 NETWORKS = {

@@ -24,10 +24,10 @@ from torch.utils._pytree import tree_leaves
 
 import canon
 from benchmarks.common import write_result
-from canon import permutation
-from canon.proof import TOLERANCE, random_scales, relative_difference
-from canon.scale import apply_scale
+from canon.actions import permutation
+from canon.actions.scaling import apply_scale
 from canon.spec import PermutationSpec
+from canon.tracing.numerical_check import TOLERANCE, random_scales, relative_difference
 
 
 class LlamaBlock(nn.Module):

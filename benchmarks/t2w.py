@@ -22,18 +22,18 @@ import numpy as np
 from benchmarks.common import aim, write_result
 from canon.errors import InputError
 from weightflow import datasets
-from weightflow.baselines import answer
-from weightflow.canonicalize import canonicalize_zoo, is_canonical
 from weightflow.config import SMALL
-from weightflow.evaluate import chance, judge
-from weightflow.known import Known, open_known
-from weightflow.presets import built_in, read_preset
-from weightflow.readout import Cosine
+from weightflow.evaluation.baselines import answer
+from weightflow.evaluation.context import Known, open_known
+from weightflow.evaluation.evaluate import chance, judge
+from weightflow.networks.readout import Cosine
+from weightflow.report.baselines import opponents
 from weightflow.report.generated import generate
 from weightflow.report.novelty import rms_ratio
-from weightflow.report.opponents import opponents
-from weightflow.train import start
-from weightflow.trainconfig import TrainConfig
+from weightflow.training.config import TrainConfig
+from weightflow.training.presets import built_in, read_preset
+from weightflow.training.trainer import start
+from weightflow.zoo.canonicalize import canonicalize_zoo, is_canonical
 from weightflow.zoo.store import Zoo
 
 SPLITS = ("seen", "unseen_combinations", "unseen_classes")

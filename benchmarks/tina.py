@@ -25,23 +25,23 @@ from PIL import Image
 
 from benchmarks.common import aim, write_result
 from weightflow import datasets
-from weightflow.anchors.anchors import as_tokens
-from weightflow.baselines import answer
-from weightflow.canonicalize import canonicalize_zoo
-from weightflow.datasets.data import StoredInputs
-from weightflow.decode import decode
-from weightflow.evaluate import chance, judge
-from weightflow.known import Known, open_known
-from weightflow.model.anchored import Anchored
-from weightflow.novelty import nearest_distances
-from weightflow.presets import read_preset
+from weightflow.batched.tasks import Task
+from weightflow.data.types import StoredInputs
+from weightflow.evaluation.baselines import answer
+from weightflow.evaluation.context import Known, open_known
+from weightflow.evaluation.evaluate import chance, judge
+from weightflow.evaluation.novelty import nearest_distances
+from weightflow.generator.decode import decode
+from weightflow.models.residual import Anchored
 from weightflow.text import Prompt
 from weightflow.text.description import Description
-from weightflow.train import start
-from weightflow.zoo.build import build_zoo
+from weightflow.training.presets import read_preset
+from weightflow.training.trainer import start
+from weightflow.zero_shot.module import as_tokens
+from weightflow.zoo.builders.local import build_zoo
+from weightflow.zoo.canonicalize import canonicalize_zoo
 from weightflow.zoo.recipe import read_recipe
 from weightflow.zoo.store import Zoo
-from weightflow.zoo.tasks import Task
 
 SPLITS = ("seen", "unseen_combinations", "unseen_classes", "unseen_by_backbone")
 OPPONENTS = ("ridge_rows", "nearest_class", "zoo_mean_rows", "nearest_rows", "shuffled_prompt", "random_text")

@@ -16,10 +16,10 @@ import numpy as np
 from benchmarks.common import aim
 from benchmarks.runs import DEMO, Demo, main
 from weightflow import datasets
-from weightflow.alternatives import recipe_of
+from weightflow.applications.fusion_baselines import recipe_of
+from weightflow.applications.transfer import random_starts, transfer
+from weightflow.batched.tasks import Task
 from weightflow.text import Prompt
-from weightflow.transfer import random_starts, transfer
-from weightflow.zoo.tasks import Task
 
 OTHER, CLASSES = "fashion_mnist?size=8", 3
 SETS = {"small": 2, "paper": 10}

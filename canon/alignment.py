@@ -10,20 +10,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from canon.absorbed import absorb_scales
-from canon.canonical_form import canonical_element
-from canon.checkpoint import Checkpoint, require_finite, require_same
+from canon.actions.canonical_form import canonical_element
+from canon.actions.permutation import identity
+from canon.actions.scaling import balance as balance_scales
+from canon.actions.transform import Transform
+from canon.equivalence import NO_CODE, TOLERANCE, comparable, output_difference
 from canon.errors import WorkError
-from canon.fold import Folded, fold_norms
-from canon.match import Match
-from canon.methods import Matcher, Means, weights
-from canon.permutation import identity
-from canon.resolve import Resolved
-from canon.runnable import require_runnable, with_twins
-from canon.scale import balance as balance_scales
+from canon.folding.batch_norm_scale import absorb_scales
+from canon.folding.norm_folding import Folded, fold_norms
+from canon.io.checkpoint import Checkpoint, require_finite, require_same
+from canon.matching.registry import Matcher, Means, weights
+from canon.matching.result import Match
+from canon.models.loading import require_runnable, with_twins
+from canon.models.spec_resolution import Resolved
 from canon.spec import PermutationSpec
-from canon.transform import Transform
-from canon.verify import NO_CODE, TOLERANCE, comparable, output_difference
 
 
 @dataclass(frozen=True)
@@ -100,8 +100,8 @@ def canonical_form(
 def folded_form(
     found: Checkpoint, resolved: Resolved, generator: torch.Generator | None = None
 ) -> tuple[Checkpoint, dict[str, Any]]:
-    """The canonical form in which linear layers hold what norms learned (`canon.fold`), and what batch
-    norms absorb is one (`canon.absorbed`); and its report.
+    """The canonical form in which linear layers hold what norms learned (`canon.folding.norm_folding`), and what batch
+    norms absorb is one (`canon.folding.batch_norm_scale`); and its report.
 
     Ordered, folded and ordered again: every relabelling of `found` gives the same bits. The function is
     compared in float64, as for scales. Raises `InputError` where the network's code is not known.

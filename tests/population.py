@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from weightflow.canonicalize import canonicalize_zoo
-from weightflow.known import Known, open_known
-from weightflow.model import ModelConfig
-from weightflow.presets import read_preset
-from weightflow.train import start
-from weightflow.zoo.build import build_zoo
+from weightflow.evaluation.context import Known, open_known
+from weightflow.models import ModelConfig
+from weightflow.training.presets import read_preset
+from weightflow.training.trainer import start
+from weightflow.zoo.builders.local import build_zoo
+from weightflow.zoo.canonicalize import canonicalize_zoo
 from weightflow.zoo.recipe import read_recipe
 from weightflow.zoo.store import Zoo, write_zoo
 

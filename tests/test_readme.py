@@ -11,9 +11,9 @@ import pytest
 from typer.main import get_command
 
 from benchmarks.readme import README, filled
-from canon import console
-from canon.cli import app as canon_app
-from weightflow.cli import app as weightflow_app
+from canon.cli import console
+from canon.cli.main import app as canon_app
+from weightflow.cli.main import app as weightflow_app
 
 TEXT = README.read_text(encoding="utf-8")
 

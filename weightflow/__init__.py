@@ -4,7 +4,7 @@ from importlib import import_module
 from typing import Any
 
 # Loaded on first use: `weightflow --help` must answer before torch is imported.
-_HOME = {"Flow": "sample", "Prompt": "text", "Zoo": "zoo.store", "load": "sample"}
+_HOME = {"Flow": "generator.generator", "Prompt": "text", "Zoo": "zoo.store", "load": "generator.generator"}
 
 __all__ = list(_HOME)
 

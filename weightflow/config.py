@@ -13,8 +13,8 @@ from typing import Any, TypeVar
 import tomli_w
 
 from canon.errors import InputError
-from canon.files import atomic_write
-from weightflow.names import suggest
+from canon.io.files import atomic_write
+from weightflow.registry import suggest
 
 C = TypeVar("C")
 

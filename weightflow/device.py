@@ -1,10 +1,12 @@
-"""Where the generator runs: the processor, or an accelerator that is there."""
+"""Devices and precisions that computations run in."""
 
 from __future__ import annotations
 
 import torch
 
 from canon.errors import InputError
+
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def usable_device(name: str | torch.device) -> torch.device:

@@ -18,11 +18,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from canon import checkpoint
 from canon.errors import InputError
-from weightflow.architectures import Architecture
+from canon.io import checkpoint
 from weightflow.backbones import pretrained
-from weightflow.datasets.data import Preprocessing
+from weightflow.data.types import Preprocessing
+from weightflow.networks.architectures import Architecture
 
 KEY = "backbone"
 

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from canon import checkpoint
 from canon.errors import InputError, WorkError
-from weightflow.datasets.data import Preprocessing
-from weightflow.names import pick, suggest
+from canon.io import checkpoint
+from weightflow.data.types import Preprocessing
+from weightflow.registry import pick, suggest
 
 # what torchvision's own weights were trained with
 IMAGENET_MEAN, IMAGENET_STD, IMAGENET_SIZE = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), 224

@@ -15,14 +15,14 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from canon import checkpoint
 from canon.errors import InputError, WorkError
-from weightflow.architectures import Architecture
+from canon.io import checkpoint
 from weightflow.backbones import BackboneCard, write_backbone
-from weightflow.datasets import ClassificationData, Split, StoredInputs
-from weightflow.names import pick
-from weightflow.zoo.augment import crop_flip
-from weightflow.zoo.trainingrecipe import AUGMENTATIONS, PRECISIONS
+from weightflow.data.augmentation import AUGMENTATIONS, crop_flip
+from weightflow.data.types import ClassificationData, Split, StoredInputs
+from weightflow.device import PRECISIONS
+from weightflow.networks.architectures import Architecture
+from weightflow.registry import pick
 
 CYCLED = ("lr", "momentum")
 

@@ -14,28 +14,28 @@ from functools import cache
 from typing import Any
 
 from canon.errors import InputError
+from weightflow.data.info import THROUGH, Facts
+from weightflow.data.types import ClassificationData, Preprocessing, SealedSplit, Split, StoredInputs
 from weightflow.datasets import (
+    backbone_features,
     caltech,
     cifar,
-    features,
-    idx,
     image_folder,
+    mnist,
     npz,
     scikit_learn,
     tiny_imagenet,
     yelp,
 )
-from weightflow.datasets.data import ClassificationData, Preprocessing, SealedSplit, Split, StoredInputs
-from weightflow.datasets.facts import Facts
-from weightflow.names import pick
+from weightflow.registry import pick
 
 SOURCES: dict[str, Callable[..., ClassificationData]] = {
     "digits": scikit_learn.digits,
     "iris": scikit_learn.iris,
     "wine": scikit_learn.wine,
     "breast_cancer": scikit_learn.breast_cancer,
-    "mnist": idx.mnist,
-    "fashion_mnist": idx.fashion_mnist,
+    "mnist": mnist.mnist,
+    "fashion_mnist": mnist.fashion_mnist,
     "cifar10": cifar.cifar10,
     "cifar100": cifar.cifar100,
     "caltech256": caltech.caltech256,
@@ -63,9 +63,9 @@ def load(name: str) -> ClassificationData:
 
     The object's `name` is the whole name asked for, so that whoever stores it finds the same data again.
     """
-    images, through, backbone = name.rpartition(features.THROUGH)
+    images, through, backbone = name.rpartition(THROUGH)
     if through:
-        return features.through(load(images), backbone, name)
+        return backbone_features.through(load(images), backbone, name)
     before, _, query = name.partition("?")
     source, _, path = before.partition(":")
     make = pick(SOURCES, source, "data set")

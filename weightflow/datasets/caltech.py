@@ -6,8 +6,8 @@ import re
 from dataclasses import asdict
 from pathlib import Path
 
-from weightflow.datasets import places, stored
-from weightflow.datasets.data import ClassificationData
+from weightflow.data import decoded_cache, locations
+from weightflow.data.types import ClassificationData
 from weightflow.datasets.images import ImageOptions, decode_parts, file_at, is_image
 
 
@@ -16,11 +16,11 @@ def caltech256(size: int = 64, skip_corrupt: bool = False) -> ClassificationData
 
     Category 257, clutter, is no category and is left out. The few grey images are made colour.
     """
-    folder = places.find(
+    folder = locations.find(
         "caltech256",
         ["caltech256/256_ObjectCategories", "256_ObjectCategories"],
         "001.*",
-        places.how_to_get("caltech256"),
+        locations.how_to_get("caltech256"),
     )
     categories = [d for d in sorted(folder.iterdir()) if d.is_dir() and not d.name.endswith("clutter")]
     options = ImageOptions(size, colour=True, skip_corrupt=skip_corrupt)
@@ -36,8 +36,10 @@ def caltech256(size: int = 64, skip_corrupt: bool = False) -> ClassificationData
         decode_parts("caltech256", target, {"train": files}, names, options)
 
     paths = [path for category in categories for path in category.iterdir()]
-    key = stored.identity("caltech256", paths, **asdict(options))
-    return stored.from_folder("caltech256", stored.decoded(key, decode), licence="CC BY 4.0 (Griffin et al.)")
+    key = decoded_cache.identity("caltech256", paths, **asdict(options))
+    return decoded_cache.from_folder(
+        "caltech256", decoded_cache.decoded(key, decode), licence="CC BY 4.0 (Griffin et al.)"
+    )
 
 
 def human(folder: str) -> str:

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from canon.errors import InputError
-from weightflow.datasets import places, stored
-from weightflow.datasets.data import ClassificationData
+from weightflow.data import decoded_cache, locations
+from weightflow.data.types import ClassificationData
 
 LICENCE = "not stated by its publisher (Krizhevsky 2009); for research"
 
@@ -31,7 +31,7 @@ def cifar100() -> ClassificationData:
 def _load(
     name: str, folder_name: str, parts: dict[str, list[str]], labels: str, meta: tuple[str, str]
 ) -> ClassificationData:
-    folder = places.find(name, [folder_name], meta[0], places.how_to_get(name))
+    folder = locations.find(name, [folder_name], meta[0], locations.how_to_get(name))
     files = {part: [folder / f for f in listed] for part, listed in parts.items()}
     for path in [f for listed in files.values() for f in listed]:
         if not path.exists():
@@ -48,11 +48,13 @@ def _load(
                 raise InputError(
                     f"{listed[0]} is not a batch of CIFAR ({error}); download it again"
                 ) from None
-            stored.write_part(target, part, images, targets)
-        stored.write_names(target, [str(n).replace("_", " ") for n in read_batch(folder / meta[0])[meta[1]]])
+            decoded_cache.write_part(target, part, images, targets)
+        decoded_cache.write_names(
+            target, [str(n).replace("_", " ") for n in read_batch(folder / meta[0])[meta[1]]]
+        )
 
-    key = stored.identity(name, [f for listed in files.values() for f in listed] + [folder / meta[0]])
-    return stored.from_folder(name, stored.decoded(key, decode), licence=LICENCE)
+    key = decoded_cache.identity(name, [f for listed in files.values() for f in listed] + [folder / meta[0]])
+    return decoded_cache.from_folder(name, decoded_cache.decoded(key, decode), licence=LICENCE)
 
 
 class _ArraysOnly(pickle.Unpickler):

@@ -9,8 +9,8 @@ from functools import partial
 from pathlib import Path
 
 from canon.errors import InputError
-from weightflow.datasets import stored
-from weightflow.datasets.data import ClassificationData
+from weightflow.data import decoded_cache
+from weightflow.data.types import ClassificationData
 from weightflow.datasets.images import ImageFile, ImageOptions, decode_parts, file_at, file_in, is_image
 
 TESTS = ("test", "val")
@@ -47,10 +47,10 @@ def imagefolder(
         part: [make(label) for label, own in enumerate(classes) for make in by_class[own]]
         for part, by_class in found.items()
     }
-    key = stored.identity("imagefolder", files, root=str(source.resolve()), **asdict(options))
+    key = decoded_cache.identity("imagefolder", files, root=str(source.resolve()), **asdict(options))
     names = [own.replace("_", " ") for own in classes]
-    folder = stored.decoded(key, lambda target: decode_parts(name, target, images, names, options))
-    return stored.from_folder(name, folder, licence=f"that of the images in {source}")
+    folder = decoded_cache.decoded(key, lambda target: decode_parts(name, target, images, names, options))
+    return decoded_cache.from_folder(name, folder, licence=f"that of the images in {source}")
 
 
 def _in_folder(root: Path) -> tuple[Found, list[Path]]:

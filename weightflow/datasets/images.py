@@ -12,7 +12,7 @@ from typing import BinaryIO
 import numpy as np
 
 from canon.errors import InputError
-from weightflow.datasets import stored
+from weightflow.data import decoded_cache
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff", ".webp"}
 
@@ -87,11 +87,11 @@ def decode_parts(
         if pixels is None:
             raise InputError(f"data set '{name}': none of {len(files)} images for {part} can be read")
         if not kept.all():
-            stored.write_part(folder, part, pixels[kept], labels[kept])
+            decoded_cache.write_part(folder, part, pixels[kept], labels[kept])
         else:
             pixels.flush()
             np.save(folder / f"{part}_labels.npy", labels)
-    stored.write_names(folder, class_names)
+    decoded_cache.write_names(folder, class_names)
 
 
 class _Probe:

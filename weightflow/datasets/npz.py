@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from canon.errors import InputError
-from weightflow.datasets import stored
-from weightflow.datasets.data import ClassificationData
+from weightflow.data import decoded_cache
+from weightflow.data.types import ClassificationData
 
 
 def npz(path: str) -> ClassificationData:
@@ -20,10 +20,10 @@ def npz(path: str) -> ClassificationData:
     source, name = Path(path).expanduser(), f"npz:{path}"
     if not source.is_file():
         raise InputError(f"data set '{name}': {source} does not exist")
-    key = stored.identity("npz", [source])
-    folder = stored.decoded(key, lambda target: _decode(name, source, target))
+    key = decoded_cache.identity("npz", [source])
+    folder = decoded_cache.decoded(key, lambda target: _decode(name, source, target))
     is_bytes = np.load(folder / "train.npy", mmap_mode="c").dtype == np.uint8
-    return stored.from_folder(
+    return decoded_cache.from_folder(
         name, folder, licence=f"that of the data in {source}", divisor=255.0 if is_bytes else 1.0
     )
 
@@ -42,7 +42,7 @@ def _decode(name: str, source: Path, target: Path) -> None:
     labels = arrays["labels"]
     names = arrays.get("class_names")
     count = int(labels.max()) + 1 if labels.size else 0
-    stored.write_names(target, [str(n) for n in (range(count) if names is None else names)])
+    decoded_cache.write_names(target, [str(n) for n in (range(count) if names is None else names)])
     for part, prefix in (("train", ""), ("test", "test_")):
         if f"{prefix}inputs" not in arrays:
             continue
@@ -52,7 +52,7 @@ def _decode(name: str, source: Path, target: Path) -> None:
                              f"{prefix}labels are needed, found {'none' if own is None else own.shape}")  # fmt: skip
         if not np.isfinite(inputs).all():
             raise InputError(f"data set '{name}': {prefix}inputs holds values that are not finite")
-        stored.write_part(target, part, _channels_first(inputs), own)
+        decoded_cache.write_part(target, part, _channels_first(inputs), own)
 
 
 def _channels_first(inputs: np.ndarray) -> np.ndarray:

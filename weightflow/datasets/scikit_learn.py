@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from weightflow.datasets.data import ClassificationData, from_arrays
+from weightflow.data.types import ClassificationData, from_arrays
 
 DIGIT_NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 LICENCE = "UCI Machine Learning Repository, CC BY 4.0"

@@ -7,8 +7,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 from canon.errors import InputError
-from weightflow.datasets import places, stored
-from weightflow.datasets.data import ClassificationData
+from weightflow.data import decoded_cache, locations
+from weightflow.data.types import ClassificationData
 from weightflow.datasets.images import ImageOptions, decode_parts, file_at, is_image
 
 URL = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
@@ -20,7 +20,7 @@ def tinyimagenet(size: int | None = None, skip_corrupt: bool = False) -> Classif
     The images that are grey are made colour.
     """
     advice = f"download {URL}, unpack it, and set WEIGHTFLOW_DATA to the folder that has tiny-imagenet-200"
-    folder = places.find("tinyimagenet", ["tiny-imagenet-200"], "wnids.txt", advice)
+    folder = locations.find("tinyimagenet", ["tiny-imagenet-200"], "wnids.txt", advice)
     wnids = _lines(folder / "wnids.txt")
     label = {wnid: index for index, wnid in enumerate(wnids)}
     options = ImageOptions(size, colour=True, skip_corrupt=skip_corrupt)
@@ -44,9 +44,11 @@ def tinyimagenet(size: int | None = None, skip_corrupt: bool = False) -> Classif
         decode_parts("tinyimagenet", target, {"train": train, "test": test}, names, options)
 
     paths = [Path(f.path) for f in train + test if Path(f.path).exists()]
-    key = stored.identity("tinyimagenet", paths, **asdict(options))
-    return stored.from_folder(
-        "tinyimagenet", stored.decoded(key, decode), licence="that of ImageNet: for research, not commercial"
+    key = decoded_cache.identity("tinyimagenet", paths, **asdict(options))
+    return decoded_cache.from_folder(
+        "tinyimagenet",
+        decoded_cache.decoded(key, decode),
+        licence="that of ImageNet: for research, not commercial",
     )
 
 

@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 
 from canon.errors import InputError
-from weightflow.datasets import places, stored
-from weightflow.datasets.data import ClassificationData
+from weightflow.data import decoded_cache, locations
+from weightflow.data.types import ClassificationData
 
 STARS = ("one star", "two stars", "three stars", "four stars", "five stars")
 PARTS = {"train": "train.csv", "test": "test.csv"}
@@ -37,7 +37,7 @@ Review = tuple[int, str]
 
 def yelp(words: int = 30_522, length: int = 128) -> ClassificationData:
     """Reviews as `length` numbers of words each; the classes are one to five stars."""
-    folder = places.find("yelp", ["yelp_review_full_csv", "yelp_dataset", "yelp"], "*", ADVICE)
+    folder = locations.find("yelp", ["yelp_review_full_csv", "yelp_dataset", "yelp"], "*", ADVICE)
     files = {part: folder / name for part, name in PARTS.items()}
     if not all(path.exists() for path in files.values()):
         files = {"train": folder / JSON}
@@ -53,12 +53,12 @@ def yelp(words: int = 30_522, length: int = 128) -> ClassificationData:
                 rows.append(encode(text, numbers, length))
             if not rows:
                 raise InputError(f"{path} holds no review; download it again")
-            stored.write_part(target, part, np.stack(rows), np.array(labels))
-        stored.write_names(target, STARS)
+            decoded_cache.write_part(target, part, np.stack(rows), np.array(labels))
+        decoded_cache.write_names(target, STARS)
 
-    key = stored.identity("yelp", files.values(), words=words, length=length)
-    return stored.from_folder(
-        "yelp", stored.decoded(key, decode), licence="Yelp Dataset Terms of Use", standardise=False
+    key = decoded_cache.identity("yelp", files.values(), words=words, length=length)
+    return decoded_cache.from_folder(
+        "yelp", decoded_cache.decoded(key, decode), licence="Yelp Dataset Terms of Use", standardise=False
     )
 
 

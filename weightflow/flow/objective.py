@@ -20,7 +20,7 @@ from canon.errors import InputError
 from weightflow.flow.prior import WithPrior
 from weightflow.flow.schedule import SCHEDULES, Schedule, expand_time
 from weightflow.flow.velocity import CleanToVelocity, Prediction, VelocityToClean
-from weightflow.names import pick
+from weightflow.registry import pick
 
 
 def uniform_times(count: int, generator: torch.Generator) -> Tensor:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from weightflow.names import pick
+from weightflow.registry import pick
 
 Velocity = Callable[[Tensor, Tensor], Tensor]
 

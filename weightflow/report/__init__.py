@@ -10,22 +10,22 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from weightflow import checkpoint as runs
-from weightflow.evaluate import describe, judge
-from weightflow.known import open_known
+from weightflow.evaluation.context import open_known
+from weightflow.evaluation.evaluate import describe, judge
+from weightflow.flow.sampling_config import SampleConfig
+from weightflow.report.baselines import opponents
 from weightflow.report.diversity import diversity
 from weightflow.report.ensembles import ensembles
 from weightflow.report.environment import environment
+from weightflow.report.fine_tuning import starts
 from weightflow.report.generated import Generated, generate, scatter
-from weightflow.report.map import principal_map
 from weightflow.report.novelty import novelty
-from weightflow.report.opponents import opponents
+from weightflow.report.pca_map import principal_map
 from weightflow.report.speed import speed
 from weightflow.report.splits import SPLITS, missing, split_figures
-from weightflow.report.starts import starts
 from weightflow.report.sweeps import guidance, solvers
-from weightflow.report.words import verdict
-from weightflow.sampleconfig import SampleConfig
+from weightflow.report.verdict import verdict
+from weightflow.training import run_store as runs
 
 __all__ = ["make_report", "open_known", "verdict"]
 

@@ -13,14 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from weightflow.alternatives import trained_as_the_zoo
-from weightflow.evaluate import Spread, judge, judge_ensembles
-from weightflow.disagreement import compare_behaviour
-from weightflow.known import Known
+from canon.types import StateDict
+from weightflow.batched.group_size import together
+from weightflow.batched.tasks import Task
+from weightflow.batched.training import train_many
+from weightflow.evaluation.context import Known
+from weightflow.evaluation.error_overlap import compare_behaviour
+from weightflow.evaluation.evaluate import Spread, judge, judge_ensembles
 from weightflow.text import Prompt
-from weightflow.zoo.company import together
-from weightflow.zoo.logits import State
-from weightflow.zoo.tasks import Task
 
 NETWORKS = 8
 # seeds of the networks that are trained for comparison; no zoo begins there
@@ -68,13 +68,15 @@ def diversity(known: Known, tasks: Sequence[Task], seed: int, most: int = 8) -> 
     return found | {"trained": trained.to_dict(), "ratio": round(ratio, 6)}
 
 
-def train_alike(known: Known, tasks: Sequence[Task]) -> State:
+def train_alike(known: Known, tasks: Sequence[Task]) -> StateDict:
     """`NETWORKS` networks in a row for each task, trained as the zoo's from seeds that no zoo has."""
     repeated = [task for task in tasks for _ in range(NETWORKS)]
-    return trained_as_the_zoo(known.flow, repeated, range(SEED, SEED + len(repeated)))
+    recipe, seeds = known.zoo.training_recipe, range(SEED, SEED + len(repeated))
+    assert recipe is not None
+    return train_many(known.zoo.architecture, known.data, repeated, seeds, recipe).state
 
 
-def measure_diversity(known: Known, state: State, tasks: Sequence[Task]) -> Diversity:
+def measure_diversity(known: Known, state: StateDict, tasks: Sequence[Task]) -> Diversity:
     """`state` holds as many networks in a row for each task."""
     architecture, count = known.zoo.architecture, len(next(iter(state.values()))) // len(tasks)
     rows: list[tuple[float, float, float]] = []
@@ -88,7 +90,7 @@ def measure_diversity(known: Known, state: State, tasks: Sequence[Task]) -> Dive
 
 
 def _why_none_is_trained(known: Known) -> str | None:
-    if "training" not in known.zoo.manifest.get("recipe", {}):
+    if known.zoo.training_recipe is None:
         return "the zoo does not say how its networks were trained"
     if known.zoo.manifest.get("lineage") == "branched":
         return "all networks of the zoo are fine-tuned from one, and none is independent"

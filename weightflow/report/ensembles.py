@@ -9,12 +9,12 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from weightflow.canonicalize import gather_classes
-from weightflow.evaluate import Spread, judge_ensembles
-from weightflow.known import Known
+from canon.types import StateDict
+from weightflow.batched.class_axes import gather_classes
+from weightflow.batched.tasks import Task
+from weightflow.evaluation.context import Known
+from weightflow.evaluation.evaluate import Spread, judge_ensembles
 from weightflow.text import Prompt
-from weightflow.zoo.logits import State
-from weightflow.zoo.tasks import Task
 
 SIZES = (10, 100)
 # numbers held at once: a hundred networks of two million parameters
@@ -57,13 +57,13 @@ def knowing(known: Known, tasks: Sequence[Task]) -> Bool[Tensor, "tasks networks
     return known.classes_of(tasks).double() @ (~known.has_class).double().T == 0
 
 
-def picked(known: Known, rows: Tensor, task: Task) -> State:
+def picked(known: Known, rows: Tensor, task: Task) -> StateDict:
     """Training networks, their rows picked and reordered for a task."""
     wide = {name: tensor[rows] for name, tensor in known.wide.items()}
     return gather_classes(known.zoo.architecture, wide, [task] * len(rows))
 
 
-def _accuracies(known: Known, state: State, task: Task) -> dict[int, float]:
+def _accuracies(known: Known, state: StateDict, task: Task) -> dict[int, float]:
     """By size; size 1 is the mean over single networks."""
     count = len(next(iter(state.values())))
     alone = [

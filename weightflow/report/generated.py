@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from weightflow.evaluate import Judged, judge
-from weightflow.known import Known
-from weightflow.novelty import nearest_distances
-from weightflow.report.opponents import Opponent
+from canon.types import StateDict
+from weightflow.batched.tasks import Task
+from weightflow.evaluation.context import Known
+from weightflow.evaluation.evaluate import Judged, judge
+from weightflow.evaluation.novelty import nearest_distances
+from weightflow.report.baselines import Opponent
 from weightflow.text import Prompt
-from weightflow.zoo.logits import State
 from weightflow.zoo.store import Zoo
-from weightflow.zoo.tasks import Task
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Generated:
 
     rows: list[int]
     tasks: list[Task]
-    state: State
+    state: StateDict
     judged: Judged
     trained: Judged
     ratios: Tensor | None
@@ -57,13 +57,13 @@ def generate(known: Known, split: str, seed: int, limit: int) -> Generated:
     )
 
 
-def sample(known: Known, tasks: Sequence[Task], seed: int) -> State:
+def sample(known: Known, tasks: Sequence[Task], seed: int) -> StateDict:
     """One network a task, with consecutive seeds."""
     prompts = [Prompt(task.classes) for task in tasks]
     return known.flow.sample(prompts, [seed + i for i in range(len(tasks))], known.config)
 
 
-def ratios(known: Known, state: State, tasks: Sequence[Task]) -> Tensor | None:
+def ratios(known: Known, state: StateDict, tasks: Sequence[Task]) -> Tensor | None:
     return nearest_distances(known, state, tasks).ratios if known.is_canonical else None
 
 

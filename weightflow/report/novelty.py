@@ -6,14 +6,14 @@ from typing import Any
 
 from torch import Tensor
 
-from weightflow.disagreement import compare_behaviour
-from weightflow.evaluate import judge
-from weightflow.known import Known
-from weightflow.novelty import GOOD, novel_and_good, root_mean_square, spacing
+from canon.types import StateDict
+from weightflow.batched.tasks import Task
+from weightflow.evaluation.context import Known
+from weightflow.evaluation.error_overlap import compare_behaviour
+from weightflow.evaluation.evaluate import judge
+from weightflow.evaluation.novelty import GOOD, novel_and_good, root_mean_square, spacing
 from weightflow.report.generated import Generated, ratios, unseen_rows
 from weightflow.text import Prompt
-from weightflow.zoo.logits import State
-from weightflow.zoo.tasks import Task
 
 NO_FRAME = "the zoo is not canonical, and distances need a common frame"
 
@@ -56,12 +56,12 @@ def _distances(known: Known, made: Generated, seen: Generated) -> dict[str, Any]
     }
 
 
-def rms_ratio(known: Known, state: State, tasks: list[Task]) -> float:
+def rms_ratio(known: Known, state: StateDict, tasks: list[Task]) -> float:
     """Root mean square of networks in the flow's coordinates, over the zoo's."""
     return _rms(known, state, tasks) / _rms(known, known.state, known.tasks)
 
 
-def _rms(known: Known, state: State, tasks: list[Task]) -> float:
+def _rms(known: Known, state: StateDict, tasks: list[Task]) -> float:
     present: Tensor = known.flow.prompts([Prompt(task.classes) for task in tasks]).present
     coordinates = known.flow.coordinates
     return root_mean_square(coordinates.encode(state, present), coordinates.used(present))

@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from weightflow.decode import decode
-from weightflow.known import Known
+from weightflow.evaluation.context import Known
+from weightflow.generator.decode import decode
 from weightflow.text import Prompt
 
 

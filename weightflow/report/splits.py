@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from weightflow.evaluate import Spread, chance
-from weightflow.known import Known
-from weightflow.novelty import novel_and_good
+from weightflow.evaluation.context import Known
+from weightflow.evaluation.evaluate import Spread, chance
+from weightflow.evaluation.novelty import novel_and_good
+from weightflow.report.baselines import Opponent
 from weightflow.report.generated import Generated
-from weightflow.report.opponents import Opponent
 
 SPLITS = {
     "seen": "the zoo has no network of a task that the generator saw",

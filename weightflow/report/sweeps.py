@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from weightflow.evaluate import Spread, judge
+from canon.types import StateDict
+from weightflow.batched.tasks import Task
+from weightflow.evaluation.context import Known
+from weightflow.evaluation.evaluate import Spread, judge
+from weightflow.evaluation.novelty import mean_distance
 from weightflow.flow.denoising import DENOISERS
-from weightflow.known import Known
-from weightflow.novelty import mean_distance
 from weightflow.report.generated import ratios, sample
 from weightflow.report.novelty import NO_FRAME, rms_ratio
-from weightflow.zoo.logits import State
-from weightflow.zoo.tasks import Task
 
 STEPS = (1, 2, 4, 8, 16)
 SOLVERS = (
@@ -58,7 +58,7 @@ def guidance(known: Known, tasks: Sequence[Task], seed: int, prompts: int = 10, 
     return {"scales": rows, "prompts": len(tasks[:prompts]), "networks_a_prompt": each}
 
 
-def _figures(known: Known, state: State, tasks: list[Task]) -> dict[str, Any]:
+def _figures(known: Known, state: StateDict, tasks: list[Task]) -> dict[str, Any]:
     distance = ratios(known, state, tasks)
     return {
         **Spread.of(judge(known.zoo.architecture, state, tasks).accuracy).to_dict(),

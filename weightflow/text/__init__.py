@@ -8,7 +8,7 @@ from collections.abc import Callable
 from functools import cache
 
 from canon.errors import InputError
-from weightflow.names import pick
+from weightflow.registry import pick
 from weightflow.text.description import Description
 from weightflow.text.encoder import Cached, TextEncoder, cache_folder
 from weightflow.text.prompt import Prompt, PromptBatch, encode_prompts
@@ -17,13 +17,13 @@ __all__ = ["Description", "Prompt", "PromptBatch", "TextEncoder", "encode_prompt
 
 
 def _wordllama(rest: str) -> TextEncoder:
-    from weightflow.text.static_words import WordLlamaEncoder
+    from weightflow.text.wordllama_encoder import WordLlamaEncoder
 
     return Cached(WordLlamaEncoder())
 
 
 def _table(rest: str) -> TextEncoder:
-    from weightflow.text.table import TableEncoder
+    from weightflow.text.table_encoder import TableEncoder
 
     return TableEncoder(rest)
 
@@ -38,7 +38,7 @@ def _open_clip(rest: str) -> TextEncoder:
 
 
 def _none(rest: str) -> TextEncoder:
-    from weightflow.text.wordless import Wordless
+    from weightflow.text.null_encoder import Wordless
 
     return Wordless()
 

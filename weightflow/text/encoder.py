@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from canon.errors import InputError
-from canon.files import replacing, require_file, sha256
+from canon.io.files import replacing, require_file, sha256
 
 
 class TextEncoder(ABC):

@@ -15,8 +15,8 @@ from PIL import Image
 from torch import Tensor
 
 from canon.errors import InputError
-from canon.files import require_file, sha256
-from weightflow.names import suggest
+from canon.io.files import require_file, sha256
+from weightflow.registry import suggest
 from weightflow.text.encoder import TextEncoder
 
 PROMPT = "a photo of a {}"

@@ -12,11 +12,11 @@ import numpy as np
 
 from canon.errors import InputError
 from weightflow import config, datasets
-from weightflow.architectures import Architecture
-from weightflow.names import pick, suggest
-from weightflow.readout import Logits, cosine
-from weightflow.zoo.tasks import Task, deal_combinations, draw_tasks
-from weightflow.zoo.trainingrecipe import TrainingRecipe
+from weightflow.batched.config import TrainingRecipe
+from weightflow.batched.tasks import Task, deal_combinations, draw_tasks
+from weightflow.networks.architectures import Architecture
+from weightflow.networks.readout import Logits, cosine
+from weightflow.registry import pick, suggest
 
 LINEAGES = ("independent", "branched")
 
@@ -199,7 +199,7 @@ def _every_combination(
 
 def built_in() -> dict[str, Path]:
     """Recipes that come with the package, by name; `NAME-small` is the same at a size for trying out."""
-    return config.by_name(Path(str(resources.files("weightflow") / "recipes")))
+    return config.by_name(Path(str(resources.files("weightflow.zoo") / "recipes")))
 
 
 def read_recipe(name_or_path: str, changes: dict[str, Any] | None = None) -> ZooRecipe:

@@ -22,14 +22,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from canon import checkpoint
 from canon.errors import InputError
-from canon.files import atomic_write, sha256
-from weightflow.architectures import Architecture
-from weightflow.zoo.tasks import Task
+from canon.io import checkpoint
+from canon.io.files import atomic_write, sha256
+from canon.types import StateDict
+from weightflow import config
+from weightflow.batched.config import TrainingRecipe
+from weightflow.batched.tasks import Task
+from weightflow.networks.architectures import Architecture
 
 FORMAT = "weightflow-zoo-1"
-State = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,11 @@ def write_manifest(folder: Path, header: Mapping[str, Any], count: int) -> None:
 
 
 def write_zoo(
-    folder: Path, header: Mapping[str, Any], state: State, records: Sequence[Record], shard_size: int = 500
+    folder: Path,
+    header: Mapping[str, Any],
+    state: StateDict,
+    records: Sequence[Record],
+    shard_size: int = 500,
 ) -> None:
     """Write a whole zoo at once; for populations that are already in memory."""
     if (folder / "zoo.json").exists():
@@ -144,6 +150,12 @@ class Zoo:
         """A hash of all that the zoo holds: manifest, records and shards by their hashes."""
         return hashlib.sha256(json.dumps(self.manifest, sort_keys=True).encode()).hexdigest()
 
+    @property
+    def training_recipe(self) -> TrainingRecipe | None:
+        """How its networks were trained; None where that is not known, as of imported ones."""
+        tables = self.manifest.get("recipe", {}).get("training")
+        return None if tables is None else config.build(TrainingRecipe, tables, "training.")
+
     def __len__(self) -> int:
         return sum(shard["networks"] for shard in self.manifest["shards"])
 
@@ -151,10 +163,10 @@ class Zoo:
         """Indices of the networks of one split, or of all."""
         return [i for i, record in enumerate(self.records) if split is None or record.split == split]
 
-    def load(self, rows: Iterable[int] | None = None) -> State:
+    def load(self, rows: Iterable[int] | None = None) -> StateDict:
         """Stacked tensors (networks, *shape) of the given rows, in that order; all rows by default."""
         wanted = list(range(len(self))) if rows is None else list(rows)
-        result: State = {}
+        result: StateDict = {}
         for positions, state in self.by_shard(wanted):
             for name, tensor in state.items():
                 if name not in result:
@@ -162,7 +174,7 @@ class Zoo:
                 result[name][positions] = tensor
         return result
 
-    def by_shard(self, rows: Sequence[int]) -> Iterator[tuple[Tensor, State]]:
+    def by_shard(self, rows: Sequence[int]) -> Iterator[tuple[Tensor, StateDict]]:
         """The given rows, one shard in memory at a time: positions in `rows`, and the networks there."""
         of_shard: dict[int, list[int]] = {}
         for position, row in enumerate(rows):
@@ -171,7 +183,7 @@ class Zoo:
             inside = torch.tensor([self.records[rows[p]].row for p in positions])
             yield torch.tensor(positions), {n: t[inside] for n, t in self._shard(shard).items()}
 
-    def network(self, row: int) -> State:
+    def network(self, row: int) -> StateDict:
         """One network as a plain `state_dict`, trimmed to its own classes."""
         state = {name: tensor[0] for name, tensor in self.load([row]).items()}
         return self.architecture.trim(state, len(self.records[row].classes))
@@ -184,7 +196,7 @@ class Zoo:
             if (problem := self._problem(index)) is not None
         ]
 
-    def _shard(self, index: int) -> State:
+    def _shard(self, index: int) -> StateDict:
         problem = self._problem(index)
         if problem is not None:
             raise InputError(problem)

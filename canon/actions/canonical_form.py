@@ -1,0 +1,207 @@
+r"""A canonical order of the units that needs no reference: the same bits for every relabelling.
+
+Colour refinement (Weisfeiler and Leman 1968). A unit's colour is the rank, among its group, of what it
+sees: its weights, each with the colours of the units at its other end, sorted. Colours make finer
+colours until nothing splits. All of it compares bits and adds nothing up, so that no order of
+summation can leak in. With trained weights one look at one tensor tells all units apart.
+
+Units of odd activations may also be negated: they are ordered by the size of what they see, and their
+signs fixed afterwards (`canon.actions.signs`).
+
+Units that stay alike are either interchangeable (dead, or copies: any order gives the same bits), or
+tied by regularity, as in quantised weights; there every choice is followed and the least outcome taken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import prod
+
+import torch
+from torch import Tensor
+
+from canon.actions import permutation as perm
+from canon.actions.scaling import apply_scale, multiplier, places
+from canon.actions.signs import fix_signs, of_old_units, sign_groups, signed_tensors
+from canon.errors import InputError
+from canon.spec import Axis, PermutationSpec
+from canon.types import State
+
+# colours[group] has the shape of an element of the group; equal where units look alike.
+Colours = dict[str, Tensor]
+
+_INTEGER = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+def canonicalize(spec: PermutationSpec, state: State) -> dict[str, Tensor]:
+    """The state in canonical order: canonicalize(apply(g, x)) is canonicalize(x), bit for bit.
+
+    Only relabels, and negates units of odd activations, so that the function stays. Raises
+    `InputError` where the state does not fit the spec or holds NaN, which has no order.
+    """
+    permutation, signs = canonical_element(spec, state)
+    return perm.apply(spec, permutation, apply_scale(spec, signs, state) if signs else state)
+
+
+def canonical_element(spec: PermutationSpec, state: State) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The relabelling that `canonicalize` applies, and before it the signs of the units."""
+    spec.check(state)
+    bits, signed = {}, signed_tensors(spec)
+    # Small tensors first: a bias is cheaper to sort than a matrix. Statistics only where weights are alike.
+    for name in sorted(state, key=lambda name: (name in spec.statistics, state[name].numel(), name)):
+        if state[name].is_floating_point() and state[name].isnan().any():
+            raise InputError(f"{name} holds NaN, which has no order")
+        bits[name] = _signed_bits(state[name]) if name in signed else _ordered_bits(state[name])
+    start = {name: torch.zeros(spec.shape(name), dtype=torch.long) for name in spec.groups}
+    order = _order(spec, _settle(spec, bits, start))
+    return order, of_old_units(spec, fix_signs(spec, perm.apply(spec, order, bits)), order)
+
+
+def _ordered_bits(tensor: Tensor) -> Tensor:
+    """Integers that order as the floats do, different for different bits (0.0 and -0.0, say)."""
+    tensor = tensor.detach().cpu().contiguous()
+    if tensor.dtype == torch.bool:
+        return tensor.long()
+    bits = tensor.view(_INTEGER[tensor.element_size()])
+    if tensor.is_floating_point():
+        bits = torch.where(bits < 0, bits ^ torch.iinfo(bits.dtype).max, bits)
+    return bits.long()
+
+
+def _signed_bits(tensor: Tensor) -> Tensor:
+    """The same where a unit's sign may change: the negative has the negative integer."""
+    return _ordered_bits(tensor.abs()) * tensor.detach().cpu().sign().long()
+
+
+def _settle(spec: PermutationSpec, bits: State, colours: Colours) -> Colours:
+    """Refine until every unit has a colour of its own (every nested one within its outer unit)."""
+    colours = _refine(spec, bits, colours)
+    tied = _tied(spec, colours)
+    if tied is None:
+        return colours
+    name, units = tied
+    if _interchangeable(spec, bits, name, units):
+        # In whatever order they now stand, the bits are the same.
+        return _settle(spec, bits, {**colours, name: _before(colours[name], units)})
+    ends = [_settle(spec, bits, {**colours, name: _before(colours[name], [unit])}) for unit in units]
+    return min(ends, key=lambda end: _outcome(spec, bits, end))
+
+
+def _before(colour: Tensor, units: list[tuple[int, ...]]) -> Tensor:
+    """Colours with `units` told apart, in the order given, and put before those that were like them."""
+    room = colour * (len(units) + 1)
+    for number, unit in enumerate(units):
+        room[unit] += number - len(units)
+    return room
+
+
+def _refine(spec: PermutationSpec, bits: State, colours: Colours) -> Colours:
+    """Split colours by what the units see, until nothing splits."""
+    colours, signed = dict(colours), signed_tensors(spec)
+    bits = {name: tensor.abs() if name in signed else tensor for name, tensor in bits.items()}
+    looks = {name: [(t, n) for t in bits for u, n in spec.uses(name) if u == t] for name in spec.groups}
+    before = -1
+    while (now := sum(len(colour.unique()) for colour in colours.values())) != before:
+        before = now
+        for name, places_ in looks.items():
+            for tensor, axis in places_:
+                if len(colours[name].unique()) == colours[name].numel():
+                    break
+                colours[name] = _look(spec, bits[tensor], tensor, axis, name, colours)
+    return colours
+
+
+def _look(
+    spec: PermutationSpec, bits: Tensor, tensor: str, number: int, name: str, colours: Colours
+) -> Tensor:
+    """New colours of group `name` after a look at one axis of one tensor."""
+    axes = spec.axes[tensor]
+    own: list[tuple[Tensor, Tensor]] = [(at, of) for _, at, of in places(spec, axes[number], name)]
+    positions, units = torch.cat([at for at, _ in own]), torch.cat([of for _, of in own])
+    keys = torch.zeros((), dtype=torch.long)
+    for axis in axes:
+        key, count = _position_colours(spec, axis, colours)
+        keys = keys.unsqueeze(-1) * count + key
+    # (units, everything that the unit sees)
+    index = positions[units.argsort(stable=True)]
+    seen, where = (
+        t.movedim(number, 0)[index].reshape(colours[name].numel(), -1) for t in (bits, keys.expand_as(bits))
+    )
+    seen, order = seen.sort(dim=1)
+    where, order = where.gather(1, order).sort(dim=1, stable=True)
+    rows = torch.cat([colours[name].reshape(-1, 1), where, seen.gather(1, order)], dim=1)
+    return rows.unique(dim=0, return_inverse=True)[1].reshape(colours[name].shape)
+
+
+def _position_colours(spec: PermutationSpec, axis: Axis, colours: Colours) -> tuple[Tensor, int]:
+    """A rank for every position of an axis, equal where only units of one colour tell them apart."""
+    width = 1 + max(len(segment) for segment in axis.segments)
+    rows = []
+    for number, segment in enumerate(axis.segments):
+        sizes = tuple(factor.size for factor in segment)
+        index = torch.unravel_index(torch.arange(prod(sizes)), sizes)
+        columns = [torch.full_like(index[0], number)]
+        at = {factor.group: place for factor, place in zip(segment, index, strict=True)}
+        for factor, place in zip(segment, index, strict=True):
+            if factor.group is None:
+                columns.append(place)
+            else:
+                outer = spec.groups[factor.group].within
+                colour = colours[factor.group]
+                columns.append(colour[place] if outer is None else colour[at[outer], place])
+        columns += [torch.zeros_like(index[0])] * (width - len(columns))
+        rows.append(torch.stack(columns, dim=1))
+    ranks, key = torch.cat(rows).unique(dim=0, return_inverse=True)
+    return key, len(ranks)
+
+
+def _tied(spec: PermutationSpec, colours: Colours) -> tuple[str, list[tuple[int, ...]]] | None:
+    """The first units that share a colour, outer groups before nested ones, or None."""
+    for name in sorted(spec.groups, key=lambda name: spec.groups[name].within is not None):
+        outer, colour = spec.groups[name].within, colours[name]
+        heads = [()] if outer is None else [(h,) for h in colours[outer].argsort().tolist()]
+        for head in heads:
+            values, counts = colour[head].unique(return_counts=True)
+            if (counts > 1).any():
+                units = (colour[head] == values[counts > 1][0]).nonzero().flatten()
+                return name, [(*head, unit) for unit in units.tolist()]
+    return None
+
+
+def _interchangeable(spec: PermutationSpec, bits: State, name: str, units: list[tuple[int, ...]]) -> bool:
+    """Does exchanging any two of them, or each for the other's negative, leave every bit where it is?"""
+    return all(_exchangeable(spec, bits, name, units[0], other) for other in units[1:])
+
+
+def _exchangeable(
+    spec: PermutationSpec, bits: State, name: str, one: tuple[int, ...], other: tuple[int, ...]
+) -> bool:
+    swap = perm.identity(spec)
+    swap[name][one], swap[name][other] = other[-1], one[-1]
+    moved = perm.apply(spec, swap, bits)
+    if all(torch.equal(moved[tensor], bits[tensor]) for tensor in bits):
+        return True
+    if name not in sign_groups(spec):
+        return False
+    negative = torch.ones(spec.shape(name), dtype=torch.float64)
+    negative[one] = negative[other] = -1
+    moved = _negated(spec, {name: negative}, moved)
+    return all(torch.equal(moved[tensor], bits[tensor]) for tensor in bits)
+
+
+def _negated(spec: PermutationSpec, signs: Mapping[str, Tensor], bits: State) -> dict[str, Tensor]:
+    return {name: t * multiplier(spec, spec.axes[name], signs).long() for name, t in bits.items()}
+
+
+def _order(spec: PermutationSpec, colours: Colours) -> dict[str, Tensor]:
+    plain = {name: colour.argsort(dim=-1, stable=True) for name, colour in colours.items()}
+    return {
+        name: p if (outer := spec.groups[name].within) is None else p[plain[outer]]
+        for name, p in plain.items()
+    }
+
+
+def _outcome(spec: PermutationSpec, bits: State, colours: Colours) -> list[int]:
+    ordered = perm.apply(spec, _order(spec, colours), bits)
+    ordered = _negated(spec, fix_signs(spec, ordered), ordered)
+    return [value for tensor in ordered.values() for value in tensor.flatten().tolist()]

@@ -1,0 +1,55 @@
+"""Bring one network into the order of another."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from canon.cli import console, formatting
+from canon.cli.inputs_outputs import check_outputs, draws, examples_of, write, write_text
+from canon.cli.option_groups import HintOptions, MatchOptions
+from canon.cli.options import Examples, Out, TransformOut
+
+
+def align(
+    a: Annotated[Path, typer.Argument(metavar="A", help="The network whose order is taken.")],
+    b: Annotated[Path, typer.Argument(metavar="B", help="The network that is reordered.")],
+    out: Out,
+    *,
+    hints: HintOptions,
+    data: Examples = None,
+    matching: MatchOptions,
+    transform: TransformOut = None,
+    report: Annotated[
+        Path | None, typer.Option("--report", metavar="R.json", help="Write the report.")
+    ] = None,
+    json: bool = console.JSON,
+    quiet: bool = console.QUIET,
+) -> None:
+    """Bring B into the order of A; what B computes does not change, and that is proved.
+
+    C keeps B's keys, order, dtypes and metadata, so it loads wherever B did.
+
+    [bold]Examples[/bold]
+
+      canon align a.pt b.pt --out c.safetensors
+
+      canon align a.pt b.pt --model nets.py:build --input 1x3x32x32 --out c.pt --report r.json
+    """
+    check_outputs(out, transform, report)
+    from canon.alignment import align
+    from canon.models.spec_resolution import read_pair, resolve
+
+    pair = read_pair(a, b)
+    resolved = resolve(pair.known, hints.hints())
+    matcher = matching.matcher(resolved.runnable, examples_of(data))
+    with console.progress(None, "matching", quiet=quiet):
+        done = align(pair.a, pair.b, resolved, matcher, balance=matching.balance, generator=draws())
+    write(out, done.aligned)
+    if transform is not None:
+        done.transform.save(transform)
+    if report is not None:
+        write_text(report, console.json_text(done.report) + "\n")
+    console.show(done.report, formatting.alignment(done.report, str(out)), json)

@@ -1,0 +1,50 @@
+"""Use a transform again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from canon.cli import console
+from canon.cli.inputs_outputs import check_outputs
+from canon.cli.options import Network, Out
+
+
+def apply(
+    t: Annotated[Path, typer.Argument(metavar="T", help="A transform that --transform wrote.")],
+    a: Network,
+    out: Out,
+    kind: Annotated[
+        str, typer.Option("--kind", help="What A is: network, task-vector, lora or optimizer.")
+    ] = "network",
+    invert: Annotated[bool, typer.Option("--invert", help="Apply the inverse.")] = False,
+    fan_in_fan_out: Annotated[
+        bool, typer.Option("--fan-in-fan-out", help="LoRA of weights stored (in, out), as GPT-2's.")
+    ] = False,
+    json: bool = console.JSON,
+) -> None:
+    """Apply a transform to a network, or to what belongs to it.
+
+    --kind task-vector is the difference of two checkpoints.
+
+    --kind lora holds low-rank factors, named as PEFT names them.
+
+    --kind optimizer holds what `optimizer.state_dict()` gave.
+
+    [bold]Examples[/bold]
+
+      canon align a.pt b.pt --out c.pt --transform t.safetensors
+
+      canon apply t.safetensors b-finetuned.pt --out c-finetuned.pt
+
+      canon apply t.safetensors adapter.safetensors --kind lora --out moved.safetensors
+    """
+    check_outputs(out)
+    from canon.actions.transform_files import carry
+
+    count = carry(t, a, out, kind=kind, invert=invert, fan_in_fan_out=fan_in_fan_out)
+    console.show(
+        {"tensors": count, "out": str(out)}, f"{count} tensors of {a} transformed\nwrote {out}", json
+    )

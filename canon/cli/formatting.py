@@ -1,0 +1,132 @@
+"""Results in words and tables. Nothing here imports torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Group as Together
+from rich.console import RenderableType
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from canon.merging.interpolation import Curve
+    from canon.spec import PermutationSpec
+
+
+def alignment(report: Mapping[str, Any], out: str) -> str:
+    """The report of an alignment in words."""
+    count = len(report["groups"])
+    lines = [
+        f"{count} group{'s' * (count != 1)} ({report['spec_source']}), "
+        f"{report['moved_fraction']:.1%} of the units moved",
+        f"objective {report['objective_before']:.6g} → {report['objective_after']:.6g}, "
+        f"distance {report['distance_before']:.6g} → {report['distance_after']:.6g}; "
+        f"{report['sweeps']} sweeps in {report['seconds']:.2f} s{'' if report['converged'] else ', not converged'}",
+    ]
+    if "nothing_moved_because" in report:
+        lines.append(f"nothing moved: {report['nothing_moved_because']}")
+    return "\n".join([*lines, f"C computes the function of B: {report['proof']}", f"wrote {out}"])
+
+
+def folding(report: Mapping[str, Any], out: str) -> str:
+    """What was folded into what, in words."""
+    lines = [f"{gain} went into {', '.join(readers)}" for gain, readers in report["folded"].items()]
+    lines += [f"{gain} stays: {reason}" for gain, reason in report["kept"].items()]
+    nothing = ["no norm before a linear layer was found"] if not lines else []
+    return "\n".join([*lines, *nothing, f"the function stayed: {report['proof']}", f"wrote {out}"])
+
+
+def spec(found: PermutationSpec, source: str) -> dict[str, Any]:
+    """Groups with their tensors, frozen things with their reasons, and how much of the network moves."""
+    moving, total = parameter_counts(found)
+    return {
+        "spec_source": source,
+        "parameters": total,
+        "parameters_in_moving_groups": moving,
+        "groups": [
+            {
+                "name": name,
+                "size": group.size,
+                "within": group.within,
+                "scale": group.scale,
+                "tensors": [f"{tensor}:{axis}" for tensor, axis in found.uses(name)],
+            }
+            for name, group in found.groups.items()
+        ],
+        "frozen": dict(found.frozen),
+        "statistics": sorted(found.statistics),
+    }
+
+
+def parameter_counts(found: PermutationSpec) -> tuple[int, int]:
+    """How many numbers lie in tensors that some group moves, and how many there are; no statistics."""
+    sizes = {
+        name: (prod(axis.size for axis in axes), any(axis.groups for axis in axes))
+        for name, axes in found.axes.items()
+        if name not in found.statistics
+    }
+    return sum(size for size, moves in sizes.values() if moves), sum(size for size, _ in sizes.values())
+
+
+def tables(found: Mapping[str, Any]) -> RenderableType:
+    """The tables of what `spec` found."""
+    share = found["parameters_in_moving_groups"] / max(found["parameters"], 1)
+    parts: list[RenderableType] = [
+        f"{found['spec_source']}: {len(found['groups'])} groups, "
+        f"{share:.1%} of {found['parameters']:,} parameters in tensors that move"
+    ]
+    if found["groups"]:
+        parts.append(_groups(found["groups"]))
+    if found["frozen"]:
+        table = _table("What stays in place", "frozen", "why")
+        for name, reason in found["frozen"].items():
+            table.add_row(name, reason)
+        parts.append(table)
+    return Together(*parts)
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(title=title, title_justify="left")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table
+
+
+def _groups(groups: list[dict[str, Any]]) -> Table:
+    table = _table("What moves", "group", "units", "within", "scale", "moves")
+    for group in groups:
+        tensors = group["tensors"]
+        more = f" and {len(tensors) - 3} more" if len(tensors) > 3 else ""
+        scale = "" if group["scale"] == "none" else group["scale"]
+        table.add_row(
+            group["name"], str(group["size"]), group["within"] or "", scale, ", ".join(tensors[:3]) + more
+        )
+    return table
+
+
+def curve(found: Curve) -> dict[str, Any]:
+    """A line's scores and barriers, as `--json` gives them."""
+    return {
+        "weights": list(found.weights),
+        "loss": [score.loss for score in found.scores],
+        "accuracy": [score.accuracy for score in found.scores],
+        "loss_barrier": found.loss_barrier,
+        "accuracy_barrier": found.accuracy_barrier,
+    }
+
+
+def barriers(lines: Mapping[str, Mapping[str, Any]]) -> RenderableType:
+    """A table with a row for each line."""
+    table = Table("line", "loss barrier", "accuracy barrier", "loss in the middle", "accuracy in the middle")
+    for name, line in lines.items():
+        middle = len(line["weights"]) // 2
+        numbers = (
+            line["loss_barrier"],
+            line["accuracy_barrier"],
+            line["loss"][middle],
+            line["accuracy"][middle],
+        )
+        table.add_row(name, *(f"{number:.4g}" for number in numbers))
+    return table

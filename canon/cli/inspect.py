@@ -1,0 +1,41 @@
+"""`canon inspect`: the groups of one network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from canon.cli import console, formatting
+from canon.cli.inputs_outputs import check_outputs, write_text
+from canon.cli.option_groups import HintOptions
+from canon.cli.options import Family, Input, Model, Network
+
+
+def inspect(
+    a: Network,
+    spec: Annotated[
+        Path | None, typer.Option("--spec", metavar="OUT.json", help="Write the spec here, to keep or amend.")
+    ] = None,
+    model: Model = None,
+    family: Family = None,
+    input: Input = None,
+    json: bool = console.JSON,
+) -> None:
+    """Show the groups of A's units: what moves, what is frozen, and why.
+
+    [bold]Examples[/bold]
+
+      canon inspect resnet18.pth
+
+      canon inspect net.pt --model nets.py:build --input 1x3x32x32 --spec groups.json
+    """
+    check_outputs(spec)
+    from canon.models.spec_resolution import read_one, resolve
+
+    resolved = resolve(read_one(a), HintOptions(None, model, family, input).hints())
+    if spec is not None:
+        write_text(spec, resolved.spec.to_json() + "\n")
+    found = formatting.spec(resolved.spec, resolved.source)
+    console.show(found, formatting.tables(found), json)

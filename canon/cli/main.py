@@ -1,0 +1,37 @@
+"""The `canon` command line: one file for each command, listed here. Nothing here imports torch."""
+
+from canon.cli import console
+from canon.cli.align import align
+from canon.cli.apply import apply
+from canon.cli.barrier import barrier
+from canon.cli.canonicalize import canonicalize
+from canon.cli.inspect import inspect
+from canon.cli.merge import merge
+from canon.cli.option_groups import grouped
+from canon.cli.verify import verify
+
+app = console.application(
+    "Remove the symmetries of neural networks.\n\n"
+    "The units of a hidden layer can be listed in any order without a change in what the network computes. "
+    "canon finds those symmetries, proves them, and brings two networks into the same order, so that their "
+    "weights can be compared, interpolated and merged.\n\n"
+    "Networks are .safetensors, .pt, .pth, .bin or .pt2 files.\n\n"
+    "[bold]How canon learns the symmetries[/bold] (every command takes these):\n\n"
+    "  a .pt2 file (torch.export)      traced and proved\n\n"
+    "  --model pkg.mod:build           your module, traced and proved\n\n"
+    "  a bare checkpoint               well-known families are recognised by keys and shapes\n\n"
+    "  --spec S.json                   a spec that `canon inspect --spec` wrote, amended by hand if need be"
+)
+
+
+for command in (align, canonicalize, inspect, verify, apply, barrier, merge):
+    app.command()(grouped(command))
+
+
+def main() -> None:
+    """The entry point of the `canon` command."""
+    console.run(app, name="canon")
+
+
+if __name__ == "__main__":
+    main()

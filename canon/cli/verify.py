@@ -1,0 +1,47 @@
+"""Are two networks the same function?"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from canon.cli import console
+from canon.cli.inputs_outputs import draws
+from canon.cli.option_groups import HintOptions
+from canon.cli.options import Network, Other
+
+
+def verify(
+    a: Network,
+    b: Other,
+    *,
+    hints: HintOptions,
+    seed: Annotated[int, typer.Option("--seed", help="Seed of the random inputs.")] = 0,
+    json: bool = console.JSON,
+) -> None:
+    """Say whether A and B are the same function; exit code 0 if they are, 1 if not.
+
+    With --model, .pt2 files or files that say their architecture both are run in float64 on random inputs.
+
+    Otherwise a relabelling and scaling that turns one into the other is sought: one proves it, none decides nothing.
+
+    Rounding to the coarsest dtype of the two files is allowed for; the answer says how much.
+
+    [bold]Example[/bold]
+
+      canon verify b.pt c.safetensors --model nets.py:build --input 1x3x32x32
+    """
+    from canon.equivalence import same_by_relabelling, same_by_running
+    from canon.models.loading import find_runnable
+    from canon.models.spec_resolution import described, read_pair, resolve
+
+    pair, said = read_pair(a, b), hints.hints()
+    runnable = find_runnable(pair.known, said) or described(pair.known)
+    if runnable is not None:
+        result = same_by_running(pair.a.state, pair.b.state, runnable, draws(seed))
+    else:
+        result = same_by_relabelling(pair.a.state, pair.b.state, resolve(pair.known, said))
+    console.show(result, f"{result['verdict']}: {result['proof']}", json)
+    if not result["same"]:
+        raise typer.Exit(1)

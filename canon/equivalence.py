@@ -1,0 +1,231 @@
+"""Are two networks the same function? Asked of the outputs, in float64, on random inputs."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from canon.actions.canonical_form import canonicalize
+from canon.actions.scaling import balance
+from canon.actions.transform import Transform
+from canon.errors import WorkError
+from canon.matching.signed_weight_matching import match_signed
+from canon.models.loading import Runnable, call
+from canon.models.spec_resolution import Resolved
+from canon.spec import PermutationSpec
+
+TOLERANCE = 1e-9  # relative, in float64
+NO_CODE = "the network's code is not known; give --model or a .pt2 file to compare outputs"
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The largest difference of two networks' outputs, absolute and relative to the largest output."""
+
+    absolute: float
+    relative: float
+    inputs: int
+
+    @property
+    def same(self) -> bool:
+        return self.relative <= TOLERANCE
+
+
+@torch.no_grad()
+def output_difference(
+    runnable: Runnable,
+    first: Mapping[str, Tensor],
+    second: Mapping[str, Tensor],
+    generator: torch.Generator,
+    draws: int = 3,
+) -> Difference:
+    """Run both networks in evaluation mode on `draws` random batches.
+
+    Weights and inputs are float64, inputs shaped like the example inputs; integer inputs are drawn
+    among the values of the example. Raises `WorkError` where the outputs are not finite.
+    """
+    module = _skeleton(runnable.module).double()
+    _evaluation(module)
+    absolute, largest = 0.0, 0.0
+    for _ in range(draws):
+        inputs = tuple(_draw(example, generator) for example in runnable.inputs)
+        keywords = {name: _draw(example, generator) for name, example in runnable.keywords.items()}
+        outputs = [_outputs(module, state, inputs, keywords) for state in (first, second)]
+        for a, b in zip(*outputs, strict=True):
+            if not (a.isfinite().all() and b.isfinite().all()):
+                raise WorkError(
+                    "the network's outputs on random inputs are not finite; nothing can be compared"
+                )
+            if a.numel():
+                absolute = max(absolute, (a - b).abs().max().item())
+                largest = max(largest, a.abs().max().item())
+    relative = absolute / largest if largest else absolute
+    return Difference(absolute, relative, draws)
+
+
+def _skeleton(module: nn.Module) -> nn.Module:
+    """A copy without memory for parameters: every call brings its own."""
+    empty = {id(p): nn.Parameter(torch.empty_like(p, device="meta"), False) for p in module.parameters()}
+    return copy.deepcopy(module, empty)
+
+
+def _evaluation(module: nn.Module) -> None:
+    try:
+        module.eval()
+    except NotImplementedError:  # an exported program has one mode, the one it was exported in
+        return
+
+
+def _draw(example: Any, generator: torch.Generator) -> Any:
+    if not isinstance(example, Tensor):
+        return example
+    if example.is_floating_point():
+        return torch.randn(example.shape, dtype=torch.float64, generator=generator)
+    if example.numel() == 0 or example.dtype == torch.bool:
+        return example
+    flat = example.reshape(-1)
+    return flat[torch.randint(flat.numel(), example.shape, generator=generator)]
+
+
+def _outputs(
+    module: nn.Module, state: Mapping[str, Tensor], inputs: tuple[Any, ...], keywords: dict[str, Any]
+) -> list[Tensor]:
+    wide = {name: t.double() if t.is_floating_point() else t for name, t in state.items()}
+    leaves = _leaves(call(module, wide, inputs, keywords))
+    found = [(torch.view_as_real(t) if t.is_complex() else t).double() for t in leaves]
+    if not found:
+        raise WorkError("the network returned no tensor; nothing can be compared")
+    return found
+
+
+def _leaves(found: Any) -> Iterator[Tensor]:
+    if isinstance(found, Tensor):
+        yield found
+    elif isinstance(found, Mapping):
+        for value in found.values():
+            yield from _leaves(value)
+    elif isinstance(found, (list, tuple)):
+        for value in found:
+            yield from _leaves(value)
+
+
+def same_by_running(
+    a: Mapping[str, Tensor], b: Mapping[str, Tensor], runnable: Runnable, generator: torch.Generator
+) -> dict[str, Any]:
+    """Whether `a` and `b` compute the same, from their outputs in float64.
+
+    Weights that were rounded, once moved or scaled, compute the same only so far: where the outputs
+    differ by no more than rounding to the coarsest of the files' dtypes explains, they do, and it says so.
+    """
+    found = output_difference(runnable, a, b, generator)
+    proof = f"outputs on {found.inputs} random batches in float64 differ by {found.relative:.1e} relative"
+    if found.same:
+        return _verdict(True, f"{proof} ({TOLERANCE:.0e} allowed)", found.absolute, TOLERANCE)
+    dtype, allowed = _coarsest(a, b), rounding_tolerance(a, b)
+    same = found.relative <= allowed
+    note = f"{'' if same else 'not '}by no more than rounding to {dtype} explains ({allowed:.0e} allowed)"
+    return _verdict(same, f"{proof}, {note}{_mixed(a, b)}", found.absolute, allowed)
+
+
+def rounding_tolerance(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> float:
+    """By how much outputs may differ, relative, where weights were rounded to the coarsest dtype.
+
+    Errors of layers that follow one another add up like a random walk: with the root of their number.
+    """
+    layers = sum(tensor.dim() > 1 for tensor in a.values())
+    return float(4 * _eps(_coarsest(a, b)) * max(layers, 1) ** 0.5)
+
+
+def same_by_relabelling(
+    a: Mapping[str, Tensor], b: Mapping[str, Tensor], resolved: Resolved
+) -> dict[str, Any]:
+    """Whether `b` is a relabelling of `a`: finding it proves the function, finding none proves nothing.
+
+    `same` is then null. The canonical orders are compared, which agree if there is a relabelling. Where
+    they do not, scales are balanced and units matched: weights that then agree as far as the coarsest
+    dtype of the files goes are one network, rounded twice.
+    """
+    if _equal(a, b):
+        return _verdict(True, "the tensors are equal", 0.0, 0.0)
+    if _equal(*(canonicalize(resolved.spec, state) for state in comparable(a, b))):
+        return _verdict(True, f"B is A relabelled, bit for bit; {resolved.evidence}", None, 0.0)
+    dtype, difference = _coarsest(a, b), _matched_difference(resolved.spec, a, b)
+    allowed = float(4 * _eps(dtype))
+    if difference <= allowed:
+        proof = (
+            f"B is A relabelled and rescaled, up to rounding to {dtype}: weights differ by {difference:.1e}"
+        )
+        return _verdict(True, f"{proof} relative ({allowed:.0e} allowed); {resolved.evidence}", None, allowed)
+    proof = f"B is no relabelling of A by the groups known ({resolved.source}): weights differ by "
+    proof += f"{difference:.1e} relative, {allowed:.0e} allowed for {dtype}{_mixed(a, b)}"
+    return _verdict(None, f"{proof}; give --model or .pt2 files to run both", None, allowed)
+
+
+def _matched_difference(spec: PermutationSpec, a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> float:
+    """The largest difference of a weight, relative to its tensor's largest, in one scale and order."""
+    wide = [{n: t.double() if t.is_floating_point() else t for n, t in state.items()} for state in (a, b)]
+    one, other = (balance(spec, state)[1] for state in wide)
+    match = match_signed(spec, one, other)
+    other = Transform(spec, match.permutation, match.scales).apply(other)
+    worst = 0.0
+    for name, tensor in one.items():
+        if tensor.numel():
+            size = max(float(tensor.double().abs().max()), torch.finfo(torch.float64).tiny)
+            worst = max(worst, float((tensor.double() - other[name].double()).abs().max()) / size)
+    return worst
+
+
+def _coarsest(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> str:
+    """The floating dtype of the files that keeps fewest digits."""
+    dtypes = {t.dtype for state in (a, b) for t in state.values() if t.is_floating_point()}
+    coarsest = max(dtypes, key=lambda dtype: torch.finfo(dtype).eps, default=torch.float64)
+    return str(coarsest).removeprefix("torch.")
+
+
+def _eps(dtype: str) -> float:
+    return float(torch.finfo(getattr(torch, dtype)).eps)
+
+
+def _mixed(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> str:
+    tensors = [tensor for state in (a, b) for tensor in state.values() if tensor.is_floating_point()]
+    dtypes = sorted({str(tensor.dtype).removeprefix("torch.") for tensor in tensors})
+    return f"; the files mix {' and '.join(dtypes)}, whose rounding differs" if len(dtypes) > 1 else ""
+
+
+def _verdict(same: bool | None, proof: str, difference: float | None, tolerance: float) -> dict[str, Any]:
+    verdict = {True: "the same function", False: "different functions", None: "not decided"}[same]
+    result: dict[str, Any] = {
+        "same": same,
+        "verdict": verdict,
+        "proof": proof,
+        "tolerance": tolerance,
+        "max_output_difference": difference,
+    }
+    if difference is None:
+        result["max_output_difference_reason"] = NO_CODE
+    return result
+
+
+def _equal(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> bool:
+    wide_a, wide_b = comparable(a, b)
+    return all(torch.equal(wide_a[name], wide_b[name]) for name in wide_a)
+
+
+def comparable(
+    a: Mapping[str, Tensor], b: Mapping[str, Tensor]
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Both networks in one dtype for each tensor, at least float32; equal dtypes cost no copy."""
+    wide_a, wide_b = {}, {}
+    for name in b:
+        dtype = torch.promote_types(_at_least_float32(a[name].dtype), _at_least_float32(b[name].dtype))
+        wide_a[name], wide_b[name] = a[name].to(dtype), b[name].to(dtype)
+    return wide_a, wide_b
+
+
+def _at_least_float32(dtype: torch.dtype) -> torch.dtype:
+    return torch.float32 if dtype.is_floating_point and dtype.itemsize < 4 else dtype

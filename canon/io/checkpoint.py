@@ -1,0 +1,161 @@
+"""Read and write networks safely.
+
+A network is a plain `state_dict`. `.safetensors` is the file to prefer: it cannot hold code. `.pt`,
+`.pth` and `.bin` are pickles and are read with `weights_only=True`. `.pt2` (torch.export) holds the
+program too; it is a program, so open only those whose origin you trust.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from canon.errors import InputError
+from canon.io import exported_program, safetensors, torch_pickle
+from canon.io.files import replacing, require_file
+
+PICKLES = (".pt", ".pth", ".bin")
+SUFFIXES = (".safetensors", *PICKLES, ".pt2")
+_NESTED = ("state_dict", "model_state_dict", "model")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A network as a file holds it: tensors in the file's order, and the file's own words about it.
+
+    `program` is the exported program of a `.pt2` file, `versions` what `nn.Module.state_dict` notes
+    about its modules (a `.pt` file keeps it).
+    """
+
+    state: dict[str, Tensor]
+    metadata: dict[str, str] = field(default_factory=dict)
+    program: Any = None
+    versions: Any = None
+
+    def with_state(self, state: Mapping[str, Tensor]) -> Checkpoint:
+        """The same file with other numbers: keys, order, dtypes, metadata and tied tensors are kept."""
+        kept: dict[str, Tensor] = {}
+        first: dict[tuple[Any, ...], str] = {}
+        for name, old in self.state.items():
+            owner = first.setdefault(_place(old), name) if old.numel() else name
+            kept[name] = kept[owner] if owner != name else state[name].to(old.dtype)
+        return Checkpoint(kept, dict(self.metadata), self.program, self.versions)
+
+
+def _place(tensor: Tensor) -> tuple[Any, ...]:
+    return tensor.data_ptr(), tensor.dtype, tuple(tensor.shape), tensor.stride()
+
+
+def read(path: str | os.PathLike[str]) -> Checkpoint:
+    """The network in a file. Raises `InputError`, in one line, for whatever is wrong with the file."""
+    suffix = check_suffix(path)
+    size = require_file(path)
+    if suffix == ".safetensors":
+        found = Checkpoint(*safetensors.read(path, size))
+    elif suffix == ".pt2":
+        program = exported_program.read(path)
+        found = Checkpoint({n: t.detach() for n, t in program.state_dict.items()}, program=program)
+    else:
+        found = _read_state_dict(path)
+    if not found.state:
+        raise InputError(f"{path} holds no tensor; save a network's state_dict")
+    return found
+
+
+def check_suffix(path: str | os.PathLike[str]) -> str:
+    """The suffix of `path`, in lower case; `InputError` where it is none that can be read and written."""
+    suffix = Path(path).suffix.lower()
+    if suffix not in SUFFIXES:
+        raise InputError(f"{path}: a network's file name ends in one of {', '.join(SUFFIXES)}")
+    return suffix
+
+
+def require_same(a: Mapping[str, Tensor], b: Mapping[str, Tensor], who_a: str, who_b: str) -> None:
+    """Raise `InputError` unless keys and shapes agree; the first ten differences are listed."""
+    differences = []
+    for name in [*a, *(name for name in b if name not in a)]:
+        if name not in b:
+            differences.append(f"{name} {tuple(a[name].shape)} only in {who_a}")
+        elif name not in a:
+            differences.append(f"{name} {tuple(b[name].shape)} only in {who_b}")
+        elif a[name].shape != b[name].shape:
+            differences.append(f"{name} {tuple(a[name].shape)} and {tuple(b[name].shape)}")
+    if differences:
+        more = f"; and {len(differences) - 10} more" if len(differences) > 10 else ""
+        raise InputError(
+            f"{who_a} and {who_b} are different architectures: {'; '.join(differences[:10])}{more}"
+        )
+
+
+def require_finite(state: Mapping[str, Tensor], who: str) -> None:
+    """Raise `InputError` where a tensor holds NaN or infinity: no matching can make sense of it."""
+    for name, tensor in state.items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            bad = int((~tensor.isfinite()).sum())
+            raise InputError(
+                f"{who}: {name} holds NaN or infinity ({bad} of {tensor.numel()} values); "
+                "train it again, or download it again"
+            )
+
+
+def _read_state_dict(path: str | os.PathLike[str]) -> Checkpoint:
+    inner = _unnest(torch_pickle.read(path))
+    if not isinstance(inner, Mapping):
+        raise InputError(
+            f"{path} holds a {type(inner).__name__}, not a state_dict; save `model.state_dict()` instead"
+        )
+    wrong = [str(name) for name, value in inner.items() if not isinstance(value, Tensor)]
+    if wrong:
+        raise InputError(
+            f"{path} is not a state_dict: {', '.join(wrong[:5])} is not a tensor; save `model.state_dict()`"
+        )
+    state = {str(name): value.detach() for name, value in inner.items()}
+    return Checkpoint(
+        state, dict(getattr(inner, "file_metadata", {})), versions=getattr(inner, "_metadata", None)
+    )
+
+
+def _unnest(found: Any) -> Any:
+    if isinstance(found, Mapping):
+        for key in _NESTED:
+            if isinstance(found.get(key), Mapping):
+                return found[key]
+    return found
+
+
+def write(
+    path: str | os.PathLike[str],
+    state: Mapping[str, Tensor] | Checkpoint,
+    metadata: Mapping[str, str] | None = None,
+) -> None:
+    """Write a network, all of it or nothing; the suffix decides the format.
+
+    Tied tensors stay tied in `.pt` files and are written twice in safetensors, which knows no ties.
+    Raises `InputError` where the path cannot be written and `WorkError` where the disk is full.
+    """
+    found = state if isinstance(state, Checkpoint) else Checkpoint(dict(state))
+    metadata = found.metadata if metadata is None else metadata
+    suffix = check_suffix(path)
+    if suffix == ".safetensors":
+        safetensors.write(path, found.state, metadata)
+    elif suffix == ".pt2":
+        exported_program.write(path, found.program, found.state)
+    else:
+        _write_pickle(path, found, metadata)
+
+
+def _write_pickle(path: str | os.PathLike[str], found: Checkpoint, metadata: Mapping[str, str]) -> None:
+    whole: Any = OrderedDict(found.state)
+    if found.versions is not None:
+        whole._metadata = found.versions
+    if metadata:
+        whole.file_metadata = dict(metadata)
+    with replacing(path) as file:
+        torch.save(whole, file)

@@ -1,0 +1,73 @@
+"""PyTorch's own files, read without running what they might carry."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import re
+import warnings
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from canon.errors import InputError
+from canon.io.files import require_file
+
+
+def read(path: str | os.PathLike[str]) -> Any:
+    """Whatever a `.pt` file holds, if it needs no code: `InputError` otherwise."""
+    size = require_file(path)
+    # Shapes first, on a device that allocates nothing: a small file may claim any size.
+    claimed = sum(_storage_bytes(_tensors(_load(path, "meta"))))
+    if claimed > size:
+        raise InputError(f"{path} claims {claimed} bytes of tensors, the file holds {size}; save it again")
+    return _load(path, "cpu")
+
+
+def _load(path: str | os.PathLike[str], device: str) -> Any:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return torch.load(path, map_location=device, weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise InputError(refusal(path, str(error))) from None
+    except Exception as error:  # a damaged pickle can fail in any way at all
+        first = (str(error) or type(error).__name__).splitlines()[0]
+        raise InputError(
+            f"{path} is damaged or is no PyTorch file ({first[:120]}); save or download it again"
+        ) from None
+
+
+def refusal(path: str | os.PathLike[str], text: str) -> str:
+    """Why a pickle was refused, and the way out, from what the unpickler said."""
+    named = re.search(r"GLOBAL (\S+)", text)
+    if named is None:
+        return (
+            f"{path} is no PyTorch file, or is a pickle that needs code; save the state_dict as safetensors"
+        )
+    return (
+        f"{path} is a pickle that needs the code of {named[1]} to load, which could do anything, so it was "
+        "refused; where you trust it, load it yourself and save `model.state_dict()` as .safetensors"
+    )
+
+
+def _tensors(found: Any) -> Iterator[Tensor]:
+    if isinstance(found, Tensor):
+        yield found
+    elif isinstance(found, Mapping):
+        for value in found.values():
+            yield from _tensors(value)
+    elif isinstance(found, (list, tuple)):
+        for value in found:
+            yield from _tensors(value)
+
+
+def _storage_bytes(tensors: Iterator[Tensor]) -> Iterator[int]:
+    seen = set()
+    for tensor in tensors:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in seen:
+            seen.add(storage._cdata)
+            yield storage.nbytes()

@@ -1,0 +1,85 @@
+"""The matching methods by the names that a command line uses for them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from canon.errors import InputError
+from canon.io.examples import Data
+from canon.matching.result import Match
+from canon.models.loading import Runnable, loaded
+from canon.spec import PermutationSpec
+from canon.types import State
+
+Matcher = Callable[[PermutationSpec, State, State], Match]
+
+
+@dataclass(frozen=True)
+class Means:
+    """What a method may need: where to start, an order of the groups, the network's code, examples."""
+
+    start: str = "auto"
+    generator: torch.Generator | None = None
+    runnable: Runnable | None = None
+    data: Data | None = None
+    batch: int = 256
+
+
+def weights(means: Means) -> Matcher:
+    """Git Re-Basin's weight matching, with signs; within attention it matches as TransFusion does."""
+    from canon.matching.signed_weight_matching import match_signed
+
+    return lambda spec, a, b: match_signed(spec, a, b, start=means.start, generator=means.generator)
+
+
+def activations(means: Means) -> Matcher:
+    """Units that respond alike to the examples."""
+    from canon.matching.activation_matching import match_activations
+
+    runnable, data = _running(means, "activations")
+
+    def match(spec: PermutationSpec, a: State, b: State) -> Match:
+        examples = (x for x, _ in data.batches(means.batch))
+        return match_activations(spec, loaded(runnable.module, a), loaded(runnable.module, b), examples)
+
+    return match
+
+
+def straight_through(means: Means) -> Matcher:
+    """Git Re-Basin's straight-through estimator: the least loss in the middle, on labelled examples."""
+    from canon.matching.straight_through_estimator import straight_through
+
+    runnable, data = _running(means, "straight-through")
+    if data.y is None:
+        raise InputError("--method straight-through needs classes: an .npz with x and y")
+    batches = [(x, y) for x, y in data.batches(means.batch) if y is not None]
+    return lambda spec, a, b: straight_through(spec, runnable.module, a, b, batches)
+
+
+METHODS: dict[str, Callable[[Means], Matcher]] = {
+    "weights": weights,
+    "activations": activations,
+    "transfusion": weights,
+    "straight-through": straight_through,
+}
+
+
+def matcher_for(method: str, means: Means) -> Matcher:
+    """The matcher that `method` names.
+
+    Raises `InputError` with the names there are, or where the method needs what `means` lacks.
+    """
+    if method not in METHODS:
+        raise InputError(f"method '{method}' is not known; one of {', '.join(METHODS)}")
+    return METHODS[method](means)
+
+
+def _running(means: Means, method: str) -> tuple[Runnable, Data]:
+    if means.runnable is None or means.data is None:
+        raise InputError(
+            f"--method {method} runs the network on examples; give --model and --data (--train in barrier and merge)"
+        )
+    return means.runnable, means.data

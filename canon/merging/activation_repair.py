@@ -1,0 +1,189 @@
+r"""Statistics after a merge: batch norm re-estimated, activations brought back to their scale.
+
+A mean of networks has activations of too small a variance. Batch norm repairs that by itself once its
+running statistics are those of the merged network. For other layers REPAIR (Jordan et al. 2022,
+arXiv:2211.08403) gives every unit the mean and deviation that the merged networks have on average,
+
+    μ* = Σ w_i μ_i,  σ* = Σ w_i σ_i,   W ← (σ*/σ) W,  b ← (σ*/σ)(b − μ) + μ*.
+
+Use training examples: statistics from test images would leak them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from canon.errors import InputError
+from canon.io.examples import Data
+from canon.merging.weight_norms import restore_norms
+from canon.models.loading import loaded
+from canon.types import State
+
+Inputs = Callable[[], Iterable[Tensor]]
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+UNITS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+Moments = dict[str, tuple[Tensor, Tensor]]
+
+
+@torch.no_grad()
+def reestimate_batch_norm(module: nn.Module, state: State, inputs: Inputs) -> dict[str, Tensor]:
+    """`state` with the running statistics of `inputs()`: the plain mean over its batches.
+
+    Everything but batch norm stays in evaluation mode. A network without batch norm comes back as it was.
+    """
+    working = loaded(module, state)
+    norms = [part for part in working.modules() if isinstance(part, BATCH_NORMS) and part.track_running_stats]
+    if not norms:
+        return dict(state)
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # a cumulative mean, whatever the order of the batches
+        norm.train()
+    _feed(working, inputs)
+    return _like(working, state)
+
+
+@torch.no_grad()
+def repair(
+    module: nn.Module, merged: State, sources: Sequence[State], weights: Sequence[float], inputs: Inputs
+) -> dict[str, Tensor]:
+    """`merged` with the units' statistics of `sources`, weighted; then batch norm re-estimated.
+
+    Corrected are linear and convolutional layers that have a bias to shift with, the last one (the
+    network's output) left out. A layer's statistics are taken with those before it corrected.
+    """
+    goal: Moments = {}
+    for share, state in zip(weights, sources, strict=True):
+        for name, (mean, deviation) in _moments(loaded(module, state), inputs).items():
+            old = goal.get(name, (torch.zeros_like(mean), torch.zeros_like(deviation)))
+            goal[name] = (old[0] + share * mean, old[1] + share * deviation)
+    working = loaded(module, merged)
+    for part in working.modules():
+        if isinstance(part, BATCH_NORMS):
+            part.train()  # normalise by the batch: the old running statistics describe nobody
+    found = _moments(working, inputs, goal)
+    repaired = {name: tensor.clone() for name, tensor in merged.items()}
+    for name, (mean, deviation) in found.items():
+        ratio = _ratio(goal[name][1], deviation)
+        weight, bias = merged[f"{name}.weight"], merged[f"{name}.bias"]
+        shape = (-1, *[1] * (weight.dim() - 1))
+        repaired[f"{name}.weight"] = (weight.double() * ratio.reshape(shape)).to(weight.dtype)
+        repaired[f"{name}.bias"] = ((bias.double() - mean) * ratio + goal[name][0]).to(bias.dtype)
+    return reestimate_batch_norm(module, repaired, inputs)
+
+
+def _ratio(goal: Tensor, deviation: Tensor) -> Tensor:
+    alive = deviation > 1e-12  # a unit that never varies cannot be stretched
+    return torch.where(alive, goal / deviation.clamp_min(1e-12), 1.0)
+
+
+def _like(working: nn.Module, state: State) -> dict[str, Tensor]:
+    found = working.state_dict()
+    return {name: found[name].to(tensor.dtype).clone() for name, tensor in state.items()}
+
+
+def _feed(module: nn.Module, inputs: Inputs) -> None:
+    count = 0
+    for x in inputs():
+        module(x)
+        count += 1
+    if not count:
+        raise InputError("there are no examples to take statistics from")
+
+
+def _moments(module: nn.Module, inputs: Inputs, goal: Moments | None = None) -> Moments:
+    """Mean and deviation of every correctable unit's output, (units,) float64.
+
+    With `goal`, each layer's output is brought to its goal on the way, so that what follows is measured
+    on corrected inputs.
+    """
+    sums: dict[str, list[Any]] = {}
+    order: list[str] = []
+    with _watching(module, sums, order, goal):
+        _feed(module, inputs)
+    output = order[-1] if order else None
+    moments = {}
+    for name, (total, squares, count) in sums.items():
+        if name != output:
+            mean = total / count
+            moments[name] = (mean, (squares / count - mean.square()).clamp_min(0).sqrt())
+    return moments
+
+
+@contextmanager
+def _watching(
+    module: nn.Module, sums: dict[str, list[Any]], order: list[str], goal: Moments | None
+) -> Iterator[None]:
+    def watch(name: str, part: nn.Module) -> Any:
+        def hook(_module: nn.Module, _inputs: Any, output: Tensor) -> Tensor | None:
+            units = output.dim() - 1 if isinstance(part, nn.Linear) else 1
+            flat = output.double().movedim(units, 0).flatten(1)
+            own = sums.setdefault(name, [0.0, 0.0, 0])
+            own[0], own[1], own[2] = (
+                own[0] + flat.sum(1),
+                own[1] + flat.square().sum(1),
+                own[2] + flat.shape[1],
+            )
+            order.append(name)
+            if goal is None or name not in goal:
+                return None
+            mean, deviation = goal[name]
+            ratio = _ratio(deviation, flat.std(1, correction=0))
+            shape = [-1 if d == units else 1 for d in range(output.dim())]
+            shifted = (output.double() - flat.mean(1).reshape(shape)) * ratio.reshape(shape)
+            return (shifted + mean.reshape(shape)).to(output.dtype)
+
+        return part.register_forward_hook(hook)
+
+    handles = [watch(name, part) for name, part in _correctable(module)]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _correctable(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    owners: dict[int, int] = {}
+    for part in module.modules():
+        for parameter in part.parameters(recurse=False):
+            owners[id(parameter)] = owners.get(id(parameter), 0) + 1
+    for name, part in module.named_modules():
+        # A tied weight serves two layers and cannot be stretched for one of them.
+        if isinstance(part, UNITS) and part.bias is not None and owners[id(part.weight)] == 1:
+            yield name, part
+
+
+Mend = Callable[[State, Sequence[State], Sequence[float]], State]
+
+
+def repairer(kind: str, module: nn.Module | None, train: Data | None, batch: int) -> Mend:
+    """What `kind` names: (merged, sources, weights) -> the merged network with its statistics mended.
+
+    Raises `InputError` for an unknown name, or where the module or the training examples are missing.
+    """
+    if kind == "none":
+        return lambda merged, sources, weights: merged
+    if kind == "norms":
+        return restore_norms
+    if kind not in ("batch-norm", "repair"):
+        raise InputError(f"repair '{kind}' is not known; one of none, norms, batch-norm, repair")
+    if module is None or train is None:
+        raise InputError(f"--repair {kind} runs the network on training examples; give --model and --train")
+    if not any(isinstance(part, (*UNITS, *BATCH_NORMS)) for part in module.modules()):
+        raise InputError(
+            f"--repair {kind} found no layer to measure (an exported program has none); give --model"
+        )
+    data, network = train, module
+
+    def inputs() -> Iterator[Tensor]:
+        return (x for x, _ in data.batches(batch))
+
+    if kind == "batch-norm":
+        return lambda merged, sources, weights: reestimate_batch_norm(network, merged, inputs)
+    return lambda merged, sources, weights: repair(network, merged, sources, weights, inputs)

@@ -1,0 +1,90 @@
+"""Many networks into one: align each to the first, take the weighted mean, mend the statistics."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from canon.alignment import align
+from canon.errors import InputError
+from canon.io.checkpoint import Checkpoint, require_finite, require_same
+from canon.io.examples import Data
+from canon.matching.registry import Matcher
+from canon.merging.activation_repair import BATCH_NORMS, repairer
+from canon.merging.interpolation import merge
+from canon.models.loading import Runnable
+from canon.models.spec_resolution import Resolved
+
+
+def parse_weights(text: str | None, count: int) -> list[float]:
+    """ "0.7,0.3" as shares, one for each of `count` networks; equal shares where nothing was said."""
+    if count < 2:
+        raise InputError("a merge needs two networks or more")
+    if text is None:
+        return [1 / count] * count
+    try:
+        found = [float(part) for part in text.split(",")]
+    except ValueError:
+        raise InputError(f"--weights {text}: write numbers with commas between, as 0.7,0.3") from None
+    if len(found) != count or not 0 < sum(found) < float("inf"):
+        raise InputError(f"--weights {text}: expected {count} numbers with a positive sum")
+    return [weight / sum(found) for weight in found]
+
+
+def merge_networks(
+    networks: Sequence[Checkpoint],
+    weights: Sequence[float],
+    names: Sequence[str],
+    *,
+    resolved: Resolved | None = None,
+    matcher: Matcher | None = None,
+    balance: bool = False,
+    runnable: Runnable | None = None,
+    repair: str = "none",
+    train: Data | None = None,
+    batch: int = 256,
+    generator: torch.Generator,
+    advance: Callable[[], object] = lambda: None,
+) -> tuple[Checkpoint, dict[str, Any]]:
+    """The mean of `networks` as a file like the first one's, and a report with warnings.
+
+    With `resolved` and `matcher` every other network is aligned to the first before. Raises
+    `InputError` where they are different architectures or not finite.
+    """
+    first = networks[0]
+    for network, name in zip(networks, names, strict=True):
+        require_same(first.state, network.state, names[0], name)
+        require_finite(network.state, name)
+    mend = repairer(repair, None if runnable is None else runnable.module, train, batch)
+    states, reports = [first.state], []
+    for network, name in zip(networks[1:], names[1:], strict=True):
+        state = network.state
+        if resolved is not None and matcher is not None:
+            both = (names[0], name)
+            done = align(first, network, resolved, matcher, balance=balance, generator=generator, names=both)
+            state = done.aligned.state
+            reports.append(done.report)
+        states.append(state)
+        advance()
+    merged = mend(merge(states, weights), states, weights)
+    return first.with_state(merged), {
+        "networks": list(names),
+        "weights": list(weights),
+        "alignments": reports,
+        "repair": repair,
+        "warnings": _warnings(first, runnable, repair),
+    }
+
+
+def _warnings(first: Checkpoint, runnable: Runnable | None, repair: str) -> list[str]:
+    normed = any(name.endswith("running_var") for name in first.state) or (
+        runnable is not None and any(isinstance(part, BATCH_NORMS) for part in runnable.module.modules())
+    )
+    if repair in ("none", "norms") and normed:
+        return [
+            "the running statistics are means of the networks', which no network has; "
+            "re-estimate them: --repair batch-norm --model … --train x.npz"
+        ]
+    return []

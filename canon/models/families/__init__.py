@@ -1,0 +1,76 @@
+"""Bare checkpoints of well-known families, recognised by keys and shapes alone.
+
+A family is a function that uses the checkpoint's tensors as the real network does. It is traced and
+proved like any network, on the checkpoint's own weights. A checkpoint belongs to a family only if the
+function reads every tensor in it. What shapes do not tell is never guessed: activations of a plain
+`nn.Sequential` bear no scale, and heads move only where their number is known.
+
+A new family is one file here and one line in `FAMILIES`; they are tried in this order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from canon.errors import InputError
+from canon.models.families.base import Family, sketched
+from canon.models.families.bert import BERT
+from canon.models.families.functional import Tensors
+from canon.models.families.gpt2 import GPT2
+from canon.models.families.resnet import RESNET
+from canon.models.families.sequential import SEQUENTIAL
+from canon.models.families.vit import TIMM, TORCHVISION
+from canon.models.plugins import from_metadata
+from canon.spec import PermutationSpec
+from canon.tracing.trace import trace
+
+FAMILIES: dict[str, Family] = {
+    "sequential": SEQUENTIAL,
+    "resnet": RESNET,
+    "vit-torchvision": TORCHVISION,
+    "vit-timm": TIMM,
+    "bert": BERT,
+    "gpt2": GPT2,
+}
+
+_WAYS_OUT = (
+    "say how to build the network with `--model pkg.mod:build`, or give a `.pt2` file "
+    "(torch.export.save), which needs no code"
+)
+
+
+def recognise(
+    state: Mapping[str, Tensor],
+    metadata: Mapping[str, str] | None = None,
+    name: str | None = None,
+    *,
+    prove: bool = True,
+) -> PermutationSpec:
+    """The spec of a checkpoint, from its metadata or its keys and shapes; `name` names the family.
+
+    Raises `InputError` that shows the ways out where nothing fits.
+    """
+    metadata = metadata or {}
+    if name is not None and name not in FAMILIES:
+        raise InputError(f"family '{name}' is not known; canon knows {', '.join(sorted(FAMILIES))}")
+    built = None if name else from_metadata(metadata)
+    if built is not None:
+        module, inputs = built
+        spec = trace(module, inputs, prove=prove)
+        spec.check(state)
+        return spec
+    tried = []
+    for label, family in FAMILIES.items() if name is None else [(name, FAMILIES[name])]:
+        if name is None and not family.fits(Tensors(state)):
+            continue
+        try:
+            return sketched(family, state, metadata, prove)
+        except InputError as error:
+            tried.append(f"{label}: {error}")
+    reasons = f" ({'; '.join(tried)})" if tried else ""
+    keys = ", ".join(list(state)[:3])
+    raise InputError(
+        f"no family known to canon has these {len(state)} tensors ({keys}, …){reasons}; {_WAYS_OUT}"
+    )

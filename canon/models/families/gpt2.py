@@ -1,0 +1,42 @@
+"""Hugging Face's GPT-2, bare or as a language model."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from canon.models.families.attention import HEADS, Attention
+from canon.models.families.base import Family, has_under
+from canon.models.families.example_inputs import token_ids
+from canon.models.families.functional import Tensors, attend
+
+
+def _gpt2(t: Tensors, ids: Tensor, heads: int) -> Tensor:
+    """With `transformer.` before its keys a language model, else a bare stack that shows its stream."""
+    gpt = t.under("transformer.") if "transformer.wte.weight" in t else t
+    x = F.embedding(ids, gpt["wte.weight"]) + gpt["wpe.weight"][: ids.shape[1]]
+    for number in gpt.children("h."):
+        block = gpt.under(f"h.{number}.")
+        block.get("attn.bias"), block.get("attn.masked_bias")
+        qkv = _conv1d(block, "attn.c_attn", block.layer_norm("ln_1", x))
+        x = x + _conv1d(block, "attn.c_proj", attend(*qkv.chunk(3, -1), heads=heads, causal=True))
+        y = F.gelu(_conv1d(block, "mlp.c_fc", block.layer_norm("ln_2", x)))
+        x = x + _conv1d(block, "mlp.c_proj", y)
+    x = gpt.layer_norm("ln_f", x)
+    if gpt is t and "lm_head.weight" not in t:
+        return x
+    head = t.get("lm_head.weight")
+    return F.linear(x, gpt["wte.weight"] if head is None else head)
+
+
+def _conv1d(t: Tensors, key: str, x: Tensor) -> Tensor:
+    """Hugging Face's Conv1D: a linear layer with its weight the other way round."""
+    return x @ t[f"{key}.weight"] + t[f"{key}.bias"]
+
+
+GPT2 = Family(
+    _gpt2,
+    has_under("transformer.", "wte.weight"),
+    token_ids,
+    Attention(HEADS, ("c_attn.weight>",), ("ln_f.weight", "transformer.ln_f.weight")),
+)

@@ -1,0 +1,212 @@
+"""The code of a network, where it is known: from a `--model` callable or from an exported program."""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import importlib.util
+import inspect
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from canon.errors import InputError
+from canon.io.checkpoint import Checkpoint, require_same
+from canon.io.files import require_file
+from canon.types import State
+
+Inputs = tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class Runnable:
+    """Something that computes: a module whose `state_dict` has the checkpoint's keys, and example inputs.
+
+    `fixed_batch` is the only number of examples it takes (an exported program's), or None for any.
+    """
+
+    module: nn.Module
+    inputs: Inputs
+    keywords: Mapping[str, Any] = field(default_factory=dict)
+    fixed_batch: int | None = None
+
+
+@dataclass(frozen=True)
+class Hints:
+    """What a person said about the network: at most one of `spec` and `family`; `input` goes with `model`."""
+
+    spec: str | os.PathLike[str] | None = None
+    model: str | None = None
+    family: str | None = None
+    input: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.spec is not None and self.family is not None:
+            raise InputError("--spec and --family both say what the groups are; give one")
+        if self.input is not None and self.model is None:
+            raise InputError("--input says what a --model takes; give a --model too")
+
+
+def find_runnable(found: Checkpoint, hints: Hints) -> Runnable | None:
+    """The network's code: from `hints.model` ("package.module:build", "file.py:build") or its program."""
+    if hints.model is None:
+        return None if found.program is None else _from_program(found.program)
+    module, inputs = build(hints.model)
+    if hints.input is not None:
+        inputs = parse_input(hints.input)
+    if inputs is None:
+        raise InputError(f"{hints.model} gave no example inputs; add --input, as in --input 1x3x224x224")
+    load(module, found.state, hints.model)
+    return Runnable(module.eval(), inputs)
+
+
+def require_runnable(found: Runnable | None) -> Runnable:
+    """`found`, or `InputError` that says how to give the network's code."""
+    if found is None:
+        raise InputError("the network has to be run, and its code is not known; give --model or a .pt2 file")
+    return found
+
+
+def _from_program(program: Any) -> Runnable | None:
+    if program.example_inputs is None:
+        return None
+    inputs, keywords = program.example_inputs
+    first = next((x for x in (*inputs, *keywords.values()) if isinstance(x, Tensor) and x.dim()), None)
+    fixed = None if first is None or program.range_constraints else first.shape[0]
+    return Runnable(program.module(), tuple(inputs), dict(keywords), fixed)
+
+
+def build(target: str) -> tuple[nn.Module, Inputs | None]:
+    """What the callable `target` returns: a module, or a module and its example inputs."""
+    where, _, name = target.rpartition(":")
+    if not where or not name:
+        raise InputError(f"--model {target}: write package.module:function or file.py:function")
+    function = _callable(target, where, name)
+    try:
+        made = function()
+    except Exception as error:  # whatever a person's code raises is the command's input
+        raise InputError(f"--model {target} failed: {type(error).__name__}: {error}") from error
+    module, inputs = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
+    if not isinstance(module, nn.Module):
+        raise InputError(
+            f"--model {target} returned a {type(module).__name__}; expected an nn.Module, "
+            "or a pair of the module and a tuple of example inputs"
+        )
+    if isinstance(inputs, (Tensor, Mapping)):
+        inputs = (inputs,)
+    return module, None if inputs is None else tuple(inputs)
+
+
+def _callable(target: str, where: str, name: str) -> Any:
+    try:
+        sys.path.insert(0, str(Path(where).parent.resolve()) if where.endswith(".py") else os.getcwd())
+        if where.endswith(".py"):
+            require_file(where)
+            described = importlib.util.spec_from_file_location(Path(where).stem, where)
+            if described is None or described.loader is None:
+                raise ImportError(f"{where} is no Python file")
+            namespace = importlib.util.module_from_spec(described)
+            described.loader.exec_module(namespace)
+        else:
+            namespace = importlib.import_module(where)
+    except InputError:
+        raise
+    except ImportError as error:
+        raise InputError(f"--model {target}: {error}; run from the folder that holds it") from error
+    except Exception as error:  # whatever a person's code raises is the command's input
+        raise InputError(f"--model {target} failed: {type(error).__name__}: {error}") from error
+    found = getattr(namespace, name, None)
+    if not callable(found):
+        public = [
+            key for key, value in vars(namespace).items() if callable(value) and not key.startswith("_")
+        ]
+        raise InputError(f"--model {target}: {where} has no function {name}; it has {', '.join(public[:10])}")
+    required = [
+        parameter.name
+        for parameter in inspect.signature(found).parameters.values()
+        if parameter.default is parameter.empty
+        and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+    ]
+    if required:
+        raise InputError(f"--model {target}: {name} needs {', '.join(required)}; name one without arguments")
+    return found
+
+
+def parse_input(text: str) -> Inputs:
+    """Example inputs: "1x3x224x224" for numbers, "1x16@1000" for token ids below 1000; "," separates."""
+    generator = torch.Generator().manual_seed(0)
+    return tuple(_parse_one(part.strip(), generator) for part in text.split(","))
+
+
+def _parse_one(text: str, generator: torch.Generator) -> Tensor:
+    sizes, _, below = text.partition("@")
+    try:
+        shape = [int(size) for size in sizes.lower().split("x")]
+        limit = int(below) if below else 0
+        if min(shape) < 1 or (below and limit < 1):
+            raise ValueError
+    except ValueError:
+        raise InputError(
+            f"--input {text}: write a shape as 1x3x224x224, or 1x16@1000 for ids below 1000"
+        ) from None
+    if below:
+        return torch.randint(limit, shape, generator=generator)
+    return torch.randn(shape, generator=generator)
+
+
+def load(module: nn.Module, state: Mapping[str, Tensor], who: str) -> None:
+    """Load `state` into `module`; `InputError` with the keys and shapes that differ.
+
+    A key may be left out whose tensor is tied to one that is there, as safetensors files do.
+    """
+    full = with_twins(module, state)
+    require_same(module.state_dict(), full, who, "the checkpoint")
+    module.load_state_dict(full)
+
+
+def with_twins(module: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """`state`, and under each of the module's keys that it lacks the tensor of a key tied to it."""
+    names: dict[int, list[str]] = {}
+    for name, tensor in module.state_dict(keep_vars=True).items():
+        names.setdefault(id(tensor), []).append(name)
+    full = dict(state)
+    for tied in names.values():
+        known = next((name for name in tied if name in state), None)
+        if known is not None:
+            full |= {name: state[known] for name in tied if name not in state}
+    return full
+
+
+def call(
+    module: nn.Module,
+    state: Mapping[str, Tensor],
+    inputs: tuple[Any, ...],
+    keywords: Mapping[str, Any] | None = None,
+) -> Any:
+    """What `module` returns with the tensors of `state`; the module is left as it was.
+
+    Raises `InputError` where it fails on these inputs.
+    """
+    try:
+        # Every key has its tensor, so that twins need not be one object (casts part them).
+        return functional_call(
+            module, with_twins(module, state), inputs, dict(keywords or {}), tie_weights=False
+        )
+    except (AssertionError, RuntimeError, TypeError, ValueError, IndexError) as error:
+        given = (*inputs, *(keywords or {}).values())
+        shapes = ", ".join(f"{tuple(x.shape)} {x.dtype}" for x in given if isinstance(x, Tensor))
+        raise InputError(f"the network fails on inputs of shape {shapes}: {error}") from error
+
+
+def loaded(module: nn.Module, state: State) -> nn.Module:
+    """A copy of `module` in evaluation mode with the tensors of `state`, in the module's own dtypes."""
+    working = copy.deepcopy(module).eval()
+    working.load_state_dict(with_twins(working, state))
+    return working

@@ -1,0 +1,116 @@
+"""From what a person can give (a spec, a model, a .pt2 file, a bare checkpoint) to a proved spec.
+
+In this order: `--spec` is taken at its word; `--model` and `.pt2` files are traced; a bare checkpoint
+is recognised by its keys and shapes. With a model or a program at hand the network can also be run.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from torch import Tensor
+
+from canon.errors import InputError
+from canon.io.checkpoint import Checkpoint, read, require_finite, require_same
+from canon.io.files import require_file
+from canon.models.loading import Hints, Runnable, find_runnable, load
+from canon.spec import PermutationSpec
+
+_PROVED = "every group of the spec was proved to keep the function, in float64"
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """The spec of a network, where it came from, and the network's code where it is known.
+
+    `evidence` says why its groups are believed to keep the function.
+    """
+
+    spec: PermutationSpec
+    source: str
+    evidence: str
+    runnable: Runnable | None = None
+
+
+def resolve(found: Checkpoint, hints: Hints = Hints(), runnable: Runnable | None = None) -> Resolved:
+    """The spec of `found`: from the hints, from its program, or recognised by keys and shapes.
+
+    `runnable` is the network's code where `find_runnable` has found it already. Raises `InputError` where nothing fits; the message names the ways out.
+    """
+    runnable = runnable or find_runnable(found, hints)
+    if hints.spec is not None:
+        evidence = "the spec was taken at its word"
+        source = f"spec {os.fspath(hints.spec)}"
+        return Resolved(read_spec(hints.spec, found.state), source, evidence, runnable)
+    if hints.family is None and hints.model is not None and runnable is not None:
+        from canon.tracing.trace import trace
+
+        traced = _within(trace(runnable.module, runnable.inputs), found)
+        return Resolved(traced, f"traced from {hints.model}", _PROVED, runnable)
+    if hints.family is None and found.program is not None:
+        from canon.tracing.trace import trace
+
+        return Resolved(trace(found.program), "traced from the exported program", _PROVED, runnable)
+    from canon.models.families import recognise
+
+    recognised = recognise(found.state, metadata=found.metadata, name=hints.family)
+    source = f"family {hints.family}" if hints.family else "recognised by keys and shapes"
+    return Resolved(recognised, source, _PROVED, runnable)
+
+
+def described(found: Checkpoint) -> Runnable | None:
+    """The code of a network whose file says its architecture to a package that is installed."""
+    from canon.models.plugins import from_metadata
+
+    built = from_metadata(found.metadata)
+    if built is None:
+        return None
+    module, inputs = built
+    load(module, found.state, "the architecture in its metadata")
+    return Runnable(module.eval(), inputs if isinstance(inputs, tuple) else (inputs,))
+
+
+def _within(spec: PermutationSpec, found: Checkpoint) -> PermutationSpec:
+    """The spec without the keys that the file leaves out because they are tied to others."""
+    axes = {name: axes for name, axes in spec.axes.items() if name in found.state}
+    return replace(spec, axes=axes, statistics=spec.statistics & axes.keys())
+
+
+def read_spec(path: str | os.PathLike[str], state: Mapping[str, Tensor]) -> PermutationSpec:
+    """The spec in a JSON file, checked against `state`."""
+    require_file(path)
+    try:
+        text = Path(path).read_text("utf-8")
+    except UnicodeDecodeError:
+        raise InputError(f"{path} is not JSON; write a spec with `canon inspect --spec`") from None
+    spec = PermutationSpec.from_json(text)
+    spec.check(state)
+    return spec
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two networks of one architecture, with finite weights; `known` is one that brings its program, if any."""
+
+    a: Checkpoint
+    b: Checkpoint
+    known: Checkpoint
+
+
+def read_one(path: str | os.PathLike[str]) -> Checkpoint:
+    """A network with finite weights."""
+    found = read(path)
+    require_finite(found.state, os.fspath(path))
+    return found
+
+
+def read_pair(a: str | os.PathLike[str], b: str | os.PathLike[str]) -> Pair:
+    """Two networks of one architecture; `InputError` lists the keys and shapes that differ."""
+    found_a, found_b = read(a), read(b)
+    require_same(found_a.state, found_b.state, os.fspath(a), os.fspath(b))
+    for path, found in ((a, found_a), (b, found_b)):
+        require_finite(found.state, os.fspath(path))
+    return Pair(found_a, found_b, found_a if found_b.program is None else found_b)

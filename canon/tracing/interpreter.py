@@ -1,0 +1,85 @@
+"""Running a network's graph on tensors that carry the structure of their axes."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from canon.tracing.exported_graph import module_of
+from canon.tracing.operations import HANDLERS, MOVES, Context, Traced, pointwise, unknown
+
+
+class Interpreter(torch.fx.Interpreter):
+    """Each operation gives its value and, by its handler, the axes of its results."""
+
+    def __init__(self, graph: torch.fx.GraphModule, context: Context) -> None:
+        super().__init__(graph)
+        self.context = context
+
+    def run_node(self, node: torch.fx.Node) -> Any:
+        if node.op == "call_function":
+            with torch.no_grad():
+                return self._call(node)
+        return super().run_node(node)
+
+    def _call(self, node: torch.fx.Node) -> Any:
+        args, kwargs = self.fetch_args_kwargs_from_env(node)
+        plain = torch.fx.node.map_aggregate((args, kwargs), lambda x: x.value if isinstance(x, Traced) else x)
+        if node.target is getattr or not hasattr(node.target, "_schema"):
+            target: Any = node.target
+            if target.__name__ == "getitem" and not isinstance(args[0], Traced):
+                return target(*args, **kwargs)
+            return self._wrap(target(*plain[0], **plain[1]), unknown, SimpleNamespace(x=args), args)
+        operation: Any = node.target
+        schema = operation._schema
+        out = operation(*plain[0], **plain[1])
+        name = schema.name.partition("::")[2]
+        name = name.rstrip("_") if not name.startswith("__") else name
+        self.context.name = name
+        module = module_of(node)
+        self.context.where = f"{name} in {module}" if module else name
+        given = {a.name: (a.default_value if a.has_default_value() else None) for a in schema.arguments}
+        given |= {a.name: value for a, value in zip(schema.arguments, args, strict=False)} | kwargs
+        handler = HANDLERS.get(name)
+        if handler is None:
+            handler = pointwise if torch.Tag.pointwise in operation.tags else unknown
+        return self._wrap(out, handler, SimpleNamespace(**given), given.values())
+
+    def _wrap(self, out: Any, handler: Any, arguments: SimpleNamespace, given: Any) -> Any:
+        if not isinstance(out, Tensor) and not (
+            isinstance(out, list | tuple) and any(isinstance(x, Tensor) for x in out)
+        ):
+            return out
+        tensors = tensors_in(list(given))
+        learned = any(x.learned for x in tensors)
+        if self.context.name not in MOVES:
+            self.context.read += [dim for x in tensors for dim in x.dims]
+        zeros = self.context.name.startswith(("zeros", "new_zeros"))
+        dims = handler(self.context, arguments, out)
+        if isinstance(out, Tensor):
+            self.context.seen.append(dims)
+            return Traced(out, list(dims), learned, zeros)
+        wrapped = []
+        for value, axes in zip(out, dims, strict=True):
+            if not isinstance(value, Tensor):
+                wrapped.append(value)
+                continue
+            if axes is None:
+                axes = self.context.fixed(value.shape, "a second result")
+            self.context.seen.append(axes)
+            wrapped.append(Traced(value, list(axes), learned))
+        return wrapped
+
+
+def tensors_in(given: Any) -> list[Traced]:
+    """The traced tensors in nested lists and tuples."""
+    found: list[Traced] = []
+    for x in given:
+        if isinstance(x, Traced):
+            found.append(x)
+        elif isinstance(x, list | tuple):
+            found += tensors_in(x)
+    return found

@@ -1,0 +1,69 @@
+"""Along an axis: sums and maxima forget its order, softmax keeps it, sorting depends on it."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+from torch import Tensor
+
+from canon.tracing.axis_unification import ONE, Structure
+from canon.tracing.operations.context import Context, Traced, handles, marked, places
+from canon.tracing.operations.elementwise import pointwise
+
+
+def _reduce(c: Context, a: SimpleNamespace, kind: str, names: tuple[str, ...] = ("dim",)) -> list[Structure]:
+    axes = c.axes(a.self)
+    over = places(next((getattr(a, n) for n in names if hasattr(a, n)), None), len(axes))
+    if kind == "still":
+        c.still(axes)
+    elif kind == "positive":
+        marked(c, axes, c.units.positive)
+    c.still([axes[n] for n in over])
+    keep = getattr(a, "keepdim", False)
+    return [ONE if n in over else axis for n, axis in enumerate(axes) if keep or n not in over]
+
+
+@handles("sum", "mean")
+def reduce_sum(c: Context, a: SimpleNamespace, out: Any) -> list[Structure]:
+    return _reduce(c, a, "linear")
+
+
+@handles("amax", "amin")
+def reduce_max(c: Context, a: SimpleNamespace, out: Any) -> list[Structure]:
+    return _reduce(c, a, "positive")
+
+
+@handles("var", "std", "prod", "logsumexp", "all", "any", "linalg_vector_norm", "norm", "argmax", "argmin")
+def reduce_still(c: Context, a: SimpleNamespace, out: Any) -> list[Structure]:
+    return _reduce(c, a, "still")
+
+
+@handles("max", "min", "var_mean")
+def reduce_pair(c: Context, a: SimpleNamespace, out: Any) -> Any:
+    if isinstance(getattr(a, "other", None), Traced):
+        return pointwise(c, a, out)
+    axes = _reduce(c, a, "still")
+    return axes if isinstance(out, Tensor) else [axes, axes]
+
+
+@handles("softmax", "_softmax", "log_softmax", "_log_softmax", "_safe_softmax")
+def softmax(c: Context, a: SimpleNamespace, out: Any) -> list[Structure]:
+    axes = c.axes(a.self)
+    c.still(axes)
+    c.mix(axes, places(a.dim, len(axes)))
+    return axes
+
+
+@handles("cumsum", "cumprod", "flip", "roll", "sort", "topk", "tril", "triu")
+def ordered(c: Context, a: SimpleNamespace, out: Any) -> Any:
+    axes = c.axes(a.self)
+    where = getattr(a, "dim", getattr(a, "dims", None))
+    over = range(len(axes) - 2, len(axes)) if c.name.startswith("tri") else places(where, len(axes))
+    c.still(axes)
+    c.mix(axes, list(over))
+    results = [out] if isinstance(out, Tensor) else list(out)
+    for place in over:
+        c.units.freeze_axis(axes[place], c.because("its order matters"))
+        axes[place] = c.fixed([results[0].shape[place]], "its order matters")[0]
+    return axes if isinstance(out, Tensor) else [axes for _ in results]

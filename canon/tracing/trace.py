@@ -1,0 +1,250 @@
+r"""Symmetry groups of any network, from its graph.
+
+The network is exported (torch.export) and its graph is run once in float64 (`canon.tracing.interpreter`); beside
+each tensor runs the structure of its axes (`canon.tracing.axis_unification`), about which every operation says something
+(`canon.tracing.operations`). Inputs and outputs stay where they are. What is still free to move at the end
+are the groups. Channels whose every mention stands beside their head are nested within it.
+
+    spec = canon.trace(module, example_inputs)
+    spec = canon.trace(torch.export.load("network.pt2"))
+"""
+
+from __future__ import annotations
+
+import sys
+from types import ModuleType
+from typing import Any
+
+from torch import Tensor, nn
+from torch.export import ExportedProgram
+
+from canon.spec import Axis, Factor, Group, PermutationSpec
+from canon.tracing.axis_unification import Structure
+from canon.tracing.exported_graph import Program
+from canon.tracing.interpreter import Interpreter, tensors_in
+from canon.tracing.numerical_check import prove_program
+from canon.tracing.operations import Context, Traced
+from canon.tracing.scale_inference import Degrees
+
+
+def trace(
+    network: nn.Module | ExportedProgram, example_inputs: Any = None, *, prove: bool = True
+) -> PermutationSpec:
+    """Groups and axis actions of every tensor of the network's `state_dict`.
+
+    `example_inputs` is a tensor, a tuple of positional or a dict of named inputs; a program brings its
+    own. With `prove`, every group is exercised with a random element in float64, and one that changes
+    the output is frozen and named in `spec.frozen`. The network is left untouched.
+    Raises `InputError` where torch.export cannot follow the network.
+    """
+    program = Program.of(network, example_inputs)
+    spec = _Reader(program).read()
+    return prove_program(program, spec).spec if prove else spec
+
+
+class _Reader:
+    """From a program to a spec."""
+
+    def __init__(self, program: Program) -> None:
+        self.program = program
+        self.context = Context()
+        self.units = self.context.units
+
+    def read(self) -> PermutationSpec:
+        structures = self._propagate()
+        axes = {name: [self.units.expand(axis) for axis in found] for name, found in structures.items()}
+        names = self._names(axes)
+        within = self._nesting(axes, names)
+        degrees = Degrees(self.units)
+        groups, powers = {}, {}
+        outer = {unit for unit in within.values() if unit is not None}
+        for unit, name in names.items():
+            mentions = [
+                degree
+                for found in axes.values()
+                for axis in found
+                for segment in axis
+                for child, degree in segment
+                if self.units.find(child) == unit
+            ]
+            scale, power = ("none", {}) if unit in outer else degrees.solve(unit, mentions)
+            nest = within.get(unit)
+            groups[name] = Group(name, self.units.sizes[unit], None if nest is None else names[nest], scale)
+            powers[unit] = power
+        return PermutationSpec(
+            groups=groups,
+            axes={
+                name: tuple(self._axis(axis, names, powers) for axis in found) for name, found in axes.items()
+            },
+            statistics=frozenset(self._statistics(axes)),
+            frozen=self._frozen(axes),
+        )
+
+    def _propagate(self) -> dict[str, list[Structure]]:
+        """Run the graph; the axes of every tensor of the state."""
+        structures: dict[str, list[Structure]] = {}
+        tensors: dict[Any, list[Structure]] = {}
+        arguments: list[Any] = []
+        used = self.program.used
+        for slot in self.program.slots:
+            if not isinstance(slot.value, Tensor):
+                arguments.append(slot.value)
+            elif slot.kind == "state" and slot.identity not in used:
+                arguments.append(None)
+            elif slot.kind == "state":
+                if slot.identity not in tensors:
+                    # A buffer of rank one may be a running statistic; of a higher rank it is a table.
+                    table = not slot.learned and slot.value.dim() > 1
+                    tensors[slot.identity] = [
+                        self.units.fixed(size, f"{slot.name} is a table, not learned")
+                        if table
+                        else self.units.free(size)
+                        for size in slot.value.shape
+                    ]
+                arguments.append(Traced(slot.value, list(tensors[slot.identity]), slot.learned))
+            else:
+                reasons = [f"axis {n} of {slot.kind} {slot.name}" for n in range(slot.value.dim())]
+                fixed = [self.units.fixed(s, r) for s, r in zip(slot.value.shape, reasons, strict=True)]
+                arguments.append(Traced(slot.value, list(fixed), False))
+        outputs = Interpreter(self.program.graph, self.context).run(*arguments)
+        for number in self.program.outputs:
+            for traced in tensors_in([outputs[number]]):
+                for n, axis in enumerate(self.context.axes(traced)):
+                    self.units.freeze_axis(axis, f"axis {n} of an output")
+        for name, (identity, shape) in self.program.state_identities.items():
+            found = tensors.get(identity)
+            structures[name] = (
+                found
+                if found is not None
+                else [self.units.fixed(size, f"{name} is not used") for size in shape]
+            )
+        self._freeze_unread(structures)
+        self._mentions = [[self.context.mention(dim) for dim in dims] for dims in self.context.seen]
+        return structures
+
+    def _freeze_unread(self, structures: dict[str, list[Structure]]) -> None:
+        """What these inputs do not reach (later positions of a table) may matter to others."""
+        read = {
+            self.units.find(unit)
+            for dim in self.context.read
+            for segment in self.units.expand(self.context.mention(dim))
+            for unit, _ in segment
+        }
+        for name, axes in structures.items():
+            for axis in axes:
+                for unit, _ in self.units.moving(axis):
+                    if self.units.find(unit) not in read:
+                        self.units.freeze(unit, f"{name} is not read there with these inputs")
+
+    def _names(self, axes: dict[str, list[Structure]]) -> dict[int, str]:
+        """A name for each moving unit: the first tensor whose rows it is."""
+        names: dict[int, str] = {}
+        for by_row in (True, False):
+            for tensor, found in axes.items():
+                stem = tensor.rpartition(".")[0] or tensor
+                for number, axis in enumerate(found):
+                    if by_row and number:
+                        continue
+                    for unit in dict.fromkeys(self.units.find(u) for u, _ in self.units.moving(axis)):
+                        if unit in names:
+                            continue
+                        name, count = stem, 1
+                        while name in names.values():
+                            count += 1
+                            name = f"{stem}#{count}"
+                        names[unit] = name
+        return names
+
+    def _nesting(self, axes: dict[str, list[Structure]], names: dict[int, str]) -> dict[int, int | None]:
+        """The outer unit of each unit that never appears without it."""
+        outers: dict[int, list[int]] = {}
+
+        def meet(unit: int, beside: list[int]) -> None:
+            known = outers.get(unit)
+            outers[unit] = beside if known is None else [u for u in known if u in beside]
+
+        for found in axes.values():
+            for axis in found:
+                for segment in axis:
+                    before: list[int] = []
+                    for child, _ in segment:
+                        unit = self.units.find(child)
+                        if unit in names:
+                            meet(unit, [u for u in before if u != unit])
+                            before.append(unit)
+        for dims in self._mentions:
+            present = {self.units.find(u) for axis in dims for u, _ in self.units.moving(axis)}
+            for unit in present:
+                if unit in outers:
+                    meet(unit, [u for u in outers[unit] if u in present])
+        apart = {
+            (self.units.find(inner), self.units.find(outer))
+            for a, b in self.units.apart
+            for inner in self._leaf_units(a)
+            for outer in self._leaf_units(b)
+        }
+        within: dict[int, int | None] = {}
+        for unit in sorted(outers, key=lambda u: len(outers[u])):
+            allowed = [u for u in outers[unit] if (unit, u) not in apart and within.get(u) is None]
+            within[unit] = allowed[0] if allowed else None
+        return within
+
+    def _leaf_units(self, unit: int) -> list[int]:
+        return [child for segment in self.units.leaves(unit, ()) for child, _ in segment]
+
+    def _axis(self, axis: Structure, names: dict[int, str], powers: dict[int, dict[Any, int]]) -> Axis:
+        segments: list[tuple[Factor, ...]] = []
+        for segment in axis:
+            factors: list[Factor] = []
+            for child, degree in segment:
+                unit = self.units.find(child)
+                size = self.units.sizes[unit]
+                if unit in names:
+                    factors.append(Factor(size, names[unit], powers[unit].get(degree, 0)))
+                elif factors and factors[-1].group is None:
+                    factors[-1] = Factor(factors[-1].size * size)
+                else:
+                    factors.append(Factor(size))
+            still = all(factor.group is None for factor in factors)
+            size = self.units.length(segment)
+            if still and segments and all(factor.group is None for factor in segments[-1]):
+                segments[-1] = (Factor(segments[-1][0].size + size),)
+            else:
+                segments.append((Factor(size),) if still else tuple(factors))
+        return Axis(tuple(segments))
+
+    def _statistics(self, axes: dict[str, list[Structure]]) -> list[str]:
+        running = self.context.statistics
+        values = {id(slot.value): slot.identity for slot in self.program.slots if slot.kind == "state"}
+        identities = {values[i] for i in running if i in values}
+        return [
+            name
+            for name, (identity, shape) in self.program.state_identities.items()
+            if identity in identities or not shape
+        ]
+
+    def _frozen(self, axes: dict[str, list[Structure]]) -> dict[str, str]:
+        """What cannot move, and the operation that holds it, once for each set of units."""
+        reasons: dict[str, str] = {}
+        seen: set[int] = set()
+        for tensor, found in axes.items():
+            for number, axis in enumerate(found):
+                for segment in axis:
+                    for child, _ in segment:
+                        unit = self.units.find(child)
+                        reason = self.units.frozen(unit)
+                        if reason is None or unit in seen or "positions of a convolution" in reason:
+                            continue
+                        seen.add(unit)
+                        reasons.setdefault(f"{tensor} axis {number}", reason)
+        return reasons
+
+
+class _Callable(ModuleType):
+    """`canon.trace` is this module and the function in it."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> PermutationSpec:
+        return trace(*args, **kwargs)
+
+
+sys.modules[__name__].__class__ = _Callable

@@ -1,0 +1,151 @@
+"""Bare checkpoints: the spec from keys and shapes holds for the real network."""
+
+import pytest
+import torch
+import torchvision
+from torch import nn
+
+import canon
+from canon.errors import InputError
+from canon.models.families import recognise
+
+
+def cnn():
+    return nn.Sequential(
+        nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(6, 5, 2), nn.ReLU(), nn.Flatten(),
+        nn.Linear(5 * 4, 7), nn.LayerNorm(7), nn.Tanh(), nn.Linear(7, 3),
+    )  # fmt: skip
+
+
+class CifarResNet(torchvision.models.ResNet):
+    """Three stages of basic blocks with parameter-free shortcuts, the key names of the common releases."""
+
+    class Block(torchvision.models.resnet.BasicBlock):
+        def forward(self, x):
+            h = self.bn2(self.conv2(self.relu(self.bn1(self.conv1(x)))))
+            extra = h.shape[1] - x.shape[1]
+            x = nn.functional.pad(
+                x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, extra // 2, extra // 2)
+            )
+            return self.relu(h + x)
+
+    def __init__(self):
+        nn.Module.__init__(self)
+        self.conv1, self.bn1 = nn.Conv2d(3, 4, 3, padding=1, bias=False), nn.BatchNorm2d(4)
+        for n, (before, after) in enumerate([(4, 4), (4, 8), (8, 16)], 1):
+            blocks = [self.Block(before, after, 1 if n == 1 else 2), self.Block(after, after)]
+            setattr(self, f"layer{n}", nn.Sequential(*blocks))
+        self.linear = nn.Linear(16, 3)
+
+    def forward(self, x):
+        x = torch.relu(self.bn1(self.conv1(x)))
+        return self.linear(self.layer3(self.layer2(self.layer1(x))).mean((2, 3)))
+
+
+def torchvision_vit():
+    return torchvision.models.VisionTransformer(16, 8, 2, 3, 192, 64, num_classes=3)
+
+
+def timm_vit():
+    timm = pytest.importorskip("timm")
+    return timm.models.VisionTransformer(
+        16, 8, embed_dim=192, depth=2, num_heads=3, num_classes=3, init_values=0.1
+    )
+
+
+def bert():
+    transformers = pytest.importorskip("transformers")
+    config = transformers.BertConfig(
+        vocab_size=11, hidden_size=128, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24,
+        max_position_embeddings=8,
+    )  # fmt: skip
+    return transformers.BertForPreTraining(config)
+
+
+def gpt2():
+    transformers = pytest.importorskip("transformers")
+    config = transformers.GPT2Config(
+        vocab_size=11,
+        n_embd=128,
+        n_layer=2,
+        n_head=2,
+        n_positions=8,
+        use_cache=False,
+        bos_token_id=0,
+        eos_token_id=0,
+    )
+    return transformers.GPT2LMHeadModel(config)
+
+
+IMAGE, IDS = torch.randn(2, 3, 8, 8), torch.randint(0, 11, (2, 6))
+NETWORKS = {
+    "mlp": (lambda: nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3)), torch.randn(2, 4)),
+    "cnn": (cnn, IMAGE),
+    "vgg": (lambda: torchvision.models.vgg11_bn(num_classes=3), torch.randn(1, 3, 32, 32)),
+    "resnet": (lambda: torchvision.models.resnet18(), torch.randn(1, 3, 32, 32)),
+    "resnext": (lambda: torchvision.models.ResNet(torchvision.models.resnet.Bottleneck, [1, 1, 1, 1], groups=4, width_per_group=8), torch.randn(1, 3, 32, 32)),
+    "cifar resnet": (CifarResNet, IMAGE),
+    "vit, torchvision": (torchvision_vit, torch.randn(1, 3, 16, 16)),
+    "vit, timm": (timm_vit, torch.randn(1, 3, 16, 16)),
+    "bert": (bert, IDS),
+    "gpt2": (gpt2, IDS),
+}  # fmt: skip
+SLOW = {"vgg"}
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.slow) if n in SLOW else n for n in NETWORKS]
+)
+def test_the_spec_of_a_bare_checkpoint_holds_for_the_network(name):
+    build, example = NETWORKS[name]
+    torch.manual_seed(0)
+    module = build().eval()
+    state = {key: tensor.clone() for key, tensor in module.state_dict().items()}
+    found = recognise(state)
+    traced = canon.trace(module, example)
+    proof = canon.prove(module, example, found)
+    assert proof.holds, proof.failed
+    assert proof.spec == found  # no scale was taken away either
+    assert sum(g.size for g in found.groups.values()) == sum(g.size for g in traced.groups.values())
+    assert found.statistics == traced.statistics
+
+
+def test_heads_that_the_shapes_do_not_tell_stay():
+    module = torchvision.models.VisionTransformer(16, 8, 1, 5, 40, 64, num_classes=3)
+    unknown, told = recognise(module.state_dict()), recognise(module.state_dict(), {"num_heads": "5"})
+    assert any("number of heads" in reason for reason in unknown.frozen.values())
+    assert {g.size for g in unknown.groups.values()} == {40, 64}
+    assert {(g.size, g.within is None) for g in told.groups.values()} == {
+        (40, True),
+        (64, True),
+        (5, True),
+        (8, False),
+    }
+    assert canon.prove(module, torch.randn(1, 3, 16, 16), told).holds
+
+
+def test_an_unknown_activation_claims_no_scale():
+    build, _ = NETWORKS["mlp"]
+    assert {g.scale for g in recognise(build().state_dict()).groups.values()} == {"none"}
+
+
+def test_what_is_not_known_shows_the_ways_out():
+    with pytest.raises(InputError, match=r"--model pkg\.mod:build.*\.pt2") as caught:
+        recognise({"alpha.weight": torch.zeros(2, 2), "beta.weight": torch.zeros(2, 2)})
+    assert "alpha.weight" in str(caught.value)
+
+
+def test_a_tensor_too_many_is_not_ignored():
+    state = dict(torchvision.models.resnet18().state_dict()) | {"layer1.0.se.weight": torch.zeros(3, 3)}
+    with pytest.raises(InputError, match=r"resnet: it has no layer1\.0\.se\.weight"):
+        recognise(state)
+
+
+def test_an_unknown_name_lists_the_known_ones():
+    with pytest.raises(InputError, match=r"family 'alexnet' is not known; canon knows .*resnet"):
+        recognise({}, name="alexnet")
+
+
+def test_layers_that_do_not_fit_are_refused():
+    with pytest.raises(InputError, match="the shapes do not fit"):
+        recognise({"0.weight": torch.randn(4, 3), "2.weight": torch.randn(2, 5)})

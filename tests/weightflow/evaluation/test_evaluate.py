@@ -1,0 +1,76 @@
+"""Accuracy, calibration, intervals, ensembles: laws of the figures that everything else is judged by."""
+
+import pytest
+import torch
+
+from canon.errors import InputError
+from weightflow import datasets
+from weightflow.batched.tasks import Task
+from weightflow.evaluation import bootstrap
+from weightflow.evaluation.calibration import calibration_error
+from weightflow.evaluation.evaluate import chance, evaluate_zoo, judge, judge_ensembles
+from weightflow.zoo.store import Zoo, write_zoo
+
+
+def test_an_interval_holds_the_truth_as_often_as_it_says():
+    generator = torch.Generator().manual_seed(0)
+    held = 0
+    for _ in range(200):
+        found = bootstrap.interval(torch.randn(60, generator=generator) + 5, generator, draws=300)
+        held += found.low <= 5 <= found.high
+    assert 0.88 <= held / 200 <= 0.99
+
+
+def test_an_interval_needs_two_values():
+    generator = torch.Generator().manual_seed(0)
+    assert bootstrap.interval(torch.tensor([0.5]), generator).ends() is None
+    assert bootstrap.interval(torch.tensor([0.5, 0.5]), generator).ends() == [0.5, 0.5]
+
+
+def test_calibration_error_is_the_gap_between_sure_and_right():
+    confidence = torch.tensor([[1.0, 1.0, 1.0, 1.0], [0.75, 0.75, 0.75, 0.75]])
+    correct = torch.tensor([[True, True, False, False], [True, True, True, False]])
+    counted = torch.ones_like(correct)
+    assert calibration_error(confidence, correct, counted).tolist() == pytest.approx([0.5, 0.0])
+    counted[0, 2:] = False
+    assert float(calibration_error(confidence, correct, counted)[0]) == 0.0
+
+
+def test_classes_weighed_by_their_examples_make_the_accuracy(known):
+    names = datasets.load("digits").class_names
+    task, state = Task("digits", ("one", "two", "three")), {n: t[:1] for n, t in known.state.items()}
+    judged = judge(known.zoo.architecture, state, [task])
+    by_class = judged.by_class(names)
+    assert by_class.keys() == set(task.classes)
+    shares = [(judged.labels == names.index(name)).sum() / judged.counted.sum() for name in task.classes]
+    total = sum(float(s) * by_class[name] for s, name in zip(shares, task.classes, strict=True))
+    assert total == pytest.approx(float(judged.accuracy[0]), abs=1e-5)
+
+
+def test_an_ensemble_of_one_is_the_network_and_copies_add_nothing(known):
+    task = known.tasks[0]
+    copies = {name: tensor[:1].expand(3, *tensor.shape[1:]) for name, tensor in known.state.items()}
+    alone = float(judge(known.zoo.architecture, copies, [task] * 3).accuracy[0])
+    found = judge_ensembles(known.zoo.architecture, copies, task, [1, 3, 10])
+    assert found == pytest.approx({1: alone, 3: alone})
+
+
+def test_a_zoo_is_told_by_split_class_and_prompt(zoo):
+    found = evaluate_zoo(zoo)
+    assert found["splits"].keys() == {"seen", "validation", "unseen_combinations"}
+    assert sum(p["networks"] for p in found["prompts"]) == len(zoo)
+    low, high = found["zoo"]["accuracy"]["interval"]
+    assert low <= found["zoo"]["accuracy"]["mean"] <= high
+    assert 0 <= found["zoo"]["calibration_error"]["mean"] <= 1
+
+
+def test_an_empty_population_is_named(zoo, tmp_path):
+    header = {"architecture": zoo.architecture.to_dict(), "dataset": "digits"}
+    (tmp_path / "empty").mkdir()
+    write_zoo(tmp_path / "empty", header, {}, [])
+    with pytest.raises(InputError, match="empty holds no network"):
+        evaluate_zoo(Zoo(tmp_path / "empty"))
+
+
+def test_chance_is_one_over_the_number_of_classes():
+    assert chance([Task("digits", ("a", "b")), Task("digits", ("a", "b", "c", "d"))]) == 0.375

@@ -1,0 +1,41 @@
+"""Initialisations are what their papers say; every start walks the same mini-batches."""
+
+import math
+
+import pytest
+import torch
+
+from weightflow.evaluation import fine_tuning
+from weightflow.evaluation.fine_tuning import INITIALISATIONS, fine_tune, zoo_recipe
+
+
+@pytest.mark.parametrize(
+    ("name", "bound"),
+    [
+        ("xavier", lambda i, o: math.sqrt(6 / (i + o))),
+        ("kaiming", lambda i, o: math.sqrt(6 / i)),
+        ("default", lambda i, o: 1 / math.sqrt(i)),
+    ],
+)
+def test_initialisations_stay_within_their_bounds(known, name, bound):
+    tasks = known.tasks[:6]
+    state = INITIALISATIONS[name](known.zoo.architecture, tasks, range(6))
+    weight = state["1.weight"]
+    assert 0.95 * bound(64, 12) < float(weight.abs().max()) <= bound(64, 12)
+    if name != "default":
+        assert not state["1.bias"].any()
+    for row, task in enumerate(tasks):
+        assert not state["3.weight"][row, len(task.classes) :].any()
+    alone = INITIALISATIONS[name](known.zoo.architecture, tasks[2:3], [2])
+    assert torch.equal(alone["1.weight"][0], weight[2])
+
+
+def test_no_steps_change_nothing_and_steps_help(known):
+    tasks, seeds = known.tasks[:8], range(8)
+    recipe = zoo_recipe(known.zoo)
+    assert recipe.schedule == "constant"
+    begin = INITIALISATIONS["default"](known.zoo.architecture, tasks, seeds)
+    curve = fine_tuning.curve(known.zoo.architecture, begin, tasks, seeds, recipe, [0, 30])
+    assert float(curve[30].mean()) > float(curve[0].mean()) + 0.2
+    same = fine_tune(known.zoo.architecture, begin, tasks, seeds, recipe, 0)
+    assert all(torch.equal(same[name], begin[name]) for name in begin)

@@ -1,0 +1,178 @@
+"""The report: keys that other programs rely on, reasons beside nulls, a page for a real browser."""
+
+import copy
+import dataclasses
+import json
+import shutil
+
+import pytest
+
+from canon.cli import console
+from canon.errors import InputError
+from tests import browser
+from weightflow.cli.main import app
+from weightflow.evaluation.baselines import BASELINES
+from weightflow.report import make_report, verdict
+from weightflow.report.diversity import measure_diversity
+from weightflow.report.html import write_page
+from weightflow.report.html.tables import full_table
+from weightflow.report.verdict import kind
+from weightflow.training.trainer import start
+from weightflow.zoo.store import Zoo, shard_path
+
+
+@pytest.fixture(scope="module")
+def report(run):
+    return make_report(run, limit=6)
+
+
+@pytest.fixture(scope="module")
+def one_task_report(one_task_run):
+    return make_report(one_task_run, limit=4)
+
+
+@pytest.fixture(scope="module")
+def tab(tmp_path_factory):
+    executable = browser.find()
+    if executable is None:
+        pytest.skip("no Chromium on this computer: the page was not looked at in a browser")
+    with browser.tab(executable, tmp_path_factory.mktemp("profile")) as opened:
+        yield opened
+
+
+def reasons_are_given(value, path=""):
+    """Every null has a reason beside it: under its own key, or one for the whole table."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            if item is None and key not in ("interval",):
+                assert value.get(f"{key}_reason") or value.get("reason"), f"{path}.{key}"
+            reasons_are_given(item, f"{path}.{key}")
+    elif isinstance(value, list):
+        for item in value:
+            reasons_are_given(item, path + "[]")
+
+
+def test_the_report_has_the_keys_that_other_programs_rely_on(report):
+    assert {"zoo", "splits", "novelty", "speed", "environment"} <= report.keys()
+    assert report["zoo"].keys() >= {"count", "architecture", "accuracy"}
+    for split in ("seen", "unseen_combinations"):
+        figures = report["splits"][split]
+        assert figures.keys() >= {"tasks", "networks", "accuracy", "trained", "chance", "baselines"}
+        assert figures["baselines"].keys() == BASELINES.keys()
+        assert 0 <= figures["accuracy"]["mean"] <= 1
+    assert report["splits"]["unseen_classes"] is None
+    assert report["novelty"].keys() >= {
+        *("nearest_distance_ratio", "max_wrong_iou", "rms_ratio", "functional_disagreement", "novel_and_good")
+    }
+    assert report["speed"].keys() >= {
+        *("sample_seconds", "networks_per_second", "evaluations_per_network", "decode_seconds")
+    }
+    assert report["environment"].keys() >= {"torch", "device", "threads", "commit", "seed"}
+    assert report["fine_tuning"]["steps"] == [0, 1, 5, 20]
+    assert len(full_table(report)) == 4 + len(BASELINES)
+    reasons_are_given({k: v for k, v in report.items() if k != "training"})
+
+
+def test_networks_of_one_task_are_reported_too(one_task_report):
+    assert one_task_report["focus"] == "seen"
+    assert "one task" in one_task_report["splits"]["unseen_combinations_reason"]
+    assert one_task_report["splits"]["seen"]["baselines"]["shuffled_prompt"]["mean"] is None
+    assert one_task_report["novelty"]["nearest_distance_ratio_trained"] > 0
+    reasons_are_given({k: v for k, v in one_task_report.items() if k != "training"})
+
+
+def test_the_same_seed_gives_the_same_figures(run, report):
+    again = make_report(run, limit=6)
+    for key in ("splits", "novelty", "guidance", "fine_tuning", "ensembles", "diversity"):
+        assert json.dumps(again[key]) == json.dumps(report[key]), key
+
+
+def test_the_verdict_follows_the_distance(report):
+    assert [kind(r) for r in (0.02, 0.57, 1.0)] == ["copies", "interpolates", "generates new networks"]
+    changed = copy.deepcopy(report)
+    changed["novelty"]["nearest_distance_ratio"] = 0.02
+    assert verdict(changed).startswith("It copies: ")
+
+
+def test_networks_of_one_prompt_are_compared_with_networks_trained_from_independent_seeds(report):
+    found = report["diversity"]
+    assert found["networks"] == 8
+    assert found["trained"]["disagreement"]["mean"] > 0
+    ours, theirs = (found[name]["disagreement"]["mean"] for name in ("generated", "trained"))
+    assert found["ratio"] == pytest.approx(ours / theirs, rel=1e-3)
+    for figures in (found["generated"], found["trained"]):
+        gain = figures["ensemble"]["mean"] - figures["one"]["mean"]
+        assert figures["gain"]["mean"] == pytest.approx(gain, abs=1e-5)
+
+
+def test_copies_of_one_network_have_neither_disagreement_nor_gain(known):
+    task = known.tasks[0]
+    copies = {n: t[:1].expand(4, *t.shape[1:]) for n, t in known.state.items()}
+    found = measure_diversity(known, copies, [task])
+    assert float(found.disagreement) == 0
+    assert float(found.ensemble) == pytest.approx(float(found.one))
+
+
+def test_the_verdict_names_a_generator_that_answers_every_seed_alike(report):
+    changed = copy.deepcopy(report)
+    changed["diversity"]["ratio"] = 0.05
+    assert "every seed with nearly the same network" in verdict(changed)
+    changed["diversity"]["ratio"] = 0.9
+    assert "Networks of one prompt differ" in verdict(changed)
+
+
+@pytest.mark.parametrize("which", ["report", "one_task_report"])
+def test_the_page_is_one_file_for_any_screen(tab, request, tmp_path, which):
+    path = tmp_path / "report.html"
+    write_page(path, request.getfixturevalue(which))
+    for width, dark in ((360, False), (360, True), (1280, False)):
+        tab.open(path, width, dark)
+        assert tab.complaints == []
+        assert tab.requests == [path.resolve().as_uri()]
+        assert tab.evaluate("document.documentElement.scrollWidth") <= width
+        assert tab.evaluate("document.querySelectorAll('svg.plot').length") >= 6
+        broken = (
+            "[...document.querySelectorAll('svg *')].some(e => /NaN|Infinity|undefined/.test(e.outerHTML))"
+        )
+        assert tab.evaluate(broken) is False
+
+
+def test_a_ticked_baseline_shows_its_networks(tab, report, tmp_path):
+    write_page(tmp_path / "report.html", report)
+    tab.open(tmp_path / "report.html", 800)
+    cloud = "getComputedStyle(document.querySelector('.wide .cloud[data-s=soup_16]')).display"
+    assert tab.evaluate(cloud) == "none"
+    tab.evaluate("document.querySelector('input[data-s=soup_16]').click()")
+    assert tab.evaluate(cloud) == "inline"
+
+
+def call(*arguments):
+    return console.guarded(app, [str(a) for a in arguments], name="weightflow")
+
+
+def test_a_report_needs_the_zoo_it_was_trained_on(zoo, tiny_config, tmp_path, capsys):
+    folder, run, out = tmp_path / "zoo", tmp_path / "run", tmp_path / "out"
+    shutil.copytree(zoo.path, folder)
+    start(Zoo(folder), dataclasses.replace(tiny_config, steps=2), run).run()
+    shard = shard_path(folder, 0)
+    content = shard.read_bytes()
+    shard.write_bytes(content[:-1] + b"\x7f")
+    assert call("report", run, "--out", out) == 2
+    assert "is damaged" in capsys.readouterr().err
+    shard.write_bytes(content)
+    manifest = folder / "zoo.json"
+    manifest.write_text(manifest.read_text().replace('"lineage": "independent"', '"lineage": "branched"'))
+    assert call("report", run, "--out", out) == 2
+    assert "has changed since" in capsys.readouterr().err
+    shutil.rmtree(folder)
+    assert call("report", run, "--out", out) == 2
+    assert "is no longer at" in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_a_report_needs_a_zoo_and_not_another_folder(zoo, tiny_config, tmp_path):
+    shutil.copytree(zoo.path, tmp_path / "zoo")
+    start(Zoo(tmp_path / "zoo"), dataclasses.replace(tiny_config, steps=2), tmp_path / "run").run()
+    (tmp_path / "zoo" / "zoo.json").unlink()
+    with pytest.raises(InputError, match="is not a zoo: it has no"):
+        make_report(tmp_path / "run")

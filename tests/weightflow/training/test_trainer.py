@@ -1,0 +1,212 @@
+"""The loop: it learns, it stops for NaN with the cause, and a killed run resumes bit for bit."""
+
+import dataclasses
+import json
+import math
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from canon.errors import InputError, WorkError
+from canon.io import checkpoint
+from weightflow.training import run_store as runs
+from weightflow.training.trainer import resume, start
+from weightflow.zoo.builders.local import build_zoo
+from weightflow.zoo.splits import learn_and_choose
+from weightflow.zoo.store import Zoo, shard_path
+
+ROOT = Path(__file__).parents[3]
+
+
+def finished_tensors(folder):
+    return checkpoint.read(folder / "state.safetensors").state
+
+
+def assert_same_run(a, b):
+    left, right = finished_tensors(a), finished_tensors(b)
+    assert left.keys() == right.keys()
+    assert [name for name in left if not torch.equal(left[name], right[name])] == []
+
+
+def test_a_run_stopped_and_resumed_equals_one_that_was_not(zoo, run, tiny_config, tmp_path):
+    folder = tmp_path / "run"
+    trainer = start(zoo, tiny_config, folder)
+
+    def stop(steps, note):
+        if trainer.progress.step == 7:  # the last save was at step 6
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        trainer.run(stop)
+    resume(zoo, folder).run()
+    assert_same_run(folder, run)
+
+    def log(path):
+        return [{k: v for k, v in line.items() if k != "seconds"} for line in runs.read_metrics(path)]
+
+    assert log(folder) == log(run)
+
+
+def test_a_run_killed_at_any_moment_resumes_bit_for_bit(zoo, run, tiny_config, tmp_path):
+    """SIGKILL, from outside, at moments that nothing in the program knows of."""
+    folder = tmp_path / "run"
+    start(zoo, tiny_config, folder)
+    code = (
+        "import sys, time; from pathlib import Path; import weightflow.train as t; from weightflow.zoo.store import Zoo\n"
+        "trainer = t.resume(Zoo(sys.argv[1]), Path(sys.argv[2]))\n"
+        "print('ready', flush=True); trainer.run(lambda steps, note: time.sleep(0.05))"
+    )
+    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    for delay in (0.12, 0.33):
+        process = subprocess.Popen(
+            [sys.executable, "-c", code, zoo.path, folder], stdout=subprocess.PIPE, env=environment
+        )
+        assert process.stdout is not None
+        process.stdout.readline()
+        time.sleep(delay)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        process.stdout.close()
+    resume(zoo, folder).run()
+    assert_same_run(folder, run)
+
+
+def test_the_same_seed_gives_the_same_run_and_another_does_not(zoo, run, tiny_config, tmp_path):
+    start(zoo, tiny_config, tmp_path / "same").run()
+    assert_same_run(tmp_path / "same", run)
+    start(zoo, dataclasses.replace(tiny_config, seed=1), tmp_path / "other").run()
+    a, b = finished_tensors(tmp_path / "other"), finished_tensors(run)
+    assert not torch.equal(a["raw.positions"], b["raw.positions"])
+
+
+def test_the_loss_on_held_out_networks_falls(zoo, tiny_config, tmp_path):
+    config = dataclasses.replace(tiny_config, steps=60, evaluate_every=20, save_every=60, learning_rate=3e-3)
+    start(zoo, config, tmp_path / "run").run()
+    losses = [line["held_out"] for line in runs.read_metrics(tmp_path / "run")]
+    assert losses[-1] < 0.97 * losses[0]
+
+
+def test_diffusion_is_an_option_of_the_same_model(zoo, tiny_config, tmp_path):
+    objective = dataclasses.replace(tiny_config.objective, path="diffusion", predict="velocity")
+    config = dataclasses.replace(tiny_config, objective=objective)
+    assert start(zoo, config, tmp_path / "run").run().step == config.steps
+
+
+def test_half_precision_trains_and_leaves_the_model_in_full(zoo, tiny_config, tmp_path):
+    trainer = start(zoo, dataclasses.replace(tiny_config, precision="bfloat16"), tmp_path / "run")
+    assert math.isfinite(trainer.run().best)
+    assert {p.dtype for p in trainer.model.parameters()} == {torch.float32}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="needs a C++ compiler")
+def test_a_translated_model_learns_the_same(zoo, run, tmp_path):
+    """In a process of its own: the compiler does not see through the checks of shapes that tests switch on."""
+    code = (
+        "import sys; from pathlib import Path; from tests.population import TINY_RUN; "
+        "from weightflow.training.presets import read_preset; from weightflow.train import start; "
+        "from weightflow.zoo.store import Zoo; "
+        "config = read_preset('weightflow', {**TINY_RUN, 'compile': True}); "
+        "start(Zoo(Path(sys.argv[1])), config, Path(sys.argv[2])).run()"
+    )
+    folder = tmp_path / "run"
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(zoo.path), str(folder)], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    found = runs.unpack("raw", finished_tensors(folder))
+    for name, tensor in runs.unpack("raw", finished_tensors(run)).items():
+        torch.testing.assert_close(found[name], tensor, atol=1e-4, rtol=1e-2)
+
+
+def test_early_stopping_keeps_the_best_average(zoo, tiny_config, tmp_path):
+    config = dataclasses.replace(
+        tiny_config, steps=40, evaluate_every=2, patience=2, learning_rate=0.5, warmup=1, weight_decay=0.0
+    )
+    progress = start(zoo, config, tmp_path / "run").run()
+    assert progress.step < 40
+    lines = runs.read_metrics(tmp_path / "run")
+    assert progress.best == min(line["held_out"] for line in lines)
+    assert checkpoint.read(tmp_path / "run" / "checkpoint.safetensors").metadata["step"] == str(
+        progress.best_step
+    )
+
+
+def test_nan_stops_with_the_step_and_the_cause(zoo, tiny_config, tmp_path):
+    trainer = start(zoo, tiny_config, tmp_path / "run")
+    with torch.no_grad():
+        trainer.model.text.weight[0, 0] = torch.nan
+    with pytest.raises(WorkError, match="training stopped at step 0: the loss in weights is not finite"):
+        trainer.run()
+
+
+def test_a_folder_with_content_is_refused(zoo, run, tiny_config):
+    with pytest.raises(InputError, match="is not empty; choose another name, or go on with it: --resume"):
+        start(zoo, tiny_config, run)
+
+
+def test_resuming_with_another_zoo_is_refused(raw_zoo, run):
+    with pytest.raises(InputError, match="give the zoo it began with"):
+        resume(raw_zoo, run)
+
+
+def test_resuming_with_another_architecture_is_refused(run, tiny_recipe, tmp_path):
+    architecture = dataclasses.replace(tiny_recipe.architecture, arguments={"inputs": 64, "hidden": [5]})
+    tasks = dataclasses.replace(tiny_recipe.tasks, seen=2, validation=1, unseen=1)
+    build_zoo(dataclasses.replace(tiny_recipe, architecture=architecture, tasks=tasks), tmp_path / "zoo")
+    with pytest.raises(InputError, match=r"\[12\].*\[5\].*: one run has one architecture"):
+        resume(Zoo(tmp_path / "zoo"), run)
+
+
+def test_an_older_format_is_refused(run, tmp_path):
+    shutil.copytree(run, tmp_path / "old")
+    path = tmp_path / "old" / "config.toml"
+    path.write_text(path.read_text().replace(runs.FORMAT, "weightflow-run-0"))
+    with pytest.raises(InputError, match="is a run of format 'weightflow-run-0'; this version reads"):
+        runs.read_header(tmp_path / "old")
+
+
+def test_a_run_keeps_every_setting_and_its_zoo(zoo, run, tiny_config):
+    header = runs.read_header(run)
+    assert header.config == tiny_config
+    assert header.zoo.identity == zoo.identity
+    assert json.loads((run / "layout.json").read_text())["layout"]["scheme"] == "rows"
+
+
+def only_seen(zoo, path, networks):
+    """The zoo with its first networks of the split `seen` alone."""
+    shutil.copytree(zoo.path, path)
+    opened = Zoo(path)
+    opened.__dict__["records"] = [r for r in Zoo(zoo.path).records if r.split == "seen"][:networks]
+    return opened
+
+
+def test_where_a_zoo_holds_nothing_out_the_run_holds_out_networks(zoo, tiny_config, tmp_path):
+    rows = learn_and_choose(only_seen(zoo, tmp_path / "zoo", 40), 0.1)
+    assert [len(rows["seen"]), len(rows["validation"])] == [36, 4]
+    assert not set(rows["seen"]) & set(rows["validation"])
+
+
+def test_one_network_is_too_few_to_learn_and_to_choose(zoo, tiny_config, tmp_path):
+    with pytest.raises(InputError, match="0 networks to train on and 1 to choose checkpoints by"):
+        start(only_seen(zoo, tmp_path / "zoo", 1), tiny_config, tmp_path / "run")
+
+
+def test_without_words_all_networks_must_have_one_task(zoo, tiny_config, tmp_path):
+    with pytest.raises(InputError, match="have different tasks, and a run without words cannot tell"):
+        start(zoo, dataclasses.replace(tiny_config, encoder="none"), tmp_path / "run")
+
+
+def test_a_damaged_zoo_stops_before_anything_is_written(zoo, tiny_config, tmp_path):
+    shutil.copytree(zoo.path, tmp_path / "zoo")
+    shard_path(tmp_path / "zoo", 0).write_bytes(b"rubbish")
+    with pytest.raises(InputError, match="is damaged"):
+        start(Zoo(tmp_path / "zoo"), tiny_config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,69 @@
+"""Accuracy against strength: how far towards noise is best is decided on validation images."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from canon.io.files import atomic_write
+from canon.merging.plotting import check_format
+from canon.types import StateDict
+from weightflow import datasets
+from weightflow.batched.accuracy import measured
+from weightflow.batched.tasks import Task
+from weightflow.evaluation.evaluate import judge
+from weightflow.networks.architectures import Architecture
+
+STRENGTHS = tuple(i / 10 for i in range(11))
+
+
+@dataclass(frozen=True)
+class Tried:
+    """A network made with a strength, and its accuracies, fractions of 1."""
+
+    strength: float
+    state: StateDict
+    validation: float
+    test: float
+
+
+def sweep(
+    make: Callable[[float], StateDict],
+    architecture: Architecture,
+    task: Task,
+    strengths: Sequence[float] = STRENGTHS,
+) -> list[Tried]:
+    """`make(strength)` is a stack of one network for `task`; each is measured."""
+    found, data = [], datasets.load(task.dataset)
+    for strength in strengths:
+        state = make(strength)
+        validation = measured(architecture, state, data, [task])[0]["validation"]
+        test = float(judge(architecture, state, [task]).accuracy)
+        found.append(Tried(strength, state, validation, test))
+    return found
+
+
+def best(tried: Sequence[Tried]) -> Tried:
+    """The best on validation images; of equals the one nearest to the network as it was."""
+    return max(tried, key=lambda one: (one.validation, -one.strength))
+
+
+def plot(tried: Sequence[Tried], path: str | os.PathLike[str], chance: float) -> None:
+    """A picture of both accuracies against strength; the suffix of `path` decides the format."""
+    from matplotlib.figure import Figure
+
+    check_format(path)
+    figure = Figure(figsize=(6, 3.6), layout="constrained")
+    axes, x = figure.subplots(), [one.strength for one in tried]
+    axes.plot(x, [100 * one.validation for one in tried], "o-", label="validation images, which decide")
+    axes.plot(x, [100 * one.test for one in tried], "o-", label="test images")
+    axes.axhline(100 * chance, linestyle=":", color="grey", label="chance")
+    axes.set(xlabel="strength   (0 = as it is, 1 = made anew)", ylabel="accuracy, %")
+    axes.legend()
+    axes.grid(alpha=0.3)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format=Path(path).suffix[1:].lower(), dpi=150)
+    atomic_write(path, buffer.getvalue())

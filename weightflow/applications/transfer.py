@@ -1,0 +1,90 @@
+"""Networks as a place to start: other data, the same architecture, a few epochs.
+
+Every network becomes the start of one for the same classes of other data, last layer included: its rows
+stand for other classes now, and training turns them. Starts that are compared get the same tasks, the
+same mini-batches and the same recipe, and differ by their first weights alone.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from math import ceil
+
+import torch
+from torch import Tensor
+
+from canon.errors import InputError
+from canon.types import StateDict
+from weightflow import datasets
+from weightflow.batched.class_axes import class_table, pad_with_zeros
+from weightflow.batched.config import TrainingRecipe
+from weightflow.batched.initialization import initialise
+from weightflow.batched.tasks import Task
+from weightflow.batched.training import check_inputs, train_many
+from weightflow.datasets import ClassificationData, Split
+from weightflow.evaluation.evaluate import judge
+from weightflow.networks.architectures import Architecture
+from weightflow.zoo.store import Zoo
+
+Accuracies = dict[str, dict[int, Tensor]]
+
+
+def transfer(
+    architecture: Architecture,
+    starts: Mapping[str, StateDict],
+    task: Task,
+    epochs: Sequence[int],
+    recipe: TrainingRecipe,
+    images: int | None = None,
+    progress: Callable[[int], None] = lambda steps: None,
+) -> Accuracies:
+    """Test accuracy (networks,) on `task` of each start after so many epochs, fractions.
+
+    `starts` are stacks of networks of one architecture. `images`: training images of each class, all by
+    default. The steps of `recipe` are replaced by those of the epochs. Network i of every start has seed i.
+    """
+    data = datasets.load(task.dataset)
+    check_inputs(architecture, data)
+    seen = few(data, task, images)
+    examples = int((class_table(seen, [task], architecture.classes)[0][0][seen.train.labels] >= 0).sum())
+    found: Accuracies = {name: {} for name in starts}
+    for name, start in starts.items():
+        tasks = [task] * len(next(iter(start.values())))
+        mask = class_table(data, tasks, architecture.classes)[1]
+        for count in epochs:
+            state = pad_with_zeros(architecture, dict(start), mask)
+            if count:
+                own = dataclasses.replace(recipe, steps=ceil(examples * count / recipe.batch_size))
+                state = train_many(architecture, seen, tasks, range(len(tasks)), own, progress, state).state
+            found[name][count] = judge(architecture, state, tasks).accuracy
+    return found
+
+
+def few(data: ClassificationData, task: Task, images: int | None) -> ClassificationData:
+    """The data with the first `images` training examples of each class of the task."""
+    if images is None:
+        return data
+    if images < 1:
+        raise InputError(f"{images} images of each class; at least 1 is needed")
+    labels = data.train.labels
+    rows = torch.cat(
+        [torch.nonzero(labels == label).squeeze(1)[:images] for label in data.class_index(task.classes)]
+    )
+    return dataclasses.replace(data, train=Split(data.train.inputs[rows], labels[rows]))
+
+
+def starts_of(zoo: Zoo, classes: int, count: int) -> StateDict:
+    """Up to `count` networks of a zoo that tell `classes` classes apart; `InputError` where it has none."""
+    rows = [i for i, record in enumerate(zoo.records) if len(record.classes) == classes][:count]
+    if not rows:
+        sizes = sorted({len(record.classes) for record in zoo.records})
+        raise InputError(
+            f"{zoo.path} has no network of {classes} classes; it has networks of {', '.join(map(str, sizes))}"
+        )
+    return zoo.load(rows)
+
+
+def random_starts(architecture: Architecture, count: int, recipe: TrainingRecipe) -> StateDict:
+    """`count` networks as the recipe initialises them."""
+    return initialise(architecture, range(count), recipe.initialiser)

@@ -1,0 +1,80 @@
+"""Ways to average networks of different classes into one for all of them.
+
+Each class's row is the mean over the networks that know the class; everything else is the mean of all.
+What differs is how hidden units are paired first: as they stand, by Git Re-Basin with the first network
+(Ainsworth et al. 2023, arXiv:2209.04836), or in the frame of a run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from canon.actions import permutation as perm
+from canon.matching.weight_matching import match_weights
+from canon.types import StateDict
+from weightflow import datasets
+from weightflow.batched.class_axes import class_table, gather_classes, pad_with_zeros, scatter_classes, widen
+from weightflow.batched.tasks import Task
+from weightflow.generator.generator import Flow
+from weightflow.networks.architectures import Architecture
+from weightflow.zoo.canonicalize import follow
+from weightflow.zoo.network_file import Network
+
+Average = Callable[[Flow, Sequence[Network], Task], StateDict]
+
+
+def as_they_stand(flow: Flow, networks: Sequence[Network], task: Task) -> StateDict:
+    """Unit 1 with unit 1: what happens without alignment."""
+    return _mean(flow.architecture, [_wide(flow.architecture, n) for n in networks], networks, task)
+
+
+def git_rebasin(flow: Flow, networks: Sequence[Network], task: Task) -> StateDict:
+    """Units paired with those of the first network by weight matching, all classes in view."""
+    wides = [_wide(flow.architecture, network) for network in networks]
+    spec = _all_classes(flow.architecture, task).spec
+    reference = {name: tensor[0] for name, tensor in wides[0].items()}
+    moved = [
+        perm.apply(spec, match_weights(spec, reference, wide).permutation, dict(wide)) for wide in wides[1:]
+    ]
+    return _mean(flow.architecture, [wides[0], *moved], networks, task)
+
+
+def in_frame(flow: Flow, networks: Sequence[Network], task: Task) -> StateDict:
+    """Every network balanced and brought into the run's frame first; where the generator begins."""
+    aligned = [follow(flow.architecture, flow.frame, n.state, [n.task]) for n in networks]
+    wides = [
+        scatter_classes(flow.architecture, state, [n.task])
+        for state, n in zip(aligned, networks, strict=True)
+    ]
+    return _mean(flow.architecture, wides, networks, task)
+
+
+AVERAGES: dict[str, Average] = {
+    "straight_average": as_they_stand,
+    "git_rebasin_average": git_rebasin,
+    "average_in_frame": in_frame,
+}
+
+
+def _all_classes(architecture: Architecture, task: Task) -> Architecture:
+    return widen(architecture, len(datasets.load(task.dataset).class_names))
+
+
+def _wide(architecture: Architecture, network: Network) -> StateDict:
+    return scatter_classes(architecture, network.state, [network.task])
+
+
+def _mean(
+    architecture: Architecture, wides: Sequence[StateDict], networks: Sequence[Network], task: Task
+) -> StateDict:
+    data, every = datasets.load(task.dataset), _all_classes(architecture, task)
+    total: StateDict = {}
+    count: StateDict = {}
+    for wide, network in zip(wides, networks, strict=True):
+        has = class_table(data, [network.task], architecture.classes)[0] >= 0
+        ones = {name: tensor.new_ones(tensor.shape) for name, tensor in wide.items()}
+        used = pad_with_zeros(every, ones, has)
+        total = {name: total.get(name, 0) + tensor for name, tensor in wide.items()}
+        count = {name: count.get(name, 0) + tensor for name, tensor in used.items()}
+    mean = {name: (tensor / count[name].clamp(min=1)).to(tensor.dtype) for name, tensor in total.items()}
+    return gather_classes(architecture, mean, [task])

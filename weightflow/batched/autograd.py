@@ -1,0 +1,76 @@
+"""Gradients of any architecture by automatic differentiation: one module, or a population under vmap.
+
+Batch norm uses the batch's own statistics in training; the running ones are estimated afterwards, from
+training examples of the network's own classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor
+from torch.func import functional_call, replace_all_batch_norm_modules_, vmap
+
+from weightflow.batched.class_axes import masked_cross_entropy
+from weightflow.batched.parameter_stack import Stack
+from weightflow.networks.architectures import Architecture
+
+
+class Recorded:
+    """Losses of the networks of a stack, their gradients written into it.
+
+    Inputs are (networks, batch, *shape), or (batch, *shape) where they are shared; targets
+    (networks, batch). Mini-batches are cut into the recipe's `accumulate` parts. `text` is what the
+    architecture's readout knows of the tasks.
+    """
+
+    def __init__(
+        self, architecture: Architecture, stack: Stack, mask: Tensor, shared: bool, text: Tensor
+    ) -> None:
+        self.stack, self.mask, self.shared = stack, mask, shared
+        self.readout, self.text = architecture.readout, text
+        # one network needs no vmap, whose batched kernels are slower
+        self._forward = (
+            _one(architecture, stack) if stack.networks == 1 else _many(architecture, stack, shared)
+        )
+
+    def __call__(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        recipe, total = self.stack.recipe, []
+        self.stack.flat_gradient.zero_()
+        parts = zip(
+            inputs.chunk(recipe.accumulate, dim=0 if self.shared else 1),
+            targets.chunk(recipe.accumulate, dim=1),
+            strict=True,
+        )
+        for x, y in parts:
+            with torch.autocast(x.device.type, recipe.dtype, enabled=recipe.dtype != torch.float32):
+                output = self._forward(x if self.shared or self.stack.networks > 1 else x[0])
+            scores = self.readout.scores(output.float(), self.text)
+            losses = masked_cross_entropy(scores, y, self.mask, recipe.label_smoothing)
+            (losses.sum() / recipe.accumulate).backward()
+            total.append(losses.detach())
+        return torch.stack(total).mean(0)
+
+
+def _one(architecture: Architecture, stack: Stack) -> Callable[[Tensor], Tensor]:
+    module = architecture.build().train().to(stack.flat.device)
+    for name, parameter in module.named_parameters():
+        parameter.data, parameter.grad = stack.parameters[name][0], stack.gradients[name][0]
+
+    def forward(inputs: Tensor) -> Tensor:
+        if inputs.dim() == 4:  # the layout that convolutions on processors are written for
+            inputs = inputs.contiguous(memory_format=torch.channels_last)
+        return module(inputs).unsqueeze(0)
+
+    return forward
+
+
+def _many(architecture: Architecture, stack: Stack, shared: bool) -> Callable[[Tensor], Tensor]:
+    skeleton = replace_all_batch_norm_modules_(architecture.build().to("meta")).train()
+    leaves = {name: view.detach().requires_grad_() for name, view in stack.parameters.items()}
+    for name, leaf in leaves.items():
+        leaf.grad = stack.gradients[name]
+    call = vmap(lambda state, x: functional_call(skeleton, state, (x,)), in_dims=(0, None if shared else 0))
+    return partial(call, leaves)

@@ -1,0 +1,59 @@
+"""Running statistics of batch norm: neither generated nor averaged, but estimated from training examples."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from canon.merging.activation_repair import reestimate_batch_norm
+from canon.types import StateDict
+from weightflow import datasets
+from weightflow.datasets import Split
+from weightflow.networks.architectures import Architecture
+
+
+def of_classes(
+    architecture: Architecture, state: StateDict, dataset: str, classes: Sequence[Sequence[str]]
+) -> StateDict:
+    """Statistics of each stacked network from training examples of its classes.
+
+    Where the data set lacks one of them, examples of all its classes serve. Networks without batch norm come
+    back as they are, and the data set is not opened.
+    """
+    if not architecture.has_statistics:
+        return state
+    data, rows = datasets.load(dataset), []
+    for own in classes:
+        known = set(own) <= set(data.class_names)
+        labels = torch.tensor(data.class_index(own if known else data.class_names))
+        rows.append(torch.isin(data.train.labels, labels).nonzero().squeeze(1))
+    return restore_statistics(architecture, state, data.train, rows)
+
+
+def restore_statistics(
+    architecture: Architecture,
+    state: StateDict,
+    split: Split,
+    rows: Sequence[Tensor],
+    examples: int = 2048,
+    batch: int = 256,
+) -> StateDict:
+    """Running statistics of each stacked network from up to `examples` of its rows of the training split.
+
+    Networks without batch norm come back as they are.
+    """
+    if not architecture.has_statistics:
+        return state
+    module, found = architecture.build(), []
+    for network, own in enumerate(rows):
+        # evenly spaced: rows are sorted by place in the file, which may mean by class
+        picked = own[torch.linspace(0, len(own) - 1, min(len(own), examples)).long()]
+        order = torch.randperm(len(picked), generator=torch.Generator().manual_seed(0))
+        batches = picked[order].split(batch)
+        single = {name: tensor[network] for name, tensor in state.items()}
+        inputs = [split.inputs[b] for b in batches]
+        found.append(reestimate_batch_norm(module, single, partial(iter, inputs)))
+    return {name: torch.stack([one[name] for one in found]) for name in state}

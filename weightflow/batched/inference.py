@@ -1,0 +1,151 @@
+"""What many networks say of the same examples, in one vmapped forward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
+
+from canon.types import StateDict
+from weightflow.batched.class_axes import class_table
+from weightflow.batched.group_size import together
+from weightflow.batched.tasks import Task
+from weightflow.datasets import ClassificationData, StoredInputs
+from weightflow.networks.architectures import Architecture
+
+Inputs = Float[Tensor, "examples ..."] | StoredInputs
+
+
+@dataclass(frozen=True)
+class Answers:
+    """The label, in the data set's numbering, that each network gives, and its probability."""
+
+    labels: Int[Tensor, "networks examples"]
+    confidence: Float[Tensor, "networks examples"]
+
+
+def forward_many(architecture: Architecture) -> Callable[[StateDict, Tensor], Tensor]:
+    """A function of stacked states and inputs (networks, batch, *shape) to outputs (networks, batch, ...).
+
+    `architecture.readout` makes scores of classes out of them.
+    """
+    skeleton = architecture.build().to("meta").eval()
+    return vmap(partial(_call, skeleton))
+
+
+@torch.no_grad()
+def answer_many(
+    architecture: Architecture,
+    state: StateDict,
+    inputs: Inputs,
+    data: ClassificationData,
+    tasks: Sequence[Task],
+    chunk: int = 0,
+    examples: int = 2048,
+    labels: Int[Tensor, " examples"] | None = None,
+) -> Answers:
+    """What each stacked network answers to each example, and how sure it is.
+
+    `chunk` networks (0: as many as are fast) are run on `examples` examples at a time: that bounds the
+    memory. Where the examples' own `labels` are given, networks are run only on those that belong to a task
+    of their chunk; what is left out is -1, of confidence 0.
+    """
+    label_of = _label_of_logit(architecture, data, tasks)
+    found = Answers(torch.full((len(tasks), len(inputs)), -1), torch.zeros(len(tasks), len(inputs)))
+    for rows, some, logits in _logits(architecture, state, inputs, data, tasks, chunk, examples, labels):
+        best, place = logits.max(-1)
+        found.labels[rows[:, None], some] = label_of[rows].gather(1, place)
+        found.confidence[rows[:, None], some] = (best - logits.logsumexp(-1)).exp()
+    return found
+
+
+def predict_many(
+    architecture: Architecture,
+    state: StateDict,
+    inputs: Inputs,
+    data: ClassificationData,
+    tasks: Sequence[Task],
+    chunk: int = 0,
+    examples: int = 2048,
+    labels: Int[Tensor, " examples"] | None = None,
+) -> Int[Tensor, "networks examples"]:
+    """The labels of `answer_many`."""
+    return answer_many(architecture, state, inputs, data, tasks, chunk, examples, labels).labels
+
+
+@torch.no_grad()
+def probabilities(
+    architecture: Architecture, state: StateDict, inputs: Inputs, data: ClassificationData, task: Task
+) -> Float[Tensor, "networks examples classes"]:
+    """The probability that each network of one task gives to each of the task's classes."""
+    count = len(next(iter(state.values())))
+    found = torch.empty(count, len(inputs), len(task.classes))
+    for rows, some, logits in _logits(architecture, state, inputs, data, [task] * count, 0, 2048):
+        found[rows[:, None], some] = logits[..., : len(task.classes)].softmax(-1)
+    return found
+
+
+def _label_of_logit(architecture: Architecture, data: ClassificationData, tasks: Sequence[Task]) -> Tensor:
+    """Logit to label, the inverse of label to logit; labels outside the task sort to the end."""
+    positions = class_table(data, tasks, architecture.classes)[0]
+    return torch.where(positions < 0, len(data.class_names), positions).argsort(dim=1)
+
+
+def _logits(
+    architecture: Architecture,
+    state: StateDict,
+    inputs: Inputs,
+    data: ClassificationData,
+    tasks: Sequence[Task],
+    chunk: int,
+    examples: int,
+    labels: Tensor | None = None,
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Rows, examples and their scores (rows, examples, classes), those outside the task at minus infinity."""
+    positions, mask = class_table(data, tasks, architecture.classes)
+    skeleton = architecture.build().to("meta").eval()
+    chunk = chunk or together(architecture)
+    forward = _alone(skeleton) if chunk == 1 else vmap(partial(_call, skeleton), in_dims=(0, None))
+    text = architecture.readout.targets([task.classes for task in tasks], architecture.classes)
+    # examples outermost: they are read and preprocessed once
+    for some in torch.arange(len(inputs)).split(examples):
+        batch = inputs[some]
+        for rows in torch.arange(len(tasks)).split(chunk):
+            own = torch.ones(len(some), dtype=torch.bool)
+            if labels is not None:
+                own = (positions[rows] >= 0).any(0)[labels[some]]
+            part = {name: tensor[rows] for name, tensor in state.items()}
+            scores = architecture.readout.scores(forward(part, batch[own]), text[rows])
+            yield rows, some[own], scores.masked_fill(~mask[rows].unsqueeze(1), -torch.inf)
+
+
+def _call(skeleton: nn.Module, state: StateDict, inputs: Tensor) -> Tensor:
+    return functional_call(skeleton, state, (inputs,))
+
+
+def _alone(skeleton: nn.Module) -> Callable[[StateDict, Tensor], Tensor]:
+    return lambda state, inputs: _call(skeleton, {n: t[0] for n, t in state.items()}, inputs).unsqueeze(0)
+
+
+def in_task(labels: Int[Tensor, " examples"], data: ClassificationData, tasks: Sequence[Task]) -> Tensor:
+    """Which examples belong to each task's classes: (networks, examples)."""
+    member = torch.zeros(len(tasks), len(data.class_names), dtype=torch.bool)
+    for row, task in enumerate(tasks):
+        member[row, data.class_index(task.classes)] = True
+    return member[:, labels]
+
+
+def accuracies(
+    predicted: Int[Tensor, "networks examples"],
+    labels: Int[Tensor, " examples"],
+    data: ClassificationData,
+    tasks: Sequence[Task],
+) -> Float[Tensor, " networks"]:
+    """Accuracy of each network, a fraction, over the examples of its own classes."""
+    counted = in_task(labels, data, tasks)
+    return ((predicted == labels) & counted).sum(1) / counted.sum(1)

@@ -1,0 +1,76 @@
+"""Frozen networks whose features heads and adapters are trained on: train one, or take a pretrained one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from canon.cli import console
+from weightflow.cli.options import Seed, Settings
+
+app = typer.Typer(
+    help="Frozen networks whose features heads and adapters are trained on: train, take.",
+    no_args_is_help=True,
+)
+
+
+@app.command("train")
+def train(
+    dataset: Annotated[str, typer.Argument(help="A data set of images.")],
+    out: Annotated[Path, typer.Option(help="File of the backbone.")],
+    exclude: Annotated[
+        str | None, typer.Option(help="Classes that it shall never see, separated by commas.")
+    ] = None,
+    seed: Seed = None,
+    settings: Settings = None,
+    as_json: bool = console.JSON,
+    quiet: bool = console.QUIET,
+) -> None:
+    """Train a backbone on a data set's training images, a residual network with 512 features.
+
+    Stopped? Run the same command again: it goes on after the last finished epoch, bit for bit.
+
+    Example: [bold]weightflow backbone train cifar100 --exclude "chair, wolf" --out backbone.safetensors[/]
+    """
+    from canon.io.checkpoint import check_suffix
+    from weightflow import config, datasets
+    from weightflow.backbones.train import BackboneRecipe, BackboneTrainer
+
+    check_suffix(out)
+    changes = config.replace_nested(config.dotted(settings or []), {"seed": seed})
+    recipe, data = config.build(BackboneRecipe, changes), datasets.load(dataset)
+    excluded = [part.strip() for part in exclude.split(",")] if exclude else []
+    trainer = BackboneTrainer(data, recipe, out, excluded)
+    done = trainer.epochs * trainer.batches
+    on = f"finished epochs are kept in {trainer.partial}; run the same command again to go on"
+    title = "training the backbone"
+    with console.on_interrupt(on), console.progress(trainer.steps, title, done=done, quiet=quiet) as steps:
+        last = trainer.run(steps.advance)
+    console.show(
+        {"backbone": str(out), "validation_accuracy": last.accuracy, "excluded": excluded},
+        f"{out}: validation accuracy {100 * last.accuracy:.1f} % on the classes it was trained on",
+        as_json,
+    )
+
+
+@app.command("take")
+def take(
+    model: Annotated[str, typer.Argument(help="torchvision:NAME or timm:NAME.")],
+    out: Annotated[Path, typer.Option(help="File of the backbone.")],
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="Weights of this model on this computer; the library's hub otherwise.")
+    ] = None,
+    as_json: bool = console.JSON,
+) -> None:
+    """Make a backbone of a pretrained model of torchvision or timm.
+
+    Example: [bold]weightflow backbone take torchvision:resnet18 --out backbone.safetensors[/]
+    """
+    from canon.io.checkpoint import check_suffix
+    from weightflow import backbones
+
+    check_suffix(out)
+    width = backbones.take(model, out, checkpoint)
+    console.show({"backbone": str(out), "features": width}, f"{out}: {width} features", as_json)

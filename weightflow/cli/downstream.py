@@ -1,0 +1,230 @@
+"""What generated networks are for: fuse, enhance, transfer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from canon.cli import console
+from canon.errors import InputError
+
+if TYPE_CHECKING:
+    from weightflow.applications.strength_sweep import Tried
+
+app = typer.Typer()
+
+Sweep = Annotated[
+    bool,
+    typer.Option("--sweep", help="Try strengths from 0 to 1 and keep what is best on validation images."),
+]
+Plot = Annotated[
+    Path | None,
+    typer.Option(help="With --sweep: a picture of accuracy against strength, .png, .svg or .pdf."),
+]
+SeedOfNoise = Annotated[int, typer.Option(help="Seed of the noise.")]
+
+
+@app.command()
+def fuse(
+    networks: Annotated[list[Path], typer.Argument(help="Network files, two or more; classes may overlap.")],
+    run: Annotated[Path, typer.Option(help="Folder of the run whose generator makes the union.")],
+    out: Annotated[Path, typer.Option(help="File of the fused network.")],
+    strength: Annotated[
+        float, typer.Option(help="0 averages them, 1 generates from the union's words alone.")
+    ] = 1.0,
+    sweep: Sweep = False,
+    plot: Plot = None,
+    trained: Annotated[
+        bool, typer.Option("--trained", help="Also train a network on the union, as the zoo's were.")
+    ] = False,
+    seed: SeedOfNoise = 0,
+    as_json: bool = console.JSON,
+) -> None:
+    """Make one network for the classes of several, from the words for their union.
+
+    Shows test accuracy beside averaging them straight, by Git Re-Basin and in the run's frame, and beside
+    their ensemble.
+
+    Example: [bold]weightflow fuse a.safetensors b.safetensors --run runs/digits --out union.safetensors[/]
+    """
+    from canon.io.checkpoint import check_suffix
+    from canon.io.files import require_folder
+    from weightflow.applications.fuse import fuse as fuse_networks
+    from weightflow.applications.fuse import union_of
+    from weightflow.applications.fusion_baselines import opponents
+    from weightflow.generator.generator import Flow
+    from weightflow.zoo.network_file import read_network, write_network
+
+    check_suffix(out)
+    require_folder(out)
+    _check_plot(plot, sweep)
+    flow = Flow(run)
+    given = [read_network(path, flow.architecture, flow.header.zoo.dataset) for path in networks]
+    task = union_of(flow, given)
+    tried = _tried(lambda s: fuse_networks(flow, given, s, seed), flow, task, strength, sweep)
+    made = _best(tried)
+    others = opponents(flow, given, task, trained)
+    chance = 1 / len(task.classes)
+    figures = {"fused": made.test, **others, "chance": chance}
+    write_network(out, flow.architecture, made.state, task.classes)
+    _draw(tried, plot, chance)
+    found = {"network": str(out), "classes": task.classes, "strength": made.strength, "accuracy": figures}
+    lines = [f"{out}: {', '.join(task.classes)}, strength {made.strength:g}; test accuracy"]
+    lines += [f"  {name.replace('_', ' '):22}{100 * value:5.1f} %" for name, value in figures.items()]
+    console.show(found | _swept(tried), "\n".join([*lines, *_table(tried)]), as_json)
+
+
+@app.command()
+def enhance(
+    network: Annotated[Path, typer.Argument(help="A network file of the run's architecture.")],
+    run: Annotated[Path, typer.Option(help="Folder of the run.")],
+    out: Annotated[Path, typer.Option(help="File of the enhanced network.")],
+    strength: Annotated[float, typer.Option(help="0 leaves it as it is, 1 makes it anew.")] = 0.5,
+    sweep: Sweep = False,
+    plot: Plot = None,
+    classes: Annotated[
+        str | None, typer.Option(help="Its classes in logit order, where the file does not say.")
+    ] = None,
+    seed: SeedOfNoise = 0,
+    as_json: bool = console.JSON,
+) -> None:
+    """Repair a weak network: partway to noise and back under its own words.
+
+    It may come from anywhere: its units are aligned to the run's first. Shows test accuracy before and after.
+
+    Example: [bold]weightflow enhance weak.safetensors --run runs/digits --sweep --out better.safetensors[/]
+    """
+    from canon.io.checkpoint import check_suffix
+    from canon.io.files import require_folder
+    from weightflow.applications.enhance import enhance as enhance_networks
+    from weightflow.evaluation.evaluate import judge
+    from weightflow.generator.generator import Flow
+    from weightflow.text import Prompt
+    from weightflow.zoo.network_file import read_network, write_network
+
+    check_suffix(out)
+    require_folder(out)
+    _check_plot(plot, sweep)
+    flow = Flow(run)
+    prompt = None if classes is None else Prompt.parse(classes)
+    given = read_network(network, flow.architecture, flow.header.zoo.dataset, prompt)
+    task = given.task
+    tried = _tried(
+        lambda s: enhance_networks(flow, given.state, [task], s, [seed]), flow, task, strength, sweep
+    )
+    made, before = _best(tried), float(judge(flow.architecture, given.state, [task]).accuracy)
+    write_network(out, flow.architecture, made.state, given.prompt.classes)
+    _draw(tried, plot, 1 / len(task.classes))
+    found = {
+        "network": str(out),
+        "strength": made.strength,
+        "accuracy": {"before": before, "after": made.test, "chance": 1 / len(task.classes)},
+    }
+    line = (
+        f"{out}: test accuracy {100 * before:.1f} % before, {100 * made.test:.1f} % after "
+        f"(strength {made.strength:g}, chance {100 / len(task.classes):.1f} %)"
+    )
+    console.show(found | _swept(tried), "\n".join([line, *_table(tried)]), as_json)
+
+
+@app.command()
+def transfer(
+    networks: Annotated[Path, typer.Argument(help="Folder of generated networks, or any zoo.")],
+    dataset: Annotated[str, typer.Option(help="Other data, for instance [bold]fashion_mnist?size=8[/].")],
+    classes: Annotated[str, typer.Option(help="As many of its classes as the networks have.")],
+    epochs: Annotated[str, typer.Option(help="How long to train, separated by commas.")] = "0,1,5",
+    images: Annotated[int | None, typer.Option(help="Training images of each class; all by default.")] = None,
+    zoo: Annotated[
+        Path | None, typer.Option(help="A zoo whose trained networks are compared too, as starts.")
+    ] = None,
+    count: Annotated[int, typer.Option(help="Networks of each kind, at most.")] = 10,
+    learning_rate: Annotated[float, typer.Option(help="Of every start alike.")] = 3e-3,
+    as_json: bool = console.JSON,
+    quiet: bool = console.QUIET,
+) -> None:
+    """Train networks further on other data, beside random starts and networks of a zoo.
+
+    Example: [bold]weightflow transfer nets --dataset "fashion_mnist?size=8" --classes "bag, sandal, coat"[/]
+    """
+    from weightflow.applications.transfer import random_starts, starts_of
+    from weightflow.applications.transfer import transfer as transfer_networks
+    from weightflow.batched.config import TrainingRecipe
+    from weightflow.batched.tasks import Task
+    from weightflow.text import Prompt
+    from weightflow.zoo.store import Zoo
+
+    budgets = _epochs(epochs)
+    task = Task(dataset, Prompt.parse(classes).classes)
+    given, recipe = Zoo(networks), TrainingRecipe(learning_rate=learning_rate)
+    generated = starts_of(given, len(task.classes), count)
+    many = len(next(iter(generated.values())))
+    starts = {"generated": generated, "random": random_starts(given.architecture, many, recipe)}
+    if zoo is not None:
+        other = Zoo(zoo)
+        if other.architecture != given.architecture:
+            raise InputError(
+                f"{zoo} holds {other.architecture.to_json()}; {networks} holds {given.architecture.to_json()}"
+            )
+        starts["zoo"] = starts_of(other, len(task.classes), many)
+    with console.progress(None, "training", quiet=quiet) as steps:
+        found = transfer_networks(given.architecture, starts, task, budgets, recipe, images, steps.advance)
+    figures = {
+        name: {e: {"mean": float(a.mean()), "std": float(a.std(correction=0))} for e, a in own.items()}
+        for name, own in found.items()
+    }
+    lines = [f"{dataset}: {', '.join(task.classes)}; test accuracy, %, chance {100 / len(task.classes):.1f}"]
+    lines.append("  epochs" + "".join(f"{name:>16}" for name in figures))
+    for e in budgets:
+        cells = [f"{100 * own[e]['mean']:.1f} ± {100 * own[e]['std']:.1f}" for own in figures.values()]
+        lines.append(f"  {e:6}" + "".join(f"{cell:>16}" for cell in cells))
+    console.show({"classes": task.classes, "networks": many, "accuracy": figures}, "\n".join(lines), as_json)
+
+
+def _epochs(text: str) -> list[int]:
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() for part in parts):
+        raise InputError(f"--epochs is '{text}'; write whole numbers from 0, for instance 0,1,5")
+    return [int(part) for part in parts]
+
+
+def _tried(make: Any, flow: Any, task: Any, strength: float, sweep: bool) -> list[Tried]:
+    from weightflow.applications.strength_sweep import STRENGTHS
+    from weightflow.applications.strength_sweep import sweep as try_strengths
+
+    return try_strengths(make, flow.architecture, task, STRENGTHS if sweep else (strength,))
+
+
+def _best(tried: list[Tried]) -> Tried:
+    from weightflow.applications.strength_sweep import best
+
+    return best(tried)
+
+
+def _check_plot(path: Path | None, sweep: bool) -> None:
+    from canon.merging.plotting import check_format
+
+    if path is not None:
+        check_format(path)
+        if not sweep:
+            raise InputError("--plot draws accuracy against strength; it needs --sweep")
+
+
+def _draw(tried: list[Tried], path: Path | None, chance: float) -> None:
+    from weightflow.applications.strength_sweep import plot
+
+    if path is not None:
+        plot(tried, path, chance)
+
+
+def _swept(tried: list[Tried]) -> dict[str, Any]:
+    rows = [{"strength": t.strength, "validation": t.validation, "test": t.test} for t in tried]
+    return {"sweep": rows} if len(rows) > 1 else {}
+
+
+def _table(tried: list[Tried]) -> list[str]:
+    if len(tried) < 2:
+        return []
+    rows = [f"  {t.strength:8.1f}  {100 * t.validation:10.1f}  {100 * t.test:5.1f}" for t in tried]
+    return ["  strength  validation   test, %", *rows]

@@ -1,0 +1,69 @@
+"""Networks as files that others read: export."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from canon.cli import console
+from canon.errors import InputError
+
+app = typer.Typer()
+PRETRAINED = "pretrained"
+
+
+@app.command()
+def export(
+    networks: Annotated[
+        Path, typer.Argument(help="Folder of generated networks or any zoo; for pretrained, of a run.")
+    ],
+    out: Annotated[Path, typer.Option(help="Folder of what is written.")],
+    format: Annotated[
+        str,
+        typer.Option(
+            help="safetensors (weights), pt2 or onnx (programs), pretrained (the generator itself)."
+        ),
+    ] = "safetensors",
+    count: Annotated[int | None, typer.Option(help="How many; all by default.")] = None,
+    prepared: Annotated[
+        bool, typer.Option("--prepared", help="Programs take prepared inputs; by default they take raw ones.")
+    ] = False,
+    as_json: bool = console.JSON,
+    quiet: bool = console.QUIET,
+) -> None:
+    """Write networks as files of their own, or a generator as a folder that needs nothing else.
+
+    Architecture, classes and preprocessing are in each file's metadata. A .pt2 program runs with torch
+    alone, an .onnx one is run in onnxruntime before it is written.
+
+    Example: [bold]weightflow export nets --format pt2 --out files[/]
+    Example: [bold]weightflow export runs/digits --format pretrained --out generator[/]
+    """
+    is_run = (networks / "config.toml").exists()
+    if format == PRETRAINED:
+        _export_generator(networks, out, as_json)
+        return
+    if is_run:
+        raise InputError(
+            f"{networks} is a run; write its generator with --format pretrained, or networks that it makes: "
+            f"weightflow sample {networks} --classes ... --out nets"
+        )
+    from weightflow.export.export import export_zoo
+    from weightflow.zoo.store import Zoo
+
+    zoo = Zoo(networks)
+    total = len(zoo) if count is None else min(count, len(zoo))
+    with console.progress(total, "exporting", quiet=quiet) as steps:
+        files = export_zoo(zoo, out, count, format, prepared, steps.advance)
+    console.show({"files": [str(f) for f in files]}, f"{out}: {len(files)} networks", as_json)
+
+
+def _export_generator(run: Path, out: Path, as_json: bool) -> None:
+    from weightflow.generator.generator import Flow, save_generator
+
+    save_generator(Flow(run), out)
+    size = sum(path.stat().st_size for path in out.iterdir())
+    found = {"generator": str(out), "files": sorted(path.name for path in out.iterdir()), "bytes": size}
+    console.show(found, f"{out}: the generator, {size / 2**20:.1f} MiB, and its card README.md", as_json)

@@ -1,0 +1,81 @@
+"""From a zoo to a generator: canonicalize, train."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from canon.cli import console
+from weightflow.cli.options import Seed, Settings
+
+app = typer.Typer()
+
+
+@app.command()
+def canonicalize(
+    zoo: Annotated[Path, typer.Argument(help="Folder of a zoo.")],
+    out: Annotated[Path, typer.Option(help="Folder of the canonical zoo.")],
+    as_json: bool = console.JSON,
+    quiet: bool = console.QUIET,
+) -> None:
+    """Bring all networks of a zoo into one frame: balance scales, then match units to the mean.
+
+    Every network keeps its function. The frame is stored with the zoo.
+    """
+    from weightflow.zoo.canonicalize import canonicalize_zoo, is_canonical_form_of
+    from weightflow.zoo.store import Zoo
+
+    opened = Zoo(zoo)
+    if is_canonical_form_of(out, opened):
+        console.show({"zoo": str(out), "done_before": True}, f"{out}: already canonical", as_json)
+        return
+    with console.progress(len(opened), "aligning networks", quiet=quiet) as steps:
+        canonicalize_zoo(opened, out, steps.advance)
+    console.show(
+        {"zoo": str(out), "networks": len(opened)}, f"{out}: {len(opened)} networks in one frame", as_json
+    )
+
+
+@app.command()
+def train(
+    zoo: Annotated[Path, typer.Argument(help="Folder of a zoo, canonical if it is to learn well.")],
+    out: Annotated[Path, typer.Option(help="Folder of the run.")],
+    preset: Annotated[str, typer.Option(help="Settings to begin from.")] = "weightflow",
+    objective: Annotated[
+        str | None, typer.Option(help="flow or diffusion: the path from noise to networks.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was stopped.")] = False,
+    seed: Seed = None,
+    settings: Settings = None,
+    as_json: bool = console.JSON,
+    quiet: bool = console.QUIET,
+) -> None:
+    """Train the generator on a zoo. A stopped run goes on with [bold]--resume[/], bit for bit.
+
+    Example: [bold]weightflow train zoos/canonical --out runs/digits[/]
+    """
+    from weightflow import config
+    from weightflow.training import trainer as training
+    from weightflow.training.presets import read_preset
+    from weightflow.zoo.store import Zoo
+
+    opened = Zoo(zoo)
+    if resume and (out / "config.toml").exists():
+        if settings or seed is not None or objective:
+            console.say(f"going on with the settings in {out / 'config.toml'}")
+        trainer = training.resume(opened, out)
+    else:
+        changes = config.replace_nested(
+            config.dotted(settings or []), {"seed": seed, "objective": {"path": objective}}
+        )
+        trainer = training.start(opened, read_preset(preset, changes), out)
+    on = f"the run is kept in {out}; go on with: weightflow train {zoo} --out {out} --resume"
+    total, before = trainer.config.steps, trainer.progress.step
+    with console.on_interrupt(on), console.progress(total, "training", done=before, quiet=quiet) as steps:
+        done = trainer.run(steps.advance)
+    result = {"run": str(out), "steps": done.step, "best_step": done.best_step, "held_out": done.best}
+    console.show(
+        result, f"{out}: {done.step} steps, held-out loss {done.best:.4f} at step {done.best_step}", as_json
+    )

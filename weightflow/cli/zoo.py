@@ -1,0 +1,128 @@
+"""Populations of trained networks: build, import, inspect, verify, card."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from canon.cli import console
+from canon.errors import InputError
+from weightflow.cli.options import Seed, Settings
+
+app = typer.Typer(
+    help="Populations of trained networks: build, import, inspect, verify.", no_args_is_help=True
+)
+
+
+@app.command("build")
+def build(
+    recipe: Annotated[str, typer.Argument(help="A recipe's name, or a TOML file.")],
+    out: Annotated[Path, typer.Option(help="Folder of the zoo.")],
+    download: Annotated[
+        bool, typer.Option("--download", help="Fetch the data set first; needs torchvision.")
+    ] = False,
+    executor: Annotated[str, typer.Option(help="Who trains the shards: local or ray.")] = "local",
+    workers: Annotated[int, typer.Option(help="Shards that are trained side by side.")] = 1,
+    device: Annotated[str, typer.Option(help="Where networks are trained: cpu, cuda, mps.")] = "cpu",
+    seed: Seed = None,
+    settings: Settings = None,
+    as_json: bool = console.JSON,
+    quiet: bool = console.QUIET,
+) -> None:
+    """Train a population of networks. What is there and sound is kept, what is missing is trained.
+
+    Example: [bold]weightflow zoo build digits --out zoos/digits[/]
+    """
+    from weightflow import config
+    from weightflow.zoo.builders.executors import build_with
+    from weightflow.zoo.recipe import read_recipe
+    from weightflow.zoo.store import Zoo
+
+    changes = config.replace_nested(config.dotted(settings or []), {"seed": seed})
+    plan = read_recipe(recipe, changes)
+    if download:
+        from weightflow.datasets.download import fetch
+
+        console.say(f"data in {fetch(plan.dataset)}")
+    total = plan.tasks.networks
+    resume = f"finished shards are kept in {out}; run the same command again to go on"
+    with console.on_interrupt(resume), console.progress(total, "training networks", quiet=quiet) as steps:
+        trained = build_with(executor, plan, out, steps.advance, workers, device)
+    result = {"zoo": str(out), "networks": len(Zoo(out)), "trained_now": trained}
+    console.show(result, f"{out}: {len(Zoo(out))} networks, {trained} of them trained now", as_json)
+
+
+@app.command("inspect")
+def inspect(
+    zoo: Annotated[Path, typer.Argument(help="Folder of a zoo.")], as_json: bool = console.JSON
+) -> None:
+    """Show what a zoo holds: architecture, lineage, splits, sizes, a histogram of accuracies."""
+    from weightflow.zoo.store import Zoo
+    from weightflow.zoo.summary import inspect_zoo, picture
+
+    found = inspect_zoo(Zoo(zoo))
+    console.show(found, picture(found), as_json)
+
+
+@app.command("verify")
+def verify(
+    zoo: Annotated[Path, typer.Argument(help="Folder of a zoo.")], as_json: bool = console.JSON
+) -> None:
+    """Check every shard against its hash. Exit code 1 where one is missing or damaged."""
+    from weightflow.zoo.store import Zoo
+
+    opened = Zoo(zoo)
+    problems = opened.verify()
+    sound = f"{zoo}: {len(opened)} networks in {len(opened.manifest['shards'])} shards, all sound"
+    console.show({"sound": not problems, "problems": problems}, "\n".join(problems) or sound, as_json)
+    if problems:
+        raise typer.Exit(1)
+
+
+@app.command("import")
+def import_(
+    folder: Annotated[Path, typer.Argument(help="Folder of ordinary checkpoints of one architecture.")],
+    out: Annotated[Path, typer.Option(help="Folder of the zoo.")],
+    recipe: Annotated[
+        str | None, typer.Option(help="A recipe whose architecture and data set they have.")
+    ] = None,
+    dataset: Annotated[str | None, typer.Option(help="Data set; the recipe's by default.")] = None,
+    classes: Annotated[str | None, typer.Option(help="Classes in logit order, separated by commas.")] = None,
+    lineage: Annotated[
+        str, typer.Option(help="What is known of their origin: independent, branched or imported.")
+    ] = "imported",
+    settings: Settings = None,
+    as_json: bool = console.JSON,
+    quiet: bool = console.QUIET,
+) -> None:
+    """Make a zoo of a folder of checkpoints. A file that does not fit is named.
+
+    Example: [bold]weightflow zoo import files --dataset digits --out zoos/mine[/]
+    """
+    from weightflow import config
+    from weightflow.text import Prompt
+    from weightflow.zoo.import_checkpoints import checkpoint_files, import_zoo, own_architecture
+    from weightflow.zoo.recipe import read_recipe
+
+    files = checkpoint_files(folder)
+    plan = read_recipe(recipe, config.dotted(settings or [])) if recipe else None
+    name = dataset or (plan.dataset if plan else None)
+    if name is None:
+        raise InputError("name the data set whose classes they tell apart: --dataset, or --recipe")
+    architecture = plan.make_architecture() if plan else own_architecture(files)
+    asked = Prompt.parse(classes).classes if classes else None
+    with console.progress(len(files), "reading networks", quiet=quiet) as steps:
+        count = import_zoo(files, out, architecture, name, asked, lineage, progress=steps.advance)
+    console.show({"zoo": str(out), "networks": count}, f"{out}: {count} networks", as_json)
+
+
+@app.command("card")
+def card(zoo: Annotated[Path, typer.Argument(help="Folder of a zoo.")], as_json: bool = console.JSON) -> None:
+    """Write the data-set card (README.md) that makes the folder publishable as it lies."""
+    from weightflow.zoo.dataset_card import write_card
+    from weightflow.zoo.store import Zoo
+
+    path = write_card(Zoo(zoo))
+    console.show({"card": str(path)}, str(path), as_json)

@@ -1,0 +1,54 @@
+"""What must be known of a data set to use networks made for it, where the data is not at hand."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from weightflow.data.types import ClassificationData, Preprocessing
+
+THROUGH = " through "
+
+
+@dataclass(frozen=True)
+class Facts:
+    """`classes` are all of the data set's, in label order; `known` those that the networks were trained on."""
+
+    dataset: str
+    classes: tuple[str, ...]
+    known: tuple[str, ...]
+    preprocessing: Preprocessing
+    licence: str
+
+    @property
+    def backbone(self) -> str | None:
+        """The file of the backbone whose features the examples are, where they are features."""
+        _, through, file = self.dataset.rpartition(THROUGH)
+        return file if through else None
+
+    @classmethod
+    def of(cls, data: ClassificationData, known: Iterable[str] | None = None) -> Facts:
+        """Of a data set; `known` are classes by name, all by default."""
+        chosen = set(data.class_names if known is None else known)
+        own = tuple(name for name in data.class_names if name in chosen)
+        return cls(data.name, data.class_names, own, data.preprocessing, data.licence)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "dataset": self.dataset,
+            "classes": list(self.classes),
+            "known": list(self.known),
+            "licence": self.licence,
+            **self.preprocessing.to_dict(),
+        }
+
+    @classmethod
+    def from_dict(cls, table: Mapping[str, Any]) -> Facts:
+        return cls(
+            dataset=table["dataset"],
+            classes=tuple(table["classes"]),
+            known=tuple(table["known"]),
+            preprocessing=Preprocessing.from_dict(table),
+            licence=table["licence"],
+        )

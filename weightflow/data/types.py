@@ -1,0 +1,222 @@
+"""The one object that every source yields: inputs, labels, names, and three splits that stay apart."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from canon.errors import InputError
+from weightflow.registry import suggest
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """`(x / divisor - mean) / std`; mean and std come from training inputs alone.
+
+    One number each; or one a channel for images (..., channels, height, width), one a feature for rows
+    (examples, features).
+    """
+
+    divisor: float
+    mean: float | tuple[float, ...]
+    std: float | tuple[float, ...]
+
+    @property
+    def channels(self) -> int:
+        return len(self.mean) if isinstance(self.mean, tuple) else 1
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        mean, std = (along(torch.tensor(values), inputs) for values in (self.mean, self.std))
+        return (inputs.float() / self.divisor - mean) / std
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"divisor": self.divisor, "mean": _listed(self.mean), "std": _listed(self.std)}
+
+    @classmethod
+    def from_dict(cls, table: Mapping[str, Any]) -> Preprocessing:
+        return cls(table["divisor"], _tupled(table["mean"]), _tupled(table["std"]))
+
+
+def _listed(values: float | tuple[float, ...]) -> float | list[float]:
+    return list(values) if isinstance(values, tuple) else values
+
+
+def _tupled(values: float | Sequence[float]) -> float | tuple[float, ...]:
+    return tuple(values) if isinstance(values, Sequence) else values
+
+
+def along(values: Tensor, inputs: Tensor) -> Tensor:
+    """One value, or one a channel of images or a feature of rows, shaped to meet `inputs`."""
+    return values.view(-1, 1, 1) if values.dim() and inputs.dim() > 2 else values
+
+
+class StoredInputs:
+    """Examples as they are stored (bytes in a memory-mapped file), preprocessed when they are picked.
+
+    Indexing with rows gives float tensors, as a preprocessed tensor would; the whole set is never copied.
+    """
+
+    def __init__(self, stored: Tensor, rows: Tensor, preprocessing: Preprocessing) -> None:
+        self.stored, self.rows, self.preprocessing = stored, rows, preprocessing
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def shape(self) -> torch.Size:
+        return torch.Size((len(self.rows), *self.stored.shape[1:]))
+
+    def __getitem__(self, index: Any) -> Tensor:
+        return self.preprocessing(self.stored[self.rows[index]])
+
+    def some(self, rows: Tensor) -> StoredInputs:
+        """The same, of some rows alone."""
+        return StoredInputs(self.stored, self.rows[rows], self.preprocessing)
+
+
+@dataclass(frozen=True)
+class Split:
+    """Preprocessed inputs (examples, *shape) and labels (examples,) that index the class names.
+
+    Whichever kind `inputs` is, `inputs[rows]` is a float tensor.
+    """
+
+    inputs: Tensor | StoredInputs
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+class SealedSplit:
+    """Test examples. Only `weightflow.evaluate` opens them; a test walks the sources to see to it."""
+
+    def __init__(self, split: Split) -> None:
+        self._split = split
+
+    def open_for_evaluation(self) -> Split:
+        return self._split
+
+    def __len__(self) -> int:
+        return len(self._split)
+
+
+@dataclass(frozen=True)
+class ClassificationData:
+    """Real examples of named classes. Validation is cut from training data, never from test data.
+
+    `folder` holds the decoded arrays, where there is one. Where the examples are features, `features` makes
+    them of raw images, and `excluded` classes were kept from the backbone that made them.
+    """
+
+    name: str
+    class_names: tuple[str, ...]
+    train: Split
+    validation: Split
+    test: SealedSplit
+    preprocessing: Preprocessing
+    licence: str
+    folder: Path | None = None
+    features: Callable[[Tensor], Tensor] | None = None
+    excluded: tuple[str, ...] = ()
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        return tuple(self.train.inputs.shape[1:])
+
+    def class_index(self, names: Sequence[str]) -> list[int]:
+        """Labels of classes by name; `InputError` names the nearest known classes."""
+        known = {name: index for index, name in enumerate(self.class_names)}
+        for name in names:
+            if name not in known:
+                raise InputError(
+                    f"data set '{self.name}' has no class '{name}'; nearest: {suggest(name, self.class_names)}"
+                )
+        return [known[name] for name in names]
+
+
+def stratified_parts(labels: np.ndarray, fractions: Sequence[float], seed: int) -> list[np.ndarray]:
+    """Disjoint index sets that cover `labels`, each with the same share of every class.
+
+    Part i gets `fractions[i]` of each class, rounded; the last part takes what is left.
+    """
+    rng = np.random.default_rng(seed)
+    parts: list[list[np.ndarray]] = [[] for _ in range(len(fractions) + 1)]
+    for label in np.unique(labels):
+        rows = rng.permutation(np.flatnonzero(labels == label))
+        cuts = np.round(np.cumsum(fractions) * len(rows)).astype(int)
+        for part, chunk in zip(parts, np.split(rows, cuts), strict=True):
+            part.append(chunk)
+    return [np.sort(np.concatenate(part)) for part in parts]
+
+
+def check_labels(name: str, labels: np.ndarray, class_names: Sequence[str]) -> None:
+    """`InputError` where a label names no class, or two classes have one name."""
+    if not np.issubdtype(labels.dtype, np.integer):
+        raise InputError(f"data set '{name}': labels are whole numbers, found {labels.dtype}")
+    outside = np.flatnonzero((labels < 0) | (labels >= len(class_names)))
+    if len(outside):
+        raise InputError(
+            f"data set '{name}': {len(outside)} labels are out of range, the first is {labels[outside[0]]} "
+            f"at example {outside[0]}; {len(class_names)} classes have labels 0 to {len(class_names) - 1}"
+        )
+    twice = [n for n in dict.fromkeys(class_names) if list(class_names).count(n) > 1]
+    if twice:
+        raise InputError(f"data set '{name}': two classes are called '{twice[0]}'; rename one")
+
+
+def check_parts(name: str, class_names: Sequence[str], parts: dict[str, np.ndarray]) -> None:
+    """`InputError` where a class has no example in one of the splits; `parts` holds labels by split."""
+    counts = {split: np.bincount(labels, minlength=len(class_names)) for split, labels in parts.items()}
+    for label, class_name in enumerate(class_names):
+        empty = [split for split, count in counts.items() if count[label] == 0]
+        if empty:
+            total = sum(int(count[label]) for count in counts.values())
+            raise InputError(
+                f"data set '{name}': class '{class_name}' has {total} examples, too few: none is left for "
+                f"{' and '.join(empty)}; add some or leave the class out"
+            )
+
+
+def from_arrays(
+    name: str,
+    class_names: Sequence[str],
+    inputs: np.ndarray,
+    labels: np.ndarray,
+    *,
+    divisor: float,
+    licence: str,
+    per_feature: bool = False,
+    test_fraction: float = 0.25,
+    validation_fraction: float = 0.15,
+    seed: int = 0,
+) -> ClassificationData:
+    """Split one table of examples by a fixed seed and standardise it by its training part."""
+    test, validation, train = stratified_parts(labels, [test_fraction, validation_fraction], seed)
+    scaled = torch.from_numpy(inputs[train]).float() / divisor
+    if per_feature:
+        mean, std = scaled.double().mean(0), scaled.double().std(0, correction=0)
+        preprocessing = Preprocessing(divisor, tuple(mean.tolist()), tuple(std.tolist()))
+    else:
+        preprocessing = Preprocessing(divisor, float(scaled.mean()), float(scaled.std()))
+
+    def split(rows: np.ndarray) -> Split:
+        return Split(
+            preprocessing(torch.from_numpy(inputs[rows])), torch.from_numpy(labels[rows].astype(np.int64))
+        )
+
+    return ClassificationData(
+        name=name,
+        class_names=tuple(class_names),
+        train=split(train),
+        validation=split(validation),
+        test=SealedSplit(split(test)),
+        preprocessing=preprocessing,
+        licence=licence,
+    )

@@ -1,0 +1,57 @@
+"""What a generator must beat. Each baseline answers the same prompts with networks of its own.
+
+A baseline is a function of what is known, the tasks and a seed; it returns stacked networks, or raises
+`Inapplicable` with the reason. A new one is a function in a file here and a line in `BASELINES`.
+
+`zoo_mean` and `nearest_prompt` take networks as they are. The others know which row stands for which
+class, and pick and reorder rows for the prompt: the strongest forms, and no baselines of straw.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from canon.types import StateDict
+from weightflow.batched import batch_norm
+from weightflow.batched.tasks import Task
+from weightflow.evaluation.baselines.averages import mean_of_nearest, zoo_mean, zoo_mean_rows
+from weightflow.evaluation.baselines.controls import random_text, shuffled_prompt
+from weightflow.evaluation.baselines.errors import Inapplicable
+from weightflow.evaluation.baselines.gaussian import gaussian, gaussian_pc
+from weightflow.evaluation.baselines.generalist import generalist
+from weightflow.evaluation.baselines.noise import noise, noise_as_wide_as_the_zoo
+from weightflow.evaluation.baselines.retrieval import nearest_prompt, nearest_rows
+from weightflow.evaluation.baselines.ridge import nearest_class, ridge_rows
+from weightflow.evaluation.context import Known
+
+__all__ = ["BASELINES", "Inapplicable", "Known", "answer"]
+
+Baseline = Callable[[Known, Sequence[Task], int], StateDict]
+
+BASELINES: dict[str, Baseline] = {
+    "zoo_mean": zoo_mean,
+    "zoo_mean_rows": zoo_mean_rows,
+    "soup_16": partial(mean_of_nearest, networks=16),
+    "interpolation": partial(mean_of_nearest, networks=2),
+    "noise_0.01": partial(noise, size=0.01),
+    "noise_0.02": partial(noise, size=0.02),
+    "noise_0.03": partial(noise, size=0.03),
+    "noise_as_wide_as_the_zoo": noise_as_wide_as_the_zoo,
+    "gaussian": gaussian,
+    "gaussian_pc": gaussian_pc,
+    "gaussian_pc_0.6": partial(gaussian_pc, spread=0.6),
+    "nearest_prompt": nearest_prompt,
+    "nearest_rows": nearest_rows,
+    "shuffled_prompt": shuffled_prompt,
+    "random_text": random_text,
+    "generalist": generalist,
+    "ridge_rows": ridge_rows,
+    "nearest_class": nearest_class,
+}
+
+
+def answer(known: Known, name: str, tasks: Sequence[Task], seed: int) -> StateDict:
+    """The networks of a baseline, statistics of batch norm estimated anew from training examples."""
+    state, zoo = BASELINES[name](known, tasks, seed), known.zoo
+    return batch_norm.of_classes(zoo.architecture, state, zoo.dataset, [task.classes for task in tasks])

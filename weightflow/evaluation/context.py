@@ -1,0 +1,109 @@
+"""The networks that a generator was trained on, and the generator: what every baseline starts from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from canon.errors import InputError
+from canon.types import StateDict
+from weightflow import datasets
+from weightflow.batched.class_axes import class_table, pad_with_zeros, scatter_classes, widen
+from weightflow.batched.tasks import Task
+from weightflow.datasets import ClassificationData
+from weightflow.flow.sampling_config import SampleConfig
+from weightflow.generator.generator import Flow
+from weightflow.zoo.canonicalize import is_canonical
+from weightflow.zoo.store import Zoo
+
+
+@dataclass(frozen=True)
+class Known:
+    """A generator, its zoo and how to sample; `rows`, `tasks`, `state` are of the networks it was trained on."""
+
+    flow: Flow
+    zoo: Zoo
+    config: SampleConfig
+
+    @cached_property
+    def rows(self) -> list[int]:
+        return self.zoo.rows("seen")
+
+    @cached_property
+    def tasks(self) -> list[Task]:
+        return self.tasks_of(self.rows)
+
+    @cached_property
+    def state(self) -> StateDict:
+        return self.zoo.load(self.rows)
+
+    def tasks_of(self, rows: list[int]) -> list[Task]:
+        return [self.zoo.records[i].task for i in rows]
+
+    @cached_property
+    def wide(self) -> StateDict:
+        """Stacked networks with one logit for every class of the data set, absent ones zero."""
+        return scatter_classes(self.zoo.architecture, self.state, self.tasks)
+
+    @cached_property
+    def has_class(self) -> Tensor:
+        """Which classes each network knows: (networks, classes of the data set)."""
+        return self.classes_of(self.tasks)
+
+    @cached_property
+    def used(self) -> StateDict:
+        """1 for every entry of `wide` that belongs to a class the network knows, else 0."""
+        return self.used_by(self.tasks)
+
+    @cached_property
+    def mean(self) -> StateDict:
+        """Mean of the zoo, each class's rows over the networks that know it."""
+        return {
+            name: t.sum(0) / self.used[name].sum(0).clamp(min=1) if t.is_floating_point() else t[0]
+            for name, t in self.wide.items()
+        }
+
+    @cached_property
+    def data(self) -> ClassificationData:
+        """The data set of the networks' tasks."""
+        return datasets.load(self.zoo.dataset)
+
+    @cached_property
+    def is_canonical(self) -> bool:
+        return is_canonical(self.zoo)
+
+    @cached_property
+    def one_task(self) -> bool:
+        """Whether all its networks tell the same classes apart, so that a prompt has nothing to say."""
+        return len({frozenset(task.classes) for task in self.tasks}) == 1
+
+    def classes_of(self, tasks: Sequence[Task]) -> Tensor:
+        """Which classes of the data set each task has: (tasks, classes)."""
+        return class_table(self.data, tasks, self.zoo.architecture.classes)[0] >= 0
+
+    def used_by(self, tasks: Sequence[Task]) -> StateDict:
+        """As `used`, for networks of any tasks; tensors that know no classes take no memory."""
+        has = self.classes_of(tasks)
+        wide = widen(self.zoo.architecture, has.shape[1])
+        ones = {name: torch.ones(()).expand(len(tasks), *shape) for name, shape in wide.shapes.items()}
+        return pad_with_zeros(wide, ones, has)
+
+
+def open_known(folder: Path, config: SampleConfig | None = None) -> Known:
+    """The run, its zoo and how to sample, by default the run's own way; `InputError` where the zoo is gone or is not the one it was trained on."""
+    flow = Flow(folder)
+    reference = flow.header.zoo
+    if not Path(reference.path).is_dir():
+        raise InputError(f"the zoo of {folder} is no longer at {reference.path}; put it back or train again")
+    zoo = Zoo(reference.path)
+    if zoo.identity != reference.identity:
+        raise InputError(
+            f"the zoo at {reference.path} has changed since {folder} was trained on it "
+            f"({zoo.identity[:12]}, then {reference.identity[:12]}); train again, or restore it"
+        )
+    return Known(flow, zoo, config or flow.sampling)

@@ -1,0 +1,190 @@
+"""Judge networks on test images. This is the one place that opens them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from canon.errors import InputError
+from canon.types import StateDict
+from weightflow import datasets
+from weightflow.batched.inference import accuracies, answer_many, forward_many, in_task, probabilities
+from weightflow.batched.tasks import Task
+from weightflow.evaluation import bootstrap
+from weightflow.evaluation.calibration import calibration_error
+from weightflow.networks.architectures import Architecture
+from weightflow.zoo.store import Zoo
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Mean and standard deviation over networks, and the bootstrap interval (95 %) of the mean."""
+
+    mean: float
+    std: float
+    interval: list[float] | None = None
+
+    @classmethod
+    def of(cls, values: Float[Tensor, " networks"]) -> Spread:
+        found = bootstrap.interval(values, torch.Generator().manual_seed(0))
+        return cls(found.mean, float(values.double().std(correction=0)), found.ends())
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"mean": round(self.mean, 6), "std": round(self.std, 6), "interval": self.interval}
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What many networks say of all test examples, and what follows from it.
+
+    `predicted` holds labels of the data set, `confidence` their probabilities; an example counts for a
+    network where `counted` is true.
+    """
+
+    predicted: Int[Tensor, "networks examples"]
+    confidence: Float[Tensor, "networks examples"]
+    counted: Tensor
+    labels: Int[Tensor, " examples"]
+    accuracy: Float[Tensor, " networks"]
+
+    @property
+    def wrong(self) -> Tensor:
+        """Which counted examples each network gets wrong: (networks, examples)."""
+        return (self.predicted != self.labels) & self.counted
+
+    @property
+    def calibration(self) -> Float[Tensor, " networks"]:
+        """Expected calibration error of each network, a fraction."""
+        return calibration_error(self.confidence, self.predicted == self.labels, self.counted)
+
+    def by_class(self, names: Sequence[str]) -> dict[str, float]:
+        """Mean accuracy on each class, over the networks that know it."""
+        right = (self.predicted == self.labels) & self.counted
+        found = {}
+        for label, name in enumerate(names):
+            own = self.labels == label
+            knows = self.counted[:, own].any(dim=1)
+            if bool(knows.any()):
+                found[name] = round(float(right[knows][:, own].double().mean()), 6)
+        return found
+
+
+def judge(architecture: Architecture, state: StateDict, tasks: Sequence[Task]) -> Judged:
+    """Run stacked networks on the test images of their data set."""
+    data = datasets.load(tasks[0].dataset)
+    test = data.test.open_for_evaluation()
+    answers = answer_many(architecture, state, test.inputs, data, tasks, labels=test.labels)
+    return Judged(
+        answers.labels,
+        answers.confidence,
+        in_task(test.labels, data, tasks),
+        test.labels,
+        accuracies(answers.labels, test.labels, data, tasks),
+    )
+
+
+def judge_ensembles(
+    architecture: Architecture, state: StateDict, task: Task, sizes: Sequence[int]
+) -> dict[int, float]:
+    """Accuracy of ensembles of the first so many stacked networks, which average their probabilities.
+
+    Sizes beyond the number of networks are left out.
+    """
+    data = datasets.load(task.dataset)
+    test = data.test.open_for_evaluation()
+    index = torch.tensor(data.class_index(task.classes))
+    own = torch.isin(test.labels, index).nonzero().squeeze(1)
+    p = probabilities(architecture, state, test.inputs[own], data, task)
+    truth = test.labels[own]
+    return {
+        size: float((index[p[:size].mean(0).argmax(-1)] == truth).double().mean())
+        for size in sizes
+        if size <= len(p)
+    }
+
+
+def chance(tasks: Sequence[Task]) -> float:
+    """Mean accuracy of guessing evenly among each task's classes."""
+    return sum(1 / len(task.classes) for task in tasks) / len(tasks)
+
+
+def describe(judged: Judged, architecture: Architecture) -> dict[str, Any]:
+    """A population in the words of a report: how many, of what kind, how good."""
+    return {
+        "count": len(judged.accuracy),
+        "architecture": architecture.to_dict(),
+        "accuracy": {
+            **Spread.of(judged.accuracy).to_dict(),
+            "max": round(float(judged.accuracy.max()), 6),
+        },
+        "calibration_error": Spread.of(judged.calibration).to_dict(),
+    }
+
+
+def evaluate_zoo(zoo: Zoo) -> dict[str, Any]:
+    """Test accuracy of every network of a zoo, overall, by split, by class and by prompt; ensembles."""
+    if len(zoo) == 0:
+        raise InputError(f"{zoo.path} holds no network")
+    tasks = [record.task for record in zoo.records]
+    state = zoo.load()
+    judged = judge(zoo.architecture, state, tasks)
+    return {
+        "zoo": describe(judged, zoo.architecture),
+        "chance": round(chance(tasks), 6),
+        "splits": {
+            name: Spread.of(judged.accuracy[rows]).to_dict()
+            for name, rows in _grouped([task.split for task in tasks]).items()
+        },
+        "classes": judged.by_class(datasets.load(zoo.dataset).class_names),
+        "prompts": [
+            {
+                "classes": list(classes),
+                "networks": len(rows),
+                **Spread.of(judged.accuracy[rows]).to_dict(),
+                **_together(zoo.architecture, state, rows, tasks[rows[0]]),
+            }
+            for classes, rows in _grouped([task.classes for task in tasks]).items()
+        ],
+    }
+
+
+@torch.no_grad()
+def judge_together(
+    architecture: Architecture, members: Sequence[tuple[StateDict, Task]], task: Task
+) -> float:
+    """Accuracy on `task` of networks for parts of it that answer together, a fraction.
+
+    Each gives probabilities to its own classes (stacks of one); a class has the mean over those who know it.
+    """
+    data = datasets.load(task.dataset)
+    test = data.test.open_for_evaluation()
+    rows = torch.nonzero(in_task(test.labels, data, [task])[0]).squeeze(1)
+    inputs, forward = test.inputs[rows].unsqueeze(0), forward_many(architecture)
+    total, count = torch.zeros(len(rows), len(data.class_names)), torch.zeros(len(data.class_names))
+    for state, own in members:
+        labels = data.class_index(own.classes)
+        targets = architecture.readout.targets([own.classes], len(labels))
+        scores = architecture.readout.scores(forward(state, inputs), targets)
+        total[:, labels] += scores[0, :, : len(labels)].softmax(-1)
+        count[labels] += 1
+    predicted = (total / count.clamp(min=1)).argmax(-1)
+    return float((predicted == test.labels[rows]).double().mean())
+
+
+def _together(architecture: Architecture, state: StateDict, rows: list[int], task: Task) -> dict[str, Any]:
+    if len(rows) < 2:
+        return {"ensemble": None, "ensemble_reason": "one network is no ensemble"}
+    own = {name: tensor[rows] for name, tensor in state.items()}
+    return {"ensemble": round(judge_ensembles(architecture, own, task, [len(rows)])[len(rows)], 6)}
+
+
+def _grouped(keys: Sequence[Any]) -> Mapping[Any, list[int]]:
+    groups: dict[Any, list[int]] = {}
+    for row, key in enumerate(keys):
+        groups.setdefault(key, []).append(row)
+    return groups

@@ -1,0 +1,155 @@
+r"""Does it only memorise? Distances of generated networks to the zoo, beside the zoo's own.
+
+Networks are compared in the zoo's frame, over the trained entries that both have (the rows of classes
+that one of them lacks say nothing):
+
+    d(a, b)^2 = mean of (a_i - b_i)^2 over shared entries i
+    spacing = mean_n min_{m != n} d(n, m)
+    nearest_distance_ratio = mean_g min_n d(g, n) / spacing
+
+1 says that generated networks lie as far from the training networks as those lie from each other; near
+0 they are copies. New alone is easily had, with noise, and so is good alone, with copies: what counts is
+the share of networks that are both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from canon.types import StateDict
+from weightflow.batched.class_axes import scatter_classes
+from weightflow.batched.tasks import Task
+from weightflow.evaluation.context import Known
+from weightflow.zoo.canonicalize import follow, read_frame
+
+BLOCK = 2**14
+GOOD = 0.95
+TIMES = (1, 2, 3, 4)
+
+
+@dataclass(frozen=True)
+class Distances:
+    """Distance of each network to its nearest training network, and the zoo's own spacing."""
+
+    nearest: Float[Tensor, " networks"]
+    zoo: float
+
+    @property
+    def ratios(self) -> Tensor:
+        return self.nearest / self.zoo
+
+
+def nearest_distances(known: Known, state: StateDict, tasks: Sequence[Task]) -> Distances:
+    """Networks are first brought into the zoo's frame, as the training networks were.
+
+    `InputError` where the zoo is not canonical: then there is no frame.
+    """
+    architecture = known.zoo.architecture
+    aligned = follow(architecture, read_frame(known.zoo), state, tasks)
+    wide = scatter_classes(architecture, aligned, tasks)
+    nearest = _among(known, wide, known.classes_of(tasks), known.wide, known.has_class)
+    return Distances(nearest.min(dim=1).values, spacing(known))
+
+
+@lru_cache(maxsize=1)
+def spacing(known: Known) -> float:
+    """The zoo's leave-one-out distance: from a training network to the nearest other one, on average."""
+    among = _among(known, known.wide, known.has_class, known.wide, known.has_class)
+    return float(among.fill_diagonal_(torch.inf).min(dim=1).values.mean())
+
+
+def _trained(known: Known, wide: StateDict) -> StateDict:
+    """The tensors that training moved: running statistics and counters say nothing of it."""
+    with torch.device("meta"):
+        names = {name for name, _ in known.zoo.architecture.build().named_parameters()}
+    return {name: tensor for name, tensor in wide.items() if name in names}
+
+
+def _among(known: Known, a: StateDict, has_a: Tensor, b: StateDict, has_b: Tensor) -> Tensor:
+    axes = known.zoo.architecture.class_axes
+    return distances(_trained(known, a), has_a, _trained(known, b), has_b, axes)
+
+
+def distances(
+    a: StateDict,
+    has_a: Bool[Tensor, "n classes"],
+    b: StateDict,
+    has_b: Bool[Tensor, "m classes"],
+    class_axes: Mapping[str, int],
+) -> Float[Tensor, "n m"]:
+    """Root mean square difference over what both have, in blocks, so that memory stays bounded.
+
+    `class_axes` names the tensors with an axis of classes (counted without the stack); `has` says whose
+    classes a network has.
+    """
+    square = torch.zeros(len(has_a), len(has_b), dtype=torch.float64)
+    count, shared = square.clone(), has_a.double() @ has_b.double().T
+    for name, tensor in a.items():
+        if name not in class_axes:
+            square += _squares(tensor.flatten(1), b[name].flatten(1))
+            count += tensor[0].numel()
+            continue
+        axis = class_axes[name] + 1
+        rows_a, rows_b = (
+            t.movedim(axis, 1).flatten(2) if t.dim() > 2 else t.unsqueeze(2) for t in (tensor, b[name])
+        )
+        square += _squares_of_rows(rows_a, has_a, rows_b, has_b)
+        count += shared * rows_a.shape[2]
+    # heads of tasks that share no class have nothing in common: they are no neighbours
+    return torch.where(count > 0, (square.clamp(min=0) / count.clamp(min=1)).sqrt(), torch.inf)
+
+
+def _squares(a: Float[Tensor, "n entries"], b: Float[Tensor, "m entries"]) -> Float[Tensor, "n m"]:
+    """Squared distances by matrix products, in float64."""
+    found = torch.zeros(len(a), len(b), dtype=torch.float64)
+    for x, y in zip(a.split(BLOCK, dim=1), b.split(BLOCK, dim=1), strict=True):
+        x, y = x.double(), y.double()
+        # one point in the middle for both: the products cancel less
+        x, y = x - y.mean(dim=0), y - y.mean(dim=0)
+        found += x.square().sum(1, keepdim=True) + y.square().sum(1) - 2 * x @ y.T
+    return found
+
+
+def _squares_of_rows(
+    a: Float[Tensor, "n classes width"], has_a: Tensor, b: Float[Tensor, "m classes width"], has_b: Tensor
+) -> Float[Tensor, "n m"]:
+    """The same over the rows of classes that both have: the others are zero, and their norms left out."""
+    found = torch.zeros(len(a), len(b), dtype=torch.float64)
+    size = max(1, BLOCK // a.shape[1])
+    mask_a, mask_b = has_a.double(), has_b.double()
+    for x, y in zip(a.split(size, dim=2), b.split(size, dim=2), strict=True):
+        x, y = x.double() * mask_a.unsqueeze(2), y.double() * mask_b.unsqueeze(2)
+        found += x.square().sum(2) @ mask_b.T + mask_a @ y.square().sum(2).T
+        found -= 2 * x.flatten(1) @ y.flatten(1).T
+    return found
+
+
+def mean_distance(known: Known, state: StateDict, tasks: Sequence[Task]) -> float:
+    """Mean distance between any two networks of a stack: their diversity. NaN for fewer than two."""
+    wide, has = scatter_classes(known.zoo.architecture, state, tasks), known.classes_of(tasks)
+    among = _among(known, wide, has, wide, has)
+    return float(among[~torch.eye(len(among), dtype=torch.bool)].mean())
+
+
+def novel_and_good(
+    ratios: Float[Tensor, " networks"],
+    accuracy: Float[Tensor, " networks"],
+    trained: Float[Tensor, " networks"],
+) -> dict[str, float]:
+    """Share of networks at least `k` spacings from the zoo that have `GOOD` of the trained accuracy.
+
+    `trained` is what training on each network's task reaches; the keys are the values of k.
+    """
+    good: Bool[Tensor, " networks"] = accuracy >= GOOD * trained
+    return {str(k): round(float(((ratios >= k) & good).double().mean()), 6) for k in TIMES}
+
+
+def root_mean_square(z: Tensor, used: Tensor) -> float:
+    """Root mean square of tokens over the entries in use."""
+    return float(((z**2 * used).sum() / used.sum()).sqrt())

@@ -1,0 +1,49 @@
+"""How to go from noise to networks: a solver of the flow, or a sampler of diffusion."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from canon.errors import InputError
+from weightflow.flow.denoising import DENOISERS
+from weightflow.flow.solver import FIXED_STEP, SOLVERS
+from weightflow.registry import pick
+
+# The share of the way, one over this, that an adaptive solver leaves to the last jump.
+ADAPTIVE_SHARE = 20
+
+
+@dataclass(frozen=True)
+class SampleConfig:
+    """`steps` is for all but the adaptive solver; guidance 1 uses the prompt alone.
+
+    The last step is a `jump` to the predicted clean network: the velocity that it implies divides by
+    sigma, which is zero at the end. On the straight path an Euler step is that very jump. Without it the
+    solver goes all the way, as models that predict the velocity allow.
+    """
+
+    method: str = "euler"
+    steps: int = 4
+    jump: bool = True
+    guidance: float = 1.0
+    guidance_interval: tuple[float, ...] = (0.0, 1.0)
+    batch_size: int = 256
+
+    def __post_init__(self) -> None:
+        pick(dict.fromkeys((*SOLVERS, *DENOISERS)), self.method, "solver")
+        if self.steps < 1 or self.batch_size < 1:
+            raise InputError(f"steps {self.steps} and batch size {self.batch_size} must be at least 1")
+
+    @property
+    def draws(self) -> bool:
+        """Whether noise is drawn on the way, and not only at the start."""
+        return self.method in DENOISERS and DENOISERS[self.method].draws
+
+    @property
+    def evaluations(self) -> int | None:
+        """Evaluations of the model a network, or None where the solver adapts."""
+        if self.method == "dopri5":
+            return None
+        stages = FIXED_STEP[self.method].evaluations if self.method in FIXED_STEP else 1
+        last = 1 if self.jump else stages
+        return ((self.steps - 1) * stages + last) * (1 if self.guidance == 1.0 else 2)

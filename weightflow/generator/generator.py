@@ -1,0 +1,314 @@
+"""Words in, networks out: the trained generator as an object."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from huggingface_hub import ModelCard, ModelHubMixin, snapshot_download
+from torch import Tensor
+
+from canon.errors import InputError
+from canon.types import StateDict
+from weightflow.batched import batch_norm
+from weightflow.device import usable_device
+from weightflow.flow.denoising import DENOISERS, Noise, denoise
+from weightflow.flow.sampling_config import ADAPTIVE_SHARE, SampleConfig
+from weightflow.flow.solver import FIXED_STEP, solve
+from weightflow.flow.velocity import Guided
+from weightflow.generator.assets import files_of, naming, with_own_files
+from weightflow.generator.decode import decode, to_module
+from weightflow.generator.model_card import REPORT, card_of, read_report
+from weightflow.models.residual import make_generator
+from weightflow.networks.classifier import Classifier
+from weightflow.text import Prompt, PromptBatch, TextEncoder, encode_prompts, load_encoder
+from weightflow.text.description import encode as encode_descriptions
+from weightflow.training import run_store as runs
+from weightflow.training.state_dicts import unpack
+
+# Entries that a processor moves together: more do not fit its caches, and their memory is not kept by the
+# allocator from one step to the next. Large networks still go a few at a time.
+PART, LEAST = 2**22, 4
+
+
+@dataclass(frozen=True)
+class Neighbour:
+    """A class of a prompt, a known class near to it, and the cosine between their vectors."""
+
+    described: str
+    nearest: str
+    cosine: float
+
+
+class Pretrained(ModelHubMixin, library_name="weightflow", tags=["weight-generation", "flow-matching"]):
+    """What makes a `Flow` one of huggingface_hub's models; `push_to_hub` comes with it."""
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        flow = cast("Flow", self)
+        header = flow.header
+        for kept, path in files_of(header).items():
+            shutil.copyfile(path, save_directory / kept)
+        # Do not publish local paths.
+        zoo = dataclasses.replace(header.zoo, path=Path(header.zoo.path).name)
+        runs.write_header(save_directory, naming(dataclasses.replace(header, zoo=zoo), Path()))
+        weights = runs.read_checkpoint(flow.folder, header)
+        runs.write_checkpoint(save_directory, {}, weights.average, weights.coordinates, weights.frame, 0)
+        if read_report(flow.folder) is not None:
+            shutil.copyfile(flow.folder / REPORT, save_directory / REPORT)
+        self._hub_mixin_config = {"format": runs.FORMAT, "architecture": flow.architecture.to_dict()}
+
+    @classmethod
+    def _from_pretrained(
+        cls,
+        *,
+        model_id: str,
+        revision: str | None,
+        cache_dir: str | Path | None,
+        force_download: bool,
+        local_files_only: bool,
+        token: str | bool | None,
+        **arguments: Any,
+    ) -> Any:
+        if Path(model_id).is_dir():
+            return cls(model_id, **arguments)  # type: ignore[call-arg]
+        folder = snapshot_download(
+            model_id,
+            revision=revision,
+            cache_dir=cache_dir,
+            force_download=force_download,
+            local_files_only=local_files_only,
+            token=token,
+        )
+        return cls(folder, **arguments)  # type: ignore[call-arg]
+
+    def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
+        flow = cast("Flow", self)
+        return ModelCard(card_of(flow.header, read_report(flow.folder)))
+
+
+class Flow(Pretrained):
+    """A trained generator. `generate` gives one module, `sample` many networks stacked.
+
+    The model runs on `device`; networks come out on the processor, the same up to rounding.
+    """
+
+    def __init__(self, folder: str | Path, device: str | torch.device = "cpu") -> None:
+        self.folder, self.device = Path(folder), usable_device(device)
+        self.header = with_own_files(runs.read_header(self.folder), self.folder)
+        weights = runs.read_checkpoint(self.folder, self.header)
+        self.architecture, self.coordinates = self.header.architecture, weights.coordinates
+        self._frame = weights.frame
+        if self.encoder.identity != self.header.encoder:
+            raise InputError(
+                f"{folder} was trained with the text encoder {self.header.encoder}; "
+                f"'{self.header.config.encoder}' is now {self.encoder.identity}"
+            )
+        self.model = make_generator(
+            self.header.config.model,
+            self.header.config.objective.schedule,
+            self.coordinates.layout,
+            self.encoder.width,
+            self.architecture.classes,
+            unpack("anchors", weights.average),
+        )
+        self.model.load_state_dict(weights.average)
+        self.model.eval().requires_grad_(False).to(self.device)
+
+    @property
+    def sampling(self) -> SampleConfig:
+        """How this run is sampled where nothing else is said."""
+        return self.header.config.sample
+
+    @cached_property
+    def encoder(self) -> TextEncoder:
+        return load_encoder(self.header.config.encoder)
+
+    @property
+    def frame(self) -> StateDict:
+        """The frame that foreign networks are brought into; `InputError` where the run has none."""
+        if not self._frame:
+            raise InputError(
+                f"{self.folder} was trained on a zoo that is not canonical, so other networks have no place in "
+                "it; train on what `weightflow canonicalize` writes"
+            )
+        return self._frame
+
+    @property
+    def known_classes(self) -> tuple[str, ...]:
+        """The classes of the networks that it learned from."""
+        return self.header.data.known
+
+    def prompts(self, prompts: Sequence[Prompt]) -> PromptBatch:
+        """Encode prompts for this run; `InputError` where one names more classes than it supports."""
+        return encode_prompts(self.encoder, prompts, self.architecture.classes)
+
+    def neighbours(self, prompt: Prompt, count: int = 1) -> list[Neighbour]:
+        """The `count` nearest known classes of each class in the prompt; none where the run takes no words."""
+        if self.header.config.encoder == "none":
+            return []
+        known = self.encoder.encode(self.known_classes)
+        asked = encode_descriptions(self.encoder, prompt.descriptions)
+        near = (asked @ known.T / self.encoder.width).topk(min(count, len(known)), dim=1)
+        return [
+            Neighbour(described, self.known_classes[i], cosine)
+            for described, indices, cosines in zip(
+                prompt.classes, near.indices.tolist(), near.values.tolist(), strict=True
+            )
+            for i, cosine in zip(indices, cosines, strict=True)
+        ]
+
+    def noise(self, seeds: Sequence[int], present: Tensor) -> Tensor:
+        """Source noise of each network from its own seed, so that a network does not depend on its batch."""
+        return self._draw([torch.Generator().manual_seed(seed) for seed in seeds], present)
+
+    def _draw(self, streams: Sequence[torch.Generator], present: Tensor) -> Tensor:
+        layout, source = self.coordinates.layout, self.header.config.objective.source
+        drawn, used = torch.empty(len(streams), layout.tokens, layout.width), self.coordinates.used(present)
+        for network, stream in zip(drawn, streams, strict=True):
+            network.normal_(std=source, generator=stream)
+        return drawn if bool(used.all()) else drawn.mul_(used)
+
+    def _later_noise(self, seeds: Sequence[int], present: Tensor) -> Noise:
+        """Each network's own stream, where it stands after its source noise."""
+        streams = [torch.Generator().manual_seed(seed) for seed in seeds]
+        self._draw(streams, present)
+        return lambda: self._draw(streams, present).to(self.device)
+
+    @torch.no_grad()
+    def tokens(
+        self,
+        prompts: PromptBatch,
+        x: Tensor,
+        config: SampleConfig | None = None,
+        start: float = 0.0,
+        seeds: Sequence[int] = (),
+    ) -> Tensor:
+        """Move `x` (networks, tokens, width) from time `start` to 1 under the prompts, by default the run's way.
+
+        `seeds`, one a network, are for methods that draw noise on the way.
+        """
+        config = config or self.sampling
+        if config.draws and len(seeds) != len(x):
+            raise InputError(
+                f"'{config.method}' draws noise at every step: give {len(x)} seeds, found {len(seeds)}"
+            )
+        words = PromptBatch(prompts.vectors.to(self.device), prompts.present.to(self.device))
+        layout, together = self.coordinates.layout, config.batch_size
+        if self.device.type == "cpu":
+            together = min(together, max(LEAST, PART // (layout.tokens * layout.width)))
+        parts = [
+            self._move(
+                words[rows],
+                part.to(self.device),
+                config,
+                start,
+                [seeds[i] for i in rows.tolist()] if seeds else [],
+            )
+            for rows, part in zip(torch.arange(len(x)).split(together), x.split(together), strict=True)
+        ]
+        # whole networks are large: one part is not copied
+        return (parts[0] if len(parts) == 1 else torch.cat(parts)).to(x.device)
+
+    def _move(
+        self, prompts: PromptBatch, x: Tensor, config: SampleConfig, start: float, seeds: Sequence[int]
+    ) -> Tensor:
+        objective, guided = self.header.config.objective, self._guided(prompts, config)
+        if config.method in DENOISERS:
+            return denoise(
+                objective.clean(guided),
+                objective.schedule,
+                x,
+                method=DENOISERS[config.method],
+                steps=config.steps,
+                start=start,
+                noise=self._later_noise(seeds, prompts.present.cpu()) if seeds else None,
+            )
+        velocity = objective.velocity(guided)
+        if not config.jump:
+            return solve(velocity, x, method=config.method, steps=config.steps, start=start)
+        last = 1 - (1 - start) / (config.steps if config.method in FIXED_STEP else ADAPTIVE_SHARE)
+        if last > start:
+            x = solve(velocity, x, method=config.method, steps=config.steps - 1, start=start, end=last)
+        return objective.clean(guided)(x, x.new_full((len(x),), last))
+
+    def _guided(self, prompts: PromptBatch, config: SampleConfig) -> Guided:
+        if config.guidance != 1.0 and self.header.config.drop_prompt == 0:
+            raise InputError(
+                f"{self.folder} was trained without dropped prompts, so it cannot be guided; leave guidance at 1"
+            )
+        used = self.coordinates.used(prompts.present.cpu()).to(self.device)
+        everything = bool(used.all())  # a pass over whole networks is worth sparing
+
+        def predict(words: PromptBatch, x_t: Tensor, t: Tensor) -> Tensor:
+            said = self.model(x_t, t, words.vectors, words.present)
+            return said if everything else said * used
+
+        low, high = config.guidance_interval
+        return Guided(
+            lambda x_t, t: predict(prompts, x_t, t),
+            lambda x_t, t: predict(prompts.nothing(), x_t, t),
+            config.guidance,
+            (low, high),
+        )
+
+    def sample(
+        self, prompts: Sequence[Prompt], seeds: Sequence[int], config: SampleConfig | None = None
+    ) -> StateDict:
+        """One network for each prompt and seed, stacked and padded to the run's number of logits."""
+        words = self.prompts(prompts)
+        z = self.tokens(words, self.noise(seeds, words.present), config, seeds=seeds)
+        return self.with_statistics(decode(self.coordinates, z, words), prompts)
+
+    def with_statistics(self, state: StateDict, prompts: Sequence[Prompt]) -> StateDict:
+        """Running statistics of batch norm from training examples of each prompt's classes."""
+        classes = [prompt.classes for prompt in prompts]
+        return batch_norm.of_classes(self.architecture, state, self.header.zoo.dataset, classes)
+
+    def generate(
+        self, classes: Sequence[str] | str, seed: int = 0, config: SampleConfig | None = None
+    ) -> Classifier:
+        """A module that tells the classes apart: raw inputs in, logits in the order of the classes out.
+
+        Raw means as the data set has them (for digits: 64 numbers from 0 to 16, for images: bytes); the
+        module prepares them itself, and `model.description` says how. `model.network` is the plain module
+        inside, `model.name(inputs)` answers in words.
+        """
+        prompt = Prompt.parse(classes) if isinstance(classes, str) else Prompt(tuple(classes))
+        state = self.sample([prompt], [seed], config)
+        network = to_module(self.architecture, {k: v[0] for k, v in state.items()}, prompt)
+        return Classifier(network, self.header.data.preprocessing, prompt.classes, self._features)
+
+    @cached_property
+    def _features(self) -> Callable[[Tensor], Tensor] | None:
+        """What comes before the networks, where they are heads on the features of a backbone."""
+        from weightflow.backbones import read_backbone
+
+        backbone = self.header.data.backbone
+        return None if backbone is None else read_backbone(backbone)
+
+
+def load(folder: str | Path, device: str | torch.device = "cpu") -> Flow:
+    """A trained generator from its run's folder, or from one that `save_pretrained` wrote."""
+    return Flow(folder, device)
+
+
+def save_generator(flow: Flow, folder: Path) -> None:
+    """`flow.save_pretrained` into a new folder: all of it or nothing."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(f"{folder} is not an empty folder; choose another name")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = folder.with_name(f".{folder.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        flow.save_pretrained(temporary)
+        if folder.is_dir():
+            folder.rmdir()
+        temporary.rename(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

@@ -1,0 +1,92 @@
+"""The model card of a generator, written from its settings and, where there is one, its report."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from canon.errors import InputError
+from weightflow.training.run_store import RunHeader
+
+REPORT = "report.json"
+
+
+def read_report(folder: Path) -> dict[str, Any] | None:
+    """The figures of a run's report, or None where it has none."""
+    path = folder / REPORT
+    if not path.exists():
+        return None
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is damaged ({error}); write it again: weightflow report {folder}") from None
+
+
+def card_of(header: RunHeader, report: Mapping[str, Any] | None) -> str:
+    """Markdown with the front matter that the hub reads. Figures are the report's, none are made up."""
+    data, architecture = header.data, header.architecture
+    known = ", ".join(data.known[:100]) + (", ..." if len(data.known) > 100 else "")
+    unseen = [name for name in data.classes if name not in data.known]
+    return f"""---
+library_name: weightflow
+tags:
+- weight-generation
+- flow-matching
+- model_hub_mixin
+---
+
+# {architecture.name} networks for {data.dataset}, from words
+
+Name two to {architecture.classes} classes and get a PyTorch network that tells them apart, without training.
+
+```python
+import weightflow
+
+flow = weightflow.Flow.from_pretrained("THIS-FOLDER")
+model = flow.generate({json.dumps(list(data.known[:2]))})
+logits = model(inputs)  # raw inputs as {data.dataset} has them: (examples, {", ".join(map(str, architecture.input_shape))})
+```
+
+- **generates** {architecture.to_json()}, {architecture.parameters:,} parameters
+- **knows** {known}{f" ({len(unseen)} classes of the data set were held out)" if unseen else ""}
+- **text** {header.encoder}; a class that it does not know is answered, and accuracy is not promised
+- **inputs** are prepared inside the network: {json.dumps(data.preprocessing.to_dict())}
+- **learned from** a population with the identity {header.zoo.identity[:16]}, in {header.config.steps} steps at most
+- **data** {data.dataset}: {data.licence}
+
+## Measured
+
+{_figures(report)}
+"""
+
+
+def _figures(report: Mapping[str, Any] | None) -> str:
+    if report is None:
+        return "Nothing yet: `weightflow report` had not been run when this card was written."
+    parts = [_splits(report["splits"]), _novelty(report.get("novelty", {}))]
+    where = report.get("environment", {})
+    parts.append(f"Measured with torch {where.get('torch')} at commit {where.get('commit')}.")
+    return "\n\n".join(part for part in parts if part)
+
+
+def _splits(splits: Mapping[str, Any]) -> str:
+    lines = ["| test accuracy, % | generated | trained on the same task | chance |", "|---|---|---|---|"]
+    for name, found in splits.items():
+        if isinstance(found, Mapping):
+            shown = [found["accuracy"]["mean"], found["trained"]["mean"], found["chance"]]
+            lines.append(
+                f"| {name.replace('_', ' ')} | " + " | ".join(f"{100 * v:.1f}" for v in shown) + " |"
+            )
+    return "\n".join(lines)
+
+
+def _novelty(novelty: Mapping[str, Any]) -> str:
+    ratio = novelty.get("nearest_distance_ratio")
+    if ratio is None:
+        return ""
+    return (
+        f"Generated networks lie {ratio:.2f} times as far from the nearest training network as training "
+        "networks lie from each other (0 would be copies)."
+    )

@@ -1,0 +1,173 @@
+"""Architectures by name and arguments. A new family is one file here and one line in `FAMILIES`.
+
+Symmetries are derived by `canon.trace`, never written here. So are the class axes: the axes of the
+parameters whose size follows the number of classes.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from canon.errors import InputError
+from canon.merging.activation_repair import BATCH_NORMS
+from canon.spec import PermutationSpec
+from weightflow.networks.architectures.cnn import cnn
+from weightflow.networks.architectures.head import adapter, linear_head
+from weightflow.networks.architectures.mlp import mlp
+from weightflow.networks.architectures.resnet import resnet, resnet18, resnet20
+from weightflow.networks.architectures.transformer import text_transformer, vit
+from weightflow.networks.readout import Logits, Readout, from_dict
+from weightflow.registry import pick, suggest
+
+FAMILIES: dict[str, Callable[..., nn.Module]] = {
+    "mlp": mlp,
+    "cnn": cnn,
+    "resnet": resnet,
+    "resnet20": resnet20,
+    "resnet18": resnet18,
+    "vit": vit,
+    "text_transformer": text_transformer,
+    "linear_head": linear_head,
+    "adapter": adapter,
+}
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A name and arguments that build an `nn.Module` for any number of classes.
+
+    `classes` is the largest number; networks with fewer are stored padded with zeros and handed out
+    trimmed. `input_shape` is the shape of one example. `readout` turns outputs into one score a class.
+    """
+
+    name: str
+    arguments: Mapping[str, Any] = field(hash=False)
+    input_shape: tuple[int, ...]
+    classes: int
+    readout: Readout = Logits()
+
+    def build(self, classes: int | None = None) -> nn.Module:
+        """A freshly initialised module with `classes` logits (all of them by default)."""
+        make = pick(FAMILIES, self.name, "architecture")
+        known = [name for name in inspect.signature(make).parameters if name != "classes"]
+        for name in self.arguments:
+            if name not in known:
+                raise InputError(
+                    f"architecture '{self.name}' has no argument '{name}'; nearest: {suggest(name, known)}"
+                )
+        try:
+            return make(**self.arguments, classes=classes or self.classes)
+        except TypeError as error:
+            raise InputError(f"architecture '{self.name}': {error}") from None
+
+    @cached_property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        return {name: tuple(t.shape) for name, t in self._skeleton(self.classes).items()}
+
+    @cached_property
+    def counters(self) -> frozenset[str]:
+        """The tensors of whole numbers, such as batch-norm's count of batches."""
+        return frozenset(n for n, t in self._skeleton(self.classes).items() if not t.is_floating_point())
+
+    @cached_property
+    def class_axes(self) -> dict[str, int]:
+        """The axis of each parameter that has one entry per class: found by building twice."""
+        wider = self._skeleton(self.classes + 1)
+        return {
+            name: axis
+            for name, shape in self.shapes.items()
+            for axis, size in enumerate(shape)
+            if wider[name].shape[axis] != size
+        }
+
+    def _skeleton(self, classes: int) -> dict[str, Tensor]:
+        with torch.device("meta"):
+            return dict(self.build(classes).state_dict())
+
+    @cached_property
+    def spec(self) -> PermutationSpec:
+        """The permutation groups, derived and proved by `canon`."""
+        import canon
+
+        return canon.trace(self.build().eval(), (self.example(2),))
+
+    def example(self, batch: int, generator: torch.Generator | None = None) -> Tensor:
+        """Random inputs (batch, *input_shape) that the network accepts: numbers, or words."""
+        generator = generator or torch.Generator().manual_seed(0)
+        with torch.device("meta"):
+            module = self.build()
+        own = getattr(module, "example_inputs", None)
+        if callable(own):
+            return own(batch, generator)
+        return torch.randn(batch, *self.input_shape, generator=generator)
+
+    @cached_property
+    def has_statistics(self) -> bool:
+        """Whether it keeps running statistics, which are estimated from examples and not trained."""
+        with torch.device("meta"):
+            return any(isinstance(part, BATCH_NORMS) for part in self.build().modules())
+
+    @property
+    def has_logits(self) -> bool:
+        """False where the output is a vector that is compared with text, whatever the classes are."""
+        return bool(self.class_axes)
+
+    @cached_property
+    def parameters(self) -> int:
+        """The number of trained numbers; running statistics are none."""
+        with torch.device("meta"):
+            return sum(p.numel() for p in self.build().parameters())
+
+    def trim(self, state: Mapping[str, Tensor], classes: int) -> dict[str, Tensor]:
+        """Drop the padding: the `state_dict` of a module with `classes` logits."""
+        return {
+            name: tensor.narrow(self.class_axes[name], 0, classes).clone()
+            if name in self.class_axes
+            else tensor.clone()
+            for name, tensor in state.items()
+        }
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "arguments": dict(self.arguments),
+            "input_shape": list(self.input_shape),
+            "classes": self.classes,
+            **self.readout.to_dict(),
+        }
+
+    def to_json(self) -> str:
+        return json.dumps(self.to_dict(), sort_keys=True)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Architecture:
+        try:
+            return cls(
+                data["name"],
+                data["arguments"],
+                tuple(data["input_shape"]),
+                data["classes"],
+                from_dict(data.get("readout")),
+            )
+        except (KeyError, TypeError) as error:
+            raise InputError(f"not an architecture: {error!r}") from None
+
+
+def from_metadata(data: Any) -> tuple[nn.Module, tuple[Tensor, ...]] | None:
+    """For `canon`: the module that the "architecture" of a file's metadata describes, and example inputs.
+
+    None where the metadata is of another making.
+    """
+    try:
+        architecture = Architecture.from_dict(data)
+        return architecture.build().eval(), (architecture.example(2),)
+    except (InputError, TypeError, ValueError, RuntimeError):  # another package's architecture
+        return None

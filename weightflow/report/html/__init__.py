@@ -1,0 +1,69 @@
+"""The report as one self-contained page: the verdict first, then pictures. No script, no network.
+
+Pictures are inline SVG in the page's own colours, so that they are sharp on a phone, follow its dark
+mode and can be read by a screen reader.
+"""
+
+from __future__ import annotations
+
+import html
+from importlib import resources
+from pathlib import Path
+from string import Template
+from typing import Any
+
+from canon.io.files import atomic_write
+from weightflow.report.html.charts import PICTURES
+from weightflow.report.html.figure import Figure
+from weightflow.report.html.tables import facts, full_table
+from weightflow.report.verdict import verdict
+
+
+def write_page(path: Path, report: dict[str, Any]) -> None:
+    """Write the page for a report, all of it or nothing."""
+    atomic_write(path, page(report))
+
+
+def page(report: dict[str, Any]) -> str:
+    template = Template((resources.files("weightflow.report.html") / "page.html").read_text(encoding="utf-8"))
+    environment = ", ".join(f"{k} {v}" for k, v in report["environment"].items() if v is not None)
+    return template.substitute(
+        toggles=_toggles(report),
+        verdict=html.escape(verdict(report)),
+        facts="".join(_tile(*fact) for fact in facts(report)),
+        pictures="".join(_picture(make(report)) for make in PICTURES),
+        table=_table(full_table(report)),
+        good=f"{100 * report['novelty'].get('good', 0.95):.0f}",
+        environment=html.escape(environment),
+    )
+
+
+def _toggles(report: dict[str, Any]) -> str:
+    """A ticked box shows its cloud: no script is needed for it."""
+    return "\n".join(
+        f'figure:has(input[data-s="{name}"]:checked) .cloud[data-s="{name}"] {{ display:inline !important; }}'
+        for name in report["scatter"] or ()
+    )
+
+
+def _tile(value: str, label: str) -> str:
+    return f"<div><dt>{html.escape(label)}</dt><dd>{html.escape(value)}</dd></div>"
+
+
+def _picture(figure: Figure) -> str:
+    wide = ' class="wide"' if figure.wide else ""
+    return (
+        f"<figure{wide}><h2>{html.escape(figure.title)}</h2>{figure.body}"
+        f"<figcaption>{html.escape(figure.caption)}</figcaption></figure>"
+    )
+
+
+def _table(rows: list[tuple[str, ...]]) -> str:
+    head, *rest = rows
+    cells = "".join(f'<th scope="col">{html.escape(c)}</th>' for c in head)
+    lines = [f"<thead><tr>{cells}</tr></thead><tbody>"]
+    for number, (name, *row) in enumerate(rest):
+        mark = ' class="ours"' if number == 0 else ""
+        body = "".join(f"<td>{html.escape(c)}</td>" for c in row)
+        lines.append(f'<tr{mark}><th scope="row">{html.escape(name)}</th>{body}</tr>')
+    return f"<table>{''.join(lines)}</tbody></table>"

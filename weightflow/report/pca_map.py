@@ -1,0 +1,58 @@
+"""Where networks lie: the first two principal components of the zoo, and everyone in them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from canon.types import StateDict
+from weightflow.batched.class_axes import scatter_classes
+from weightflow.batched.tasks import Task
+from weightflow.evaluation.context import Known
+from weightflow.report.generated import Generated, unseen_rows
+from weightflow.report.novelty import NO_FRAME
+from weightflow.zoo.canonicalize import follow, read_frame
+
+
+def principal_map(known: Known, made: Generated, most: int = 300) -> dict[str, Any]:
+    """Coordinates of training, generated and held-out trained networks, and the variance they explain.
+
+    Rows of classes that a network lacks count as the zoo's mean.
+    """
+    if not known.is_canonical:
+        return {"points": None, "points_reason": NO_FRAME}
+    step = max(1, len(known.rows) // most)
+    some = slice(0, step * most, step)
+    zoo = _centred(known, {name: t[some] for name, t in known.wide.items()}, known.tasks[some])
+    gram = _products(zoo, zoo)
+    if len(gram) < 3:
+        return {"points": None, "points_reason": "fewer than three networks span no plane"}
+    values, vectors = torch.linalg.eigh(gram)
+    top, lengths = vectors[:, -2:].flip(1), values[-2:].flip(0).clamp(min=1e-12).sqrt()
+    others = {"generated": _brought(known, made.state, made.tasks)}
+    if held_out := unseen_rows(known.zoo)[:most]:
+        others["trained"] = _brought(known, known.zoo.load(held_out), known.tasks_of(held_out))
+    points = {"zoo": top * lengths} | {n: _products(o, zoo) @ top / lengths for n, o in others.items()}
+    return {
+        "points": {name: [[round(v, 4) for v in xy] for xy in p.tolist()] for name, p in points.items()},
+        "explained": [round(float(v), 4) for v in values[-2:].flip(0) / values.clamp(min=0).sum()],
+    }
+
+
+def _brought(known: Known, state: StateDict, tasks: list[Task]) -> StateDict:
+    architecture = known.zoo.architecture
+    aligned = follow(architecture, read_frame(known.zoo), state, tasks)
+    return _centred(known, scatter_classes(architecture, aligned, tasks), tasks)
+
+
+def _centred(known: Known, wide: StateDict, tasks: list[Task]) -> StateDict:
+    used = known.used_by(tasks)
+    return {n: (t - known.mean[n]) * used[n] for n, t in wide.items() if t.is_floating_point()}
+
+
+def _products(a: StateDict, b: StateDict) -> Tensor:
+    """Inner products of stacked networks, in float64."""
+    parts = [a[name].flatten(1).double() @ b[name].flatten(1).double().T for name in a]
+    return torch.stack(parts).sum(0)

@@ -1,0 +1,75 @@
+"""What all coordinates are: a map between stacked networks and what the flow moves, and its inverse."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from canon.types import StateDict
+from weightflow.batched.class_axes import pad_with_zeros
+from weightflow.networks.architectures import Architecture
+from weightflow.representation.layout import Layout
+from weightflow.representation.orbit_average import Exchange
+
+Z = Float[Tensor, "networks tokens width"]
+Present = Bool[Tensor, "networks classes"]
+# One walk over a population: stacked networks, a shard or so at a time, and which logits they have.
+Batches = Callable[[], Iterator[tuple[StateDict, Present]]]
+
+
+def used_entries(
+    architecture: Architecture, layout: Layout, present: Present
+) -> Bool[Tensor, "networks tokens width"]:
+    """Which entries of a layout's tokens belong to a network with these logits."""
+    distinct, which = present.unique(dim=0, return_inverse=True)  # networks of one task are alike
+    ones = {
+        name: torch.ones(1, *shape).expand(len(distinct), *shape)
+        for name, shape in architecture.shapes.items()
+    }
+    used = layout.encode(pad_with_zeros(architecture, ones, distinct)).bool()
+    return used.expand(len(present), -1, -1) if len(distinct) == 1 else used[which]
+
+
+class Coordinates(ABC):
+    """`layout` is what the model sees: the shape of z and what its tokens stand for."""
+
+    architecture: Architecture
+    layout: Layout
+
+    @classmethod
+    @abstractmethod
+    def fit(
+        cls,
+        architecture: Architecture,
+        layout: Layout,
+        batches: Batches,
+        count: int,
+        scaled: bool,
+        exchange: Exchange,
+    ) -> Coordinates: ...
+
+    @classmethod
+    @abstractmethod
+    def restore(
+        cls, architecture: Architecture, layout: Layout, tensors: Mapping[str, Tensor]
+    ) -> Coordinates: ...
+
+    @abstractmethod
+    def tensors(self) -> dict[str, Tensor]:
+        """What a checkpoint keeps of them."""
+
+    @abstractmethod
+    def used(self, present: Present) -> Bool[Tensor, "networks tokens width"]:
+        """Which entries of z belong to a network with these logits; the others are zero."""
+
+    @abstractmethod
+    def encode(self, state: StateDict, present: Present) -> Z:
+        """Stacked networks to z; what is not used is zero."""
+
+    @abstractmethod
+    def decode(self, z: Z, present: Present) -> StateDict:
+        """z to stacked networks, missing logits zero, in the architecture's own order."""

@@ -1,0 +1,105 @@
+"""Behaviour in the loss: the predicted clean network is decoded and run on images of its task.
+
+Squared error weighs every weight alike; this term weighs what the network does. Images are training
+images of the classes in the network's own task, drawn afresh at every step, all networks of the batch
+in one vmapped forward pass. Held-out losses use validation images. Test images have no way in here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from canon.errors import InputError
+from weightflow.batched.class_axes import masked_cross_entropy
+from weightflow.batched.inference import forward_many
+from weightflow.batched.tasks import Task
+from weightflow.datasets import ClassificationData, Split
+from weightflow.representation import Coordinates
+
+
+@dataclass(frozen=True)
+class BehaviourConfig:
+    """`weight` of the cross-entropy (0 switches it off), `images` a network and step; the term is
+    multiplied by t ** `power`.
+
+    `sampled`: for which share of each batch behaviour is that of networks generated from noise under its
+    prompts, and not of the predictions that the weights are compared with. `beyond`: how many tasks that
+    the zoo does not have join each batch, a share of its size; their networks are generated from noise too.
+    Generating takes up to `sampled_steps` and `beyond_steps` steps.
+    """
+
+    weight: float = 0.3
+    images: int = 64
+    power: float = 0.0
+    sampled: float = 0.0
+    sampled_steps: int = 4
+    beyond: float = 0.0
+    beyond_steps: int = 1
+
+    def __post_init__(self) -> None:
+        if self.weight < 0 or self.images < 1:
+            raise InputError(f"behaviour: weight {self.weight} and images {self.images} must be positive")
+        if self.beyond < 0 or self.beyond_steps < 1:
+            raise InputError(
+                f"behaviour: beyond {self.beyond} must not be negative, beyond_steps {self.beyond_steps} at least 1"
+            )
+        if not 0 <= self.sampled <= 1 or self.sampled_steps < 1:
+            raise InputError(
+                f"behaviour: sampled {self.sampled} is a share, sampled_steps {self.sampled_steps} at least 1"
+            )
+        if self.sampled and not self.weight:
+            raise InputError(
+                "behaviour.sampled needs behaviour: set behaviour.weight above 0, or sampled to 0"
+            )
+        if self.beyond and not self.weight:
+            raise InputError("behaviour.beyond needs behaviour: set behaviour.weight above 0, or beyond to 0")
+
+
+class Behaviour:
+    """Cross-entropy (networks,) of decoded networks on random examples of their tasks."""
+
+    def __init__(self, coordinates: Coordinates, data: ClassificationData, images: int) -> None:
+        self.coordinates, self.data, self.images = coordinates, data, images
+        self._forward = forward_many(coordinates.architecture)
+        self._readout = coordinates.architecture.readout
+        self._rows = {
+            split: _rows_of_classes(split, len(data.class_names)) for split in (data.train, data.validation)
+        }
+
+    def labels(self, tasks: Sequence[Task]) -> Tensor:
+        """Label of each logit (tasks, classes); 0 where a task has fewer."""
+        index = [torch.tensor(self.data.class_index(task.classes)) for task in tasks]
+        width = self.coordinates.architecture.classes
+        return torch.stack([torch.nn.functional.pad(row, (0, width - len(row))) for row in index])
+
+    def loss(
+        self,
+        z: Float[Tensor, "networks tokens width"],
+        labels: Tensor,
+        present: Tensor,
+        split: Split,
+        generator: torch.Generator,
+    ) -> Float[Tensor, " networks"]:
+        targets = (torch.rand(len(z), self.images, generator=generator) * present.sum(1, keepdim=True)).long()
+        rows, counts = self._rows[split]
+        wanted = labels.gather(1, targets)
+        place = (torch.rand(wanted.shape, generator=generator) * counts[wanted]).long()
+        output = self._forward(self.coordinates.decode(z, present), split.inputs[rows[wanted, place]])
+        scores = self._readout.scores(output, self._text(labels, present))
+        return masked_cross_entropy(scores, targets, present)
+
+    def _text(self, labels: Tensor, present: Tensor) -> Tensor:
+        names, counts = self.data.class_names, present.sum(1).tolist()
+        tasks = [[names[i] for i in row[:k]] for row, k in zip(labels.tolist(), counts, strict=True)]
+        return self._readout.targets(tasks, labels.shape[1])
+
+
+def _rows_of_classes(split: Split, classes: int) -> tuple[Tensor, Tensor]:
+    rows = [torch.nonzero(split.labels == label).squeeze(1) for label in range(classes)]
+    return pad_sequence(rows, batch_first=True), torch.tensor([len(own) for own in rows])

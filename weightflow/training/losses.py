@@ -1,0 +1,169 @@
+r"""What a step of training minimises, term by term.
+
+    match         squared error of the predicted network (the objective of the flow)
+    behaviour     cross-entropy of the decoded prediction on training images of its task, or of networks
+                  generated from noise under its prompt, as they will be when the run is used
+    beyond        the latter for tasks that no network of the zoo has
+    adversary     the discriminator's verdict on the prediction (Text2Weight, arXiv:2508.13633)
+    equivariance  |model(P x_t) - P model(x_t)|^2 for relabellings P of hidden units
+
+Held-out networks are scored by the first two alone: the others have no fixed yardstick.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from weightflow.datasets import Split
+from weightflow.flow.objective import Matched, match
+from weightflow.flow.solver import solve
+from weightflow.representation import Coordinates
+from weightflow.text import PromptBatch
+from weightflow.training.adversarial import Adversary
+from weightflow.training.augmentation import UnitRelabelling
+from weightflow.training.batch import Batch
+from weightflow.training.config import TrainConfig
+from weightflow.training.functional_loss import Behaviour
+from weightflow.training.unseen_tasks import TasksBeyond
+
+# x_t, t, class vectors and which of them are there: to tokens
+Model = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Terms:
+    """The weighted sum of the terms, each term's own mean over the batch, and the predicted networks."""
+
+    total: Tensor
+    parts: dict[str, Tensor]
+    x_1: Tensor
+
+
+@dataclass(frozen=True)
+class Loss:
+    """The terms of one run. Those that are switched off are None or weigh nothing."""
+
+    config: TrainConfig
+    coordinates: Coordinates
+    behaviour: Behaviour
+    units: UnitRelabelling | None
+    adversary: Adversary | None
+    beyond: TasksBeyond | None
+
+    def held_out(
+        self, model: Model, batch: Batch, kept: Tensor, split: Split, generator: torch.Generator
+    ) -> Terms:
+        """`kept` (networks, 1) says which prompts the model is shown; behaviour counts only for those."""
+        return self._terms(model, batch, kept, split, generator)[0]
+
+    def training(
+        self, model: Model, batch: Batch, kept: Tensor, split: Split, generator: torch.Generator
+    ) -> Terms:
+        """As `held_out`, with the terms that only training has."""
+        config = self.config
+        terms, matched = self._terms(model, batch, kept, split, generator)
+        extra: dict[str, tuple[float, Tensor]] = {}
+        if self.adversary is not None:
+            extra["adversary"] = config.adversary.weight, self.adversary.loss(terms.x_1)
+        if self.units is not None and config.augment.equivariance:
+            error = self._equivariance(self.units, model, batch, kept, matched, generator)
+            extra["equivariance"] = config.augment.equivariance, error
+        if self.beyond is not None:
+            count = max(1, round(config.behaviour.beyond * len(batch)))
+            words, labels = self.beyond.draw(count, generator)
+            steps = config.behaviour.beyond_steps
+            error = self._from_noise(model, words, labels, steps, split, generator).mean()
+            extra["beyond"] = config.behaviour.weight * count / len(batch), error
+        total = terms.total + sum(weight * error for weight, error in extra.values())
+        return Terms(total, terms.parts | {n: error.detach() for n, (_, error) in extra.items()}, terms.x_1)
+
+    def _terms(
+        self, model: Model, batch: Batch, kept: Tensor, split: Split, generator: torch.Generator
+    ) -> tuple[Terms, Matched]:
+        config, words = self.config, batch.prompts.shown(kept)
+        used = self._used(batch.prompts)
+        matched = match(
+            config.objective,
+            lambda x_t, t: model(x_t, t, words.vectors, words.present),
+            batch.z,
+            used,
+            generator,
+        )
+        error, x_1 = matched.error.mean(), matched.x_1 * used
+        total, behaviour = error, error.new_zeros(())
+        if config.behaviour.weight:
+            behaviour = self._behaviour(model, batch, matched, kept, split, generator)
+            total = total + config.behaviour.weight * behaviour
+        parts = {"match": error.detach(), "behaviour": behaviour.detach()}
+        return Terms(total, parts, x_1), matched
+
+    def _behaviour(
+        self,
+        model: Model,
+        batch: Batch,
+        matched: Matched,
+        kept: Tensor,
+        split: Split,
+        generator: torch.Generator,
+    ) -> Tensor:
+        """Of networks from noise for the first share of the batch, of the predictions for the others."""
+        config, prompts = self.config.behaviour, batch.prompts
+        sampled, losses = round(config.sampled * len(batch)), []
+        if sampled:
+            some = batch[:sampled]
+            losses.append(
+                self._from_noise(model, some.prompts, some.labels, config.sampled_steps, split, generator)
+            )
+        if sampled < len(batch):
+            rest = slice(sampled, None)
+            x_1 = (matched.x_1 * self._used(prompts))[rest]
+            loss = self.behaviour.loss(x_1, batch.labels[rest], prompts.present[rest], split, generator)
+            losses.append(loss * matched.t[rest] ** config.power * kept[rest].squeeze(1))
+        return torch.cat(losses).mean()
+
+    def _equivariance(
+        self,
+        units: UnitRelabelling,
+        model: Model,
+        batch: Batch,
+        kept: Tensor,
+        matched: Matched,
+        generator: torch.Generator,
+    ) -> Tensor:
+        words, used = batch.prompts.shown(kept), self._used(batch.prompts)
+        clean = self.config.objective.clean(lambda x_t, t: model(x_t, t, words.vectors, words.present))
+        relabelling = units.draw(len(batch), generator)
+        left, right = clean(units(matched.x_t, relabelling), matched.t), units(matched.x_1, relabelling)
+        return ((left - right) ** 2 * used).sum() / used.sum()
+
+    def _from_noise(
+        self,
+        model: Model,
+        words: PromptBatch,
+        labels: Tensor,
+        steps: int,
+        split: Split,
+        generator: torch.Generator,
+    ) -> Tensor:
+        """Cross-entropy (networks,). The last of a few steps has the gradient; how many come before is drawn."""
+        objective, count = self.config.objective, len(words)
+        used = self._used(words)
+
+        def predict(x_t: Tensor, t: Tensor) -> Tensor:
+            return model(x_t, t, words.vectors, words.present) * used
+
+        layout = self.coordinates.layout
+        x = objective.source * torch.randn(count, layout.tokens, layout.width, generator=generator) * used
+        before = int(torch.randint(steps, (1,), generator=generator))
+        if before:
+            with torch.no_grad():
+                x = solve(objective.velocity(predict), x, steps=before, end=before / steps)
+        x_1 = objective.clean(predict)(x, x.new_full((count,), before / steps))
+        return self.behaviour.loss(x_1, labels, words.present, split, generator)
+
+    def _used(self, prompts: PromptBatch) -> Tensor:
+        return self.coordinates.used(prompts.present)

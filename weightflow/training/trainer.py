@@ -1,0 +1,301 @@
+"""The loop: canonical weights in, a generator out. Resumes bit for bit.
+
+One step: draw networks of the zoo, tell them otherwise (`augment`), put noise on them, predict the
+clean ones from words, and compare (`loss`). The averaged weights that held-out networks like best are
+what the run keeps for sampling.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from canon.errors import InputError, WorkError
+from canon.io import checkpoint
+from canon.types import StateDict
+from weightflow import datasets
+from weightflow import representation as coordinate_kinds
+from weightflow.datasets import Facts
+from weightflow.models.conditioning import CONDITIONINGS
+from weightflow.models.residual import make_generator
+from weightflow.models.text_standardization import centre_words
+from weightflow.representation import Coordinates
+from weightflow.representation.layout import make_layout
+from weightflow.representation.orbit_average import Exchange
+from weightflow.text import Prompt, PromptBatch, encode_prompts, load_encoder
+from weightflow.training import compatibility
+from weightflow.training import run_store as runs
+from weightflow.training.adversarial import Adversary
+from weightflow.training.augmentation import Augmentation
+from weightflow.training.batch import Batch
+from weightflow.training.config import TrainConfig
+from weightflow.training.functional_loss import Behaviour
+from weightflow.training.losses import Loss, Terms
+from weightflow.training.state_dicts import optimizer_tensors, pack, restore_optimizer, unpack
+from weightflow.training.unseen_tasks import TasksBeyond
+from weightflow.zero_shot.fit import fit_anchors
+from weightflow.zoo.canonicalize import is_canonical, read_frame
+from weightflow.zoo.splits import learn_and_choose, only_task
+from weightflow.zoo.store import Zoo
+
+
+@dataclass
+class Progress:
+    """What changes while a run goes on, beside the weights."""
+
+    step: int = 0
+    best: float = math.inf
+    best_step: int = 0
+    stale: int = 0
+
+
+class Trainer:
+    """A zoo, a configuration and a folder; `run` goes on from wherever the folder is."""
+
+    def __init__(self, zoo: Zoo, config: TrainConfig, folder: Path) -> None:
+        self.config, self.folder = config, folder
+        encoder, architecture = load_encoder(config.encoder), zoo.architecture
+        rows, classes = learn_and_choose(zoo, config.hold_out), only_task(zoo)
+        compatibility.check(config, zoo)
+        self.data = datasets.load(zoo.dataset)
+        self.frame = read_frame(zoo) if is_canonical(zoo) else {}
+        prompts = {split: _prompts(zoo, rows[split], config) for split in rows}
+        layout = make_layout(architecture, config.layout, config.chunk)
+        augment = config.augment
+        exchange = Exchange(augment.permute_units or augment.equivariance > 0, augment.permute_classes)
+        self.coordinates = coordinate_kinds.fit(
+            config.coordinates,
+            architecture,
+            layout,
+            lambda: _batches(zoo, rows["seen"], prompts["seen"]),
+            exchange,
+        )
+        behaviour = Behaviour(self.coordinates, self.data, config.behaviour.images)
+        self.populations = {
+            split: Batch(
+                _encode(self.coordinates, zoo, rows[split], prompts[split]),
+                prompts[split],
+                behaviour.labels([zoo.records[i].task for i in rows[split]]),
+            )
+            for split in rows
+        }
+        self.augment = Augmentation(augment, architecture, layout)
+        used = self.coordinates.used(prompts["seen"].present).any(dim=0)
+        self.adversary = Adversary(config.adversary, used, config.seed) if config.adversary.weight else None
+        beyond = TasksBeyond(zoo, self.data, encoder) if config.behaviour.beyond else None
+        self.loss = Loss(config, self.coordinates, behaviour, self.augment.units, self.adversary, beyond)
+        self.header = runs.RunHeader(
+            config,
+            runs.ZooReference(str(zoo.path.resolve()), zoo.identity, zoo.dataset, classes),
+            architecture,
+            layout,
+            encoder.identity,
+            Facts.of(self.data, {c for i in rows["seen"] for c in zoo.records[i].classes}),
+        )
+        self.generator = torch.Generator().manual_seed(config.seed)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            self.model = make_generator(
+                config.model,
+                config.objective.schedule,
+                self.coordinates.layout,
+                encoder.width,
+                architecture.classes,
+                fit_anchors(config.anchors, zoo, self.data, encoder, self.coordinates),
+            )
+        centre_words(self.model, CONDITIONINGS[config.model.conditioning], prompts["seen"])
+        self.forward = torch.compile(self.model) if config.compile else self.model
+        self.average = copy.deepcopy(self.model).requires_grad_(False)
+        self.best_average = {k: v.clone() for k, v in self.average.state_dict().items()}
+        self.optimizer = torch.optim.AdamW(
+            self.model.parameters(),
+            lr=config.learning_rate,
+            betas=(config.betas[0], config.betas[1]),
+            weight_decay=config.weight_decay,
+            fused=True,
+        )
+        self.progress = Progress()
+
+    def run(self, on_step: Callable[[int, str], None] = lambda steps, note: None) -> Progress:
+        """Train to the end, saving as it goes. Raises `WorkError` with step and cause on NaN."""
+        config, started = self.config, time.monotonic()
+        while not self.finished:
+            note = ""
+            with torch.random.fork_rng(devices=[]):
+                # dropout draws from the global stream: here it is a function of the step
+                torch.manual_seed(config.seed * 2**20 + self.progress.step)
+                terms = self._step()
+            self.progress.step += 1
+            last = self.progress.step == config.steps
+            if last or self.progress.step % config.evaluate_every == 0:
+                note = self._evaluate(terms, time.monotonic() - started)
+            if self.finished or self.progress.step % config.save_every == 0:
+                self.save()
+            on_step(1, note)
+        return self.progress
+
+    @property
+    def finished(self) -> bool:
+        """All steps taken, or no gain on held-out networks for too long."""
+        return self.progress.step >= self.config.steps or self.progress.stale >= self.config.patience
+
+    def _step(self) -> Terms:
+        config, seen = self.config, self.populations["seen"]
+        self.model.train()
+        for group in self.optimizer.param_groups:
+            group["lr"] = config.learning_rate * _warmup_cosine(self.progress.step, config)
+        batch = seen[torch.randint(len(seen), (config.batch_size,), generator=self.generator)]
+        kept = torch.rand(len(batch), 1, generator=self.generator) >= config.drop_prompt
+        batch = self.augment(batch, self.generator)
+        with torch.autocast(batch.z.device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
+            terms = self.loss.training(self.forward, batch, kept, self.data.train, self.generator)
+        self.optimizer.zero_grad(set_to_none=True)
+        terms.total.backward()
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.clip)
+        if not torch.isfinite(norm):
+            raise WorkError(self._not_finite(terms))
+        self.optimizer.step()
+        self._follow()
+        if self.adversary is not None:
+            self.adversary.learn(batch.z, terms.x_1)
+        return terms
+
+    @torch.no_grad()
+    def _follow(self) -> None:
+        """Averaged weights with a half-life that is a share of the steps so far (Karras et al. 2024)."""
+        half_life = max(self.config.average_half_life * (self.progress.step + 1), 1e-9)
+        decay = self.config.average_decay
+        weight = 1 - (0.5 ** (1 / half_life) if decay is None else decay)
+        torch._foreach_lerp_(list(self.average.parameters()), list(self.model.parameters()), weight)
+
+    @torch.no_grad()
+    def _evaluate(self, terms: Terms, seconds: float) -> str:
+        """The objective on held-out networks, with the same noise and validation images every time."""
+        held_out = self.populations["validation"]
+        self.average.eval()
+        generator = torch.Generator().manual_seed(self.config.seed + 1)
+        # every network four times: one draw of time and noise each is too few to rank checkpoints by
+        batch = held_out[torch.arange(len(held_out)).repeat(4)]
+        kept = torch.ones(len(batch), 1, dtype=torch.bool)
+        found = self.loss.held_out(self.average, batch, kept, self.data.validation, generator)
+        score, p = float(found.total), self.progress
+        if score < p.best:
+            p.best, p.best_step, p.stale = score, p.step, 0
+            self.best_average = {k: v.clone() for k, v in self.average.state_dict().items()}
+        else:
+            p.stale += 1
+        line = {
+            "step": p.step,
+            "seconds": round(seconds, 3),
+            **{name: float(value) for name, value in terms.parts.items()},
+            "held_out": score,
+            **{f"held_out_{name}": float(value) for name, value in found.parts.items()},
+        }
+        runs.append_metrics(self.folder, line)
+        parts = found.parts
+        return f"held-out {score:.3f} (weights {parts['match']:.3f}, behaviour {parts['behaviour']:.3f})"
+
+    def _not_finite(self, terms: Terms) -> str:
+        lost = next((name for name, value in terms.parts.items() if not torch.isfinite(value)), None)
+        cause = "gradient" if lost is None else f"loss in {'weights' if lost == 'match' else lost}"
+        return (
+            f"training stopped at step {self.progress.step}: the {cause} is not finite; lower the learning "
+            f"rate (now {self.config.learning_rate}). The last good state is in {self.folder}"
+        )
+
+    def save(self) -> None:
+        """Write the state to go on from, then the checkpoint to sample from."""
+        tensors = {
+            **pack("raw", self.model.state_dict()),
+            **pack("average", self.average.state_dict()),
+            **pack("best", self.best_average),
+            **pack("optimizer", optimizer_tensors(self.model, self.optimizer)),
+            **pack("adversary", self.adversary.tensors() if self.adversary is not None else {}),
+            "generator": self.generator.get_state(),
+        }
+        p = self.progress
+        counters = {
+            "step": str(p.step),
+            "best": p.best.hex(),
+            "best_step": str(p.best_step),
+            "stale": str(p.stale),
+        }
+        checkpoint.write(self.folder / "state.safetensors", tensors, counters)
+        runs.write_checkpoint(
+            self.folder, self.model.state_dict(), self.best_average, self.coordinates, self.frame, p.best_step
+        )
+
+    def restore(self) -> None:
+        """Go on from the folder's state: weights, averages, moments, random numbers, counters."""
+        found = checkpoint.read(self.folder / "state.safetensors")
+        self.model.load_state_dict(unpack("raw", found.state))
+        self.average.load_state_dict(unpack("average", found.state))
+        self.best_average = unpack("best", found.state)
+        restore_optimizer(self.model, self.optimizer, unpack("optimizer", found.state))
+        if self.adversary is not None:
+            self.adversary.restore(unpack("adversary", found.state))
+        self.generator.set_state(found.state["generator"])
+        m = found.metadata
+        self.progress = Progress(
+            int(m["step"]), float.fromhex(m["best"]), int(m["best_step"]), int(m["stale"])
+        )
+        runs.cut_metrics(self.folder, self.progress.step)
+
+
+def _prompts(zoo: Zoo, rows: list[int], config: TrainConfig) -> PromptBatch:
+    prompts = [Prompt(zoo.records[i].classes) for i in rows]
+    return encode_prompts(load_encoder(config.encoder), prompts, zoo.architecture.classes)
+
+
+def _batches(zoo: Zoo, rows: list[int], prompts: PromptBatch) -> Iterator[tuple[StateDict, Tensor]]:
+    """One walk over some networks of a zoo, a shard at a time, with the logits that they have."""
+    for positions, state in zoo.by_shard(rows):
+        yield state, prompts.present[positions]
+
+
+def _encode(coordinates: Coordinates, zoo: Zoo, rows: list[int], prompts: PromptBatch) -> Tensor:
+    layout = coordinates.layout
+    z = torch.empty(len(rows), layout.tokens, layout.width)
+    for positions, state in zoo.by_shard(rows):
+        z[positions] = coordinates.encode(state, prompts.present[positions])
+    return z
+
+
+def _warmup_cosine(step: int, config: TrainConfig) -> float:
+    return min(1.0, (step + 1) / config.warmup) * 0.5 * (1 + math.cos(math.pi * step / config.steps))
+
+
+def start(zoo: Zoo, config: TrainConfig, folder: Path) -> Trainer:
+    """A new run in an empty folder."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(f"{folder} is not empty; choose another name, or go on with it: --resume")
+    trainer = Trainer(zoo, config, folder)
+    runs.write_header(folder, trainer.header)
+    trainer.save()
+    return trainer
+
+
+def resume(zoo: Zoo, folder: Path) -> Trainer:
+    """Go on with a run; `InputError` where its zoo is not the one it began with."""
+    header = runs.read_header(folder)
+    if zoo.architecture != header.architecture:
+        raise InputError(
+            f"{folder} generates {header.architecture.to_json()}; the networks of {zoo.path} are "
+            f"{zoo.architecture.to_json()}: one run has one architecture"
+        )
+    if zoo.identity != header.zoo.identity:
+        raise InputError(
+            f"{folder} was trained on the zoo {header.zoo.path} ({header.zoo.identity[:12]}); {zoo.path} is "
+            f"{zoo.identity[:12]}: give the zoo it began with"
+        )
+    trainer = Trainer(zoo, header.config, folder)
+    if (folder / "state.safetensors").exists():
+        trainer.restore()
+    return trainer

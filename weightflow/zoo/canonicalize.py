@@ -1,0 +1,88 @@
+"""Bring a zoo into one frame: scale balance, then weight matching to the running mean.
+
+Networks of different tasks have different logits, so they are compared in a wider architecture with
+one logit for every class of the data set: each network's rows are scattered to the classes they stand
+for, absent classes stay zero. The frame is learned from the networks that the generator may see; the
+others are aligned to it afterwards. It is stored beside the zoo, so that any network can follow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from canon.errors import InputError
+from canon.io import checkpoint
+from canon.matching.population import align_many, align_to
+from canon.types import StateDict
+from weightflow import datasets
+from weightflow.batched.class_axes import gather_classes, scatter_classes, widen
+from weightflow.batched.tasks import Task
+from weightflow.networks.architectures import Architecture
+from weightflow.zoo.store import Zoo, read_manifest, write_zoo
+
+FRAME = "frame.safetensors"
+
+
+def follow(
+    zoo_architecture: Architecture, frame: StateDict, state: StateDict, tasks: Sequence[Task]
+) -> StateDict:
+    """Align stacked networks of any tasks to a frame; their functions stay what they are."""
+    data = datasets.load(tasks[0].dataset)
+    wide = widen(zoo_architecture, len(data.class_names))
+    aligned = align_to(wide.spec, frame, scatter_classes(zoo_architecture, state, tasks))
+    return gather_classes(zoo_architecture, aligned.state, tasks)
+
+
+def canonicalize_zoo(zoo: Zoo, out: Path, progress: Callable[[int], None] = lambda n: None) -> None:
+    """Write the canonical zoo and its frame to `out`; ids, tasks, seeds and accuracies are kept."""
+    if out.resolve() == zoo.path.resolve():
+        raise InputError(f"{out} is the zoo itself; name another folder for the canonical one")
+    if out.exists() and not (out / FRAME).exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError(f"{out} is not empty and holds no canonical zoo; choose another name")
+    if (out / "zoo.json").exists() and _source(out) != zoo.identity:
+        raise InputError(
+            f"{out} holds the canonical form of another zoo than {zoo.path}; choose another name, or delete it"
+        )
+    out.mkdir(parents=True, exist_ok=True)
+    architecture, records = zoo.architecture, zoo.records
+    seen = zoo.rows("seen") or zoo.rows()
+    wide = widen(architecture, len(datasets.load(zoo.dataset).class_names))
+
+    wide_state = scatter_classes(architecture, zoo.load(seen), [records[i].task for i in seen])
+    frame = align_many(wide.spec, wide_state).frame
+    progress(len(seen))
+    # everyone takes the one way into the frame that any other network takes later
+    state = follow(architecture, frame, zoo.load(), [record.task for record in records])
+    progress(len(records) - len(seen))
+    checkpoint.write(out / FRAME, frame)
+    header = {
+        key: value for key, value in zoo.manifest.items() if key not in ("format", "shards", "records_sha256")
+    }
+    write_zoo(out, {**header, "canonical": {"source": zoo.identity}}, state, records)
+
+
+def is_canonical(zoo: Zoo) -> bool:
+    """Whether the zoo lies in a frame of its own."""
+    return (zoo.path / FRAME).exists()
+
+
+def read_frame(zoo: Zoo) -> StateDict:
+    """The frame of a canonical zoo; `InputError` says how to make one."""
+    if not is_canonical(zoo):
+        raise InputError(
+            f"{zoo.path} is not canonical; run: weightflow canonicalize {zoo.path} --out {zoo.path}-canonical"
+        )
+    return checkpoint.read(zoo.path / FRAME).state
+
+
+def is_canonical_form_of(folder: Path, zoo: Zoo) -> bool:
+    """Whether `folder` holds the complete canonical form of exactly this zoo."""
+    if not (folder / "zoo.json").exists():
+        return False
+    return _source(folder) == zoo.identity and not Zoo(folder).verify()
+
+
+def _source(folder: Path) -> str | None:
+    """Identity of the zoo that a canonical zoo was made of."""
+    return read_manifest(folder).get("canonical", {}).get("source")

@@ -1,0 +1,92 @@
+"""One network as a file: a plain `state_dict`, its architecture and its classes in the metadata."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from canon.errors import InputError
+from canon.io import checkpoint
+from canon.types import StateDict
+from weightflow.batched.tasks import Task
+from weightflow.networks.architectures import Architecture
+from weightflow.text import Prompt
+
+
+@dataclass(frozen=True)
+class Network:
+    """A stack of one, padded to the architecture's number of logits, and the classes it tells apart."""
+
+    state: StateDict
+    prompt: Prompt
+    dataset: str
+
+    @property
+    def task(self) -> Task:
+        return Task(self.dataset, self.prompt.classes)
+
+
+def write_network(path: Path, architecture: Architecture, state: StateDict, classes: tuple[str, ...]) -> None:
+    """The one network of a stack, trimmed to its classes; the suffix of `path` decides the format."""
+    network = architecture.trim({name: tensor[0] for name, tensor in state.items()}, len(classes))
+    checkpoint.write(path, network, metadata_of(architecture, classes))
+
+
+def metadata_of(architecture: Architecture, classes: Sequence[str]) -> dict[str, str]:
+    """What a file says of its network: how to build the module, and what its logits stand for."""
+    own = {**architecture.to_dict(), "classes": len(classes)}
+    return {"architecture": json.dumps(own, sort_keys=True), "classes": json.dumps(list(classes))}
+
+
+def read_network(
+    path: Path, architecture: Architecture, dataset: str, classes: Prompt | None = None
+) -> Network:
+    """A network for `architecture` from a file; its own word on its classes is taken unless given.
+
+    Raises `InputError` where the classes are not known, or where keys or shapes are of another
+    architecture (the first ten that differ are named).
+    """
+    found = checkpoint.read(path)
+    prompt = classes or _own_classes(path, found.metadata)
+    expected = {
+        name: tuple(t.shape) for name, t in architecture.build(len(prompt.classes)).state_dict().items()
+    }
+    shapes = {name: tuple(t.shape) for name, t in found.state.items()}
+    wrong = [
+        f"{name} is {shapes.get(name, 'missing')}, expected {expected.get(name, 'nothing')}"
+        for name in dict.fromkeys([*expected, *shapes])
+        if shapes.get(name) != expected.get(name)
+    ]
+    if wrong:
+        raise InputError(
+            f"{path} is no {architecture.name} of {len(prompt.classes)} classes as this run makes: "
+            + "; ".join(wrong[:10])
+        )
+    if not all(tensor.isfinite().all() for tensor in found.state.values()):
+        raise InputError(f"{path} holds weights that are not finite; train or download it again")
+    padded = {name: _padded(architecture, name, found.state[name]) for name in architecture.shapes}
+    return Network(padded, prompt, dataset)
+
+
+def _own_classes(path: Path, metadata: Mapping[str, str]) -> Prompt:
+    try:
+        return Prompt(tuple(json.loads(metadata["classes"])))
+    except (KeyError, TypeError, json.JSONDecodeError):
+        raise InputError(
+            f"{path} does not say which classes it tells apart; give them with --classes"
+        ) from None
+
+
+def _padded(architecture: Architecture, name: str, tensor: Tensor) -> Tensor:
+    full = torch.zeros(architecture.shapes[name], dtype=tensor.dtype)
+    part = full
+    if name in architecture.class_axes:
+        axis = architecture.class_axes[name]
+        part = full.narrow(axis, 0, tensor.shape[axis])
+    part.copy_(tensor)
+    return full.unsqueeze(0)
