@@ -9,6 +9,7 @@ from weightflow.evaluation.baselines import BASELINES, Inapplicable, answer
 from weightflow.evaluation.baselines.averages import mean_of_nearest, zoo_mean_rows
 from weightflow.evaluation.baselines.gaussian import gaussian, gaussian_pc
 from weightflow.evaluation.baselines.generalist import FILE
+from weightflow.evaluation.baselines.hypernetwork import FOLDER
 from weightflow.evaluation.baselines.noise import noise
 from weightflow.evaluation.baselines.retrieval import nearest_rows
 from weightflow.evaluation.baselines.ridge import predict_rows
@@ -91,9 +92,17 @@ def test_a_generalist_is_one_network_whose_rows_are_picked_and_is_trained_once(k
     assert torch.equal(rows.flip(0), found["3.weight"][0, : len(turned.classes)])
 
 
+def test_a_hypernetwork_gives_one_network_a_prompt_and_is_trained_once(known, tasks):
+    found = answer(known, "hypernetwork", [tasks[0], tasks[0]], 0)
+    stored = (known.flow.folder / FOLDER / "state.safetensors").stat().st_mtime_ns
+    assert_same(answer(known, "hypernetwork", [tasks[0], tasks[0]], 5), found)
+    assert (known.flow.folder / FOLDER / "state.safetensors").stat().st_mtime_ns == stored
+    assert torch.equal(found["1.weight"][0], found["1.weight"][1])
+
+
 def test_where_all_networks_have_one_task_a_prompt_has_no_baseline(one_task_run):
     known = open_known(one_task_run)
-    for name in ("shuffled_prompt", "random_text", "ridge_rows", "generalist"):
+    for name in ("shuffled_prompt", "random_text", "ridge_rows", "generalist", "hypernetwork"):
         with pytest.raises(Inapplicable, match="all networks have one task"):
             answer(known, name, known.tasks, 0)
     picked = answer(known, "nearest_rows", known.tasks, 0)
