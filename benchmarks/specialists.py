@@ -58,7 +58,7 @@ def trained_generator(zoo: Zoo, variant: str, seed: int, options: argparse.Names
     steps = options.steps or STEPS[options.size]
     changes = {
         "seed": seed, "encoder": options.encoder, "steps": steps, "evaluate_every": 250, "save_every": steps,
-        "model": {"centred": True},
+        "learning_rate": 2e-3, "model": {"centred": True},
     }  # fmt: skip
     folder = Path(tempfile.mkdtemp(dir=options.folder)) / "run"
     begin = time.perf_counter()

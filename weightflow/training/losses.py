@@ -89,13 +89,17 @@ class Loss:
     ) -> tuple[Terms, Matched]:
         config, words = self.config, batch.prompts.shown(kept)
         used = self._used(batch.prompts)
-        matched = match(
-            config.objective,
-            lambda x_t, t: model(x_t, t, words.vectors, words.present),
-            batch.z,
-            used,
-            generator,
-        )
+        if config.objective.weight or config.behaviour.sampled < 1:
+            matched = match(
+                config.objective,
+                lambda x_t, t: model(x_t, t, words.vectors, words.present),
+                batch.z,
+                used,
+                generator,
+            )
+        else:  # nothing is learned from it
+            none = torch.zeros(len(batch))
+            matched = Matched(none, torch.zeros_like(batch.z), torch.zeros_like(batch.z), none)
         error, x_1 = matched.error.mean(), matched.x_1 * used
         found = {"match": error, "behaviour": error.new_zeros(())}
         if config.behaviour.weight:

@@ -61,7 +61,7 @@ def hypernetwork_config(run: TrainConfig) -> TrainConfig:
         preset,
         **{name: getattr(run, name) for name in (*kept, "model", "clip", "precision")},
         behaviour=dataclasses.replace(preset.behaviour, images=run.behaviour.images),
-        batch_size=max(1, run.batch_size // 2),
+        batch_size=run.batch_size,
         evaluate_every=run.evaluate_every,
         save_every=run.steps,
         patience=run.steps,
