@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -144,26 +144,34 @@ def rounding_tolerance(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> floa
 def same_by_relabelling(
     a: Mapping[str, Tensor], b: Mapping[str, Tensor], resolved: Resolved
 ) -> dict[str, Any]:
-    """Whether `b` is a relabelling of `a`: finding it proves the function, finding none proves nothing.
+    """Whether `b` is a relabelling of `a`: finding one shows equivalence, finding none is inconclusive.
 
-    `same` is then null. The canonical orders are compared, which agree if there is a relabelling. Where
+    `same` is then null. It is null, too, where a relabelling was found by groups that rest on assumptions
+    which nobody stated. The canonical orders are compared, which agree if there is a relabelling. Where
     they do not, scales are balanced and units matched: weights that then agree as far as the coarsest
     dtype of the files goes are one network, rounded twice.
     """
     if _equal(a, b):
         return _verdict(True, "the tensors are equal", 0.0, 0.0)
     if _equal(*(canonicalize(resolved.spec, state) for state in comparable(a, b))):
-        return _verdict(True, f"B is A relabelled, bit for bit; {resolved.evidence}", None, 0.0)
+        return _found(resolved, "B is A relabelled, bit for bit", 0.0)
     dtype, difference = _coarsest(a, b), _matched_difference(resolved.spec, a, b)
     allowed = float(4 * _eps(dtype))
     if difference <= allowed:
         proof = (
             f"B is A relabelled and rescaled, up to rounding to {dtype}: weights differ by {difference:.1e}"
         )
-        return _verdict(True, f"{proof} relative ({allowed:.0e} allowed); {resolved.evidence}", None, allowed)
+        return _found(resolved, f"{proof} relative ({allowed:.0e} allowed)", allowed)
     proof = f"B is no relabelling of A by the groups known ({resolved.source}): weights differ by "
     proof += f"{difference:.1e} relative, {allowed:.0e} allowed for {dtype}{_mixed(a, b)}"
-    return _verdict(None, f"{proof}; give --model or .pt2 files to run both", None, allowed)
+    proof = f"{proof}; give --model or .pt2 files to run both"
+    return _verdict(None, proof, None, allowed, resolved.assumptions)
+
+
+def _found(resolved: Resolved, how: str, allowed: float) -> dict[str, Any]:
+    """A relabelling was found: it shows as much as the groups are worth."""
+    decided = True if resolved.stated or not resolved.assumptions else None
+    return _verdict(decided, f"{how}; {resolved.evidence}", None, allowed, resolved.assumptions)
 
 
 def _matched_difference(spec: PermutationSpec, a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> float:
@@ -197,11 +205,21 @@ def _mixed(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> str:
     return f"; the files mix {' and '.join(dtypes)}, whose rounding differs" if len(dtypes) > 1 else ""
 
 
-def _verdict(same: bool | None, proof: str, difference: float | None, tolerance: float) -> dict[str, Any]:
-    verdict = {True: "the same function", False: "different functions", None: "not decided"}[same]
+def _verdict(
+    same: bool | None,
+    proof: str,
+    difference: float | None,
+    tolerance: float,
+    assumptions: Sequence[str] = (),
+) -> dict[str, Any]:
+    undecided = "undecided under these assumptions" if assumptions else "undecided"
+    verdict = {True: "the same function", False: "different functions", None: undecided}[same]
+    if same and assumptions:
+        verdict += f", assuming {'; '.join(assumptions)}"
     result: dict[str, Any] = {
         "same": same,
         "verdict": verdict,
+        "assumptions": list(assumptions),
         "proof": proof,
         "tolerance": tolerance,
         "max_output_difference": difference,

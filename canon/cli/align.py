@@ -28,7 +28,9 @@ def align(
     json: bool = console.JSON,
     quiet: bool = console.QUIET,
 ) -> None:
-    """Bring B into the order of A; what B computes does not change, and that is proved.
+    """Bring B into the order of A without changing what B computes.
+
+    With code (--model, .pt2) that is verified numerically; for a bare checkpoint the report names what it assumes.
 
     C keeps B's keys, order, dtypes and metadata, so it loads wherever B did.
 

@@ -55,5 +55,4 @@ def canonicalize(
     write(out, done.aligned)
     if transform is not None:
         done.transform.save(transform)
-    moved = f"{done.report['moved_fraction']:.1%} of the units moved"
-    console.show(done.report, f"{moved}; the function stayed: {done.report['proof']}\nwrote {out}", json)
+    console.show(done.report, formatting.canonical(done.report, str(out)), json)

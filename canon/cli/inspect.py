@@ -10,7 +10,7 @@ import typer
 from canon.cli import console, formatting
 from canon.cli.inputs_outputs import check_outputs, write_text
 from canon.cli.option_groups import HintOptions
-from canon.cli.options import Family, Input, Model, Network
+from canon.cli.options import Assume, Family, Input, Model, Network
 
 
 def inspect(
@@ -21,6 +21,7 @@ def inspect(
     model: Model = None,
     family: Family = None,
     input: Input = None,
+    assume: Assume = None,
     json: bool = console.JSON,
 ) -> None:
     """Show the groups of A's units: what moves, what is frozen, and why.
@@ -34,8 +35,8 @@ def inspect(
     check_outputs(spec)
     from canon.models.spec_resolution import read_one, resolve
 
-    resolved = resolve(read_one(a), HintOptions(None, model, family, input).hints())
+    resolved = resolve(read_one(a), HintOptions(None, model, family, input, assume).hints())
     if spec is not None:
         write_text(spec, resolved.spec.to_json() + "\n")
-    found = formatting.spec(resolved.spec, resolved.source)
+    found = formatting.spec(resolved.spec, resolved.source, resolved.assumptions)
     console.show(found, formatting.tables(found), json)

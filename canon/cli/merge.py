@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from canon.cli import console
+from canon.cli import console, formatting
 from canon.cli.inputs_outputs import check_outputs, draws, examples_of, write
 from canon.cli.option_groups import HintOptions, MatchOptions
 from canon.cli.options import Out, Repair, Train
@@ -64,4 +64,4 @@ def merge(
     write(out, merged)
     for warning in result["warnings"]:
         console.say(f"warning: {warning}")
-    console.show(result, f"the mean of {len(networks)} networks\nwrote {out}", json)
+    console.show(result, formatting.merging(result, str(out)), json)

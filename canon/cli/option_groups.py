@@ -8,7 +8,7 @@ from functools import wraps
 from inspect import Parameter, Signature, signature
 from typing import TYPE_CHECKING, Any, get_type_hints
 
-from canon.cli.options import Balance, Batch, Family, Input, Method, Model, Seed, Spec, Start
+from canon.cli.options import Assume, Balance, Batch, Family, Input, Method, Model, Seed, Spec, Start
 
 if TYPE_CHECKING:
     from canon.io.examples import Data
@@ -24,11 +24,12 @@ class HintOptions:
     model: Model = None
     family: Family = None
     input: Input = None
+    assume: Assume = None
 
     def hints(self) -> Hints:
         from canon.models.loading import Hints
 
-        return Hints(self.spec, self.model, self.family, self.input)
+        return Hints(self.spec, self.model, self.family, self.input, tuple(self.assume or ()))
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,8 @@ from canon.cli.inputs_outputs import draws
 from canon.cli.option_groups import HintOptions
 from canon.cli.options import Network, Other
 
+UNDECIDED = 3
+
 
 def verify(
     a: Network,
@@ -20,11 +22,11 @@ def verify(
     seed: Annotated[int, typer.Option("--seed", help="Seed of the random inputs.")] = 0,
     json: bool = console.JSON,
 ) -> None:
-    """Say whether A and B are the same function; exit code 0 if they are, 1 if not.
+    """Say whether A and B are the same function; exit code 0 if they are, 1 if not, 3 if undecided.
 
     With --model, .pt2 files or files that say their architecture both are run in float64 on random inputs.
 
-    Otherwise a relabelling and scaling that turns one into the other is sought: one proves it, none decides nothing.
+    Without code, searches for a permutation and rescaling from A to B. Finding one shows equivalence, under the assumptions that are named; finding none is inconclusive.
 
     Rounding to the coarsest dtype of the two files is allowed for; the answer says how much.
 
@@ -44,4 +46,4 @@ def verify(
         result = same_by_relabelling(pair.a.state, pair.b.state, resolve(pair.known, said))
     console.show(result, f"{result['verdict']}: {result['proof']}", json)
     if not result["same"]:
-        raise typer.Exit(1)
+        raise typer.Exit(UNDECIDED if result["same"] is None else 1)

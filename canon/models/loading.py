@@ -40,18 +40,26 @@ class Runnable:
 
 @dataclass(frozen=True)
 class Hints:
-    """What a person said about the network: at most one of `spec` and `family`; `input` goes with `model`."""
+    """What a person said about the network: at most one of `spec` and `family`; `input` goes with `model`.
+
+    `assume` ("heads=12", "chain") says what keys and shapes do not, and goes with neither `spec` nor `model`.
+    """
 
     spec: str | os.PathLike[str] | None = None
     model: str | None = None
     family: str | None = None
     input: str | None = None
+    assume: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.spec is not None and self.family is not None:
             raise InputError("--spec and --family both say what the groups are; give one")
         if self.input is not None and self.model is None:
             raise InputError("--input says what a --model takes; give a --model too")
+        if self.assume and self.spec is not None:
+            raise InputError("--assume speaks of bare checkpoints; --spec gives all groups, so leave one out")
+        if self.assume and self.model is not None and self.family is None:
+            raise InputError("--assume speaks of bare checkpoints; --model gives the code, so leave one out")
 
 
 def find_runnable(found: Checkpoint, hints: Hints) -> Runnable | None:

@@ -1,7 +1,8 @@
-"""From what a person can give (a spec, a model, a .pt2 file, a bare checkpoint) to a proved spec.
+"""From what a person can give (a spec, a model, a .pt2 file, a bare checkpoint) to a spec and its evidence.
 
-In this order: `--spec` is taken at its word; `--model` and `.pt2` files are traced; a bare checkpoint
-is recognised by its keys and shapes. With a model or a program at hand the network can also be run.
+In this order: `--spec` is taken at its word; `--model` and `.pt2` files are traced and checked numerically;
+a bare checkpoint is recognised by its keys and shapes, and what they do not tell is assumed and said. With a
+model or a program at hand the network can also be run.
 """
 
 from __future__ import annotations
@@ -16,23 +17,27 @@ from torch import Tensor
 from canon.errors import InputError
 from canon.io.checkpoint import Checkpoint, read, require_finite, require_same
 from canon.io.files import require_file
+from canon.model_config import read_config
 from canon.models.loading import Hints, Runnable, find_runnable, load
 from canon.spec import PermutationSpec
 
-_PROVED = "every group of the spec was proved to keep the function, in float64"
+_CHECKED = "every group was verified numerically to keep the function, in float64"
 
 
 @dataclass(frozen=True)
 class Resolved:
     """The spec of a network, where it came from, and the network's code where it is known.
 
-    `evidence` says why its groups are believed to keep the function.
+    `evidence` says why its groups are believed to keep the function. Where that rests on `assumptions`, it is
+    not verified; `stated` says that a person made all of them.
     """
 
     spec: PermutationSpec
     source: str
     evidence: str
     runnable: Runnable | None = None
+    assumptions: tuple[str, ...] = ()
+    stated: bool = False
 
 
 def resolve(found: Checkpoint, hints: Hints = Hints(), runnable: Runnable | None = None) -> Resolved:
@@ -42,23 +47,35 @@ def resolve(found: Checkpoint, hints: Hints = Hints(), runnable: Runnable | None
     """
     runnable = runnable or find_runnable(found, hints)
     if hints.spec is not None:
-        evidence = "the spec was taken at its word"
         source = f"spec {os.fspath(hints.spec)}"
-        return Resolved(read_spec(hints.spec, found.state), source, evidence, runnable)
+        assumption = f"the groups of {os.fspath(hints.spec)} are symmetries of the network (--spec)"
+        evidence = f"assuming {assumption}"
+        spec = read_spec(hints.spec, found.state)
+        return Resolved(spec, source, evidence, runnable, (assumption,), stated=True)
     if hints.family is None and hints.model is not None and runnable is not None:
         from canon.tracing.trace import trace
 
         traced = _within(trace(runnable.module, runnable.inputs), found)
-        return Resolved(traced, f"traced from {hints.model}", _PROVED, runnable)
+        return Resolved(traced, f"traced from {hints.model}", _CHECKED, runnable)
     if hints.family is None and found.program is not None:
         from canon.tracing.trace import trace
 
-        return Resolved(trace(found.program), "traced from the exported program", _PROVED, runnable)
+        if hints.assume:
+            raise InputError(
+                "--assume speaks of bare checkpoints; a .pt2 file holds the code, so leave it out"
+            )
+        return Resolved(trace(found.program), "traced from the exported program", _CHECKED, runnable)
     from canon.models.families import recognise
 
-    recognised = recognise(found.state, metadata=found.metadata, name=hints.family)
+    config = read_config(found.path)
+    known = recognise(
+        found.state, metadata=found.metadata, name=hints.family, assume=hints.assume, config=config
+    )
     source = f"family {hints.family}" if hints.family else "recognised by keys and shapes"
-    return Resolved(recognised, source, _PROVED, runnable)
+    evidence = _CHECKED
+    if known.assumptions:
+        evidence = f"assuming {'; '.join(known.assumptions)}"
+    return Resolved(known.spec, source, evidence, runnable, known.assumptions, known.stated)
 
 
 def described(found: Checkpoint) -> Runnable | None:

@@ -191,7 +191,7 @@ def _identity(tensor: Tensor) -> Any:
 
 
 def _double(value: Any) -> Any:
-    if isinstance(value, Tensor) and value.dtype in _NARROW:
+    if isinstance(value, Tensor) and value.dtype.is_floating_point and value.dtype.itemsize < 8:
         return value.double()
     return value
 
