@@ -15,7 +15,7 @@ from weightflow.training.functional_loss import BehaviourConfig
 from weightflow.training.trainer import resume, start
 from weightflow.training.unseen_tasks import TasksBeyond
 
-from .test_train import assert_same_run, finished_tensors
+from .test_trainer import assert_same_run, finished_tensors
 
 
 @pytest.fixture
@@ -54,7 +54,13 @@ def terms_of(trainer, model=None):
 
 def test_the_total_is_the_weighted_sum_of_the_terms(zoo, every_term, tmp_path):
     terms = terms_of(start(zoo, every_term, tmp_path / "run"))
-    weights = {"match": 1, "behaviour": 0.3, "adversary": 0.1, "equivariance": 0.5, "beyond": 0.15}
+    weights = {
+        "match": every_term.objective.weight,
+        "behaviour": 0.3,
+        "adversary": 0.1,
+        "equivariance": 0.5,
+        "beyond": 0.15,
+    }
     assert terms.parts.keys() == weights.keys()
     expected = sum(weight * float(terms.parts[name]) for name, weight in weights.items())
     assert float(terms.total.detach()) == pytest.approx(expected, rel=1e-5)

@@ -57,7 +57,12 @@ def terms_of(trainer, model):
 def test_the_total_weighs_every_term(zoo, tiny_config, tmp_path):
     trainer = trainer_with(zoo, tiny_config, tmp_path / "run")
     terms = terms_of(trainer, trainer.model)
-    weights = {"match": 1.0, "behaviour": tiny_config.behaviour.weight, "energy": 2.0, "straight": 1.0}
+    weights = {
+        "match": tiny_config.objective.weight,
+        "behaviour": tiny_config.behaviour.weight,
+        "energy": 2.0,
+        "straight": 1.0,
+    }
     assert terms.parts.keys() == weights.keys()
     expected = sum(weight * float(terms.parts[name]) for name, weight in weights.items())
     assert float(terms.total.detach()) == pytest.approx(expected, rel=1e-5)
