@@ -41,11 +41,10 @@ OURS, ACCURATE, PLAIN = (
     "cross-entropy of sampled networks alone",
     "predictions of the flow alone",
 )
-ALONE = {"group": 1, "ensemble": 0.0, "energy": 0.0, "straight": 0.0}
-VARIANTS: dict[str, dict[str, Any]] = {
-    OURS: {},
-    ACCURATE: {"behaviour": {**ALONE, "sampled": 0.5, "weight": 3.0}},
-    PLAIN: {"behaviour": {**ALONE, "sampled": 0.0, "weight": 1.0}, "objective": {"weight": 1.0}},
+VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+    OURS: ("specialists", {}),
+    ACCURATE: ("weightflow", {"behaviour": {"sampled": 0.5, "weight": 3.0}}),
+    PLAIN: ("weightflow", {}),
 }
 SOLVERS = {"euler 1": ("euler", 1), "euler 4": ("euler", 4), "euler 8": ("euler", 8), "rk4 3": ("rk4", 3)}
 STEPS = {"small": 1500, "paper": 10_000}
@@ -60,15 +59,11 @@ def trained_generator(zoo: Zoo, variant: str, seed: int, options: argparse.Names
         "seed": seed, "encoder": options.encoder, "steps": steps, "evaluate_every": 250, "save_every": steps,
         "learning_rate": 2e-3, "model": {"centred": True},
     }  # fmt: skip
+    preset, others = VARIANTS[variant]
     folder = Path(tempfile.mkdtemp(dir=options.folder)) / "run"
     begin = time.perf_counter()
-    start(zoo, read_preset("weightflow", _merged(changes, VARIANTS[variant])), folder).run()
+    start(zoo, read_preset(preset, {**changes, **others}), folder).run()
     return open_known(folder), time.perf_counter() - begin
-
-
-def _merged(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
-    both = {k: _merged(a[k], b[k]) for k in a.keys() & b.keys() if isinstance(a[k], dict)}
-    return {**a, **b, **both}
 
 
 def accuracy_row(known: Known, who: dict[str, Any], tasks: Sequence[Task], beside: bool) -> dict[str, Any]:
