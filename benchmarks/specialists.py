@@ -47,8 +47,10 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     PLAIN: ("weightflow", {}),
 }
 SOLVERS = {"euler 1": ("euler", 1), "euler 4": ("euler", 4), "euler 8": ("euler", 8), "rk4 3": ("rk4", 3)}
-STEPS = {"small": 1500, "paper": 10_000}
-TASKS, GROUPS = {"small": 100, "paper": 200}, {"small": 8, "paper": 40}
+# scales of the noise at the start; the last is what the generator was trained with
+NOISE = (0.0, 0.25, 0.5, 0.75, 0.85, 1.0)
+STEPS = {"small": 2500, "paper": 10_000}
+TASKS, GROUPS = {"small": 100, "paper": 200}, {"small": 16, "paper": 40}
 # trivial ways to have a network: retrieval, means, noise, regression; not our own generator with other words
 NOT_TRIVIAL = ("generalist", "hypernetwork", "shuffled_prompt", "random_text")
 
@@ -103,11 +105,12 @@ def trained_accuracy(known: Known, tasks: Sequence[Task]) -> float:
     return float(judge(known.zoo.architecture, state, tasks).accuracy.mean())
 
 
-def diversity_row(known: Known, who: dict[str, Any], tasks: Sequence[Task]) -> dict[str, Any]:
+def diversity_row(known: Known, who: dict[str, Any], tasks: Sequence[Task], noise: float) -> dict[str, Any]:
+    """Of eight networks a prompt; `noise` scales the noise that they are made of."""
     prompts = [Prompt(task.classes) for task in tasks for _ in range(8)]
     seeds = range(1000 * (who["seed"] + 1), 1000 * (who["seed"] + 1) + len(prompts))
-    state = known.flow.sample(prompts, seeds, known.config)
-    return {**who, "table": "diversity", **_means(known, state, tasks)}
+    state = known.flow.sample(prompts, seeds, replace(known.config, noise=noise))
+    return {**who, "table": "diversity", "noise": noise, **_means(known, state, tasks)}
 
 
 def _means(known: Known, state: Any, tasks: Sequence[Task]) -> dict[str, Any]:
@@ -124,7 +127,8 @@ def measure(zoo: Zoo, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
             row = accuracy_row(known, who, tasks, beside=variant == OURS)
             yield {**row, "trained": trained_accuracy(known, tasks), "training_seconds": round(seconds, 1)}
             groups = tasks[: GROUPS[options.size]]
-            yield diversity_row(known, who, groups)
+            for noise in NOISE if variant == OURS else NOISE[-1:]:
+                yield diversity_row(known, who, groups, noise)
             if variant == OURS:
                 trained = _means(known, train_alike(known, groups), groups)
                 yield {"variant": "trained", "seed": seed, "table": "diversity", **trained}
@@ -132,7 +136,7 @@ def measure(zoo: Zoo, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
 
 def aims(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     ours = [r for r in rows if r["table"] == "accuracy" and r["variant"] == OURS]
-    spread = [r for r in rows if r["table"] == "diversity" and r["variant"] == OURS]
+    spread = [r for r in rows if (r["table"], r["variant"], r.get("noise")) == ("diversity", OURS, 1.0)]
     trained = [r for r in rows if r["table"] == "diversity" and r["variant"] == "trained"]
 
     def least(name: str, wanted: float, of: Callable[[Any], float], of_rows: Sequence[Any]) -> dict[str, Any]:
