@@ -50,7 +50,9 @@ def sample(
     guidance: Annotated[float | None, typer.Option(help="Above 1 follows the prompt harder.")] = None,
     noise: Annotated[
         float | None,
-        typer.Option(help="Scale of the noise: below 1, networks of a prompt are more accurate and more alike."),
+        typer.Option(
+            help="Scale of the noise: below 1, networks of a prompt are more accurate and more alike."
+        ),
     ] = None,
     explain: Annotated[
         bool, typer.Option("--explain", help="Show the nearest known classes of each class, and how far.")
