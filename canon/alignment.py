@@ -14,12 +14,12 @@ from canon.actions.canonical_form import canonical_element
 from canon.actions.permutation import identity
 from canon.actions.scaling import balance as balance_scales
 from canon.actions.transform import Transform
-from canon.dtypes import equal
 from canon.equivalence import NO_CODE, TOLERANCE, comparable, output_difference
 from canon.errors import WorkError
 from canon.folding.batch_norm_scale import absorb_scales
 from canon.folding.norm_folding import Folded, fold_norms
 from canon.io.checkpoint import Checkpoint, require_finite, require_same
+from canon.io.dtypes import equal
 from canon.matching.registry import Matcher, Means, weights
 from canon.matching.result import Match
 from canon.models.loading import require_runnable, with_twins

@@ -23,8 +23,8 @@ from torch import Tensor
 from canon.actions import permutation as perm
 from canon.actions.scaling import apply_scale, multiplier, places
 from canon.actions.signs import fix_signs, of_old_units, sign_groups, signed_tensors
-from canon.dtypes import computable
 from canon.errors import InputError
+from canon.io.dtypes import computable
 from canon.spec import Axis, PermutationSpec
 from canon.types import State
 

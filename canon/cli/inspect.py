@@ -33,10 +33,12 @@ def inspect(
       canon inspect net.pt --model nets.py:build --input 1x3x32x32 --spec groups.json
     """
     check_outputs(spec)
-    from canon.models.spec_resolution import read_one, resolve
+    from canon.api import inspection
 
-    resolved = resolve(read_one(a), HintOptions(None, model, family, input, assume).hints())
+    said = HintOptions(None, model, family, input, assume).arguments()
+    del said["spec"]
+    found = inspection.inspect(a, **said)
     if spec is not None:
-        write_text(spec, resolved.spec.to_json() + "\n")
-    found = formatting.spec(resolved.spec, resolved.source, resolved.assumptions)
-    console.show(found, formatting.tables(found), json)
+        write_text(spec, found.spec.to_json() + "\n")
+    told = formatting.spec(found.spec, found.source, found.assumptions)
+    console.show(told, formatting.tables(told), json)

@@ -17,9 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from canon.dtypes import computable
 from canon.errors import InputError
 from canon.io import exported_program, safetensors, torch_pickle
+from canon.io.dtypes import computable
 from canon.io.files import replacing, require_file
 
 PICKLES = (".pt", ".pth", ".bin")
@@ -29,10 +29,19 @@ _NESTED = ("state_dict", "model_state_dict", "model")
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A network as a file holds it: tensors in the file's order, and the file's own words about it.
+    """A network as a file holds it: tensors in the file's order, and what the file says beside them.
 
-    `program` is the exported program of a `.pt2` file, `versions` what `nn.Module.state_dict` notes
-    about its modules (a `.pt` file keeps it). `path` is the file, beside which a configuration may lie.
+    Args:
+        state: the tensors by name.
+        metadata: texts by name, as safetensors files hold them.
+        program: the exported program of a `.pt2` file.
+        versions: what `nn.Module.state_dict` notes about its modules (a `.pt` file keeps it).
+        path: the file, beside which a configuration may lie.
+
+    Example:
+        >>> import canon, torch
+        >>> canon.Checkpoint({"w": torch.zeros(2)}).with_state({"w": torch.ones(2)}).state["w"]
+        tensor([1., 1.])
     """
 
     state: dict[str, Tensor]

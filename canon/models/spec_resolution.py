@@ -15,9 +15,9 @@ from pathlib import Path
 from torch import Tensor
 
 from canon.errors import InputError
-from canon.io.checkpoint import Checkpoint, read, require_finite, require_same
+from canon.io.checkpoint import Checkpoint
 from canon.io.files import require_file
-from canon.model_config import read_config
+from canon.io.model_config import read_config
 from canon.models.loading import Hints, Runnable, find_runnable, load
 from canon.spec import PermutationSpec
 
@@ -56,7 +56,7 @@ def resolve(found: Checkpoint, hints: Hints = Hints(), runnable: Runnable | None
         from canon.tracing.trace import trace
 
         traced = _within(trace(runnable.module, runnable.inputs), found)
-        return Resolved(traced, f"traced from {hints.model}", _CHECKED, runnable)
+        return Resolved(traced, f"traced from {hints.model_name}", _CHECKED, runnable)
     if hints.family is None and found.program is not None:
         from canon.tracing.trace import trace
 
@@ -106,28 +106,3 @@ def read_spec(path: str | os.PathLike[str], state: Mapping[str, Tensor]) -> Perm
     spec = PermutationSpec.from_json(text)
     spec.check(state)
     return spec
-
-
-@dataclass(frozen=True)
-class Pair:
-    """Two networks of one architecture, with finite weights; `known` is one that brings its program, if any."""
-
-    a: Checkpoint
-    b: Checkpoint
-    known: Checkpoint
-
-
-def read_one(path: str | os.PathLike[str]) -> Checkpoint:
-    """A network with finite weights."""
-    found = read(path)
-    require_finite(found.state, os.fspath(path))
-    return found
-
-
-def read_pair(a: str | os.PathLike[str], b: str | os.PathLike[str]) -> Pair:
-    """Two networks of one architecture; `InputError` lists the keys and shapes that differ."""
-    found_a, found_b = read(a), read(b)
-    require_same(found_a.state, found_b.state, os.fspath(a), os.fspath(b))
-    for path, found in ((a, found_a), (b, found_b)):
-        require_finite(found.state, os.fspath(path))
-    return Pair(found_a, found_b, found_a if found_b.program is None else found_b)

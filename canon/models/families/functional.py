@@ -12,7 +12,7 @@ from math import prod
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from canon.dtypes import computable, equal
+from canon.io.dtypes import computable, equal
 from canon.tracing.operations.opaque import opaque
 
 Forward = Callable[["Tensors", Tensor], "Tensor | tuple[Tensor, ...]"]

@@ -41,6 +41,10 @@ def build():
     layers = nn.Linear({IN}, {HIDDEN}), nn.ReLU(), nn.Linear({HIDDEN}, {HIDDEN}), nn.ReLU(), nn.Linear({HIDDEN}, {OUT})
     return nn.Sequential(*layers), torch.zeros(4, {IN})
 
+def conv():
+    return nn.Conv2d(3, 4, 3)
+
+
 def bare():
     return build()[0]
 
@@ -578,7 +582,7 @@ BAD = {
     "no colon": ("align a.pt b.pt --spec s.json --model nets", "file.py:function"),
     "not callable": ("align a.pt b.pt --spec s.json --model nets.py:number", "has no function number"),
     "arguments": ("align a.pt b.pt --spec s.json --model nets.py:needs", "needs width"),
-    "no inputs": ("align a.pt b.pt --spec s.json --model nets.py:bare", "add --input"),
+    "no inputs": ("align a.pt b.pt --spec s.json --model nets.py:conv", "add --input"),
     "bad input": ("align a.pt b.pt --spec s.json --model nets.py:bare --input 4xa", "write a shape as"),
     "input alone": ("align a.pt b.pt --spec s.json --input 4x5", "give a --model too"),
     "wrong model": (
