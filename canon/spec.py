@@ -29,13 +29,39 @@ from typing import Any, Literal
 from torch import Tensor
 
 from canon.errors import InputError
+from canon.validation import (
+    Check,
+    Invalid,
+    either,
+    integer,
+    items,
+    one_of,
+    optional,
+    parse_json,
+    record,
+    shown,
+    table,
+    text,
+)
 
 Scale = Literal["none", "sign", "positive"]
 
 
 @dataclass(frozen=True)
 class Group:
-    """`size` interchangeable units; `within` another group, one relabelling per outer unit."""
+    """Interchangeable units.
+
+    Args:
+        name: its name in axes, permutations and scales.
+        size: how many units.
+        within: another group; there is one permutation for each of its units, as within attention heads.
+        scale: the scales that keep the function: "none", "sign" or "positive".
+
+    Example:
+        >>> import canon
+        >>> canon.Group("hidden", 8, scale="positive").size
+        8
+    """
 
     name: str
     size: int
@@ -45,7 +71,18 @@ class Group:
 
 @dataclass(frozen=True)
 class Factor:
-    """`size` consecutive positions of an axis: the units of `group`, or fixed where it is None."""
+    """Consecutive positions of an axis: the units of a group, or fixed.
+
+    Args:
+        size: how many positions.
+        group: the group that moves them; None where they are fixed.
+        power: the power of a unit's scale that its entries take.
+
+    Example:
+        >>> import canon
+        >>> canon.Factor(8, "hidden", power=1).size
+        8
+    """
 
     size: int
     group: str | None = None
@@ -54,7 +91,16 @@ class Factor:
 
 @dataclass(frozen=True)
 class Axis:
-    """A tensor axis: segments laid end to end, each a row-major product of factors."""
+    """A tensor axis: segments laid end to end, each a row-major product of factors.
+
+    Args:
+        segments: for each segment, its factors, the slowest first.
+
+    Example:
+        >>> import canon
+        >>> canon.Axis.units("hidden", 8).size
+        8
+    """
 
     segments: tuple[tuple[Factor, ...], ...]
 
@@ -79,11 +125,21 @@ class Axis:
 
 @dataclass(frozen=True)
 class PermutationSpec:
-    """The groups of one architecture and the action on every tensor of its `state_dict`.
+    """The permutation symmetries of one architecture.
 
-    `axes[name]` has one `Axis` for each axis of the tensor, fixed axes included. `statistics` names
-    tensors that move but say nothing about which unit is which (running statistics, counters): they
-    are permuted and never enter a matching objective. `frozen` says what could not move, and why.
+    Args:
+        groups: the groups of interchangeable units, by name.
+        axes: for each tensor of the `state_dict`, one `Axis` for each of its axes, fixed axes included.
+        statistics: tensors that move but do not identify units (running statistics, counters): they are permuted
+            and never enter a matching objective.
+        frozen: what could not move, and why.
+
+    Example:
+        >>> import canon, torch
+        >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+        >>> spec = canon.trace(net, torch.randn(1, 4))
+        >>> [group.size for group in spec.groups.values()]
+        [8]
     """
 
     groups: dict[str, Group]
@@ -165,20 +221,16 @@ class PermutationSpec:
     @classmethod
     def from_json(cls, text: str) -> PermutationSpec:
         try:
-            return cls._from_dict(json.loads(text))
-        except (KeyError, TypeError, IndexError, AttributeError, json.JSONDecodeError) as error:
+            return cls._from_dict(_SPEC(parse_json(text)))
+        except Invalid as error:
             raise InputError(
-                f"not a spec that canon wrote: {error!r}; write one with `canon inspect --spec`"
+                f"not a spec that canon wrote: {error}; write one with `canon inspect --save-spec`"
             ) from None
 
     @classmethod
     def _from_dict(cls, data: dict[str, Any]) -> PermutationSpec:
-        if data["format"] != "canon-spec-1":
-            raise InputError(
-                f"spec format {data['format']!r} is not known; this version reads 'canon-spec-1'"
-            )
         return cls(
-            groups={g["name"]: Group(**g) for g in data["groups"]},
+            groups=_groups(data["groups"]),
             axes={
                 name: tuple(Axis(tuple(tuple(Factor(*f) for f in seg) for seg in axis)) for axis in axes)
                 for name, axes in data["axes"].items()
@@ -186,3 +238,37 @@ class PermutationSpec:
             statistics=frozenset(data["statistics"]),
             frozen=dict(data["frozen"]),
         )
+
+
+def _factor(value: Any) -> list[Any]:
+    kinds: tuple[Check, ...] = (_SIZE, optional(_NAME), integer(-64, 64))
+    found = items(either(integer(), optional(_NAME)), 3)(value)
+    if len(found) != 3:
+        raise Invalid(f"expected [size, group, power], found {len(found)} entries")
+    return [check(one) for check, one in zip(kinds, found, strict=True)]
+
+
+def _groups(entries: list[dict[str, Any]]) -> dict[str, Group]:
+    found: dict[str, Group] = {}
+    for entry in entries:
+        if entry["name"] in found:
+            raise InputError(f"the group '{shown(entry['name'])}' stands twice; write a spec with each once")
+        found[entry["name"]] = Group(**entry)
+    return found
+
+
+_SIZE, _NAME = integer(0, 2**40), text(limit=2000)
+_SPEC = record(
+    {
+        "format": one_of("canon-spec-1"),
+        "groups": items(
+            record(
+                {"name": _NAME, "size": _SIZE},
+                {"within": optional(_NAME), "scale": one_of("none", "sign", "positive")},
+            )
+        ),
+        "axes": table(_NAME, items(items(items(_factor, 64), 10_000), 64)),
+        "statistics": items(_NAME),
+        "frozen": table(_NAME, text(limit=10_000)),
+    }
+)

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 # do not import each other.
 LAYERS = {
     "canon": [
-        ["errors", "types"],
+        ["errors", "types", "validation"],
         ["spec"],
         ["io"],
         ["actions"],
@@ -24,6 +24,7 @@ LAYERS = {
         ["equivalence"],
         ["alignment"],
         ["merging"],
+        ["api"],
         ["cli"],
         ["__main__"],
     ],

@@ -46,7 +46,7 @@ def carry(
     before = checkpoint.read(source)
     after = acts[kind](before.state)
     kept = before.with_state(after) if kind == "network" else Checkpoint(after, before.metadata)
-    checkpoint.write(out, kept)
+    checkpoint.write(out, kept, follow=True)
     return len(after)
 
 
@@ -61,7 +61,7 @@ def _carry_optimizer(element: Transform, source: Path, out: Path) -> int:
     by_name = {names[index]: slots for index, slots in whole["state"].items()}
     moved = element.apply_optimizer(by_name)
     whole["state"] = {index: moved[names[index]] for index in whole["state"]}
-    with replacing(out) as file:
+    with replacing(out, follow=True) as file:
         torch.save(whole, file)
     return sum(isinstance(value, Tensor) for slots in moved.values() for value in slots.values())
 

@@ -35,6 +35,7 @@ from rich.text import Text
 from typer.core import TyperGroup
 
 from canon.errors import InputError, WorkError
+from canon.validation import shown
 
 # Defaults for the options of a command, as in `json: bool = console.JSON`.
 JSON = typer.Option(
@@ -43,6 +44,8 @@ JSON = typer.Option(
 QUIET = typer.Option(False, "--quiet", "-q", help="No progress.")
 DEBUG = typer.Option(False, "--debug", help="Show the traceback of an error (may stand anywhere).")
 
+LONGEST = 2000
+"""Characters of an error that are shown: a damaged file's content may be in it."""
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
@@ -141,14 +144,17 @@ def explain(error: Exception) -> tuple[int, str]:
     if isinstance(error, OSError):
         if error.errno in _FULL:
             return 1, f"{error.strerror}; free some space and run again"
-        usage = isinstance(error, (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError))
+        usage = error.errno == errno.EROFS or isinstance(
+            error,
+            (FileNotFoundError, FileExistsError, PermissionError, IsADirectoryError, NotADirectoryError),
+        )
         where = f"{error.filename}: " if error.filename else ""
         return (2 if usage else 1), f"{where}{error.strerror or _line(error)}"
     return 1, f"{type(error).__name__}: {_line(error)} (unexpected; --debug shows where)"
 
 
 def _line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+    return shown(" ".join(str(error)[: 10 * LONGEST].split()), LONGEST) or type(error).__name__
 
 
 @contextmanager
@@ -171,7 +177,12 @@ def _interrupted(stop: BaseException | None) -> str:
 
 def say(text: str) -> None:
     """One line of talk, on standard error."""
-    print(text, file=sys.stderr, flush=True)
+    print(inert(text), file=sys.stderr, flush=True)
+
+
+def inert(text: str) -> str:
+    """`text` as a terminal may show it: control and bidirectional characters of names from files escaped."""
+    return "\n".join(shown(line, len(line)) for line in text.split("\n"))
 
 
 def show(result: Mapping[str, Any], text: RenderableType, as_json: bool) -> None:
@@ -180,6 +191,7 @@ def show(result: Mapping[str, Any], text: RenderableType, as_json: bool) -> None
         print(json_text(result), flush=True)
     else:
         width = None if sys.stdout.isatty() else 160  # files and pipes have no edge to wrap at
+        text = inert(text) if isinstance(text, str) else text
         Console(width=width, emoji=False).print(
             text, soft_wrap=isinstance(text, str), highlight=False, markup=False
         )

@@ -10,18 +10,19 @@ import typer
 from canon.cli import console, formatting
 from canon.cli.inputs_outputs import check_outputs, write_text
 from canon.cli.option_groups import HintOptions
-from canon.cli.options import Assume, Family, Input, Model, Network
+from canon.cli.options import Network
 
 
 def inspect(
     a: Network,
-    spec: Annotated[
-        Path | None, typer.Option("--spec", metavar="OUT.json", help="Write the spec here, to keep or amend.")
+    *,
+    hints: HintOptions,
+    save_spec: Annotated[
+        Path | None,
+        typer.Option(
+            "--save-spec", metavar="OUT.json", help="Write the spec to this new file, to keep or amend."
+        ),
     ] = None,
-    model: Model = None,
-    family: Family = None,
-    input: Input = None,
-    assume: Assume = None,
     json: bool = console.JSON,
 ) -> None:
     """Show the groups of A's units: what moves, what is frozen, and why.
@@ -30,13 +31,16 @@ def inspect(
 
       canon inspect resnet18.pth
 
-      canon inspect net.pt --model nets.py:build --input 1x3x32x32 --spec groups.json
+      canon inspect net.pt --model nets.py:build --input 1x3x32x32 --save-spec groups.json
     """
-    check_outputs(spec)
-    from canon.models.spec_resolution import read_one, resolve
+    check_outputs(save_spec)
+    from canon.api import inspection
+    from canon.errors import InputError
 
-    resolved = resolve(read_one(a), HintOptions(None, model, family, input, assume).hints())
-    if spec is not None:
-        write_text(spec, resolved.spec.to_json() + "\n")
-    found = formatting.spec(resolved.spec, resolved.source, resolved.assumptions)
-    console.show(found, formatting.tables(found), json)
+    if save_spec is not None and save_spec.exists():
+        raise InputError(f"--save-spec {save_spec} exists already; name a new file, or delete that one")
+    found = inspection.inspect(a, **hints.arguments())
+    if save_spec is not None:
+        write_text(save_spec, found.spec.to_json() + "\n")
+    told = formatting.spec(found.spec, found.source, found.assumptions)
+    console.show(told, formatting.tables(told), json)

@@ -20,7 +20,7 @@ app = console.application(
     "  a .pt2 file (torch.export)      traced and checked numerically\n\n"
     "  --model pkg.mod:build           your module, traced and checked numerically\n\n"
     "  a bare checkpoint               keys, shapes and config.json; --assume says what they do not\n\n"
-    "  --spec S.json                   a spec that `canon inspect --spec` wrote, amended by hand if need be"
+    "  --spec S.json                   a spec that `canon inspect --save-spec` wrote, amended by hand if need be"
 )
 
 

@@ -7,7 +7,6 @@ from typing import Annotated
 import typer
 
 from canon.cli import console
-from canon.cli.inputs_outputs import draws
 from canon.cli.option_groups import HintOptions
 from canon.cli.options import Network, Other
 
@@ -34,16 +33,9 @@ def verify(
 
       canon verify b.pt c.safetensors --model nets.py:build --input 1x3x32x32
     """
-    from canon.equivalence import same_by_relabelling, same_by_running
-    from canon.models.loading import find_runnable
-    from canon.models.spec_resolution import described, read_pair, resolve
+    from canon.api import inspection
 
-    pair, said = read_pair(a, b), hints.hints()
-    runnable = find_runnable(pair.known, said) or described(pair.known)
-    if runnable is not None:
-        result = same_by_running(pair.a.state, pair.b.state, runnable, draws(seed))
-    else:
-        result = same_by_relabelling(pair.a.state, pair.b.state, resolve(pair.known, said))
-    console.show(result, f"{result['verdict']}: {result['proof']}", json)
-    if not result["same"]:
-        raise typer.Exit(UNDECIDED if result["same"] is None else 1)
+    found = inspection.equivalent(a, b, seed=seed, **hints.arguments())
+    console.show(found.report, f"{found.report['verdict']}: {found.reason}", json)
+    if not found.same:
+        raise typer.Exit(UNDECIDED if found.same is None else 1)

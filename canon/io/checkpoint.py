@@ -29,10 +29,19 @@ _NESTED = ("state_dict", "model_state_dict", "model")
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A network as a file holds it: tensors in the file's order, and the file's own words about it.
+    """A network as a file holds it: tensors in the file's order, and what the file says beside them.
 
-    `program` is the exported program of a `.pt2` file, `versions` what `nn.Module.state_dict` notes
-    about its modules (a `.pt` file keeps it). `path` is the file, beside which a configuration may lie.
+    Args:
+        state: the tensors by name.
+        metadata: texts by name, as safetensors files hold them.
+        program: the exported program of a `.pt2` file.
+        versions: what `nn.Module.state_dict` notes about its modules (a `.pt` file keeps it).
+        path: the file, beside which a configuration may lie.
+
+    Example:
+        >>> import canon, torch
+        >>> canon.Checkpoint({"w": torch.zeros(2)}).with_state({"w": torch.ones(2)}).state["w"]
+        tensor([1., 1.])
     """
 
     state: dict[str, Tensor]
@@ -136,8 +145,12 @@ def write(
     path: str | os.PathLike[str],
     state: Mapping[str, Tensor] | Checkpoint,
     metadata: Mapping[str, str] | None = None,
+    *,
+    follow: bool = False,
 ) -> None:
     """Write a network, all of it or nothing; the suffix decides the format.
+
+    A symbolic link at `path` is replaced; with `follow`, the file that it points to is.
 
     Tied tensors stay tied in `.pt` files and are written twice in safetensors, which knows no ties.
     Raises `InputError` where the path cannot be written and `WorkError` where the disk is full.
@@ -146,18 +159,20 @@ def write(
     metadata = found.metadata if metadata is None else metadata
     suffix = check_suffix(path)
     if suffix == ".safetensors":
-        safetensors.write(path, found.state, metadata)
+        safetensors.write(path, found.state, metadata, follow=follow)
     elif suffix == ".pt2":
-        exported_program.write(path, found.program, found.state)
+        exported_program.write(path, found.program, found.state, follow=follow)
     else:
-        _write_pickle(path, found, metadata)
+        _write_pickle(path, found, metadata, follow)
 
 
-def _write_pickle(path: str | os.PathLike[str], found: Checkpoint, metadata: Mapping[str, str]) -> None:
+def _write_pickle(
+    path: str | os.PathLike[str], found: Checkpoint, metadata: Mapping[str, str], follow: bool
+) -> None:
     whole: Any = OrderedDict(found.state)
     if found.versions is not None:
         whole._metadata = found.versions
     if metadata:
         whole.file_metadata = dict(metadata)
-    with replacing(path) as file:
+    with replacing(path, follow=follow) as file:
         torch.save(whole, file)

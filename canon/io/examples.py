@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -12,7 +11,7 @@ import torch
 from torch import Tensor
 
 from canon.errors import InputError
-from canon.io.files import require_file
+from canon.io.arrays import read_npz
 
 
 @dataclass(frozen=True)
@@ -34,23 +33,30 @@ class Data:
 
 def read_data(path: str | os.PathLike[str], *, labels: bool = False) -> Data:
     """Read `x`, and `y` where it is there; `InputError` where the file is not such a file."""
-    require_file(path)
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in ("x", "y") if name in file}
-    except (ValueError, OSError, AttributeError, TypeError, zipfile.BadZipFile) as error:
-        raise InputError(
-            f"{path} is no .npz of plain arrays ({error}); write np.savez(path, x=x, y=y)"
-        ) from None
+    arrays = read_npz(path)
     wanted = ("x", "y") if labels else ("x",)
     missing = [name for name in wanted if name not in arrays]
     if missing:
         raise InputError(f"{path} lacks the array {missing[0]}; write np.savez(path, x=inputs, y=classes)")
+    if arrays["x"].dtype.kind in "US":
+        raise InputError(f"{path}: x holds text; expected numbers")
     x = torch.from_numpy(arrays["x"])
     x = x.float() if x.is_floating_point() else x.long()
     if x.is_floating_point() and not x.isfinite().all():
         raise InputError(f"{path}: x holds NaN or infinity")
-    y = torch.from_numpy(arrays["y"]).long() if "y" in arrays else None
+    y = _labels(path, arrays["y"]) if "y" in arrays else None
     if y is not None and len(y) != len(x):
         raise InputError(f"{path}: x has {len(x)} examples, y has {len(y)}")
     return Data(x, y)
+
+
+def _labels(path: str | os.PathLike[str], y: np.ndarray) -> Tensor:
+    if y.ndim != 1 or y.dtype.kind not in "iuf" or (y.size and not _are_classes(y)):
+        raise InputError(
+            f"{path}: y is {y.dtype} of shape {y.shape}; expected one class number, from 0, an example"
+        )
+    return torch.from_numpy(y.astype(np.int64))
+
+
+def _are_classes(y: np.ndarray) -> bool:
+    return bool(np.isfinite(y).all() and (y >= 0).all() and (y < 2**31).all() and (y == np.floor(y)).all())

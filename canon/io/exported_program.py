@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import copy
 import io
-import json
 import logging
 import os
-import pickle
 import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -19,41 +17,35 @@ from torch import Tensor, nn
 
 from canon.errors import InputError
 from canon.io.files import replacing
-from canon.io.torch_pickle import refusal
+from canon.io.program_archive import sanitized
+from canon.validation import Invalid, shown
+
+WAY_OUT = "save its state_dict as .safetensors and give its code with --model"
 
 
 def read(path: str | os.PathLike[str]) -> Any:
-    """The exported program in a file; `InputError` where it is none or carries code beyond its graph."""
+    """The exported program in a file, checked first; guards and notes for debugging are left out.
+
+    Raises `InputError` where the file is none, or carries anything but a graph and plain tensors.
+    """
     try:
-        with zipfile.ZipFile(path) as archive:
-            _refuse_code(path, archive)
+        safe = sanitized(path)
+    except Invalid as error:
+        raise InputError(f"{path} was refused: {error}; {WAY_OUT}") from None
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, EOFError, RuntimeError) as error:
+        raise InputError(
+            f"{path} is damaged or is no torch.export file ({shown(str(error), 120)}); "
+            "write it with torch.export.save"
+        ) from None
+    try:
         with _quiet_export():
-            program = torch.export.load(path)
-    except InputError:
-        raise
+            return torch.export.load(safe)
     except Exception as error:  # torch.export raises whatever its parser met
         first = (str(error) or type(error).__name__).splitlines()[0]
         raise InputError(
-            f"{path} is damaged or is no torch.export file ({first[:120]}); write it with torch.export.save"
+            f"{path} is damaged, or this version of PyTorch cannot read it ({shown(first, 120)}); "
+            "write it with torch.export.save"
         ) from None
-    return program
-
-
-def _refuse_code(path: str | os.PathLike[str], archive: zipfile.ZipFile) -> None:
-    # torch.export.load falls back to full unpickling for these records; here they must do without.
-    for name in archive.namelist():
-        folder, record = os.path.split(name)
-        if record.startswith("custom_obj"):
-            raise InputError(f"{path} carries the object {record}, which needs code to load; it was refused")
-        pickled = [name] if record.endswith(".pt") else []
-        if record.endswith("_config.json"):
-            entries = json.loads(archive.read(name)).get("config", {})
-            pickled = [f"{folder}/{e['path_name']}" for e in entries.values() if e.get("use_pickle")]
-        for item in pickled:
-            try:
-                torch.load(io.BytesIO(archive.read(item)), map_location="meta", weights_only=True)
-            except pickle.UnpicklingError as error:
-                raise InputError(refusal(path, str(error))) from None
 
 
 @contextmanager
@@ -69,7 +61,9 @@ def _quiet_export() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def write(path: str | os.PathLike[str], found: Any, state: Mapping[str, Tensor]) -> None:
+def write(
+    path: str | os.PathLike[str], found: Any, state: Mapping[str, Tensor], *, follow: bool = False
+) -> None:
     """Write the program `found` with the tensors of `state`; the program itself stays as it was."""
     if found is None:
         raise InputError(f"{path}: a .pt2 file holds a program, and there is none; write .safetensors")
@@ -81,5 +75,5 @@ def write(path: str | os.PathLike[str], found: Any, state: Mapping[str, Tensor])
     buffer = io.BytesIO()
     with _quiet_export():
         torch.export.save(program, buffer)
-    with replacing(path) as file:
+    with replacing(path, follow=follow) as file:
         file.write(buffer.getbuffer())

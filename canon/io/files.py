@@ -7,8 +7,11 @@ an interrupted or failed write leaves the old file, or none, and no rubbish.
 from __future__ import annotations
 
 import errno
+import glob
 import hashlib
 import os
+import re
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -16,20 +19,24 @@ from typing import BinaryIO
 
 from canon.errors import InputError, WorkError
 
+_HOST = re.sub(r"[^A-Za-z0-9]", "", socket.gethostname())[:20]  # the folder may be shared by machines
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 @contextmanager
-def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+def replacing(path: str | os.PathLike[str], *, follow: bool = False) -> Iterator[BinaryIO]:
     """A binary file that becomes `path` when the block ends well, and vanishes when it does not.
 
+    A symbolic link at `path` is replaced, since a folder from elsewhere may hold links to anything; with
+    `follow`, for a path that a person typed, the file that it points to is.
     Raises `InputError` where the folder cannot be written, `WorkError` where the disk is full.
     """
-    target = Path(os.path.realpath(path))  # a link keeps pointing where it did
+    target = Path(os.path.realpath(path) if follow else path)
     if target.is_dir():
         raise InputError(f"{path} is a directory; name a file in it")
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    temporary = target.with_name(f".{target.name}.{os.getpid()}@{_HOST}.tmp")
     try:
+        _remove_left_behind(target)
         with open(temporary, "wb") as file:
             yield file
             file.flush()
@@ -41,6 +48,24 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def _remove_left_behind(target: Path) -> None:
+    """Remove temporary files for `target` whose writers, processes of this machine, are gone."""
+    for path in target.parent.glob(f".{glob.escape(target.name)}.*@{_HOST}.tmp"):
+        writer = path.name.removesuffix(f"@{_HOST}.tmp").rpartition(".")[2]
+        if writer.isdecimal() and int(writer) != os.getpid() and not _is_alive(int(writer)):
+            path.unlink(missing_ok=True)
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        return True  # another user's process, or a system that does not say
+    return True
 
 
 def _flush_folder(folder: Path) -> None:
@@ -60,9 +85,9 @@ def _explain(path: str | os.PathLike[str], error: OSError) -> Exception:
     return InputError(f"{path} cannot be written: {error.strerror or error}")
 
 
-def atomic_write(path: str | os.PathLike[str], content: bytes | str) -> None:
-    """Write `content` (text as UTF-8) to `path`, all of it or nothing; errors as `replacing`."""
-    with replacing(path) as file:
+def atomic_write(path: str | os.PathLike[str], content: bytes | str, *, follow: bool = False) -> None:
+    """Write `content` (text as UTF-8) to `path`, all of it or nothing; errors and links as `replacing`."""
+    with replacing(path, follow=follow) as file:
         file.write(content.encode() if isinstance(content, str) else content)
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 import importlib.util
 import inspect
 import os
 import sys
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from canon.io.files import require_file
 from canon.tracing.exported_graph import copy_module
 from canon.types import State
 
-Inputs = tuple[Any, ...]
+Inputs = tuple[Any, ...] | dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -49,13 +50,24 @@ class Hints:
     """What a person said about the network: at most one of `spec` and `family`; `input` goes with `model`.
 
     `assume` ("heads=12", "chain") says what keys and shapes do not, and goes with neither `spec` nor `model`.
+    `model` is the code: "package.module:build", a module, or a callable that returns one.
     """
 
     spec: str | os.PathLike[str] | None = None
-    model: str | None = None
+    model: str | nn.Module | Callable[[], Any] | None = None
     family: str | None = None
     input: str | None = None
     assume: tuple[str, ...] = ()
+    example_inputs: Inputs | None = None
+
+    @property
+    def model_name(self) -> str:
+        """What messages call the code that was given."""
+        if self.model is None or isinstance(self.model, str):
+            return str(self.model)
+        if isinstance(self.model, nn.Module):
+            return f"the module {type(self.model).__name__}"
+        return getattr(self.model, "__qualname__", type(self.model).__name__)
 
     def __post_init__(self) -> None:
         if self.spec is not None and self.family is not None:
@@ -72,15 +84,43 @@ def find_runnable(found: Checkpoint, hints: Hints) -> Runnable | None:
     """The network's code: from `hints.model` ("package.module:build", "file.py:build") or its program."""
     if hints.model is None:
         return None if found.program is None else _from_program(found.program)
-    module, inputs = build(hints.model)
+    module, inputs = build(hints.model) if isinstance(hints.model, str) else _built(hints)
     if hints.input is not None:
         inputs = parse_input(hints.input)
+    if hints.example_inputs is not None:
+        inputs = hints.example_inputs
     if inputs is None:
-        raise InputError(f"{hints.model} gave no example inputs; add --input, as in --input 1x3x224x224")
-    load(module, found.state, hints.model)
+        inputs = guess_inputs(module)
+    if inputs is None:
+        raise InputError(
+            f"{hints.model_name} gave no example inputs; add --input, as in --input 1x3x224x224 "
+            "(in Python: example_inputs=torch.randn(1, 3, 224, 224))"
+        )
+    load(module, found.state, hints.model_name)
     if isinstance(inputs, dict):
         return Runnable(module.eval(), (), inputs)
     return Runnable(module.eval(), inputs)
+
+
+def _built(hints: Hints) -> tuple[nn.Module, Inputs | None]:
+    if isinstance(hints.model, nn.Module):
+        return copy.deepcopy(hints.model), None  # what the user holds is left as it is
+    assert callable(hints.model)
+    return _called(hints.model, hints.model_name)
+
+
+def guess_inputs(module: nn.Module) -> Inputs | None:
+    """Example inputs for a module that begins with a linear layer, None for any other.
+
+    A linear layer takes any batch of rows, so the guess cannot change the groups; whether the module runs
+    on it is seen when it is traced.
+    """
+    first = next(
+        (part for part in module.modules() if next(part.parameters(recurse=False), None) is not None), None
+    )
+    if isinstance(first, nn.Linear):
+        return (torch.randn(2, first.in_features, generator=torch.Generator().manual_seed(0)),)
+    return None
 
 
 def require_runnable(found: Runnable | None) -> Runnable:
@@ -107,7 +147,10 @@ def build(target: str) -> tuple[nn.Module, Inputs | dict[str, Any] | None]:
     where, _, name = target.rpartition(":")
     if not where or not name:
         raise InputError(f"--model {target}: write package.module:function or file.py:function")
-    function = _callable(target, where, name)
+    return _called(_callable(target, where, name), target)
+
+
+def _called(function: Callable[[], Any], target: str) -> tuple[nn.Module, Inputs | None]:
     try:
         made = function()
     except Exception as error:  # whatever a person's code raises is the command's input

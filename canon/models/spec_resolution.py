@@ -15,13 +15,13 @@ from pathlib import Path
 from torch import Tensor
 
 from canon.errors import InputError
-from canon.io.checkpoint import Checkpoint, read, require_finite, require_same
+from canon.io.checkpoint import Checkpoint
 from canon.io.files import require_file
 from canon.io.model_config import read_config
 from canon.models.loading import Hints, Runnable, find_runnable, load
-from canon.spec import PermutationSpec
+from canon.spec import Axis, PermutationSpec
 
-_CHECKED = "every group was verified numerically to keep the function, in float64"
+CHECKED = "every group was verified numerically to keep the function, in float64"
 
 
 @dataclass(frozen=True)
@@ -43,20 +43,24 @@ class Resolved:
 def resolve(found: Checkpoint, hints: Hints = Hints(), runnable: Runnable | None = None) -> Resolved:
     """The spec of `found`: from the hints, from its program, or recognised by keys and shapes.
 
-    `runnable` is the network's code where `find_runnable` has found it already. Raises `InputError` where nothing fits; the message names the ways out.
+    A spec from a file is proved wherever the network's code is known, and assumed elsewhere. `runnable` is
+    the code where `find_runnable` has found it already. Raises `InputError` where nothing fits, or where
+    a group of the spec changes the function; the message names the ways out.
     """
     runnable = runnable or find_runnable(found, hints)
     if hints.spec is not None:
-        source = f"spec {os.fspath(hints.spec)}"
+        source, spec = f"spec {os.fspath(hints.spec)}", read_spec(hints.spec, found.state)
+        runnable = runnable or described(found)
+        if runnable is not None:
+            require_symmetries(spec, found, runnable, source)
+            return Resolved(spec, source, CHECKED, runnable)
         assumption = f"the groups of {os.fspath(hints.spec)} are symmetries of the network (--spec)"
-        evidence = f"assuming {assumption}"
-        spec = read_spec(hints.spec, found.state)
-        return Resolved(spec, source, evidence, runnable, (assumption,), stated=True)
+        return Resolved(spec, source, f"assuming {assumption}", None, (assumption,), stated=True)
     if hints.family is None and hints.model is not None and runnable is not None:
         from canon.tracing.trace import trace
 
         traced = _within(trace(runnable.module, runnable.examples), found)
-        return Resolved(traced, f"traced from {hints.model}", _CHECKED, runnable)
+        return Resolved(traced, f"traced from {hints.model_name}", CHECKED, runnable)
     if hints.family is None and found.program is not None:
         from canon.tracing.trace import trace
 
@@ -64,7 +68,7 @@ def resolve(found: Checkpoint, hints: Hints = Hints(), runnable: Runnable | None
             raise InputError(
                 "--assume speaks of bare checkpoints; a .pt2 file holds the code, so leave it out"
             )
-        return Resolved(trace(found.program), "traced from the exported program", _CHECKED, runnable)
+        return Resolved(trace(found.program), "traced from the exported program", CHECKED, runnable)
     from canon.models.families import recognise
 
     config = read_config(found.path)
@@ -72,7 +76,7 @@ def resolve(found: Checkpoint, hints: Hints = Hints(), runnable: Runnable | None
         found.state, metadata=found.metadata, name=hints.family, assume=hints.assume, config=config
     )
     source = f"family {hints.family}" if hints.family else "recognised by keys and shapes"
-    evidence = _CHECKED
+    evidence = CHECKED
     if known.assumptions:
         evidence = f"assuming {'; '.join(known.assumptions)}"
     return Resolved(known.spec, source, evidence, runnable, known.assumptions, known.stated)
@@ -90,6 +94,35 @@ def described(found: Checkpoint) -> Runnable | None:
     return Runnable(module.eval(), inputs if isinstance(inputs, tuple) else (inputs,))
 
 
+def require_symmetries(spec: PermutationSpec, found: Checkpoint, runnable: Runnable, source: str) -> None:
+    """`InputError` unless every group and scale of a file's spec keeps the network's function."""
+    from canon.tracing.exported_graph import Program
+    from canon.tracing.numerical_check import prove_program
+
+    inputs = runnable.examples if found.program is None else None
+    program = Program.of(runnable.module if found.program is None else found.program, inputs)
+    identities = {
+        identity: name for name, (identity, _) in program.state_identities.items() if name in spec.axes
+    }
+    axes = dict(spec.axes)
+    for name, (identity, shape) in program.state_identities.items():
+        if name not in axes:  # tied to a tensor of the file, or no part of it
+            twin = identities.get(identity)
+            axes[name] = spec.axes[twin] if twin else tuple(Axis.fixed(size) for size in shape)
+    proof = prove_program(program, replace(spec, axes=axes))
+    wrong = [f"'{name}' by {apart:.1e} of their size" for name, apart in proof.failed.items()]
+    wrong += [
+        f"'{name}', scaled"
+        for name, group in spec.groups.items()
+        if name in proof.spec.groups and proof.spec.groups[name].scale != group.scale
+    ]
+    if wrong:
+        raise InputError(
+            f"{source} is wrong: the outputs change under the group {', '.join(wrong[:5])}; "
+            "leave --spec out, or write a new one with `canon inspect --save-spec`"
+        )
+
+
 def _within(spec: PermutationSpec, found: Checkpoint) -> PermutationSpec:
     """The spec without the keys that the file leaves out because they are tied to others."""
     axes = {name: axes for name, axes in spec.axes.items() if name in found.state}
@@ -98,36 +131,15 @@ def _within(spec: PermutationSpec, found: Checkpoint) -> PermutationSpec:
 
 def read_spec(path: str | os.PathLike[str], state: Mapping[str, Tensor]) -> PermutationSpec:
     """The spec in a JSON file, checked against `state`."""
+    if not os.path.exists(path):
+        raise InputError(
+            f"{path} does not exist; --spec reads a spec, `canon inspect --save-spec {path}` writes one"
+        )
     require_file(path)
     try:
         text = Path(path).read_text("utf-8")
     except UnicodeDecodeError:
-        raise InputError(f"{path} is not JSON; write a spec with `canon inspect --spec`") from None
+        raise InputError(f"{path} is not JSON; write a spec with `canon inspect --save-spec`") from None
     spec = PermutationSpec.from_json(text)
     spec.check(state)
     return spec
-
-
-@dataclass(frozen=True)
-class Pair:
-    """Two networks of one architecture, with finite weights; `known` is one that brings its program, if any."""
-
-    a: Checkpoint
-    b: Checkpoint
-    known: Checkpoint
-
-
-def read_one(path: str | os.PathLike[str]) -> Checkpoint:
-    """A network with finite weights."""
-    found = read(path)
-    require_finite(found.state, os.fspath(path))
-    return found
-
-
-def read_pair(a: str | os.PathLike[str], b: str | os.PathLike[str]) -> Pair:
-    """Two networks of one architecture; `InputError` lists the keys and shapes that differ."""
-    found_a, found_b = read(a), read(b)
-    require_same(found_a.state, found_b.state, os.fspath(a), os.fspath(b))
-    for path, found in ((a, found_a), (b, found_b)):
-        require_finite(found.state, os.fspath(path))
-    return Pair(found_a, found_b, found_a if found_b.program is None else found_b)

@@ -30,12 +30,26 @@ from canon.tracing.scale_inference import Degrees
 def trace(
     network: nn.Module | ExportedProgram, example_inputs: Any = None, *, prove: bool = True
 ) -> PermutationSpec:
-    """Groups and axis actions of every tensor of the network's `state_dict`.
+    """The permutation symmetries of a network, read from its graph.
 
-    `example_inputs` is a tensor, a tuple of positional or a dict of named inputs; a program brings its
-    own. With `prove`, every group is exercised with a random element in float64, and one that changes
-    the output is frozen and named in `spec.frozen`. The network is left untouched.
-    Raises `InputError` where torch.export cannot follow the network.
+    Args:
+        network: a module, or an exported program. It is left untouched.
+        example_inputs: a tensor, a tuple of positional or a dict of named inputs; a program brings its own.
+        prove: check every group numerically with a random element in float64; one that changes the output is frozen
+            and named in `spec.frozen`.
+
+    Returns:
+        Groups, and for every tensor of the network's `state_dict` which groups move which axes.
+
+    Raises:
+        InputError: torch.export cannot follow the network.
+
+    Example:
+        >>> import canon, torch
+        >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+        >>> spec = canon.trace(net, torch.randn(1, 4))
+        >>> spec.axes["0.weight"][0].groups == spec.axes["2.weight"][1].groups
+        True
     """
     program = Program.of(network, example_inputs)
     spec = _Reader(program).read()

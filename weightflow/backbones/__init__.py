@@ -87,8 +87,10 @@ def headless(module: nn.Module) -> nn.Module:
 
 def read_backbone(path: str | Path) -> Backbone:
     """A backbone from its file; `InputError` where the file is none."""
-    found = checkpoint.read(path)
     make = "make one with: weightflow backbone train, or weightflow backbone take"
+    if checkpoint.check_suffix(path) == ".pt2":  # a name in a zoo from elsewhere must not load a program
+        raise InputError(f"{path} is a program, not a backbone; {make}")
+    found = checkpoint.read(path)
     if KEY not in found.metadata:
         raise InputError(f"{path} is not a backbone: it does not say how images are prepared for it; {make}")
     try:

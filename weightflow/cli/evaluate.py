@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -43,6 +44,7 @@ def report(
     quiet: bool = console.QUIET,
 ) -> None:
     """Measure a run against trained networks and baselines: report.json and report.html."""
+    from canon.io.digests import with_digest
     from canon.io.files import atomic_write
     from weightflow.cli.report_tables import rich_tables
     from weightflow.generator.generator import Flow
@@ -58,7 +60,8 @@ def report(
     }
     found = make_report(run, seed, limit, replace(Flow(run).sampling, **asked), say)
     folder.mkdir(parents=True, exist_ok=True)
-    atomic_write(folder / "report.json", console.json_text(found))
+    plain = json.loads(console.json_text(found))  # the digest is of what the file says
+    atomic_write(folder / "report.json", console.json_text(with_digest(plain)))
     write_page(folder / "report.html", found)
     console.show(found, rich_tables(found), as_json)
     if not as_json:

@@ -9,11 +9,11 @@ import typer
 from typer.core import TyperGroup
 
 from canon.cli import console
-from weightflow.cli import backbone, downstream, evaluate, export, sample, train, zoo
+from weightflow.cli import backbone, downstream, evaluate, export, sample, train, verify, zoo
 
 PIPELINE = (
     *("demo", "backbone", "zoo", "canonicalize", "train", "sample", "evaluate", "report"),
-    *("fuse", "enhance", "transfer", "export"),
+    *("fuse", "enhance", "transfer", "export", "verify"),
 )
 
 
@@ -49,7 +49,7 @@ def demo(
 
 app.add_typer(backbone.app, name="backbone")
 app.add_typer(zoo.app, name="zoo")
-for stage in (train, sample, evaluate, downstream, export):
+for stage in (train, sample, evaluate, downstream, export, verify):
     app.add_typer(stage.app)
 
 

@@ -62,7 +62,7 @@ def train(
     from weightflow.zoo.store import Zoo
 
     opened = Zoo(zoo)
-    if resume and (out / "config.toml").exists():
+    if resume and training.is_begun(out):
         if settings or seed is not None or objective:
             console.say(f"going on with the settings in {out / 'config.toml'}")
         trainer = training.resume(opened, out)

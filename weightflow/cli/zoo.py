@@ -70,7 +70,7 @@ def inspect(
 def verify(
     zoo: Annotated[Path, typer.Argument(help="Folder of a zoo.")], as_json: bool = console.JSON
 ) -> None:
-    """Check every shard against its hash. Exit code 1 where one is missing or damaged."""
+    """Check shards, records, frame and base against their hashes. Exit code 1 where one is missing or damaged."""
     from weightflow.zoo.store import Zoo
 
     opened = Zoo(zoo)

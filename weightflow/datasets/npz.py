@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from canon.errors import InputError
+from canon.io.arrays import read_npz
 from weightflow.data import decoded_cache
 from weightflow.data.types import ClassificationData
 
@@ -29,16 +30,27 @@ def npz(path: str) -> ClassificationData:
 
 
 def _decode(name: str, source: Path, target: Path) -> None:
-    try:
-        arrays = dict(np.load(source, allow_pickle=False))
-    except Exception as error:
-        raise InputError(f"data set '{name}': {source} cannot be read: {error}") from None
+    arrays = read_npz(source)
     missing = {"inputs", "labels"} - arrays.keys()
     if missing:
         raise InputError(
             f"data set '{name}': {source} has no array {' nor '.join(sorted(missing))}; "
             f"it has: {', '.join(sorted(arrays))}"
         )
+    for key in {"inputs", "labels", "test_inputs", "test_labels"} & arrays.keys():
+        wanted = "iu" if key.endswith("labels") else "biuf"
+        if arrays[key].dtype.kind not in wanted:
+            raise InputError(f"data set '{name}': {key} is {arrays[key].dtype}; expected numbers")
+        if (
+            key.endswith("labels")
+            and arrays[key].size
+            and not 0 <= arrays[key].min() <= arrays[key].max() < 2**20
+        ):
+            raise InputError(f"data set '{name}': {key} must be class numbers from 0, below {2**20}")
+        if not key.endswith("labels") and not 2 <= arrays[key].ndim <= 4:
+            raise InputError(
+                f"data set '{name}': {key} has shape {arrays[key].shape}; expected images or rows"
+            )
     labels = arrays["labels"]
     names = arrays.get("class_names")
     count = int(labels.max()) + 1 if labels.size else 0

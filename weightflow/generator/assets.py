@@ -20,6 +20,18 @@ def files_of(header: runs.RunHeader) -> dict[str, Path]:
     return table | ({BACKBONE: Path(header.data.backbone)} if header.data.backbone else {})
 
 
+def require_kind(kept: str, path: Path) -> None:
+    """`InputError` unless the file is what `kept` should be: a run from elsewhere may name any file here."""
+    if kept == BACKBONE:
+        from weightflow.backbones import read_backbone
+
+        read_backbone(path)
+    else:
+        from weightflow.text.table_encoder import TableEncoder
+
+        TableEncoder(path)
+
+
 def naming(header: runs.RunHeader, folder: Path) -> runs.RunHeader:
     """The header that finds those files in `folder`."""
     config, zoo, data = header.config, header.zoo, header.data

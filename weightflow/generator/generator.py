@@ -22,7 +22,7 @@ from weightflow.flow.denoising import DENOISERS, Noise, denoise
 from weightflow.flow.sampling_config import ADAPTIVE_SHARE, SampleConfig
 from weightflow.flow.solver import FIXED_STEP, solve
 from weightflow.flow.velocity import Guided
-from weightflow.generator.assets import files_of, naming, with_own_files
+from weightflow.generator.assets import files_of, naming, require_kind, with_own_files
 from weightflow.generator.decode import decode, to_module
 from weightflow.generator.model_card import REPORT, card_of, read_report
 from weightflow.models.residual import make_generator
@@ -53,6 +53,7 @@ class Pretrained(ModelHubMixin, library_name="weightflow", tags=["weight-generat
         flow = cast("Flow", self)
         header = flow.header
         for kept, path in files_of(header).items():
+            require_kind(kept, path)
             shutil.copyfile(path, save_directory / kept)
         # Do not publish local paths.
         zoo = dataclasses.replace(header.zoo, path=Path(header.zoo.path).name)
@@ -262,7 +263,8 @@ class Flow(Pretrained):
     ) -> StateDict:
         """One network for each prompt and seed, stacked and padded to the run's number of logits."""
         words = self.prompts(prompts)
-        z = self.tokens(words, self.noise(seeds, words.present), config, seeds=seeds)
+        x = (config or self.sampling).noise * self.noise(seeds, words.present)
+        z = self.tokens(words, x, config, seeds=seeds)
         return self.with_statistics(decode(self.coordinates, z, words), prompts)
 
     def with_statistics(self, state: StateDict, prompts: Sequence[Prompt]) -> StateDict:

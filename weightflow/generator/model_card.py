@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from canon.errors import InputError
+from canon.io.digests import checked
+from canon.validation import Invalid, parse_json
 from weightflow.training.run_store import RunHeader
 
 REPORT = "report.json"
@@ -19,8 +21,8 @@ def read_report(folder: Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        return checked(path, parse_json(path.read_bytes()))
+    except (Invalid, AttributeError, TypeError) as error:
         raise InputError(f"{path} is damaged ({error}); write it again: weightflow report {folder}") from None
 
 

@@ -17,7 +17,10 @@ from canon.errors import InputError
 from weightflow.flow.sampling_config import SampleConfig
 from weightflow.generator.generator import Flow
 from weightflow.text import Prompt
+from weightflow.zoo import unfinished
 from weightflow.zoo.store import Record, read_manifest, write_manifest, write_shard
+
+WORK = "weightflow sample"
 
 
 @dataclass(frozen=True)
@@ -66,12 +69,17 @@ def generate_zoo(
     """`count` networks for each prompt, written as a zoo with lineage "generated"; tells of each prompt.
 
     A list of prompts is checked before the first network is made and done in groups of the batch size; of
-    any other iterable each prompt is done as it comes. An earlier generated zoo in the folder is replaced,
-    anything else is refused. Stopped halfway, what is finished is a zoo.
+    any other iterable each prompt is done as it comes. Stopped halfway, what is finished is a zoo. An earlier
+    generated zoo in the folder is replaced at the end (until then the new one lies beside it; where the work
+    fails the earlier one stays), anything else is refused.
     """
     if count < 1:
         raise InputError(f"--count is {count}; ask for 1 network or more")
-    _refuse_other_content(folder)
+    unfinished.recover(folder)
+    earlier = _holds_earlier(folder)
+    place = unfinished.beside(folder) if earlier else folder
+    if earlier and (place / "zoo.json").exists() and read_manifest(place).get("lineage") == "generated":
+        shutil.rmtree(place)  # its writer was killed before it could put it in its place
     group = 1
     if isinstance(prompts, Sequence):
         flow.prompts(prompts)
@@ -83,14 +91,22 @@ def generate_zoo(
         "lineage": "generated",
         "recipe": {"run": str(flow.folder.resolve()), "method": config.method, "steps": config.steps},
     }
-    shards, waiting = 0, iter(prompts)
+    shards, waiting, failed = 0, iter(prompts), False
     try:
         while part := list(islice(waiting, group)):
-            yield from _make(flow, part, count, seed, config, folder, shards, shards * group * count)
+            yield from _make(flow, part, count, seed, config, place, shards, shards * group * count)
             shards += 1
+    except Exception:
+        failed = True
+        raise
     finally:
-        if shards:
-            write_manifest(folder, header, shards)
+        if failed and earlier:
+            shutil.rmtree(place, ignore_errors=True)
+        elif shards:
+            write_manifest(place, header, shards)
+            unfinished.finish(place)
+            if earlier:
+                unfinished.exchange(place, folder)
 
 
 def _make(
@@ -118,8 +134,8 @@ def _make(
         )
         for row, prompt in enumerate(asked)
     ]
-    if shard == 0:  # from here on there is something to put in its place
-        _clear(folder)
+    if shard == 0:
+        unfinished.begin(folder, WORK)
     write_shard(folder, shard, state, records)
     return [
         Made(prompt, tuple(r.id for r in records[i * count : (i + 1) * count]), seeds, seconds)
@@ -127,16 +143,11 @@ def _make(
     ]
 
 
-def _refuse_other_content(folder: Path) -> None:
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
-        return
-    if folder.is_dir() and (folder / "zoo.json").exists():
+def _holds_earlier(folder: Path) -> bool:
+    """Whether the folder holds a generated zoo; `InputError` where it holds anything else."""
+    if (folder / "zoo.json").exists() and not unfinished.is_unfinished(folder, WORK):
         if read_manifest(folder).get("lineage") == "generated":
-            return
+            return True
         raise InputError(f"{folder} holds a zoo of trained networks; choose another name")
-    raise InputError(f"{folder} is not an empty folder; choose another name")
-
-
-def _clear(folder: Path) -> None:
-    (folder / "zoo.json").unlink(missing_ok=True)
-    shutil.rmtree(folder / "shards", ignore_errors=True)
+    unfinished.require_free(folder, WORK)
+    return False

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from canon.errors import InputError
-from canon.io.files import require_file
+from canon.io.arrays import read_npz
 from weightflow.registry import suggest
 from weightflow.text.encoder import TextEncoder
 
@@ -20,15 +20,17 @@ class TableEncoder(TextEncoder):
     """Vectors looked up by name; a name that the table lacks is an error with the nearest ones."""
 
     def __init__(self, path: str | Path) -> None:
-        require_file(path)
-        try:
-            with np.load(path, allow_pickle=False) as table:
-                names, vectors = table["names"], table["embeddings"]
-        except (ValueError, KeyError, OSError) as error:
-            raise InputError(
-                f"{path} is not a table of vectors ({error}); it needs arrays 'names' and 'embeddings'"
-            ) from None
-        if vectors.ndim != 2 or len(names) != len(vectors) or not np.isfinite(vectors).all():
+        table = read_npz(path)
+        if not {"names", "embeddings"} <= table.keys():
+            raise InputError(f"{path} is not a table of vectors; it needs arrays 'names' and 'embeddings'")
+        names, vectors = table["names"], table["embeddings"]
+        if (
+            vectors.dtype.kind not in "iuf"
+            or names.ndim != 1
+            or vectors.ndim != 2
+            or len(names) != len(vectors)
+            or not np.isfinite(vectors).all()
+        ):
             raise InputError(
                 f"{path}: {names.shape} names and {vectors.shape} embeddings, expected (n,) and (n, width), finite"
             )

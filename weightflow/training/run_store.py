@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,9 @@ from torch import Tensor
 
 from canon.errors import InputError
 from canon.io import checkpoint
+from canon.io.digests import checked, with_digest
 from canon.io.files import atomic_write
+from canon.validation import parse_json
 from weightflow import config as settings
 from weightflow import datasets
 from weightflow import representation as coordinate_kinds
@@ -71,21 +73,21 @@ def write_header(folder: Path, header: RunHeader) -> None:
         "train": settings.to_dict(header.config),
     }
     shape = {"architecture": header.architecture.to_dict(), "layout": header.layout.to_dict()}
-    atomic_write(folder / "layout.json", json.dumps(shape, indent=1))
-    atomic_write(folder / "config.toml", tomli_w.dumps(tables))
+    atomic_write(folder / "layout.json", json.dumps(with_digest(shape), indent=1))
+    atomic_write(folder / "config.toml", tomli_w.dumps(with_digest(tables)))
 
 
 def read_header(folder: Path) -> RunHeader:
     """`InputError` where the folder is no run, or one of a format that this version cannot read."""
     if not (folder / "config.toml").exists():
         raise InputError(f"{folder} is not a run: it has no config.toml; make one with `weightflow train`")
-    tables = settings.read_toml(folder / "config.toml")
+    tables = checked(folder / "config.toml", settings.read_toml(folder / "config.toml"))
     if tables.get("format") != FORMAT:
         raise InputError(
             f"{folder} is a run of format {tables.get('format')!r}; this version reads {FORMAT!r}: train it again"
         )
     try:
-        shape = json.loads((folder / "layout.json").read_text(encoding="utf-8"))
+        shape = checked(folder / "layout.json", parse_json((folder / "layout.json").read_bytes()))
         return RunHeader(
             config=settings.build(TrainConfig, tables["train"], "train."),
             zoo=settings.build(ZooReference, tables["zoo"], "zoo."),
@@ -94,7 +96,9 @@ def read_header(folder: Path) -> RunHeader:
             encoder=tables["encoder_identity"],
             data=_facts(tables),
         )
-    except (OSError, KeyError, TypeError, json.JSONDecodeError) as error:
+    except InputError:
+        raise
+    except (OSError, KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         raise InputError(f"{folder} is damaged ({error!r}); train the run again") from None
 
 
@@ -111,14 +115,26 @@ def write_checkpoint(
     coordinates: Coordinates,
     frame: Mapping[str, Tensor],
     step: int,
+    trained: int | None = None,
 ) -> None:
+    """Write what sampling needs: averaged weights as of `step`, in a run of `trained` steps so far."""
     tensors = {
         **pack("raw", raw),
         **pack("average", average),
         **pack("coordinates", coordinates.tensors()),
         **pack("frame", frame),
     }
-    checkpoint.write(folder / "checkpoint.safetensors", tensors, {"format": FORMAT, "step": str(step)})
+    said = {"format": FORMAT, "step": str(step)} | ({} if trained is None else {"trained": str(trained)})
+    checkpoint.write(folder / "checkpoint.safetensors", tensors, said)
+
+
+def checkpoint_step(folder: Path) -> int | None:
+    """How many steps the run of a checkpoint had taken; None where there is none, or none that can be read."""
+    path = folder / "checkpoint.safetensors"
+    try:
+        return int(checkpoint.read(path).metadata["trained"])
+    except (InputError, KeyError, ValueError):
+        return None
 
 
 @dataclass(frozen=True)
@@ -146,8 +162,39 @@ def read_checkpoint(folder: Path, header: RunHeader) -> Weights:
     return Weights(unpack("average", tensors), coordinates, unpack("frame", tensors))
 
 
+def verify_run(folder: Path) -> list[str]:
+    """What is wrong with a run or a saved generator, one line a file; empty when all is well."""
+    problems = []
+
+    def attempt(read: Callable[[], object]) -> None:
+        try:
+            read()
+        except InputError as error:
+            problems.append(str(error))
+
+    attempt(lambda: read_header(folder))
+    for name in ("checkpoint.safetensors", "state.safetensors", "backbone.safetensors"):
+        if (folder / name).exists():
+            attempt(lambda path=folder / name: checkpoint.read(path))  # type: ignore[misc]
+        elif name == "checkpoint.safetensors":
+            problems.append(f"{folder / name} is missing; go on with the training, or restore it")
+    if (report := folder / "report.json").exists():
+        attempt(lambda: _checked_report(report))
+    return problems
+
+
+def _checked_report(path: Path) -> None:
+    try:
+        checked(path, parse_json(path.read_bytes()))
+    except (ValueError, TypeError, AttributeError) as error:
+        raise InputError(f"{path} is damaged ({error}); write it again: weightflow report") from None
+
+
 def append_metrics(folder: Path, line: Mapping[str, Any]) -> None:
-    with open(folder / "metrics.jsonl", "a", encoding="utf-8") as file:
+    path = folder / "metrics.jsonl"
+    if path.is_symlink():
+        raise InputError(f"{path} is a symbolic link; delete it, and run the command again")
+    with open(path, "a", encoding="utf-8") as file:
         file.write(json.dumps(line) + "\n")
 
 

@@ -41,9 +41,12 @@ from weightflow.training.losses import Loss, Terms
 from weightflow.training.state_dicts import optimizer_tensors, pack, restore_optimizer, unpack
 from weightflow.training.unseen_tasks import TasksBeyond
 from weightflow.zero_shot.fit import fit_anchors
+from weightflow.zoo import unfinished
 from weightflow.zoo.canonicalize import is_canonical, read_frame
 from weightflow.zoo.splits import learn_and_choose, only_task
 from weightflow.zoo.store import Zoo
+
+WORK = "weightflow train"
 
 
 @dataclass
@@ -229,8 +232,19 @@ class Trainer:
         }
         checkpoint.write(self.folder / "state.safetensors", tensors, counters)
         runs.write_checkpoint(
-            self.folder, self.model.state_dict(), self.best_average, self.coordinates, self.frame, p.best_step
+            self.folder,
+            self.model.state_dict(),
+            self.best_average,
+            self.coordinates,
+            self.frame,
+            p.best_step,
+            p.step,
         )
+
+    def complete(self) -> None:
+        """Write the checkpoint of the state that was restored, where the run was killed between the two."""
+        if runs.checkpoint_step(self.folder) != self.progress.step:
+            self.save()
 
     def restore(self) -> None:
         """Go on from the folder's state: weights, averages, moments, random numbers, counters."""
@@ -274,12 +288,21 @@ def _warmup_cosine(step: int, config: TrainConfig) -> float:
 
 def start(zoo: Zoo, config: TrainConfig, folder: Path) -> Trainer:
     """A new run in an empty folder."""
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if not is_begun(folder):
+        unfinished.require_free(folder, WORK)
+    else:
         raise InputError(f"{folder} is not empty; choose another name, or go on with it: --resume")
     trainer = Trainer(zoo, config, folder)
+    unfinished.begin(folder, WORK)
     runs.write_header(folder, trainer.header)
     trainer.save()
+    unfinished.finish(folder)
     return trainer
+
+
+def is_begun(folder: Path) -> bool:
+    """Whether the folder holds a run that can go on; one that was killed before its first state cannot."""
+    return (folder / "config.toml").exists() and not unfinished.is_unfinished(folder, WORK)
 
 
 def resume(zoo: Zoo, folder: Path) -> Trainer:
@@ -298,4 +321,5 @@ def resume(zoo: Zoo, folder: Path) -> Trainer:
     trainer = Trainer(zoo, header.config, folder)
     if (folder / "state.safetensors").exists():
         trainer.restore()
+        trainer.complete()
     return trainer

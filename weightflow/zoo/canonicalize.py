@@ -19,8 +19,10 @@ from weightflow import datasets
 from weightflow.batched.class_axes import gather_classes, scatter_classes, widen
 from weightflow.batched.tasks import Task
 from weightflow.networks.architectures import Architecture
+from weightflow.zoo import unfinished
 from weightflow.zoo.store import Zoo, read_manifest, write_zoo
 
+WORK = "weightflow canonicalize"
 FRAME = "frame.safetensors"
 
 
@@ -38,13 +40,12 @@ def canonicalize_zoo(zoo: Zoo, out: Path, progress: Callable[[int], None] = lamb
     """Write the canonical zoo and its frame to `out`; ids, tasks, seeds and accuracies are kept."""
     if out.resolve() == zoo.path.resolve():
         raise InputError(f"{out} is the zoo itself; name another folder for the canonical one")
-    if out.exists() and not (out / FRAME).exists() and (not out.is_dir() or any(out.iterdir())):
-        raise InputError(f"{out} is not empty and holds no canonical zoo; choose another name")
-    if (out / "zoo.json").exists() and _source(out) != zoo.identity:
+    if not (out / FRAME).exists() or unfinished.is_unfinished(out, WORK):
+        unfinished.require_free(out, WORK)
+    elif (out / "zoo.json").exists() and _source(out) != zoo.identity:
         raise InputError(
             f"{out} holds the canonical form of another zoo than {zoo.path}; choose another name, or delete it"
         )
-    out.mkdir(parents=True, exist_ok=True)
     architecture, records = zoo.architecture, zoo.records
     seen = zoo.rows("seen") or zoo.rows()
     wide = widen(architecture, len(datasets.load(zoo.dataset).class_names))
@@ -55,11 +56,16 @@ def canonicalize_zoo(zoo: Zoo, out: Path, progress: Callable[[int], None] = lamb
     # everyone takes the one way into the frame that any other network takes later
     state = follow(architecture, frame, zoo.load(), [record.task for record in records])
     progress(len(records) - len(seen))
+    if (out / FRAME).exists():
+        unfinished.mark(out, WORK)
+    else:
+        unfinished.begin(out, WORK)
     checkpoint.write(out / FRAME, frame)
     header = {
         key: value for key, value in zoo.manifest.items() if key not in ("format", "shards", "records_sha256")
     }
     write_zoo(out, {**header, "canonical": {"source": zoo.identity}}, state, records)
+    unfinished.finish(out)
 
 
 def is_canonical(zoo: Zoo) -> bool:

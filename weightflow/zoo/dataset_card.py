@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from canon.errors import InputError
 from canon.io.files import atomic_write
 from weightflow import datasets
 from weightflow.networks.readout import Cosine
@@ -17,6 +18,8 @@ CARD = "README.md"
 def write_card(zoo: Zoo) -> Path:
     """Write README.md into the zoo's folder: tasks, texts, accuracies, lineage, licence of the data."""
     path = zoo.path / CARD
+    if path.is_symlink():
+        raise InputError(f"{path} is a symbolic link; delete it, and run the command again")
     atomic_write(path, card(zoo))
     return path
 

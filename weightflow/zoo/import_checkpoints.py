@@ -14,9 +14,11 @@ from weightflow import datasets
 from weightflow.batched.accuracy import measured
 from weightflow.networks.architectures import Architecture
 from weightflow.text import Prompt
+from weightflow.zoo import unfinished
 from weightflow.zoo.network_file import Network, read_network
 from weightflow.zoo.store import Record, write_manifest, write_shard
 
+WORK = "weightflow zoo import"
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
 
 
@@ -58,8 +60,7 @@ def import_zoo(
     A network's classes are `classes`, or what its file says, or all of the data set in its order.
     Every file is read before anything is written; `InputError` names those that do not fit.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise InputError(f"{out} is not an empty folder; choose another name")
+    unfinished.require_free(out, WORK)
     data = datasets.load(dataset)
     given = Prompt(tuple(classes)) if classes else None
     everything = Prompt(data.class_names) if len(data.class_names) <= architecture.classes else None
@@ -71,7 +72,7 @@ def import_zoo(
         return found
 
     _check(files, read)
-    out.mkdir(parents=True, exist_ok=True)
+    unfinished.begin(out, WORK)
     for index, start in enumerate(range(0, len(files), shard_size)):
         part = files[start : start + shard_size]
         networks = [read(path) for path in part]
@@ -93,6 +94,7 @@ def import_zoo(
         progress(len(part))
     header = {"architecture": architecture.to_dict(), "dataset": dataset, "lineage": lineage}
     write_manifest(out, {**header, "recipe": {"imported": str(files[0].parent.resolve())}}, index + 1)
+    unfinished.finish(out)
     return len(files)
 
 

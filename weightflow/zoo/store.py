@@ -23,9 +23,13 @@ import torch
 from torch import Tensor
 
 from canon.errors import InputError
-from canon.io import checkpoint
-from canon.io.files import atomic_write, sha256
+from canon.io import checkpoint, safetensors
+from canon.io.digests import checked, with_digest
+from canon.io.files import atomic_write, require_file, sha256
 from canon.types import StateDict
+from canon.validation import Invalid, integer, items, number, optional, parse_json, record, table, text
+from weightflow import config
+from weightflow.batched.config import TrainingRecipe
 from weightflow.batched.tasks import Task
 from weightflow.networks.architectures import Architecture
 
@@ -57,8 +61,29 @@ class Record:
 
     @classmethod
     def from_json(cls, text: str) -> Record:
-        data = json.loads(text)
+        data = _RECORD(parse_json(text, 1 << 20))
         return cls(**{**data, "classes": tuple(data["classes"])})
+
+
+_NAME = text(limit=1000)
+_RECORD = record(
+    {
+        # An id becomes the name of a file, so it must not lead out of the file's folder.
+        "id": text(r"[^\x00-\x1f\x7f/\\.][^\x00-\x1f\x7f/\\]*", 200),
+        "seed": integer(),
+        "dataset": _NAME,
+        "split": _NAME,
+        "classes": items(_NAME, 100_000),
+        "lineage": _NAME,
+    },
+    {
+        "parent": optional(_NAME),
+        "accuracy": table(_NAME, number),
+        "steps": optional(integer(0)),
+        "shard": integer(0),
+        "row": integer(0),
+    },
+)
 
 
 def shard_path(folder: Path, index: int) -> Path:
@@ -75,12 +100,12 @@ def write_shard(folder: Path, index: int, state: Mapping[str, Tensor], records: 
 
 
 def read_shard_records(path: Path) -> list[Record]:
-    from safetensors import safe_open
-
     try:
-        with safe_open(path, framework="pt") as shard:  # type: ignore[no-untyped-call]
-            return [Record.from_json(line) for line in shard.metadata()["records"].splitlines()]
-    except Exception as error:
+        header = safetensors.read_header(path, require_file(path))
+        metadata = header["__metadata__"]
+        safetensors.verify(path, metadata.get(safetensors.DIGEST))
+        return [Record.from_json(line) for line in metadata["records"].splitlines()]
+    except (InputError, Invalid, KeyError, TypeError) as error:
         raise InputError(f"{path} is damaged ({error}); delete it and build the zoo again") from None
 
 
@@ -100,7 +125,7 @@ def write_manifest(folder: Path, header: Mapping[str, Any], count: int) -> None:
         "records_sha256": hashlib.sha256(text.encode()).hexdigest(),
         "shards": shards,
     }
-    atomic_write(folder / "zoo.json", json.dumps(manifest, indent=1))
+    atomic_write(folder / "zoo.json", json.dumps(with_digest(manifest), indent=1))
 
 
 def write_zoo(
@@ -133,20 +158,37 @@ class Zoo:
     def records(self) -> list[Record]:
         path = self.path / "records.jsonl"
         try:
-            text = path.read_text(encoding="utf-8")
+            content = path.read_bytes()
         except FileNotFoundError:
             raise InputError(f"{path} is missing; run the command that built the zoo again") from None
-        if hashlib.sha256(text.encode()).hexdigest() != self.manifest["records_sha256"]:
+        if hashlib.sha256(content).hexdigest() != self.manifest["records_sha256"]:
             raise InputError(f"{path} does not match its hash in zoo.json; build the zoo again to restore it")
         try:
-            return [Record.from_json(line) for line in text.splitlines()]
+            records = [Record.from_json(line) for line in content.decode().splitlines()]
+            self._check_places(records)
+            return records
         except (TypeError, KeyError, ValueError) as error:
             raise InputError(f"{path} holds a record that this version cannot read: {error}") from None
+
+    def _check_places(self, records: Sequence[Record]) -> None:
+        """Every record lies in its own row of a shard that there is."""
+        held = [shard["networks"] for shard in self.manifest["shards"]]
+        for place, one in enumerate(records):
+            if one.shard >= len(held) or one.row >= held[one.shard]:
+                raise ValueError(
+                    f"record {place} lies in row {one.row} of shard {one.shard}, which is not there"
+                )
 
     @property
     def identity(self) -> str:
         """A hash of all that the zoo holds: manifest, records and shards by their hashes."""
         return hashlib.sha256(json.dumps(self.manifest, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def training_recipe(self) -> TrainingRecipe | None:
+        """How its networks were trained; None where that is not known, as of imported ones."""
+        tables = self.manifest.get("recipe", {}).get("training")
+        return None if tables is None else config.build(TrainingRecipe, tables, "training.")
 
     def __len__(self) -> int:
         return sum(shard["networks"] for shard in self.manifest["shards"])
@@ -181,12 +223,29 @@ class Zoo:
         return self.architecture.trim(state, len(self.records[row].classes))
 
     def verify(self) -> list[str]:
-        """What is wrong with each missing or damaged shard, one line each; empty when all is well."""
-        return [
-            problem
-            for index in range(len(self.manifest["shards"]))
-            if (problem := self._problem(index)) is not None
-        ]
+        """What is wrong with each missing or damaged file, one line each; empty when all is well."""
+        shards = [self._problem(index) for index in range(len(self.manifest["shards"]))]
+        return [problem for problem in (*shards, *self._other_problems()) if problem is not None]
+
+    def _other_problems(self) -> Iterator[str]:
+        """What is wrong with the records, the frame and the base."""
+        files = {
+            "frame.safetensors": "canonical" in self.manifest,
+            "base.safetensors": "base" in self.manifest,
+        }
+        try:
+            _ = self.records
+            for name, wanted in files.items():
+                path = self.path / name
+                if path.exists():
+                    checkpoint.read(path)
+                elif wanted:
+                    yield f"{path} is missing; run the command that made the zoo again"
+        except InputError as error:
+            yield str(error)
+        base = self.path / "base.safetensors"
+        if base.exists() and "base" in self.manifest and sha256(base) != self.manifest["base"].get("sha256"):
+            yield f"{base} is not the network whose SHA-256 is in zoo.json; build the zoo again in a new folder"
 
     def _shard(self, index: int) -> StateDict:
         problem = self._problem(index)
@@ -210,16 +269,17 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     if not folder.is_dir():
         raise InputError(f"{folder} is not a zoo: there is no such folder")
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
+        manifest = parse_json(path.read_bytes())
     except FileNotFoundError:
         raise InputError(
             f"{folder} is not a zoo: it has no zoo.json; was its building stopped? Run it again"
         ) from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except Invalid as error:
         raise InputError(f"{path} is damaged ({error}); build the zoo again to restore it") from None
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         found = manifest.get("format") if isinstance(manifest, dict) else type(manifest).__name__
         raise InputError(f"{path} has format {found!r}; this version reads {FORMAT!r}")
+    manifest = checked(path, manifest)
     missing = {"architecture", "dataset", "records_sha256", "shards"} - manifest.keys()
     if missing:
         raise InputError(f"{path} lacks {', '.join(sorted(missing))}; build the zoo again to restore it")

@@ -41,6 +41,10 @@ def build():
     layers = nn.Linear({IN}, {HIDDEN}), nn.ReLU(), nn.Linear({HIDDEN}, {HIDDEN}), nn.ReLU(), nn.Linear({HIDDEN}, {OUT})
     return nn.Sequential(*layers), torch.zeros(4, {IN})
 
+def conv():
+    return nn.Conv2d(3, 4, 3)
+
+
 def bare():
     return build()[0]
 
@@ -218,15 +222,48 @@ def test_align_says_why_nothing_moved(canon, folder):
 
 
 def test_a_wrong_spec_is_caught_by_running_the_network(canon, folder):
-    text = SPEC.to_json().replace('"4.weight"', '"x"', 1)
     axes = dict(SPEC.axes) | {"4.weight": (Axis.fixed(OUT), Axis.fixed(HIDDEN))}
     (folder / "wrong.json").write_text(PermutationSpec(SPEC.groups, axes).to_json())
-    assert text
-    code, out, err = canon("align a.pt b.pt --spec wrong.json --model nets.py:build --out c.pt")
-    assert code == 1
-    assert "does not compute the same function" in err
-    assert out == ""
-    assert not (folder / "c.pt").exists()
+    for command in ("align a.pt b.pt --out c.pt", "canonicalize a.pt --out c.pt", "inspect a.pt"):
+        code, out, err = canon(f"{command} --spec wrong.json --model nets.py:build")
+        assert code == 2
+        assert "spec wrong.json is wrong: the outputs change under the group 'g'" in err
+        assert out == ""
+        assert not (folder / "c.pt").exists()
+
+
+def test_a_scale_that_the_network_lacks_is_caught(canon, folder):
+    (folder / "tanh.py").write_text((folder / "nets.py").read_text().replace("nn.ReLU()", "nn.Tanh()"))
+    code, _, err = canon("align a.pt b.pt --spec s.json --model tanh.py:build --out c.pt")
+    assert code == 2
+    assert "'h', scaled" in err
+
+
+def test_without_code_a_spec_is_said_to_be_assumed(canon, folder):
+    axes = dict(SPEC.axes) | {"4.weight": (Axis.fixed(OUT), Axis.fixed(HIDDEN))}
+    wrong = PermutationSpec(SPEC.groups, axes)
+    (folder / "wrong.json").write_text(wrong.to_json())
+    state = checkpoint.read("a.pt").state
+    moved = perm.apply(wrong, perm.random(wrong, torch.Generator().manual_seed(1)), state)
+    torch.save(moved, "moved.pt")
+    _, out, _ = canon("verify a.pt moved.pt --spec wrong.json --json")
+    assert json.loads(out)["spec_assumed"] is True
+    assert json.loads(out)["verdict"] == "the same function, assuming the spec"
+    for command in ("align a.pt moved.pt --out c.pt", "canonicalize a.pt --out d.pt"):
+        assert "assuming the spec, which was not checked" in canon(f"{command} --spec wrong.json")[1]
+
+
+def test_inspect_reads_a_spec_and_writes_one_only_to_a_new_file(canon, folder):
+    before = (folder / "s.json").read_bytes()
+    assert canon("inspect a.pt --spec s.json")[0] == 0
+    code, _, err = canon("inspect a.pt --save-spec s.json")
+    assert code == 2
+    assert "s.json exists already" in err
+    code, _, err = canon("inspect a.pt --spec new.json")
+    assert code == 2
+    assert "--spec reads a spec, `canon inspect --save-spec new.json` writes one" in err
+    assert (folder / "s.json").read_bytes() == before
+    assert not (folder / "new.json").exists()
 
 
 def test_balance_gives_c_the_scales_of_a(canon):
@@ -471,7 +508,7 @@ def test_linear_layers_take_what_a_norm_learned(canon, folder):
 
 
 def test_a_model_is_traced(canon, folder):
-    code, out, _ = canon("inspect a.pt --model nets.py:build --spec traced.json --json")
+    code, out, _ = canon("inspect a.pt --model nets.py:build --save-spec traced.json --json")
     assert code == 0
     found = json.loads(out)
     assert sorted(group["size"] for group in found["groups"]) == [HIDDEN, HIDDEN]
@@ -578,7 +615,7 @@ BAD = {
     "no colon": ("align a.pt b.pt --spec s.json --model nets", "file.py:function"),
     "not callable": ("align a.pt b.pt --spec s.json --model nets.py:number", "has no function number"),
     "arguments": ("align a.pt b.pt --spec s.json --model nets.py:needs", "needs width"),
-    "no inputs": ("align a.pt b.pt --spec s.json --model nets.py:bare", "add --input"),
+    "no inputs": ("align a.pt b.pt --spec s.json --model nets.py:conv", "add --input"),
     "bad input": ("align a.pt b.pt --spec s.json --model nets.py:bare --input 4xa", "write a shape as"),
     "input alone": ("align a.pt b.pt --spec s.json --input 4x5", "give a --model too"),
     "wrong model": (

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 from canon.errors import InputError
 from canon.merging.activation_repair import BATCH_NORMS
 from canon.spec import PermutationSpec
+from canon.validation import Invalid, boolean, either, integer, items, nothing, number, record, table, text
 from weightflow.networks.architectures.cnn import cnn
 from weightflow.networks.architectures.head import adapter, linear_head
 from weightflow.networks.architectures.mlp import mlp
@@ -38,6 +40,19 @@ FAMILIES: dict[str, Callable[..., nn.Module]] = {
     "linear_head": linear_head,
     "adapter": adapter,
 }
+
+
+MOST_PARAMETERS = 2**34
+_ARGUMENT = either(number, text(limit=1000), boolean, nothing, items(either(number, text(limit=1000)), 1000))
+_CHECK = record(
+    {
+        "name": text(limit=100),
+        "arguments": table(text(limit=100), _ARGUMENT),
+        "input_shape": items(integer(1, 2**31), 8),
+        "classes": integer(1, 2**24),
+    },
+    {"readout": lambda value: value},
+)
 
 
 @dataclass(frozen=True)
@@ -65,12 +80,17 @@ class Architecture:
                 )
         try:
             return make(**self.arguments, classes=classes or self.classes)
-        except TypeError as error:
-            raise InputError(f"architecture '{self.name}': {error}") from None
+        except (TypeError, ValueError, RuntimeError, IndexError, ArithmeticError, AttributeError) as error:
+            raise InputError(f"architecture '{self.name}': {str(error).splitlines()[0]}") from None
 
     @cached_property
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        return {name: tuple(t.shape) for name, t in self._skeleton(self.classes).items()}
+        found = {name: tuple(t.shape) for name, t in self._skeleton(self.classes).items()}
+        if (size := sum(math.prod(shape) for shape in found.values())) > MOST_PARAMETERS:
+            raise InputError(
+                f"architecture '{self.name}' has {size} parameters; at most {MOST_PARAMETERS} are built"
+            )
+        return found
 
     @cached_property
     def counters(self) -> frozenset[str]:
@@ -150,6 +170,7 @@ class Architecture:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Architecture:
         try:
+            data = _CHECK(data)
             return cls(
                 data["name"],
                 data["arguments"],
@@ -157,8 +178,8 @@ class Architecture:
                 data["classes"],
                 from_dict(data.get("readout")),
             )
-        except (KeyError, TypeError) as error:
-            raise InputError(f"not an architecture: {error!r}") from None
+        except (KeyError, TypeError, AttributeError, Invalid) as error:
+            raise InputError(f"not an architecture: {error}") from None
 
 
 def from_metadata(data: Any) -> tuple[nn.Module, tuple[Tensor, ...]] | None:

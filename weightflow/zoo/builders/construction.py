@@ -24,7 +24,14 @@ from weightflow.batched.training import check_inputs, train_many
 from weightflow.zoo.builders.base_network import BASE, BASE_FILE, branches, trained_base
 from weightflow.zoo.builders.file_lock import holding
 from weightflow.zoo.recipe import ZooRecipe
-from weightflow.zoo.store import Record, read_manifest, shard_path, write_manifest, write_shard
+from weightflow.zoo.store import (
+    Record,
+    read_manifest,
+    read_shard_records,
+    shard_path,
+    write_manifest,
+    write_shard,
+)
 
 # one stream of seeds a zoo: so far apart that neighbouring zoos never share a network
 SEEDS = 2**20
@@ -73,8 +80,12 @@ class Site:
         path = shard_path(self.folder, index)
         if not path.exists():
             return False
-        if not (self.folder / "zoo.json").exists():
-            return True  # shards are written whole or not at all; the manifest comes last
+        if not (self.folder / "zoo.json").exists():  # the manifest comes last
+            try:
+                read_shard_records(path)
+            except InputError:
+                return False
+            return True
         return sha256(path) == read_manifest(self.folder)["shards"][index]["sha256"]
 
     def hand_in(self, index: int, shard: Shard) -> None:

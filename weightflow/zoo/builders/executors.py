@@ -7,8 +7,11 @@ which is killed costs the shard it was at: the others, or this process at the en
 from __future__ import annotations
 
 import multiprocessing
+import os
 import sys
+import threading
 from collections.abc import Callable
+from multiprocessing.connection import wait
 from pathlib import Path
 
 import torch
@@ -56,10 +59,19 @@ def local(recipe: ZooRecipe, folder: Path, progress: Progress, workers: int, dev
 
 def _work(recipe: ZooRecipe, folder: Path, threads: int, device: str) -> None:
     torch.set_num_threads(threads)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         build_zoo(recipe, folder, device=device)
     except (InputError, WorkError, KeyboardInterrupt):
         sys.exit(1)  # the process that started this one meets the same error, and says it once
+
+
+def _end_with_parent() -> None:
+    """End this process when the one that started it is gone, however that ended."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        os._exit(1)
 
 
 def _finished(recipe: ZooRecipe, folder: Path) -> int:

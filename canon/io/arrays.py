@@ -1,0 +1,43 @@
+"""Arrays from `.npz` files of anyone: read without code, and not before their size is known to be bearable."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+
+import numpy as np
+
+from canon.errors import InputError
+from canon.io.files import require_file
+from canon.validation import shown
+
+RATIO, SPARE = 1000, 1 << 28
+"""A file may hold so many times its own bytes, and always 256 MiB: zeros compress well, bombs do better."""
+LIMIT = 1 << 34
+KINDS = "biufUS"
+"""Truth values, whole numbers, floats and text; no objects, records, dates or complex numbers."""
+
+
+def read_npz(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
+    """All arrays of a `.npz` file, none of them without axes; `InputError` says what is wrong with it."""
+    size = require_file(path)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            held = sum(info.file_size for info in archive.infolist())
+            if held > min(RATIO * size + SPARE, LIMIT):
+                raise InputError(f"{path} unpacks to {held} bytes from {size}; save its arrays uncompressed")
+        with np.load(path, allow_pickle=False) as file:
+            arrays = dict(file)
+    except InputError:
+        raise
+    except Exception as error:  # zipfile, zlib and numpy raise whatever they met
+        raise InputError(
+            f"{path} is damaged or is no .npz file of plain arrays ({shown(str(error), 120)}); save it again"
+        ) from None
+    for name, array in arrays.items():
+        if not isinstance(array, np.ndarray) or array.dtype.kind not in KINDS or array.ndim == 0:
+            kind = f"{array.dtype} of shape {array.shape}" if isinstance(array, np.ndarray) else "no array"
+            raise InputError(
+                f"{path}: '{shown(name)}' is {shown(kind)}; expected numbers or text along an axis"
+            )
+    return arrays

@@ -1,0 +1,101 @@
+"""A folder from elsewhere (a zoo, a run) runs no code and makes no command write outside what it was told."""
+
+import hashlib
+import json
+import os
+import shutil
+
+import numpy as np
+import pytest
+
+from canon.cli import console
+from canon.errors import InputError
+from tests.hostile import programs
+from weightflow import datasets
+from weightflow.backbones import read_backbone
+from weightflow.cli.main import app
+
+
+def call(*arguments):
+    return console.guarded(app, [str(argument) for argument in arguments], name="weightflow")
+
+
+@pytest.fixture
+def folder(raw_zoo, tmp_path, monkeypatch):
+    """A copy of a small zoo, in a working folder of its own."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(raw_zoo.path, tmp_path / "zoo")
+    return tmp_path / "zoo"
+
+
+def rewrite(folder, record=(), manifest=()):
+    """Change entries of the first record and of the manifest; the hashes are right again."""
+    lines = (folder / "records.jsonl").read_text().splitlines()
+    first = json.loads(lines[0]) | dict(record)
+    text = "\n".join([json.dumps(first), *lines[1:]]) + "\n"
+    (folder / "records.jsonl").write_text(text)
+    whole = json.loads((folder / "zoo.json").read_text()) | dict(manifest)
+    whole["records_sha256"] = hashlib.sha256(text.encode()).hexdigest()
+    (folder / "zoo.json").write_text(json.dumps(whole))
+
+
+@pytest.mark.parametrize(
+    "id", ["../../escaped", "/tmp/escaped", "a/b", "..", ".hidden", "a\\b", "a\x1b[2J", ""]
+)
+def test_ids_do_not_lead_out_of_a_folder(folder, tmp_path, capsys, id):
+    rewrite(folder, {"id": id})
+    assert call("export", folder, "--out", tmp_path / "inner" / "files") == 2
+    assert "records.jsonl" in (said := capsys.readouterr().err)
+    assert "\x1b" not in said
+    assert sorted(os.listdir(tmp_path)) == ["zoo"]
+
+
+@pytest.mark.parametrize(
+    "command", ["evaluate {zoo}", "zoo card {zoo}", "export {zoo} --out o", "canonicalize {zoo} --out o"]
+)
+def test_a_backbone_named_in_a_zoo_is_not_run(folder, tmp_path, capsys, command):
+    images, labels = np.zeros((100, 8, 8), np.uint8), np.arange(100) % 10
+    np.savez(tmp_path / "x.npz", inputs=images, labels=labels, test_inputs=images, test_labels=labels)
+    (tmp_path / "made").mkdir()
+    programs.hostile(tmp_path / "made", programs.exported())["compiled code"](tmp_path / "evil.pt2")
+    named = {"dataset": "npz:x.npz through evil.pt2"}
+    rewrite(folder, named, named | {"data": None})
+    datasets.load.cache_clear()
+    before = sorted(os.listdir())
+    assert call(*command.format(zoo=folder).split()) == 2
+    assert "evil.pt2 is a program, not a backbone" in capsys.readouterr().err
+    assert sorted(os.listdir()) == before
+
+
+def test_a_program_is_no_backbone(tmp_path):
+    (tmp_path / "x.pt2").write_bytes(b"anything")
+    with pytest.raises(InputError, match="is a program, not a backbone"):
+        read_backbone(tmp_path / "x.pt2")
+
+
+def test_a_link_in_a_folder_is_not_written_through(folder, tmp_path, capsys):
+    (tmp_path / "target").write_text("precious")
+    (folder / "README.md").symlink_to(tmp_path / "target")
+    assert call("zoo", "card", folder) == 2
+    assert "is a symbolic link" in capsys.readouterr().err
+    assert (tmp_path / "target").read_text() == "precious"
+
+
+def test_links_in_a_run_are_not_written_through(run, tmp_path):
+    from canon.io.files import atomic_write
+    from weightflow.training.run_store import append_metrics
+
+    (tmp_path / "target").write_text("precious")
+    for name in ("report.json", "metrics.jsonl"):
+        (tmp_path / name).symlink_to(tmp_path / "target")
+    atomic_write(tmp_path / "report.json", "{}")
+    with pytest.raises(InputError, match="symbolic link"):
+        append_metrics(tmp_path, {"step": 1})
+    assert (tmp_path / "target").read_text() == "precious"
+    assert (tmp_path / "report.json").read_text() == "{}"
+
+
+def test_a_record_lies_in_a_row_that_there_is(folder, capsys):
+    rewrite(folder, {"shard": 10**6})
+    assert call("evaluate", folder) == 2
+    assert "of shard 1000000, which is not there" in capsys.readouterr().err

@@ -1,0 +1,269 @@
+"""Whatever a file holds: exit code 0 or 2, one line, no code run, nothing written but what was asked for."""
+
+import hashlib
+import io
+import json
+import os
+import random
+import shutil
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tomli_w
+import torch
+
+import canon
+from canon.cli import console
+from canon.cli.main import app as canon_app
+from canon.io import checkpoint
+from tests.hostile import mutations, programs
+from weightflow.cli.main import app as weightflow_app
+from weightflow.data import decoded_cache
+from weightflow.datasets import load
+
+APPS = {"canon": canon_app, "weightflow": weightflow_app}
+SECONDS = 20
+
+
+def call(line, **places):
+    program, *arguments = (part.format(**places) for part in line.split())
+    return console.guarded(APPS[program], arguments, name=program)
+
+
+class Arrays:
+    """Mutations of a .npz file: of its bytes, and of its arrays."""
+
+    def __call__(self, content, draw):
+        if draw.random() < 0.4:
+            return mutations.of_bytes(content, draw)
+        with np.load(io.BytesIO(content)) as file:
+            arrays = dict(file)
+        key = draw.choice(sorted(arrays))
+        old = arrays[key]
+        arrays[key] = draw.choice(
+            [
+                lambda: old.astype(object), lambda: old.astype(np.complex64) if old.dtype.kind in "fiu" else old, lambda: np.array(3),
+                lambda: old[:0], lambda: old.astype("V4") if False else np.zeros(len(old), "V4"), lambda: np.array(["x"] * len(old)),
+                lambda: old.reshape(-1), lambda: old[..., None, None, None], lambda: np.full(old.shape, np.nan), lambda: np.full(old.shape, -5),
+                lambda: np.full(old.shape, 2**62), lambda: np.zeros(old.shape, [("a", "i4")]), lambda: np.array([b"x"]), lambda: old.astype("M8[s]") if old.dtype.kind in "iu" else old,
+            ]
+        )()  # fmt: skip
+        if draw.random() < 0.2:
+            arrays.pop(draw.choice(sorted(arrays)))
+        buffer = io.BytesIO()
+        np.savez(buffer, **arrays)
+        return buffer.getvalue()
+
+
+def safetensors_header(content, draw):
+    if draw.random() < 0.4:
+        return mutations.of_bytes(content, draw)
+    length = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + length])
+    if draw.random() < 0.7 and "__metadata__" in header:
+        header["__metadata__"].pop("file_sha256", None)
+    text = json.dumps(mutations.of_value(header, draw)).encode()
+    return len(text).to_bytes(8, "little") + text + content[8 + length :]
+
+
+def program_json(content, draw):
+    parts = programs.members(content)
+    name = draw.choice([programs.MODEL, programs.WEIGHTS, programs.CONSTANTS])
+    if draw.random() < 0.3:
+        return mutations.of_bytes(content, draw)
+    parts[name] = mutations.of_json(parts[name], draw)
+    buffer = io.BytesIO()
+    programs.write(buffer, parts)
+    return buffer.getvalue()
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory, raw_zoo, zoo, run):
+    """One small real file of each kind."""
+    folder = tmp_path_factory.mktemp("files")
+    network = programs.network()
+    state = {name: t.detach() for name, t in network.state_dict().items()}
+    torch.save(state, folder / "a.pt")
+    checkpoint.write(folder / "a.safetensors", state, {"classes": '["a", "b", "c"]'})
+    (folder / "a.pt2").write_bytes(programs.exported())
+    (folder / "s.json").write_text(canon.trace(network, torch.zeros(2, 5)).to_json())
+    (folder / "nets.py").write_text(
+        "from tests.hostile.programs import network\nimport torch\ndef build():\n    return network(), (torch.zeros(4, 5),)\n"
+    )
+    torch.manual_seed(1)
+    np.savez(
+        folder / "x.npz",
+        x=np.random.default_rng(0).normal(size=(20, 5)).astype(np.float32),
+        y=np.arange(20) % 3,
+    )
+    images = np.random.default_rng(0).integers(0, 255, (100, 8, 8)).astype(np.uint8)
+    np.savez(
+        folder / "images.npz", inputs=images, labels=np.arange(100) % 4, class_names=np.array(list("abcd"))
+    )
+    np.savez(folder / "vectors.npz", names=np.array(list("abcd")), embeddings=np.eye(4, 6, dtype=np.float32))
+    (folder / "prompts.txt").write_text("one, two\nthree = a | b, four\n")
+    (folder / "recipe.toml").write_bytes(
+        tomli_w.dumps(
+            {
+                "dataset": "digits",
+                "architecture": {"name": "mlp", "arguments": {"inputs": 64, "hidden": [4]}},
+                "tasks": {"sizes": [2, 3], "seen": 2, "validation": 1, "unseen": 1},
+                "training": {"steps": 2, "batch_size": 4},
+            }
+        ).encode()
+    )
+    return folder
+
+
+CANON = {
+    "pickle": ("a.pt", mutations.of_bytes, "canon inspect {file}"),
+    "safetensors": ("a.safetensors", safetensors_header, "canon inspect {file}"),
+    "program": ("a.pt2", program_json, "canon inspect {file}"),
+    "spec": (
+        "s.json",
+        mutations.of_json,
+        "canon align {files}/a.pt {files}/a.pt --spec {file} --out {out}.pt",
+    ),
+    "examples": (
+        "x.npz",
+        Arrays(),
+        "canon barrier {files}/a.pt {files}/a.pt --model {files}/nets.py:build --data {file} --points 3",
+    ),
+}
+WEIGHTFLOW = {
+    "prompts": ("prompts.txt", mutations.of_bytes, "weightflow sample {run} --prompts {file} --out {out} -q"),
+    "recipe": ("recipe.toml", mutations.of_toml, "weightflow zoo build {file} --out {out} -q"),
+    "data": (
+        "images.npz",
+        Arrays(),
+        "weightflow zoo build {files}/recipe.toml --set dataset=npz:{file} --out {out} -q",
+    ),
+}
+
+
+def check(kind, table, files, tmp_path, monkeypatch, capsys, count, **places):
+    name, mutate, line = table[kind]
+    monkeypatch.chdir(tmp_path)
+    content = (files / name).read_bytes()
+    place = tmp_path / name
+    unexpected = []
+    for number in range(count):
+        draw = random.Random(f"{kind} {number}")
+        place.write_bytes(mutate(content, draw))
+        load.cache_clear()
+        begun = time.monotonic()
+        code = call(line, file=place, files=files, out=tmp_path / "out", **places)
+        said = capsys.readouterr()
+        problem = examine(code, said, time.monotonic() - begun)
+        for left in Path(tmp_path).iterdir():
+            if left == place:
+                continue
+            if code != 0 and not (left / ".unfinished").exists():
+                problem = problem or f"left {left.name}"
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
+        if problem:
+            unexpected.append(f"{number}: {problem}: {said.err.strip()[-300:]}")
+    assert not unexpected, "\n".join(unexpected)
+
+
+def examine(code, said, seconds):
+    if code not in (0, 2):
+        return f"exit code {code}"
+    if "(unexpected" in said.err or "Traceback" in said.err:
+        return "unexpected"
+    if any(not c.isprintable() for c in (said.err + said.out).replace("\n", "").replace("\r", "")):
+        return "raw control characters"
+    if len(said.err) > 20_000:
+        return f"{len(said.err)} characters of talk"
+    if os.path.exists("canary") or os.path.exists("/tmp/escaped"):
+        return "code ran, or a file was written outside"
+    return f"{seconds:.0f} seconds" if seconds > SECONDS else ""
+
+
+COUNT = int(os.environ.get("MUTATIONS", "30"))
+
+
+@pytest.mark.parametrize("kind", CANON)
+def test_mutated_files_of_canon(kind, files, tmp_path, monkeypatch, capsys):
+    check(kind, CANON, files, tmp_path, monkeypatch, capsys, COUNT)
+
+
+@pytest.mark.parametrize("kind", WEIGHTFLOW)
+def test_mutated_files_of_weightflow(kind, files, run, tmp_path, monkeypatch, capsys):
+    check(kind, WEIGHTFLOW, files, tmp_path, monkeypatch, capsys, COUNT, run=run)
+
+
+def refreshed(path, content):
+    """The table without its digest, so that what it says is looked at."""
+    path.write_bytes(content)
+    if path.name == "records.jsonl":
+        manifest = json.loads((path.parent / "zoo.json").read_text())
+        manifest.pop("sha256", None)
+        manifest["records_sha256"] = hashlib.sha256(content).hexdigest()
+        (path.parent / "zoo.json").write_text(json.dumps(manifest))
+
+
+def without_digest(content):
+    if content[:1] == b"{" and b"\n{" not in content[:5000]:
+        table = json.loads(content)
+        table.pop("sha256", None)
+        return json.dumps(table).encode()
+    return b"\n".join(line for line in content.split(b"\n") if not line.startswith(b"sha256"))
+
+
+IN_FOLDERS = {
+    "zoo.json": ("zoo", "zoo.json", mutations.of_json, "weightflow evaluate {folder}"),
+    "records": ("zoo", "records.jsonl", mutations.of_lines, "weightflow evaluate {folder}"),
+    "summary": ("zoo", "zoo.json", mutations.of_json, "weightflow zoo inspect {folder}"),
+    "config": (
+        "run",
+        "config.toml",
+        mutations.of_toml,
+        "weightflow sample {folder} --classes one,two --out {out} -q",
+    ),
+    "layout": (
+        "run",
+        "layout.json",
+        mutations.of_json,
+        "weightflow sample {folder} --classes one,two --out {out} -q",
+    ),
+    "checkpoint": (
+        "run",
+        "checkpoint.safetensors",
+        safetensors_header,
+        "weightflow sample {folder} --classes one,two --out {out} -q",
+    ),
+    "metrics": (
+        "run",
+        "metrics.jsonl",
+        mutations.of_lines,
+        "weightflow train {zoo} --resume --out {folder} -q",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", IN_FOLDERS)
+def test_mutated_files_of_a_folder(kind, zoo, run, tmp_path, monkeypatch, capsys):
+    source, name, mutate, line = IN_FOLDERS[kind]
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "folder"
+    shutil.copytree(zoo.path if source == "zoo" else run, folder)
+    content = (folder / name).read_bytes()
+    if name not in ("records.jsonl", "metrics.jsonl", "checkpoint.safetensors"):
+        content = without_digest(content)
+    unexpected = []
+    for number in range(COUNT):
+        refreshed(folder / name, mutate(content, random.Random(f"{kind} {number}")))
+        begun = time.monotonic()
+        code = call(line, folder=folder, out=tmp_path / "out", zoo=zoo.path)
+        said = capsys.readouterr()
+        if problem := examine(code, said, time.monotonic() - begun):
+            unexpected.append(f"{number}: {problem}: {said.err.strip()[-300:]}")
+        shutil.rmtree(tmp_path / "out", ignore_errors=True)
+    assert not unexpected, "\n".join(unexpected)
+
+
+def test_a_damaged_cache_is_made_anew(files, tmp_path):
+    assert decoded_cache is not None

@@ -1,0 +1,39 @@
+"""Is a folder what it was when it was written? verify."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from canon.cli import console
+
+app = typer.Typer()
+
+
+@app.command()
+def verify(
+    path: Annotated[Path, typer.Argument(help="Folder of a zoo, of a run or of a saved generator.")],
+    as_json: bool = console.JSON,
+) -> None:
+    """Check every file of a zoo, a run or a saved generator against its hash.
+
+    Exit code 1 where one is missing or damaged. Files that carry no hash are only checked to be readable.
+
+    Example: [bold]weightflow verify runs/digits[/]
+    """
+    from canon.errors import InputError
+    from weightflow.training.run_store import verify_run
+    from weightflow.zoo.store import Zoo
+
+    if (path / "config.toml").exists():
+        problems = verify_run(path)
+    elif (path / "zoo.json").exists():
+        problems = Zoo(path).verify()
+    else:
+        raise InputError(f"{path} is no zoo, run or saved generator: it has no zoo.json and no config.toml")
+    sound = f"{path}: every file is as it was written"
+    console.show({"sound": not problems, "problems": problems}, "\n".join(problems) or sound, as_json)
+    if problems:
+        raise typer.Exit(1)
