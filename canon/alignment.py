@@ -73,6 +73,7 @@ def align(
         "converged": match.converged,
         "seconds": match.seconds,
         **peak_memory(),
+        "left_out": _left_out(b),
         "spec_source": resolved.source,
         "frozen": dict(spec.frozen),
     }
@@ -92,6 +93,7 @@ def canonical_form(
         "groups": [{"name": name, "moved": moved} for name, moved in transform.moved().items()],
         "moved_fraction": moved_fraction(resolved.spec, transform.moved()),
         **peak_memory(),
+        "left_out": _left_out(found),
         "spec_source": resolved.source,
         "frozen": dict(resolved.spec.frozen),
     }
@@ -189,6 +191,11 @@ def prove(
         "verified": not resolved.assumptions,
         "assumptions": list(resolved.assumptions),
     }
+
+
+def _left_out(found: Checkpoint) -> list[str]:
+    """Entries of a trainer's container that are not written: their tensors follow the old order of units."""
+    return [] if found.container is None else list(found.container.left_out)
 
 
 def _wide(tensor: Tensor) -> Tensor:

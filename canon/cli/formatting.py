@@ -27,7 +27,8 @@ def alignment(report: Mapping[str, Any], out: str) -> str:
     ]
     if "nothing_moved_because" in report:
         lines.append(f"nothing moved: {report['nothing_moved_because']}")
-    return "\n".join([*lines, f"C computes the function of B{_evidence(report)}", f"wrote {out}"])
+    function = f"C computes the function of B{_evidence(report)}"
+    return "\n".join([*lines, function, *_left_out(report), f"wrote {out}"])
 
 
 def merging(report: Mapping[str, Any], out: str) -> str:
@@ -42,7 +43,16 @@ def canonical(report: Mapping[str, Any], out: str) -> str:
     lines = [f"{report['moved_fraction']:.1%} of the units moved"]
     if "nothing_moved_because" in report:
         lines.append(f"nothing moved: {report['nothing_moved_because']}")
-    return "\n".join([*lines, f"the function stayed{_evidence(report)}", f"wrote {out}"])
+    return "\n".join([*lines, f"the function stayed{_evidence(report)}", *_left_out(report), f"wrote {out}"])
+
+
+def _left_out(report: Mapping[str, Any]) -> list[str]:
+    names = report.get("left_out")
+    return (
+        [f"left out of the container, as its tensors follow the old order: {', '.join(names)}"]
+        if names
+        else []
+    )
 
 
 def _evidence(report: Mapping[str, Any]) -> str:

@@ -15,7 +15,7 @@ app = console.application(
     "The units of a hidden layer can be listed in any order without a change in what the network computes. "
     "canon finds those symmetries, checks them numerically, and brings two networks into the same order, so that their "
     "weights can be compared, interpolated and merged.\n\n"
-    "Networks are .safetensors, .pt, .pth, .bin or .pt2 files.\n\n"
+    "Networks are .safetensors, .pt, .pth, .bin, .ckpt, .th, .pth.tar or .pt2 files.\n\n"
     "[bold]How canon learns the symmetries[/bold] (every command takes these):\n\n"
     "  a .pt2 file (torch.export)      traced and checked numerically\n\n"
     "  --model pkg.mod:build           your module, traced and checked numerically\n\n"

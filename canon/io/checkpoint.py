@@ -19,12 +19,12 @@ from torch import Tensor
 
 from canon.errors import InputError
 from canon.io import exported_program, safetensors, torch_pickle
+from canon.io.container import Container, unwrap
 from canon.io.dtypes import computable
 from canon.io.files import replacing, require_file
 
-PICKLES = (".pt", ".pth", ".bin")
+PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".th", ".tar")
 SUFFIXES = (".safetensors", *PICKLES, ".pt2")
-_NESTED = ("state_dict", "model_state_dict", "model")
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,7 @@ class Checkpoint:
     program: Any = None
     versions: Any = None
     path: Path | None = None
+    container: Container | None = None
 
     def with_state(self, state: Mapping[str, Tensor]) -> Checkpoint:
         """The same file with other numbers: keys, order, dtypes, metadata and tied tensors are kept."""
@@ -117,7 +118,7 @@ def require_finite(state: Mapping[str, Tensor], who: str) -> None:
 
 
 def _read_state_dict(path: str | os.PathLike[str]) -> Checkpoint:
-    inner = _unnest(torch_pickle.read(path))
+    inner, container = unwrap(torch_pickle.read(path), path)
     if not isinstance(inner, Mapping):
         raise InputError(
             f"{path} holds a {type(inner).__name__}, not a state_dict; save `model.state_dict()` instead"
@@ -129,16 +130,11 @@ def _read_state_dict(path: str | os.PathLike[str]) -> Checkpoint:
         )
     state = {str(name): value.detach() for name, value in inner.items()}
     return Checkpoint(
-        state, dict(getattr(inner, "file_metadata", {})), versions=getattr(inner, "_metadata", None)
+        state,
+        dict(getattr(inner, "file_metadata", {})),
+        versions=getattr(inner, "_metadata", None),
+        container=container,
     )
-
-
-def _unnest(found: Any) -> Any:
-    if isinstance(found, Mapping):
-        for key in _NESTED:
-            if isinstance(found.get(key), Mapping):
-                return found[key]
-    return found
 
 
 def write(
@@ -175,4 +171,4 @@ def _write_pickle(
     if metadata:
         whole.file_metadata = dict(metadata)
     with replacing(path, follow=follow) as file:
-        torch.save(whole, file)
+        torch.save(whole if found.container is None else found.container.wrap(whole), file)

@@ -236,3 +236,26 @@ def test_a_write_through_a_link_keeps_the_link(tmp_path):
 def test_sha256_of_a_known_text(tmp_path):
     files.atomic_write(tmp_path / "abc", b"abc")
     assert files.sha256(tmp_path / "abc").startswith("ba7816bf8f01cfea")
+
+
+@pytest.mark.parametrize("key", ["state_dict", "model_state_dict", "model", "net", "my_network"])
+@pytest.mark.parametrize("suffix", ["ckpt", "pth.tar", "th", "pt"])
+def test_a_trainers_container_is_kept(tmp_path, key, suffix):
+    state = {"w": torch.ones(2, 3), "b": torch.zeros(2)}
+    optimizer = {"state": {0: {"exp_avg": torch.ones(2, 3)}}, "param_groups": [{"lr": 0.1}]}
+    whole = {"epoch": 3, key: state, "optimizer": optimizer, "notes": {"seed": 1}}
+    torch.save(whole, tmp_path / f"a.{suffix}")
+    found = checkpoint.read(tmp_path / f"a.{suffix}")
+    assert found.container.left_out == ("optimizer",)
+    changed = found.with_state({name: tensor + 1 for name, tensor in found.state.items()})
+    checkpoint.write(tmp_path / f"b.{suffix}", changed)
+    again = torch.load(tmp_path / f"b.{suffix}", weights_only=True)
+    assert set(again) == {"epoch", key, "notes"}
+    assert torch.equal(again[key]["w"], torch.full((2, 3), 2.0))
+
+
+def test_an_average_beside_the_network_is_asked_for(tmp_path):
+    state = {"w": torch.ones(2, 3)}
+    torch.save({"state_dict": state, "state_dict_ema": {"w": torch.zeros(2, 3)}}, tmp_path / "a.ckpt")
+    with pytest.raises(InputError, match="holds state_dict and state_dict_ema, which are different networks"):
+        checkpoint.read(tmp_path / "a.ckpt")
