@@ -247,10 +247,11 @@ def test_without_code_a_spec_is_said_to_be_assumed(canon, folder):
     moved = perm.apply(wrong, perm.random(wrong, torch.Generator().manual_seed(1)), state)
     torch.save(moved, "moved.pt")
     _, out, _ = canon("verify a.pt moved.pt --spec wrong.json --json")
-    assert json.loads(out)["spec_assumed"] is True
-    assert json.loads(out)["verdict"] == "the same function, assuming the spec"
+    assumption = "the groups of wrong.json are symmetries of the network (--spec)"
+    assert json.loads(out)["assumptions"] == [assumption]
+    assert json.loads(out)["verdict"] == f"the same function, assuming {assumption}"
     for command in ("align a.pt moved.pt --out c.pt", "canonicalize a.pt --out d.pt"):
-        assert "assuming the spec, which was not checked" in canon(f"{command} --spec wrong.json")[1]
+        assert f"assuming {assumption} (not verified)" in canon(f"{command} --spec wrong.json")[1]
 
 
 def test_inspect_reads_a_spec_and_writes_one_only_to_a_new_file(canon, folder):
@@ -631,7 +632,7 @@ BAD = {
     "transform": ("apply a.pt b.pt", "a transform's file name ends in .safetensors"),
     "kind": ("apply t.safetensors b.pt --kind magic", "one of network, task-vector, lora, optimizer"),
     "no code": ("barrier a.pt b.pt --data x.npz", "give --model or a .pt2 file"),
-    "no data": ("barrier a.pt b.pt --model nets.py:build --data s.json", "no .npz of plain arrays"),
+    "no data": ("barrier a.pt b.pt --model nets.py:build --data s.json", "no .npz file of plain arrays"),
     "repair": ("merge a.pt b.pt --as-they-are --repair magic", "one of none, norms, batch-norm, repair"),
     "one network": ("merge a.pt", "two networks or more"),
     "weights": ("merge a.pt b.pt --weights 1,2,3", "expected 2 numbers"),
