@@ -141,9 +141,9 @@ _TIMM: dict[str, tuple[str, int, dict[str, Any]]] = {
     "timm mobilevit": ("mobilevit_xxs", 64, {}),
     "timm edgenext": ("edgenext_xx_small", 64, {}),
     "timm efficientformer": ("efficientformer_l1", 64, {"img_size": 64}),
-    "timm crossvit": ("crossvit_9_240", 48, {"img_size": 48}),
+    "timm crossvit": ("crossvit_9_240", 240, {}),
     "timm coatnet": ("coatnet_nano_rw_224", 64, {"img_size": 64}),
-    "timm focalnet": ("focalnet_tiny_srf", 64, {"embed_dim": 24, "depths": (1, 1, 1, 1)}),
+    "timm repghost": ("repghostnet_050", 32, {}),
     "timm fastvit": ("fastvit_t8", 64, {}),
 }  # fmt: skip
 
