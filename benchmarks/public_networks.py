@@ -140,7 +140,7 @@ _TIMM: dict[str, tuple[str, int, dict[str, Any]]] = {
     "timm levit": ("levit_128s", 64, {"img_size": 64}),
     "timm mobilevit": ("mobilevit_xxs", 64, {}),
     "timm edgenext": ("edgenext_xx_small", 64, {}),
-    "timm efficientformer": ("efficientformer_l1", 64, {"img_size": 64}),
+    "timm efficientformer": ("efficientformer_l1", 224, {}),
     "timm crossvit": ("crossvit_9_240", 240, {}),
     "timm coatnet": ("coatnet_nano_rw_224", 64, {"img_size": 64}),
     "timm repghost": ("repghostnet_050", 32, {}),

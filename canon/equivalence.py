@@ -63,7 +63,12 @@ def output_difference(
     module = _skeleton(runnable.module).double()
     _evaluation(module)
     given = [_draw_inputs(runnable, generator) for _ in range(draws)]
-    pairs = [[_outputs(module, state, *inputs) for state in (first, second)] for inputs in given]
+    try:
+        pairs = [[_outputs(module, state, *inputs) for state in (first, second)] for inputs in given]
+    except InputError:  # an operation that refuses float64, as grouped products of experts do
+        if (widened := _widened(runnable, first, second, given)) is None:
+            raise
+        return Difference(*widened, draws, widened=True)
     absolute, relative = _largest(pairs)
     if relative <= TOLERANCE:
         return Difference(absolute, relative, draws)
