@@ -1,4 +1,4 @@
-"""One job, whole: match B to A, transform B, prove that its function stayed, report what was gained."""
+"""One job, whole: match B to A, transform B, check that its function stayed, report what was gained."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from canon.errors import WorkError
 from canon.folding.batch_norm_scale import absorb_scales
 from canon.folding.norm_folding import Folded, fold_norms
 from canon.io.checkpoint import Checkpoint, require_finite, require_same
+from canon.io.dtypes import equal
 from canon.matching.registry import Matcher, Means, weights
 from canon.matching.result import Match
 from canon.models.loading import require_runnable, with_twins
@@ -45,7 +46,7 @@ def align(
     balance: bool = False,
     names: tuple[str, str] = ("A", "B"),
 ) -> Alignment:
-    """Align `b` to `a` with `matcher` (by weights if not given) and prove that the function of `b` stayed.
+    """Align `b` to `a` with `matcher` (by weights if not given) and check that the function of `b` stayed.
 
     `generator` draws the inputs on which functions are compared.
     With `balance` the two are matched in balanced scales and the units of the result get the scales of
@@ -83,7 +84,7 @@ def align(
 def canonical_form(
     found: Checkpoint, resolved: Resolved, generator: torch.Generator | None = None
 ) -> Alignment:
-    """`found` in the order that depends on nothing but itself, with the proof that its function stayed."""
+    """`found` in the order that depends on nothing but itself, and how it is known that its function stayed."""
     transform = Transform(resolved.spec, *canonical_element(resolved.spec, found.state))
     aligned = found.with_state(transform.apply(found.state))
     report = {
@@ -94,6 +95,8 @@ def canonical_form(
         "spec_source": resolved.source,
         "frozen": dict(resolved.spec.frozen),
     }
+    if not resolved.spec.groups:
+        report["nothing_moved_because"] = no_groups(resolved.spec)
     return Alignment(aligned, transform, report)
 
 
@@ -110,8 +113,8 @@ def folded_form(
     program = runnable.module if found.program is None else found.program
 
     def fold(state: Mapping[str, Tensor]) -> Folded:
-        gains = fold_norms(program, runnable.inputs, with_twins(runnable.module, state))
-        done = absorb_scales(program, runnable.inputs, gains.state)
+        gains = fold_norms(program, runnable.examples, with_twins(runnable.module, state))
+        done = absorb_scales(program, runnable.examples, gains.state)
         kept = {name: done.state[name] for name in state}
         return Folded(kept, gains.folded | done.folded, gains.kept | done.kept)
 
@@ -170,17 +173,21 @@ def prove(
                 f"the result does not compute the same function (outputs differ by {found.relative:.2e} relative, "
                 f"{TOLERANCE:.0e} allowed): the spec ({resolved.source}) is wrong; nothing was written"
             )
-        proof = f"outputs compared in float64 on {found.inputs} random batches: {found.relative:.1e} relative"
-        return {"max_output_difference": found.absolute, "proof": proof}
+        proof = f"outputs compared in float64 on {found.inputs} random batches{found.note}: {found.relative:.1e} relative"
+        return {"max_output_difference": found.absolute, "proof": proof, "verified": True, "assumptions": []}
     if not transform.scales:
         back = transform.inverse().apply(moved)
-        if not all(torch.equal(back[name], tensor) for name, tensor in before.state.items()):
+        if not all(equal(back[name], tensor) for name, tensor in before.state.items()):
             raise WorkError("the relabelling could not be undone bit for bit; nothing was written")
+    unknown = {"max_output_difference": None, "max_output_difference_reason": NO_CODE}
+    if not transform.scales and all(equal(moved[name], t) for name, t in before.state.items()):
+        return {**unknown, "proof": "its tensors are unchanged", "verified": True, "assumptions": []}
     how = "a relabelling and scaling" if transform.scales else "a relabelling, undone bit for bit"
     return {
-        "max_output_difference": None,
-        "max_output_difference_reason": NO_CODE,
+        **unknown,
         "proof": f"{how}; {resolved.evidence}",
+        "verified": not resolved.assumptions,
+        "assumptions": list(resolved.assumptions),
     }
 
 
@@ -209,11 +216,16 @@ def moved_fraction(spec: PermutationSpec, moved: Mapping[str, float]) -> float:
 
 def _why_nothing_moved(spec: PermutationSpec, a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> str:
     if not spec.groups:
-        reasons = "; ".join(f"{name}: {reason}" for name, reason in list(spec.frozen.items())[:3])
-        return f"no group of units may move{': ' + reasons if reasons else ''}"
-    if all(torch.equal(a[name].to(b[name].dtype), b[name]) for name in b):
+        return no_groups(spec)
+    if all(equal(a[name].to(b[name].dtype), b[name]) for name in b):
         return "A and B are the same network"
     return "B's units already stand in A's order: no exchange brings the two closer"
+
+
+def no_groups(spec: PermutationSpec) -> str:
+    """Why a spec has no groups, from the first things that are frozen."""
+    reasons = "; ".join(f"{name}: {reason}" for name, reason in list(spec.frozen.items())[:3])
+    return f"no group of units may move{': ' + reasons if reasons else ''}"
 
 
 def peak_memory() -> dict[str, Any]:

@@ -2,8 +2,23 @@
 
 
 class InputError(ValueError):
-    """What was asked for, or a file that was given, cannot be used. The message says what to do."""
+    """What was asked for, or a file that was given, cannot be used. The message says what to do.
+
+    Example:
+        >>> import canon
+        >>> try:
+        ...     canon.inspect("nowhere.pt")
+        ... except canon.InputError as error:
+        ...     print("refused")
+        refused
+    """
 
 
 class WorkError(RuntimeError):
-    """The input was fine and the work failed (NaN, a full disk, a worker lost)."""
+    """The input was fine and the work failed (NaN, a full disk, a worker lost).
+
+    Example:
+        >>> import canon
+        >>> issubclass(canon.WorkError, Exception)
+        True
+    """

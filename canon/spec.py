@@ -49,7 +49,19 @@ Scale = Literal["none", "sign", "positive"]
 
 @dataclass(frozen=True)
 class Group:
-    """`size` interchangeable units; `within` another group, one relabelling per outer unit."""
+    """Interchangeable units.
+
+    Args:
+        name: its name in axes, permutations and scales.
+        size: how many units.
+        within: another group; there is one permutation for each of its units, as within attention heads.
+        scale: the scales that keep the function: "none", "sign" or "positive".
+
+    Example:
+        >>> import canon
+        >>> canon.Group("hidden", 8, scale="positive").size
+        8
+    """
 
     name: str
     size: int
@@ -59,7 +71,18 @@ class Group:
 
 @dataclass(frozen=True)
 class Factor:
-    """`size` consecutive positions of an axis: the units of `group`, or fixed where it is None."""
+    """Consecutive positions of an axis: the units of a group, or fixed.
+
+    Args:
+        size: how many positions.
+        group: the group that moves them; None where they are fixed.
+        power: the power of a unit's scale that its entries take.
+
+    Example:
+        >>> import canon
+        >>> canon.Factor(8, "hidden", power=1).size
+        8
+    """
 
     size: int
     group: str | None = None
@@ -68,7 +91,16 @@ class Factor:
 
 @dataclass(frozen=True)
 class Axis:
-    """A tensor axis: segments laid end to end, each a row-major product of factors."""
+    """A tensor axis: segments laid end to end, each a row-major product of factors.
+
+    Args:
+        segments: for each segment, its factors, the slowest first.
+
+    Example:
+        >>> import canon
+        >>> canon.Axis.units("hidden", 8).size
+        8
+    """
 
     segments: tuple[tuple[Factor, ...], ...]
 
@@ -93,11 +125,21 @@ class Axis:
 
 @dataclass(frozen=True)
 class PermutationSpec:
-    """The groups of one architecture and the action on every tensor of its `state_dict`.
+    """The permutation symmetries of one architecture.
 
-    `axes[name]` has one `Axis` for each axis of the tensor, fixed axes included. `statistics` names
-    tensors that move but say nothing about which unit is which (running statistics, counters): they
-    are permuted and never enter a matching objective. `frozen` says what could not move, and why.
+    Args:
+        groups: the groups of interchangeable units, by name.
+        axes: for each tensor of the `state_dict`, one `Axis` for each of its axes, fixed axes included.
+        statistics: tensors that move but do not identify units (running statistics, counters): they are permuted
+            and never enter a matching objective.
+        frozen: what could not move, and why.
+
+    Example:
+        >>> import canon, torch
+        >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+        >>> spec = canon.trace(net, torch.randn(1, 4))
+        >>> [group.size for group in spec.groups.values()]
+        [8]
     """
 
     groups: dict[str, Group]

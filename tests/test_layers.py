@@ -24,6 +24,7 @@ LAYERS = {
         ["equivalence"],
         ["alignment"],
         ["merging"],
+        ["api"],
         ["cli"],
         ["__main__"],
     ],

@@ -24,6 +24,7 @@ from canon.actions import permutation as perm
 from canon.actions.scaling import apply_scale, multiplier, places
 from canon.actions.signs import fix_signs, of_old_units, sign_groups, signed_tensors
 from canon.errors import InputError
+from canon.io.dtypes import computable
 from canon.spec import Axis, PermutationSpec
 from canon.types import State
 
@@ -49,7 +50,7 @@ def canonical_element(spec: PermutationSpec, state: State) -> tuple[dict[str, Te
     bits, signed = {}, signed_tensors(spec)
     # Small tensors first: a bias is cheaper to sort than a matrix. Statistics only where weights are alike.
     for name in sorted(state, key=lambda name: (name in spec.statistics, state[name].numel(), name)):
-        if state[name].is_floating_point() and state[name].isnan().any():
+        if state[name].is_floating_point() and computable(state[name]).isnan().any():
             raise InputError(f"{name} holds NaN, which has no order")
         bits[name] = _signed_bits(state[name]) if name in signed else _ordered_bits(state[name])
     start = {name: torch.zeros(spec.shape(name), dtype=torch.long) for name in spec.groups}
@@ -70,6 +71,7 @@ def _ordered_bits(tensor: Tensor) -> Tensor:
 
 def _signed_bits(tensor: Tensor) -> Tensor:
     """The same where a unit's sign may change: the negative has the negative integer."""
+    tensor = computable(tensor)  # exact, and in the same order
     return _ordered_bits(tensor.abs()) * tensor.detach().cpu().sign().long()
 
 

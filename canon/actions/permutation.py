@@ -22,7 +22,25 @@ Permutation = Mapping[str, Tensor]
 
 
 def identity(spec: PermutationSpec, batch: tuple[int, ...] = ()) -> dict[str, Tensor]:
-    """The permutation that moves nothing; tensors of shape (*batch, *spec.shape(group))."""
+    """The permutation that moves nothing.
+
+    Args:
+        spec: the symmetries of the architecture.
+        batch: leading axes, such as (networks,).
+
+    Returns:
+        For each group a tensor of shape (*batch, *spec.shape(group)).
+
+    Raises:
+        KeyError: never for a valid spec.
+
+    Example:
+        >>> import canon, torch
+        >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+        >>> spec = canon.trace(net, torch.randn(1, 4))
+        >>> next(iter(canon.identity(spec).values())).tolist()
+        [0, 1, 2, 3, 4, 5, 6, 7]
+    """
     return {
         name: torch.arange(group.size).expand(*batch, *spec.shape(name)).clone()
         for name, group in spec.groups.items()
@@ -32,7 +50,27 @@ def identity(spec: PermutationSpec, batch: tuple[int, ...] = ()) -> dict[str, Te
 def random(
     spec: PermutationSpec, generator: torch.Generator, batch: tuple[int, ...] = ()
 ) -> dict[str, Tensor]:
-    """A uniformly random element."""
+    """A uniformly random permutation of every group.
+
+    Args:
+        spec: the symmetries of the architecture.
+        generator: the source of randomness.
+        batch: leading axes, such as (networks,).
+
+    Returns:
+        For each group a tensor of shape (*batch, *spec.shape(group)).
+
+    Raises:
+        RuntimeError: the generator is on another device than the processor.
+
+    Example:
+        >>> import canon, torch
+        >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+        >>> spec = canon.trace(net, torch.randn(1, 4))
+        >>> p = canon.random(spec, torch.Generator().manual_seed(0))
+        >>> sorted(next(iter(p.values())).tolist())
+        [0, 1, 2, 3, 4, 5, 6, 7]
+    """
     return {
         name: torch.rand(*batch, *spec.shape(name), generator=generator).argsort(dim=-1)
         for name in spec.groups
@@ -68,10 +106,27 @@ def _segment_index(spec: PermutationSpec, segment: tuple[Factor, ...], permutati
 
 
 def apply(spec: PermutationSpec, permutation: Permutation, state: State) -> dict[str, Tensor]:
-    """Relabel every tensor: a copy with the same keys, order, dtypes and devices.
+    """Permute every tensor: a copy with the same keys, order, dtypes and devices.
 
-    With a permutation of batch shape (networks,), every tensor carries that leading axis.
-    Raises `InputError` where keys or shapes do not fit the spec.
+    Args:
+        spec: the symmetries of the architecture.
+        permutation: for each group, the old unit at each new place; with a leading axis of networks, every tensor
+            of `state` carries it too.
+        state: a state dict of the architecture.
+
+    Returns:
+        The permuted state dict.
+
+    Raises:
+        InputError: keys or shapes do not fit the spec.
+
+    Example:
+        >>> import canon, torch
+        >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+        >>> spec = canon.trace(net, torch.randn(1, 4))
+        >>> moved = canon.apply(spec, canon.random(spec, torch.Generator().manual_seed(0)), net.state_dict())
+        >>> canon.equivalent(moved, net).same
+        True
     """
     first = next(iter(permutation), None)
     if first is None:  # nothing moves, and nothing says how many networks there are
@@ -113,13 +168,54 @@ def take(tensor: Tensor, index: Tensor, dim: int) -> Tensor:
 
 
 def invert(spec: PermutationSpec, permutation: Permutation) -> dict[str, Tensor]:
-    """The element that undoes `permutation`: apply(invert(p), apply(p, x)) is x, bit for bit."""
+    """The permutation that undoes another.
+
+    Args:
+        spec: the symmetries of the architecture.
+        permutation: for each group, the old unit at each new place.
+
+    Returns:
+        A permutation: `apply(invert(p), apply(p, x))` is x, bit for bit.
+
+    Raises:
+        InputError: the permutation does not fit the spec.
+
+    Example:
+        >>> import canon, torch
+        >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+        >>> spec = canon.trace(net, torch.randn(1, 4))
+        >>> p = canon.random(spec, torch.Generator().manual_seed(0))
+        >>> back = canon.apply(spec, canon.invert(spec, p), canon.apply(spec, p, net.state_dict()))
+        >>> torch.equal(back["0.weight"], net.state_dict()["0.weight"])
+        True
+    """
     plain = {name: p.argsort(dim=-1) for name, p in permutation.items()}
     return {name: _follow(plain[name], plain, spec.groups[name].within) for name in permutation}
 
 
 def compose(spec: PermutationSpec, first: Permutation, then: Permutation) -> dict[str, Tensor]:
-    """apply(compose(first, then), x) equals apply(then, apply(first, x))."""
+    """The permutation that does `first` and then `then`.
+
+    Args:
+        spec: the symmetries of the architecture.
+        first: for each group, the old unit at each new place.
+        then: likewise, applied to the result.
+
+    Returns:
+        A permutation: `apply(compose(first, then), x)` equals `apply(then, apply(first, x))`.
+
+    Raises:
+        InputError: a permutation does not fit the spec.
+
+    Example:
+        >>> import canon, torch
+        >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+        >>> spec = canon.trace(net, torch.randn(1, 4))
+        >>> p = canon.random(spec, torch.Generator().manual_seed(0))
+        >>> both = canon.compose(spec, p, canon.invert(spec, p))
+        >>> all(torch.equal(both[g], canon.identity(spec)[g]) for g in both)
+        True
+    """
     return {
         name: _follow(first[name], then, spec.groups[name].within).gather(-1, then[name]) for name in first
     }

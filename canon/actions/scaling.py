@@ -25,9 +25,28 @@ from canon.types import State
 def apply_scale(
     spec: PermutationSpec, scales: Mapping[str, Tensor], state: State, stacked: bool = False
 ) -> dict[str, Tensor]:
-    """Multiply every unit's entries by its scale to the power that the spec gives; the function stays.
+    """Multiply every unit's entries by its scale to the power that the spec gives; the function is kept.
 
-    `scales[group]` has shape spec.shape(group), with a leading networks axis where `stacked`.
+    Args:
+        spec: the symmetries of the architecture.
+        scales: for each group a tensor of `spec.shape(group)`, with a leading axis of networks where `stacked`.
+        state: a state dict of the architecture.
+        stacked: every tensor has a first axis of networks.
+
+    Returns:
+        The scaled state dict.
+
+    Raises:
+        InputError: keys or shapes do not fit the spec.
+
+    Example:
+        >>> import canon, torch
+        >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+        >>> spec = canon.trace(net, torch.randn(1, 4))
+        >>> name = next(iter(spec.groups))
+        >>> scaled = canon.apply_scale(spec, {name: torch.full((8,), 2.0)}, net.state_dict())
+        >>> canon.equivalent(scaled, net).same
+        True
     """
     spec.check(state, batch=int(stacked))
     scaled = {}

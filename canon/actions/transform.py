@@ -49,9 +49,22 @@ _LORA = re.compile(r"^(?:base_model\.model\.)?(?P<module>.+)\.lora_(?P<side>[AB]
 
 @dataclass(frozen=True)
 class Transform:
-    """An element of a network's symmetry group: relabelling, and scales of the old units.
+    """An element of a network's symmetry group: scales of the old units, then a permutation.
 
-    `scales[group]` has the group's shape; a group that is not named keeps its scale.
+    Args:
+        spec: the symmetries of the architecture.
+        permutation: for each group, the old unit at each new place.
+        scales: for each group, the factor of each old unit; a group that is not named keeps its scale.
+
+    Example:
+        >>> import canon, torch
+        >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+        >>> spec = canon.trace(net, torch.randn(1, 4))
+        >>> element = canon.random(spec, torch.Generator().manual_seed(0))
+        >>> moved = canon.Transform(spec, element)
+        >>> back = moved.inverse().apply(moved.apply(net.state_dict()))
+        >>> all(torch.equal(back[k], v) for k, v in net.state_dict().items())
+        True
     """
 
     spec: PermutationSpec

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from canon.cli import console, formatting
-from canon.cli.inputs_outputs import check_outputs, draws, examples_of, write, write_text
+from canon.cli.inputs_outputs import check_outputs, examples_of, write_text
 from canon.cli.option_groups import HintOptions, MatchOptions
 from canon.cli.options import Examples, Out, TransformOut
 
@@ -28,7 +28,9 @@ def align(
     json: bool = console.JSON,
     quiet: bool = console.QUIET,
 ) -> None:
-    """Bring B into the order of A; what B computes does not change, and that is proved.
+    """Bring B into the order of A without changing what B computes.
+
+    With code (--model, .pt2) that is verified numerically; for a bare checkpoint the report names what it assumes.
 
     C keeps B's keys, order, dtypes and metadata, so it loads wherever B did.
 
@@ -39,16 +41,12 @@ def align(
       canon align a.pt b.pt --model nets.py:build --input 1x3x32x32 --out c.pt --report r.json
     """
     check_outputs(out, transform, report)
-    from canon.alignment import align
-    from canon.models.spec_resolution import read_pair, resolve
+    from canon.api import alignment
 
-    pair = read_pair(a, b)
-    resolved = resolve(pair.known, hints.hints())
-    matcher = matching.matcher(resolved.runnable, examples_of(data))
     with console.progress(None, "matching", quiet=quiet):
-        done = align(pair.a, pair.b, resolved, matcher, balance=matching.balance, generator=draws())
-    write(out, done.aligned)
-    if transform is not None:
+        done = alignment.align(a, b, data=examples_of(data), **hints.arguments(), **matching.arguments())
+    done.save(out)
+    if transform is not None and done.transform is not None:
         done.transform.save(transform)
     if report is not None:
         write_text(report, console.json_text(done.report) + "\n")

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from canon.cli import console, formatting
-from canon.cli.inputs_outputs import check_outputs, draws, examples_of
+from canon.cli.inputs_outputs import check_outputs, examples_of
 from canon.cli.option_groups import HintOptions, MatchOptions
 from canon.cli.options import Network, Other, Repair, Train
 
@@ -43,36 +43,26 @@ def barrier(
       canon barrier a.pt b.pt --model nets.py:build --data test.npz --align --plot line.png
     """
     check_outputs(plot)
-    from canon.alignment import align
+    from canon.api import averaging
     from canon.io.examples import read_data
-    from canon.merging.barriers import barriers
-    from canon.merging.plotting import check_format, plot_curves
-    from canon.models.loading import find_runnable, require_runnable
-    from canon.models.spec_resolution import read_pair, resolve
+    from canon.merging.plotting import check_format, save_plot
 
     if plot is not None:
         check_format(plot)
-    pair, said = read_pair(a, b), hints.hints()
-    runnable = require_runnable(find_runnable(pair.known, said))
-    scored, statistics = read_data(data, labels=True), examples_of(train)
-    lines = {"unaligned": (pair.a.state, pair.b.state)}
-    if aligned:
-        matcher = matching.matcher(runnable, statistics)
-        resolved = resolve(pair.known, said, runnable)
-        done = align(pair.a, pair.b, resolved, matcher, balance=matching.balance, generator=draws())
-        lines["aligned"] = (pair.a.state, done.aligned.state)
-    with console.progress(points * len(lines), "scoring", quiet=quiet) as steps:
-        curves = barriers(
-            runnable,
-            lines,
-            scored,
-            points=points,
-            batch=matching.batch,
+    with console.progress(points * (1 + aligned), "scoring", quiet=quiet) as steps:
+        curves = averaging.barrier(
+            a,
+            b,
+            read_data(data, labels=True),
+            align=aligned,
             repair=repair,
-            train=statistics,
+            train=examples_of(train),
+            points=points,
             advance=steps.advance,
+            **hints.arguments(),
+            **matching.arguments(),
         )
     if plot is not None:
-        plot_curves(curves, plot)
+        save_plot(curves, plot)
     result = {name: formatting.curve(found) for name, found in curves.items()}
     console.show(result, formatting.barriers(result), json)

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from canon.cli import console, formatting
-from canon.cli.inputs_outputs import check_outputs, draws, write
+from canon.cli.inputs_outputs import check_outputs
 from canon.cli.option_groups import HintOptions
 from canon.cli.options import Network, Out, TransformOut
 
@@ -38,22 +38,14 @@ def canonicalize(
       canon canonicalize vit.pt --model nets.py:build --fold --out c.safetensors
     """
     check_outputs(out, transform)
-    from canon.alignment import canonical_form, folded_form
+    from canon.api import alignment
     from canon.errors import InputError
-    from canon.models.spec_resolution import read_one, resolve
 
     if fold and transform is not None:
         raise InputError("--transform keeps relabellings and scales, which folding is not; leave one out")
-    network = read_one(a)
-    resolved = resolve(network, hints.hints())
-    if fold:
-        folded, report = folded_form(network, resolved, draws())
-        write(out, folded)
-        console.show(report, formatting.folding(report, str(out)), json)
-        return
-    done = canonical_form(network, resolved, draws())
-    write(out, done.aligned)
-    if transform is not None:
+    done = alignment.canonicalize(a, fold=fold, **hints.arguments())
+    done.save(out)
+    if transform is not None and done.transform is not None:
         done.transform.save(transform)
-    moved = f"{done.report['moved_fraction']:.1%} of the units moved"
-    console.show(done.report, f"{moved}; the function stayed: {done.report['proof']}\nwrote {out}", json)
+    told = formatting.folding if fold else formatting.canonical
+    console.show(done.report, told(done.report, str(out)), json)

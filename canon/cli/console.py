@@ -192,7 +192,9 @@ def show(result: Mapping[str, Any], text: RenderableType, as_json: bool) -> None
     else:
         width = None if sys.stdout.isatty() else 160  # files and pipes have no edge to wrap at
         text = inert(text) if isinstance(text, str) else text
-        Console(width=width).print(text, soft_wrap=isinstance(text, str), highlight=False, markup=False)
+        Console(width=width, emoji=False).print(
+            text, soft_wrap=isinstance(text, str), highlight=False, markup=False
+        )
 
 
 def json_text(result: Any) -> str:

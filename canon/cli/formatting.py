@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from math import prod
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,7 @@ from rich.table import Table
 
 if TYPE_CHECKING:
     from canon.merging.interpolation import Curve
-    from canon.spec import PermutationSpec
+    from canon.spec import Axis, PermutationSpec
 
 
 def alignment(report: Mapping[str, Any], out: str) -> str:
@@ -27,7 +27,33 @@ def alignment(report: Mapping[str, Any], out: str) -> str:
     ]
     if "nothing_moved_because" in report:
         lines.append(f"nothing moved: {report['nothing_moved_because']}")
-    return "\n".join([*lines, f"C computes the function of B: {report['proof']}", f"wrote {out}"])
+    return "\n".join([*lines, f"C computes the function of B{_evidence(report)}", f"wrote {out}"])
+
+
+def merging(report: Mapping[str, Any], out: str) -> str:
+    """The report of a merge in words."""
+    count = len(report["networks"])
+    aligned = [f"aligned, {assuming(report['assumptions'])} (not verified)"] if report["assumptions"] else []
+    return "\n".join([f"the mean of {count} networks", *aligned, f"wrote {out}"])
+
+
+def canonical(report: Mapping[str, Any], out: str) -> str:
+    """The report of a canonical form in words."""
+    lines = [f"{report['moved_fraction']:.1%} of the units moved"]
+    if "nothing_moved_because" in report:
+        lines.append(f"nothing moved: {report['nothing_moved_because']}")
+    return "\n".join([*lines, f"the function stayed{_evidence(report)}", f"wrote {out}"])
+
+
+def _evidence(report: Mapping[str, Any]) -> str:
+    """What follows a claim about the function: verified numerically, or under which assumptions."""
+    if report["verified"]:
+        return f", verified numerically: {report['proof']}"
+    return f", {assuming(report['assumptions'])} (not verified): {report['proof'].partition(';')[0]}"
+
+
+def assuming(assumptions: Sequence[str]) -> str:
+    return f"assuming {'; '.join(assumptions)}"
 
 
 def folding(report: Mapping[str, Any], out: str) -> str:
@@ -35,16 +61,20 @@ def folding(report: Mapping[str, Any], out: str) -> str:
     lines = [f"{gain} went into {', '.join(readers)}" for gain, readers in report["folded"].items()]
     lines += [f"{gain} stays: {reason}" for gain, reason in report["kept"].items()]
     nothing = ["no norm before a linear layer was found"] if not lines else []
-    return "\n".join([*lines, *nothing, f"the function stayed: {report['proof']}", f"wrote {out}"])
+    return "\n".join([*lines, *nothing, f"the function stayed{_evidence(report)}", f"wrote {out}"])
 
 
-def spec(found: PermutationSpec, source: str) -> dict[str, Any]:
+def spec(found: PermutationSpec, source: str, assumptions: Sequence[str] = ()) -> dict[str, Any]:
     """Groups with their tensors, frozen things with their reasons, and how much of the network moves."""
     moving, total = parameter_counts(found)
+    axes, all_axes = moving_axes(found)
     return {
         "spec_source": source,
+        "assumptions": list(assumptions),
         "parameters": total,
         "parameters_in_moving_groups": moving,
+        "axes": all_axes,
+        "axes_that_move": axes,
         "groups": [
             {
                 "name": name,
@@ -61,13 +91,27 @@ def spec(found: PermutationSpec, source: str) -> dict[str, Any]:
 
 
 def parameter_counts(found: PermutationSpec) -> tuple[int, int]:
-    """How many numbers lie in tensors that some group moves, and how many there are; no statistics."""
-    sizes = {
-        name: (prod(axis.size for axis in axes), any(axis.groups for axis in axes))
-        for name, axes in found.axes.items()
-        if name not in found.statistics
-    }
-    return sum(size for size, moves in sizes.values() if moves), sum(size for size, _ in sizes.values())
+    """How many entries some group moves, and how many there are; no statistics."""
+    moving = total = 0
+    for name, axes in found.axes.items():
+        if name not in found.statistics:
+            size = prod(axis.size for axis in axes)
+            still = prod(axis.size - _moving_positions(axis) for axis in axes)
+            moving, total = moving + size - still, total + size
+    return moving, total
+
+
+def moving_axes(found: PermutationSpec) -> tuple[int, int]:
+    """How many axes of tensors some group moves, and how many there are longer than one; no statistics."""
+    axes = [
+        a for name, many in found.axes.items() if name not in found.statistics for a in many if a.size > 1
+    ]
+    return sum(bool(axis.groups) for axis in axes), len(axes)
+
+
+def _moving_positions(axis: Axis) -> int:
+    moving = [seg for seg in axis.segments if any(factor.group is not None for factor in seg)]
+    return sum(prod(factor.size for factor in segment) for segment in moving)
 
 
 def tables(found: Mapping[str, Any]) -> RenderableType:
@@ -75,8 +119,10 @@ def tables(found: Mapping[str, Any]) -> RenderableType:
     share = found["parameters_in_moving_groups"] / max(found["parameters"], 1)
     parts: list[RenderableType] = [
         f"{found['spec_source']}: {len(found['groups'])} groups, "
-        f"{share:.1%} of {found['parameters']:,} parameters in tensors that move"
+        f"{share:.1%} of {found['parameters']:,} parameters and {found['axes_that_move']} of {found['axes']} axes move"
     ]
+    if found["assumptions"]:
+        parts.append(f"{assuming(found['assumptions'])} (not verified)")
     if found["groups"]:
         parts.append(_groups(found["groups"]))
     if found["frozen"]:

@@ -6,17 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    import torch
-
-    from canon.io.checkpoint import Checkpoint
     from canon.io.examples import Data
-
-
-def draws(seed: int = 0) -> torch.Generator:
-    """What draws the inputs on which functions are compared."""
-    import torch
-
-    return torch.Generator().manual_seed(seed)
 
 
 def examples_of(path: Path | None, labels: bool = False) -> Data | None:
@@ -32,12 +22,6 @@ def check_outputs(*paths: Path | None) -> None:
     for path in paths:
         if path is not None:
             require_folder(path)
-
-
-def write(path: Path, found: Checkpoint) -> None:
-    from canon.io import checkpoint
-
-    checkpoint.write(path, found, follow=True)
 
 
 def write_text(path: Path, text: str) -> None:

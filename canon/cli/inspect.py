@@ -34,13 +34,13 @@ def inspect(
       canon inspect net.pt --model nets.py:build --input 1x3x32x32 --save-spec groups.json
     """
     check_outputs(save_spec)
+    from canon.api import inspection
     from canon.errors import InputError
-    from canon.models.spec_resolution import read_one, resolve
 
     if save_spec is not None and save_spec.exists():
         raise InputError(f"--save-spec {save_spec} exists already; name a new file, or delete that one")
-    resolved = resolve(read_one(a), hints.hints())
+    found = inspection.inspect(a, **hints.arguments())
     if save_spec is not None:
-        write_text(save_spec, resolved.spec.to_json() + "\n")
-    found = formatting.spec(resolved.spec, resolved.source)
-    console.show(found, formatting.tables(found), json)
+        write_text(save_spec, found.spec.to_json() + "\n")
+    told = formatting.spec(found.spec, found.source, found.assumptions)
+    console.show(told, formatting.tables(told), json)

@@ -13,13 +13,13 @@ from canon.cli.verify import verify
 app = console.application(
     "Remove the symmetries of neural networks.\n\n"
     "The units of a hidden layer can be listed in any order without a change in what the network computes. "
-    "canon finds those symmetries, proves them, and brings two networks into the same order, so that their "
+    "canon finds those symmetries, checks them numerically, and brings two networks into the same order, so that their "
     "weights can be compared, interpolated and merged.\n\n"
     "Networks are .safetensors, .pt, .pth, .bin or .pt2 files.\n\n"
     "[bold]How canon learns the symmetries[/bold] (every command takes these):\n\n"
-    "  a .pt2 file (torch.export)      traced and proved\n\n"
-    "  --model pkg.mod:build           your module, traced and proved\n\n"
-    "  a bare checkpoint               well-known families are recognised by keys and shapes\n\n"
+    "  a .pt2 file (torch.export)      traced and checked numerically\n\n"
+    "  --model pkg.mod:build           your module, traced and checked numerically\n\n"
+    "  a bare checkpoint               keys, shapes and config.json; --assume says what they do not\n\n"
     "  --spec S.json                   a spec that `canon inspect --save-spec` wrote, amended by hand if need be"
 )
 

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from canon.cli import console
-from canon.cli.inputs_outputs import check_outputs, draws, examples_of, write
+from canon.cli import console, formatting
+from canon.cli.inputs_outputs import check_outputs, examples_of
 from canon.cli.option_groups import HintOptions, MatchOptions
 from canon.cli.options import Out, Repair, Train
 
@@ -39,29 +39,22 @@ def merge(
       canon merge a.pt b.pt --weights 0.7,0.3 --model nets.py:build --train x.npz --repair batch-norm -o m.pt
     """
     check_outputs(out)
-    from canon.merging.merge import merge_networks, parse_weights
-    from canon.models.loading import find_runnable
-    from canon.models.spec_resolution import read_one, resolve
+    from canon.api import averaging
+    from canon.merging.merge import parse_weights
 
-    shares, examples = parse_weights(weights, len(networks)), examples_of(train)
-    found, said = [read_one(path) for path in networks], hints.hints()
-    runnable = find_runnable(found[0], said)
+    shares = parse_weights(weights, len(networks))
     with console.progress(len(networks) - 1, "merging", quiet=quiet) as steps:
-        merged, result = merge_networks(
-            found,
-            shares,
-            [str(path) for path in networks],
-            resolved=resolve(found[0], said, runnable) if aligned else None,
-            matcher=matching.matcher(runnable, examples),
-            balance=matching.balance,
-            runnable=runnable,
+        done = averaging.merge(
+            networks,
+            weights=shares,
+            align=aligned,
             repair=repair,
-            train=examples,
-            batch=matching.batch,
-            generator=draws(),
+            train=examples_of(train),
             advance=steps.advance,
+            **hints.arguments(),
+            **matching.arguments(),
         )
-    write(out, merged)
-    for warning in result["warnings"]:
+    done.save(out)
+    for warning in done.report["warnings"]:
         console.say(f"warning: {warning}")
-    console.show(result, f"the mean of {len(networks)} networks\nwrote {out}", json)
+    console.show(done.report, formatting.merging(done.report, str(out)), json)

@@ -6,14 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields, is_dataclass
 from functools import wraps
 from inspect import Parameter, Signature, signature
-from typing import TYPE_CHECKING, Any, get_type_hints
+from typing import Any, get_type_hints
 
-from canon.cli.options import Balance, Batch, Family, Input, Method, Model, Seed, Spec, Start
-
-if TYPE_CHECKING:
-    from canon.io.examples import Data
-    from canon.matching.registry import Matcher
-    from canon.models.loading import Hints, Runnable
+from canon.cli.options import Assume, Balance, Batch, Family, Input, Method, Model, Seed, Spec, Start
 
 
 @dataclass(frozen=True)
@@ -24,11 +19,22 @@ class HintOptions:
     model: Model = None
     family: Family = None
     input: Input = None
+    assume: Assume = None
 
-    def hints(self) -> Hints:
-        from canon.models.loading import Hints
+    def arguments(self) -> dict[str, Any]:
+        """The arguments of canon's functions that say the same."""
+        given = {"model": self.model, "family": self.family, "assume": tuple(self.assume or ())}
+        return given | {"spec": self.spec, "example_inputs": self._inputs()}
 
-        return Hints(self.spec, self.model, self.family, self.input)
+    def _inputs(self) -> Any:
+        if self.input is None:
+            return None
+        from canon.errors import InputError
+        from canon.models.loading import parse_input
+
+        if self.model is None:
+            raise InputError("--input says what a --model takes; give a --model too")
+        return parse_input(self.input)
 
 
 @dataclass(frozen=True)
@@ -41,13 +47,15 @@ class MatchOptions:
     batch: Batch = 256
     seed: Seed = None
 
-    def matcher(self, runnable: Runnable | None, examples: Data | None) -> Matcher:
-        import torch
-
-        from canon.matching.registry import Means, matcher_for
-
-        order = None if self.seed is None else torch.Generator().manual_seed(self.seed)
-        return matcher_for(self.method, Means(self.start, order, runnable, examples, self.batch))
+    def arguments(self) -> dict[str, Any]:
+        """The arguments of canon's functions that say the same."""
+        return {
+            "method": self.method,
+            "start": self.start,
+            "balance": self.balance,
+            "batch_size": self.batch,
+            "order_seed": self.seed,
+        }
 
 
 def grouped(command: Callable[..., None]) -> Callable[..., None]:

@@ -19,6 +19,17 @@ Model = Annotated[
     ),
 ]
 Family = Annotated[str | None, typer.Option("--family", help="Name the family instead of recognising it.")]
+Assume = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--assume",
+        metavar="NAME[=VALUE]",
+        help="What a bare checkpoint's keys and shapes do not tell, and the report then names as assumed: "
+        "heads=12, activation=relu, chain (linear layers, convolutions and norms feed one another through "
+        "activations, pooling and flattening alone), padding=both|behind|front (zero channels of shortcuts), "
+        "norm=layer, tied-head. Repeatable.",
+    ),
+]
 Input = Annotated[
     str | None,
     typer.Option(

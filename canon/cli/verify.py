@@ -7,9 +7,10 @@ from typing import Annotated
 import typer
 
 from canon.cli import console
-from canon.cli.inputs_outputs import draws
 from canon.cli.option_groups import HintOptions
 from canon.cli.options import Network, Other
+
+UNDECIDED = 3
 
 
 def verify(
@@ -20,11 +21,11 @@ def verify(
     seed: Annotated[int, typer.Option("--seed", help="Seed of the random inputs.")] = 0,
     json: bool = console.JSON,
 ) -> None:
-    """Say whether A and B are the same function; exit code 0 if they are, 1 if not.
+    """Say whether A and B are the same function; exit code 0 if they are, 1 if not, 3 if undecided.
 
     With --model, .pt2 files or files that say their architecture both are run in float64 on random inputs.
 
-    Otherwise a relabelling and scaling that turns one into the other is sought: one proves it, none decides nothing.
+    Without code, searches for a permutation and rescaling from A to B. Finding one shows equivalence, under the assumptions that are named; finding none is inconclusive.
 
     Rounding to the coarsest dtype of the two files is allowed for; the answer says how much.
 
@@ -32,16 +33,9 @@ def verify(
 
       canon verify b.pt c.safetensors --model nets.py:build --input 1x3x32x32
     """
-    from canon.equivalence import same_by_relabelling, same_by_running
-    from canon.models.loading import find_runnable
-    from canon.models.spec_resolution import described, read_pair, resolve
+    from canon.api import inspection
 
-    pair, said = read_pair(a, b), hints.hints()
-    runnable = find_runnable(pair.known, said) or described(pair.known)
-    if runnable is not None:
-        result = same_by_running(pair.a.state, pair.b.state, runnable, draws(seed))
-    else:
-        result = same_by_relabelling(pair.a.state, pair.b.state, resolve(pair.known, said))
-    console.show(result, f"{result['verdict']}: {result['proof']}", json)
-    if not result["same"]:
-        raise typer.Exit(1)
+    found = inspection.equivalent(a, b, seed=seed, **hints.arguments())
+    console.show(found.report, f"{found.report['verdict']}: {found.reason}", json)
+    if not found.same:
+        raise typer.Exit(UNDECIDED if found.same is None else 1)

@@ -55,10 +55,27 @@ def fold_norms(
     example_inputs: Any = None,
     state: Mapping[str, Tensor] | None = None,
 ) -> Folded:
-    """Gains become one and biases zero wherever linear layers can take them; the function stays.
+    """Let linear layers and convolutions take the gains and biases of the norms before them.
 
-    `state` is a state of the network, its own if not given; keys, order and dtypes are kept, products
-    are taken in float64. Raises `InputError` where torch.export cannot follow the network.
+    Gains become one and biases zero wherever the layers that read them can take them; the function is kept.
+
+    Args:
+        network: a module, or an exported program.
+        example_inputs: a tensor, a tuple of positional or a dict of named inputs; a program brings its own.
+        state: a state dict of the network, its own if not given.
+
+    Returns:
+        The state, which layers took each gain, and why other gains and biases stay. Keys, order and dtypes are
+        kept; products are taken in float64.
+
+    Raises:
+        InputError: torch.export cannot follow the network.
+
+    Example:
+        >>> import canon, torch
+        >>> net = torch.nn.Sequential(torch.nn.LayerNorm(4), torch.nn.Linear(4, 2))
+        >>> canon.fold_norms(net, torch.randn(1, 4)).folded
+        {'0.weight': ('1.weight',)}
     """
     if state is None:
         state = network.state_dict() if isinstance(network, nn.Module) else network.state_dict

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from torch import Tensor
 
 from canon.errors import InputError
 from canon.io import exported_program, safetensors, torch_pickle
+from canon.io.dtypes import computable
 from canon.io.files import replacing, require_file
 
 PICKLES = (".pt", ".pth", ".bin")
@@ -28,16 +29,26 @@ _NESTED = ("state_dict", "model_state_dict", "model")
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A network as a file holds it: tensors in the file's order, and the file's own words about it.
+    """A network as a file holds it: tensors in the file's order, and what the file says beside them.
 
-    `program` is the exported program of a `.pt2` file, `versions` what `nn.Module.state_dict` notes
-    about its modules (a `.pt` file keeps it).
+    Args:
+        state: the tensors by name.
+        metadata: texts by name, as safetensors files hold them.
+        program: the exported program of a `.pt2` file.
+        versions: what `nn.Module.state_dict` notes about its modules (a `.pt` file keeps it).
+        path: the file, beside which a configuration may lie.
+
+    Example:
+        >>> import canon, torch
+        >>> canon.Checkpoint({"w": torch.zeros(2)}).with_state({"w": torch.ones(2)}).state["w"]
+        tensor([1., 1.])
     """
 
     state: dict[str, Tensor]
     metadata: dict[str, str] = field(default_factory=dict)
     program: Any = None
     versions: Any = None
+    path: Path | None = None
 
     def with_state(self, state: Mapping[str, Tensor]) -> Checkpoint:
         """The same file with other numbers: keys, order, dtypes, metadata and tied tensors are kept."""
@@ -46,7 +57,7 @@ class Checkpoint:
         for name, old in self.state.items():
             owner = first.setdefault(_place(old), name) if old.numel() else name
             kept[name] = kept[owner] if owner != name else state[name].to(old.dtype)
-        return Checkpoint(kept, dict(self.metadata), self.program, self.versions)
+        return replace(self, state=kept, metadata=dict(self.metadata))
 
 
 def _place(tensor: Tensor) -> tuple[Any, ...]:
@@ -66,7 +77,7 @@ def read(path: str | os.PathLike[str]) -> Checkpoint:
         found = _read_state_dict(path)
     if not found.state:
         raise InputError(f"{path} holds no tensor; save a network's state_dict")
-    return found
+    return replace(found, path=Path(path))
 
 
 def check_suffix(path: str | os.PathLike[str]) -> str:
@@ -97,8 +108,8 @@ def require_same(a: Mapping[str, Tensor], b: Mapping[str, Tensor], who_a: str, w
 def require_finite(state: Mapping[str, Tensor], who: str) -> None:
     """Raise `InputError` where a tensor holds NaN or infinity: no matching can make sense of it."""
     for name, tensor in state.items():
-        if tensor.is_floating_point() and not tensor.isfinite().all():
-            bad = int((~tensor.isfinite()).sum())
+        if tensor.is_floating_point() and not (finite := computable(tensor).isfinite()).all():
+            bad = int((~finite).sum())
             raise InputError(
                 f"{who}: {name} holds NaN or infinity ({bad} of {tensor.numel()} values); "
                 "train it again, or download it again"

@@ -6,6 +6,7 @@ import os
 import pickle
 import re
 import warnings
+import zipfile
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -19,8 +20,10 @@ from canon.io.files import require_file
 def read(path: str | os.PathLike[str]) -> Any:
     """Whatever a `.pt` file holds, if it needs no code: `InputError` otherwise."""
     size = require_file(path)
-    # Shapes first, on a device that allocates nothing: a small file may claim any size.
-    claimed = sum(_storage_bytes(_tensors(_load(path, "meta"))))
+    _check_records(path, size)
+    # Shapes first, on a device that allocates nothing: a small file may claim any size. Tensors that are tied
+    # share their bytes, so each is held against the file by itself.
+    claimed = max((t.numel() * t.dtype.itemsize for t in _tensors(_load(path, "meta"))), default=0)
     if claimed > size:
         raise InputError(f"{path} claims {claimed} bytes of tensors, the file holds {size}; save it again")
     return _load(path, "cpu")
@@ -64,10 +67,14 @@ def _tensors(found: Any) -> Iterator[Tensor]:
             yield from _tensors(value)
 
 
-def _storage_bytes(tensors: Iterator[Tensor]) -> Iterator[int]:
-    seen = set()
-    for tensor in tensors:
-        storage = tensor.untyped_storage()
-        if storage._cdata not in seen:
-            seen.add(storage._cdata)
-            yield storage.nbytes()
+def _check_records(path: str | os.PathLike[str], size: int) -> None:
+    """Raise `InputError` where the archive's records claim more bytes than the file holds."""
+    if not zipfile.is_zipfile(path):
+        return
+    try:
+        with zipfile.ZipFile(path) as archive:
+            claimed = sum(record.file_size for record in archive.infolist())
+    except (zipfile.BadZipFile, OSError, ValueError) as error:
+        raise InputError(f"{path} is damaged ({error}); save or download it again") from None
+    if claimed > size:
+        raise InputError(f"{path} claims {claimed} bytes of tensors, the file holds {size}; save it again")

@@ -40,11 +40,29 @@ CHANNEL_NORMS = (
 def match_activations(
     spec: PermutationSpec, module_a: nn.Module, module_b: nn.Module, batches: Iterable[Any]
 ) -> Match:
-    """The permutation of B's units that correlates best with A's on `batches`.
+    """The permutation of B's units that correlates best with A's on examples.
 
-    A batch is a tensor, or a tuple of the modules' arguments. Both run in evaluation mode and are left
-    as they were. Objectives are sums of correlations, before and after, in float64.
-    Raises `InputError` without a batch, where activations are not finite, or where the modules differ.
+    Activation matching (Li et al. 2016, arXiv:1511.07543; Ainsworth et al. 2023, arXiv:2209.04836). Both modules
+    run in evaluation mode and are left as they were.
+
+    Args:
+        spec: the symmetries of the architecture.
+        module_a: the network whose order is taken.
+        module_b: the network whose units are matched.
+        batches: tensors, or tuples of the modules' arguments.
+
+    Returns:
+        The match; objectives are sums of correlations, in float64.
+
+    Raises:
+        InputError: there is no batch, activations are not finite, or the modules differ.
+
+    Example:
+        >>> import canon, torch
+        >>> a, b = (torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2)) for _ in "ab")
+        >>> spec = canon.trace(a, torch.randn(1, 4))
+        >>> canon.match_activations(spec, a, b, [torch.randn(64, 4)]).converged
+        True
     """
     began = time.perf_counter()
     states = [{n: t.detach()[None] for n, t in m.state_dict().items()} for m in (module_a, module_b)]

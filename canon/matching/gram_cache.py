@@ -195,7 +195,8 @@ class Scores:
                 tensor = take(tensor, axis_index(self.spec, axis, present), 1 + number)
             elif number == use.axis and axis.groups - use.family.members:
                 still = identity(self.spec, (len(rows),))
-                home = {**present, **{name: still[name] for name in use.family.members}}
+                # Groups of other segments of this axis do not matter to this one.
+                home = {**still, **present, **{name: still[name] for name in use.family.members}}
                 tensor = take(tensor, axis_index(self.spec, axis, home), 1 + number)
         return tensor
 

@@ -40,8 +40,21 @@ BLOCKS = 5
 class Aligned:
     """Networks in one frame. `state = apply(permutation, apply_scale(scales, networks))`.
 
-    `frame` is what a new network is matched to: their mean, or the first network. `objective[r]` is the
-    mean over networks of the inner product with the reference of round r, outputs emphasized.
+    Args:
+        state: the aligned networks, stacked on a first axis of every tensor.
+        permutation: for each group, the old unit at each new place.
+        scales: for each group, the factor of each old unit.
+        frame: what a new network is matched to: their mean, or the first network.
+        objective: for each round, the mean over networks of the inner product with the reference, outputs
+            emphasized.
+
+    Example:
+        >>> import canon, torch
+        >>> a, b = (torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2)) for _ in "ab")
+        >>> spec = canon.trace(a, torch.randn(1, 4))
+        >>> stacked = {k: torch.stack([v, b.state_dict()[k]]) for k, v in a.state_dict().items()}
+        >>> canon.align_many(spec, stacked).frame["0.weight"].shape
+        torch.Size([8, 4])
     """
 
     state: dict[str, Tensor]
@@ -65,9 +78,33 @@ def align_many(
 ) -> Aligned:
     """Align networks, stacked on a first axis of every tensor, to one frame.
 
-    Network 0 is the first reference; with `reference="mean"`, up to `rounds` more go to the mean of
-    the other networks as they then lie. Tensors that write the outputs count `outputs` times in every
-    match. `progress(done, total)` is called after every round.
+    Network 0 is the first reference; with `reference="mean"`, up to `rounds` more go to the mean of the other
+    networks as they then lie. Generalises Git Re-Basin's MergeMany (Ainsworth et al. 2023, arXiv:2209.04836).
+
+    Args:
+        spec: the symmetries of the architecture.
+        networks: every tensor with a first axis of networks.
+        rounds: the most rounds of matching to the mean.
+        balance: bring every network to its L2-minimal scales before.
+        reference: "mean" or "first".
+        start: where matching starts.
+        outputs: how many times tensors that write the outputs count in every match.
+        generator: visits groups in a random order.
+        progress: called with (done, total) after every round.
+
+    Returns:
+        The aligned networks, how they were moved, and the frame.
+
+    Raises:
+        InputError: keys or shapes do not fit the spec.
+
+    Example:
+        >>> import canon, torch
+        >>> a, b = (torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2)) for _ in "ab")
+        >>> spec = canon.trace(a, torch.randn(1, 4))
+        >>> stacked = {k: torch.stack([v, b.state_dict()[k]]) for k, v in a.state_dict().items()}
+        >>> canon.align_many(spec, stacked).state["0.weight"].shape
+        torch.Size([2, 8, 4])
     """
     spec.check(networks, batch=1)
     count = next(iter(networks.values())).shape[0]
@@ -155,7 +192,29 @@ def align_to(
     start: str = "auto",
     generator: torch.Generator | None = None,
 ) -> Aligned:
-    """Bring one network, or many stacked on a first axis, into an existing frame."""
+    """Bring one network, or many stacked on a first axis, into an existing frame.
+
+    Args:
+        spec: the symmetries of the architecture.
+        frame: the `frame` of `align_many`, or any network.
+        networks: a state dict, or many stacked.
+        balance: bring the networks to their L2-minimal scales before.
+        start: where matching starts.
+        generator: visits groups in a random order.
+
+    Returns:
+        The aligned networks; their `frame` is the one given.
+
+    Raises:
+        InputError: keys or shapes do not fit the spec.
+
+    Example:
+        >>> import canon, torch
+        >>> a, b = (torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2)) for _ in "ab")
+        >>> spec = canon.trace(a, torch.randn(1, 4))
+        >>> canon.align_to(spec, a.state_dict(), b.state_dict()).state["0.weight"].shape
+        torch.Size([8, 4])
+    """
     name, axes = max(spec.axes.items(), key=lambda item: len(item[1]))
     stacked = networks[name].dim() > len(axes)
     scales, state = scaling.balance(spec, networks, stacked=stacked) if balance else ({}, dict(networks))

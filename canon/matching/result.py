@@ -12,9 +12,25 @@ class Match:
     """A permutation of network B towards network A, and what it gained.
 
     For many networks at once every tensor carries a leading axis of networks; objectives are float64.
-    `gains[group]` is the share of the objective's rise that came with that group, `moved[group]` the
-    fraction of its units that changed place. `scales` holds the signs of B's units where they were
-    matched too: B is scaled first and then relabelled.
+
+    Args:
+        permutation: for each group, the old unit of B at each new place.
+        objective_before: the objective of B as it stands.
+        objective: the objective after the permutation.
+        sweeps: passes over all groups.
+        converged: whether the last sweep gained nothing more.
+        seconds: wall-clock time.
+        gains: for each group, the share of the objective's rise that came with it.
+        moved: for each group, the fraction of its units that changed place.
+        scales: the signs of B's units where they were matched too: B is scaled first and then permuted.
+
+    Example:
+        >>> import canon, torch
+        >>> a, b = (torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2)) for _ in "ab")
+        >>> spec = canon.trace(a, torch.randn(1, 4))
+        >>> match = canon.match_weights(spec, a.state_dict(), b.state_dict())
+        >>> bool(match.objective >= match.objective_before)
+        True
     """
 
     permutation: dict[str, Tensor]

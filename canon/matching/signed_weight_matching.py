@@ -26,10 +26,27 @@ from canon.types import State
 
 
 def match_signed(spec: PermutationSpec, reference: State, networks: State, **options: Any) -> Match:
-    """`match_weights`, and the signs of the units of odd activations, in `scales` of the result.
+    """`match_weights`, and the signs of the units of odd activations (tanh, sin).
 
-    The aligned network is `apply(permutation, apply_scale(scales, network))`. Takes the options of
-    `match_weights`; without such units it is `match_weights`.
+    Args:
+        spec: the symmetries of the architecture.
+        reference: the state dict whose order is taken.
+        networks: a state dict, or many stacked on a first axis of every tensor.
+        options: those of `match_weights`.
+
+    Returns:
+        The match, with signs in `scales`: the aligned network is `apply(permutation, apply_scale(scales, network))`.
+
+    Raises:
+        InputError: keys or shapes do not fit the spec.
+
+    Example:
+        >>> import canon, torch
+        >>> a = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Tanh(), torch.nn.Linear(8, 2))
+        >>> spec = canon.trace(a, torch.randn(1, 4))
+        >>> match = canon.match_signed(spec, a.state_dict(), a.state_dict())
+        >>> sum(match.moved.values())
+        0.0
     """
     groups = sign_groups(spec)
     if not groups:

@@ -40,11 +40,37 @@ def straight_through(
     loss: Callable[[Tensor, Tensor], Tensor] = cross_entropy,
     progress: Callable[[int, int], None] | None = None,
 ) -> Match:
-    """The permutation of `network` whose midpoint with `reference` has the least mean loss on `batches`.
+    """The permutation of a network whose midpoint with a reference has the least mean loss.
 
-    Begins from `match_weights` and is never worse than it. `module` runs the states and is not changed;
-    batches are (inputs, targets). Objectives are minus the midpoint's loss, in float64; `sweeps` counts
-    epochs. Raises `InputError` without batches, `WorkError` where the loss is not finite.
+    Git Re-Basin's straight-through estimator (Ainsworth et al. 2023, arXiv:2209.04836, algorithm 3). Begins from
+    `match_weights` and is never worse than it.
+
+    Args:
+        spec: the symmetries of the architecture.
+        module: the code of both; it runs the states and is not changed.
+        reference: the state dict whose order is taken.
+        network: the state dict that is permuted.
+        batches: (inputs, targets).
+        epochs: passes over the batches.
+        learning_rate: of Adam.
+        loss: of outputs and targets.
+        progress: called with (done, total) after every epoch.
+
+    Returns:
+        The match; objectives are minus the midpoint's loss, in float64, and `sweeps` counts epochs.
+
+    Raises:
+        InputError: there is no batch.
+        WorkError: the loss is not finite.
+
+    Example:
+        >>> import canon, torch
+        >>> a, b = (torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2)) for _ in "ab")
+        >>> spec = canon.trace(a, torch.randn(1, 4))
+        >>> batches = [(torch.randn(8, 4), torch.randint(2, (8,)))]
+        >>> match = canon.straight_through(spec, a, a.state_dict(), b.state_dict(), batches, epochs=1)
+        >>> bool(match.objective >= match.objective_before)
+        True
     """
     began = time.perf_counter()
     if not batches:

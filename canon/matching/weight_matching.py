@@ -49,19 +49,37 @@ def match_weights(
     tolerance: float = 1e-12,
     generator: torch.Generator | None = None,
 ) -> Match:
-    """The permutation that brings `networks` closest to `reference` in weights.
+    """The permutation that brings networks closest to a reference in weights.
 
-    `networks` is one state_dict, or many stacked on a first axis of every tensor; so may be
-    `reference`, for one reference each. `start` is a name in `canon.matching.initialization.STARTS` or "auto": anchored,
-    and unless that is well founded others beside it. Small networks also start from the identity and
-    from Frank-Wolfe's end, and the best objective is kept (on trained pairs that rule gave the lowest
-    barriers); large ones race anchored against the identity for a sweep, unless no group moves once all of its
-    weights are looked at. Where some group has no anchor at
-    all the identity goes to the end too, signatures as well if the two disagree.
-    A gain counts when it exceeds `tolerance` x |A| |B|. With a `generator` the order of the groups is
-    random in every sweep, without one it is the spec's.
+    Git Re-Basin's weight matching by linear assignment, group by group (Ainsworth et al. 2023, arXiv:2209.04836,
+    algorithm 1). Within attention, heads are matched first and then units within heads.
 
-    Raises `InputError` where states do not fit the spec or hold NaN or infinity.
+    Args:
+        spec: the symmetries of the architecture.
+        reference: a state dict, or many stacked on a first axis of every tensor, one for each network.
+        networks: a state dict, or many stacked on a first axis of every tensor.
+        start: a name in `canon.matching.initialization.STARTS`, or "auto": "anchored", and others beside it unless
+            that is well founded. Small networks also start from the identity and from the end of Frank-Wolfe, and
+            the best objective is kept; large ones race "anchored" against the identity for a sweep, unless no group
+            moves once all of its weights are looked at. Where a group has no anchor the identity is run to the end
+            too, and signatures as well if the two disagree.
+        sweeps: the most passes over all groups.
+        tolerance: a gain counts when it exceeds `tolerance` x |A| |B|.
+        generator: the order of the groups is random in every sweep; without one it is that of the spec.
+
+    Returns:
+        The match; objectives are inner products of weights, in float64.
+
+    Raises:
+        InputError: states do not fit the spec, or hold NaN or infinity.
+
+    Example:
+        >>> import canon, torch
+        >>> a, b = (torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2)) for _ in "ab")
+        >>> spec = canon.trace(a, torch.randn(1, 4))
+        >>> match = canon.match_weights(spec, a.state_dict(), b.state_dict())
+        >>> bool(match.objective >= match.objective_before)
+        True
     """
     began = time.perf_counter()
     if start != "auto" and start not in STARTS:

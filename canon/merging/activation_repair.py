@@ -32,9 +32,27 @@ Moments = dict[str, tuple[Tensor, Tensor]]
 
 @torch.no_grad()
 def reestimate_batch_norm(module: nn.Module, state: State, inputs: Inputs) -> dict[str, Tensor]:
-    """`state` with the running statistics of `inputs()`: the plain mean over its batches.
+    """Estimate the running statistics of batch norm anew.
 
     Everything but batch norm stays in evaluation mode. A network without batch norm comes back as it was.
+
+    Args:
+        module: the code of the network; left as it was.
+        state: its state dict.
+        inputs: a callable that gives the batches of training inputs.
+
+    Returns:
+        `state` with running statistics that are the plain mean over the batches.
+
+    Raises:
+        InputError: there is no batch.
+
+    Example:
+        >>> import canon, torch
+        >>> net = torch.nn.Sequential(torch.nn.BatchNorm1d(2))
+        >>> x = torch.full((8, 2), 3.0)
+        >>> canon.reestimate_batch_norm(net, net.state_dict(), lambda: [x])["0.running_mean"]
+        tensor([3., 3.])
     """
     working = loaded(module, state)
     norms = [part for part in working.modules() if isinstance(part, BATCH_NORMS) and part.track_running_stats]
@@ -52,10 +70,32 @@ def reestimate_batch_norm(module: nn.Module, state: State, inputs: Inputs) -> di
 def repair(
     module: nn.Module, merged: State, sources: Sequence[State], weights: Sequence[float], inputs: Inputs
 ) -> dict[str, Tensor]:
-    """`merged` with the units' statistics of `sources`, weighted; then batch norm re-estimated.
+    """REPAIR: give the units of a merged network the statistics of the networks it was made of.
 
-    Corrected are linear and convolutional layers that have a bias to shift with, the last one (the
-    network's output) left out. A layer's statistics are taken with those before it corrected.
+    Jordan et al. 2023, arXiv:2211.08403. Corrected are linear and convolutional layers that have a bias, the last
+    one left out; a layer's statistics are taken with those before it corrected. Then batch norm is re-estimated.
+
+    Args:
+        module: the code of the networks; left as it was.
+        merged: the state dict of the merged network.
+        sources: the state dicts that were merged.
+        weights: their shares.
+        inputs: a callable that gives the batches of training inputs.
+
+    Returns:
+        The repaired state dict.
+
+    Raises:
+        InputError: there is no batch.
+
+    Example:
+        >>> import canon, torch
+        >>> a, b = (torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2)) for _ in "ab")
+        >>> spec = canon.trace(a, torch.randn(1, 4))
+        >>> x = torch.randn(32, 4)
+        >>> mean = canon.merge(a.state_dict(), b.state_dict(), align=False)
+        >>> canon.repair(a, mean, [a.state_dict(), b.state_dict()], [0.5, 0.5], lambda: [x])["0.weight"].shape
+        torch.Size([8, 4])
     """
     goal: Moments = {}
     for share, state in zip(weights, sources, strict=True):

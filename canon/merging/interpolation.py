@@ -36,7 +36,18 @@ class Score:
 
 @dataclass(frozen=True)
 class Curve:
-    """Scores along the line, at each λ of `weights`: 0 is the first network, 1 the second."""
+    """Scores along a path: 0 is the first network, 1 the second.
+
+    Args:
+        weights: the places on the path.
+        scores: mean loss (nats) and accuracy (fraction of 1) at each.
+
+    Example:
+        >>> import canon
+        >>> from canon.merging.interpolation import Score
+        >>> canon.Curve((0.0, 0.5, 1.0), (Score(0.1, 0.9), Score(0.5, 0.6), Score(0.1, 0.9))).loss_barrier
+        0.4
+    """
 
     weights: tuple[float, ...]
     scores: tuple[Score, ...]
@@ -61,7 +72,7 @@ def merge(states: Sequence[State], weights: Sequence[float] | None = None) -> di
     `weights` are divided by their sum; integers (counters, indices) are the first network's. Raises
     `InputError` where there are as many weights as networks not, or where their sum is not positive.
     """
-    shares = _shares(len(states), weights)
+    shares = normalized(len(states), weights)
     merged = {}
     for name, tensor in states[0].items():
         if tensor.is_floating_point():
@@ -72,7 +83,8 @@ def merge(states: Sequence[State], weights: Sequence[float] | None = None) -> di
     return merged
 
 
-def _shares(count: int, weights: Sequence[float] | None) -> list[float]:
+def normalized(count: int, weights: Sequence[float] | None) -> list[float]:
+    """`weights` divided by their sum, equal ones if not given; `InputError` where they do not fit."""
     weights = [1.0] * count if weights is None else list(weights)
     if len(weights) != count:
         raise InputError(f"there are {count} networks and {len(weights)} weights; give one for each")
@@ -96,6 +108,8 @@ def evaluate(module: nn.Module, state: State, batches: Batches, loss: Loss = cro
     loaded = {name: tensor.to(own[name].dtype) for name, tensor in state.items()}
     for x, y in batches:
         logits = logits_of(call(module, loaded, (x,)))
+        if loss is cross_entropy and len(y) and int(y.max()) >= logits.shape[1]:
+            raise InputError(f"y holds class {int(y.max())}, the network has {logits.shape[1]} classes")
         total += loss(logits, y).double().item() * len(y)
         right += int((logits.argmax(dim=-1) == y).sum())
         count += len(y)

@@ -69,13 +69,24 @@ def merge_networks(
         states.append(state)
         advance()
     merged = mend(merge(states, weights), states, weights)
+    assumptions = list(dict.fromkeys(text for report in reports for text in report["assumptions"]))
     return first.with_state(merged), {
         "networks": list(names),
         "weights": list(weights),
         "alignments": reports,
+        "assumptions": assumptions,
         "repair": repair,
-        "warnings": _warnings(first, runnable, repair),
+        "warnings": [*_not_aligned(names[1:], reports), *_warnings(first, runnable, repair)],
     }
+
+
+def _not_aligned(names: Sequence[str], reports: Sequence[dict[str, Any]]) -> list[str]:
+    """Networks of which nothing could move: their mean is one of networks that were not aligned."""
+    return [
+        f"{name} was not aligned: {report['nothing_moved_because']}"
+        for name, report in zip(names, reports, strict=False)
+        if not report["groups"]
+    ]
 
 
 def _warnings(first: Checkpoint, runnable: Runnable | None, repair: str) -> list[str]:

@@ -6,19 +6,39 @@ import io
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from canon.errors import InputError
 from canon.io.files import atomic_write
 from canon.merging.interpolation import Curve
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 FORMATS = ("png", "svg", "pdf")
 
 
-def plot_curves(curves: Mapping[str, Curve], path: str | os.PathLike[str]) -> None:
-    """Loss and accuracy along the line, one colour for each named curve; the suffix decides the format."""
+def plot(curves: Mapping[str, Curve]) -> Figure:
+    """Draw loss and accuracy along a path, one colour for each named curve.
+
+    Args:
+        curves: what `canon.barrier` returns.
+
+    Returns:
+        A matplotlib figure; `figure.savefig("path.png")` writes it, a notebook shows it.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+
+    Example:
+        >>> import canon
+        >>> from canon.merging.interpolation import Score
+        >>> curve = canon.Curve((0.0, 0.5, 1.0), (Score(0.1, 0.9), Score(0.5, 0.6), Score(0.1, 0.9)))
+        >>> len(canon.plot({"unaligned": curve}).axes)
+        2
+    """
     from matplotlib.figure import Figure
 
-    check_format(path)
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2)
     for label, found in curves.items():
@@ -32,8 +52,14 @@ def plot_curves(curves: Mapping[str, Curve], path: str | os.PathLike[str]) -> No
         axes.set(xlabel="λ   (0 = A, 1 = B)", ylabel=name, title=f"{name} on the straight line")
         axes.legend()
         axes.grid(alpha=0.3)
+    return figure
+
+
+def save_plot(curves: Mapping[str, Curve], path: str | os.PathLike[str]) -> None:
+    """Write the picture; the suffix decides the format."""
+    check_format(path)
     buffer = io.BytesIO()
-    figure.savefig(buffer, format=Path(path).suffix[1:].lower(), dpi=150)
+    plot(curves).savefig(buffer, format=Path(path).suffix[1:].lower(), dpi=150)
     atomic_write(path, buffer.getvalue())
 
 

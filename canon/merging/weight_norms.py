@@ -20,9 +20,26 @@ from canon.types import State
 
 
 def restore_norms(merged: State, sources: Sequence[State], weights: Sequence[float]) -> dict[str, Tensor]:
-    """`merged` with rows as long as those of `sources` are on average; `weights` are shares that add up to 1.
+    """Rescale each row of a merged network to the mean row norm of the networks it was made of.
 
     A row is an entry of the first axis of a floating tensor with two axes or more. Rows of zeros stay.
+
+    Args:
+        merged: the state dict of the merged network.
+        sources: the state dicts that were merged.
+        weights: shares that add up to 1.
+
+    Returns:
+        The rescaled state dict.
+
+    Raises:
+        ValueError: there are not as many weights as sources.
+
+    Example:
+        >>> import canon, torch
+        >>> sources = [{"w": torch.tensor([[2.0, 0.0]])}, {"w": torch.tensor([[0.0, 2.0]])}]
+        >>> canon.restore_norms({"w": torch.tensor([[1.0, 1.0]])}, sources, [0.5, 0.5])["w"].norm().round()
+        tensor(2.)
     """
     restored = {}
     for name, tensor in merged.items():

@@ -8,7 +8,8 @@ import importlib.util
 import inspect
 import os
 import sys
-from collections.abc import Mapping
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from torch.func import functional_call
 from canon.errors import InputError
 from canon.io.checkpoint import Checkpoint, require_same
 from canon.io.files import require_file
+from canon.tracing.exported_graph import copy_module
 from canon.types import State
 
 Inputs = tuple[Any, ...]
@@ -37,34 +39,88 @@ class Runnable:
     keywords: Mapping[str, Any] = field(default_factory=dict)
     fixed_batch: int | None = None
 
+    @property
+    def examples(self) -> Inputs | dict[str, Any]:
+        """The example inputs as `canon.trace` takes them."""
+        return dict(self.keywords) if self.keywords and not self.inputs else self.inputs
+
 
 @dataclass(frozen=True)
 class Hints:
-    """What a person said about the network: at most one of `spec` and `family`; `input` goes with `model`."""
+    """What a person said about the network: at most one of `spec` and `family`; `input` goes with `model`.
+
+    `assume` ("heads=12", "chain") says what keys and shapes do not, and goes with neither `spec` nor `model`.
+    `model` is the code: "package.module:build", a module, or a callable that returns one.
+    """
 
     spec: str | os.PathLike[str] | None = None
-    model: str | None = None
+    model: str | nn.Module | Callable[[], Any] | None = None
     family: str | None = None
     input: str | None = None
+    assume: tuple[str, ...] = ()
+    example_inputs: Inputs | None = None
+
+    @property
+    def model_name(self) -> str:
+        """What messages call the code that was given."""
+        if self.model is None or isinstance(self.model, str):
+            return str(self.model)
+        if isinstance(self.model, nn.Module):
+            return f"the module {type(self.model).__name__}"
+        return getattr(self.model, "__qualname__", type(self.model).__name__)
 
     def __post_init__(self) -> None:
         if self.spec is not None and self.family is not None:
             raise InputError("--spec and --family both say what the groups are; give one")
         if self.input is not None and self.model is None:
             raise InputError("--input says what a --model takes; give a --model too")
+        if self.assume and self.spec is not None:
+            raise InputError("--assume speaks of bare checkpoints; --spec gives all groups, so leave one out")
+        if self.assume and self.model is not None and self.family is None:
+            raise InputError("--assume speaks of bare checkpoints; --model gives the code, so leave one out")
 
 
 def find_runnable(found: Checkpoint, hints: Hints) -> Runnable | None:
     """The network's code: from `hints.model` ("package.module:build", "file.py:build") or its program."""
     if hints.model is None:
         return None if found.program is None else _from_program(found.program)
-    module, inputs = build(hints.model)
+    module, inputs = build(hints.model) if isinstance(hints.model, str) else _built(hints)
     if hints.input is not None:
         inputs = parse_input(hints.input)
+    if hints.example_inputs is not None:
+        inputs = hints.example_inputs
     if inputs is None:
-        raise InputError(f"{hints.model} gave no example inputs; add --input, as in --input 1x3x224x224")
-    load(module, found.state, hints.model)
+        inputs = guess_inputs(module)
+    if inputs is None:
+        raise InputError(
+            f"{hints.model_name} gave no example inputs; add --input, as in --input 1x3x224x224 "
+            "(in Python: example_inputs=torch.randn(1, 3, 224, 224))"
+        )
+    load(module, found.state, hints.model_name)
+    if isinstance(inputs, dict):
+        return Runnable(module.eval(), (), inputs)
     return Runnable(module.eval(), inputs)
+
+
+def _built(hints: Hints) -> tuple[nn.Module, Inputs | None]:
+    if isinstance(hints.model, nn.Module):
+        return copy.deepcopy(hints.model), None  # what the user holds is left as it is
+    assert callable(hints.model)
+    return _called(hints.model, hints.model_name)
+
+
+def guess_inputs(module: nn.Module) -> Inputs | None:
+    """Example inputs for a module that begins with a linear layer, None for any other.
+
+    A linear layer takes any batch of rows, so the guess cannot change the groups; whether the module runs
+    on it is seen when it is traced.
+    """
+    first = next(
+        (part for part in module.modules() if next(part.parameters(recurse=False), None) is not None), None
+    )
+    if isinstance(first, nn.Linear):
+        return (torch.randn(2, first.in_features, generator=torch.Generator().manual_seed(0)),)
+    return None
 
 
 def require_runnable(found: Runnable | None) -> Runnable:
@@ -83,12 +139,18 @@ def _from_program(program: Any) -> Runnable | None:
     return Runnable(program.module(), tuple(inputs), dict(keywords), fixed)
 
 
-def build(target: str) -> tuple[nn.Module, Inputs | None]:
-    """What the callable `target` returns: a module, or a module and its example inputs."""
+def build(target: str) -> tuple[nn.Module, Inputs | dict[str, Any] | None]:
+    """What the callable `target` returns: a module, or a module and its example inputs.
+
+    These are a tensor, a tuple of positional inputs or a dictionary of named ones.
+    """
     where, _, name = target.rpartition(":")
     if not where or not name:
         raise InputError(f"--model {target}: write package.module:function or file.py:function")
-    function = _callable(target, where, name)
+    return _called(_callable(target, where, name), target)
+
+
+def _called(function: Callable[[], Any], target: str) -> tuple[nn.Module, Inputs | None]:
     try:
         made = function()
     except Exception as error:  # whatever a person's code raises is the command's input
@@ -97,9 +159,11 @@ def build(target: str) -> tuple[nn.Module, Inputs | None]:
     if not isinstance(module, nn.Module):
         raise InputError(
             f"--model {target} returned a {type(module).__name__}; expected an nn.Module, "
-            "or a pair of the module and a tuple of example inputs"
+            "or a pair of the module and its example inputs (a tuple, or a dictionary of named ones)"
         )
-    if isinstance(inputs, (Tensor, Mapping)):
+    if isinstance(inputs, Mapping):
+        return module, dict(inputs)
+    if isinstance(inputs, Tensor):
         inputs = (inputs,)
     return module, None if inputs is None else tuple(inputs)
 
@@ -168,7 +232,14 @@ def load(module: nn.Module, state: Mapping[str, Tensor], who: str) -> None:
     """
     full = with_twins(module, state)
     require_same(module.state_dict(), full, who, "the checkpoint")
-    module.load_state_dict(full)
+    load_into(module, full)
+
+
+def load_into(module: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Load `state`, written by this version of the module's code: some modules rebuild themselves for older ones."""
+    whole: Any = OrderedDict(state)
+    whole._metadata = getattr(module.state_dict(), "_metadata", None)
+    module.load_state_dict(whole)
 
 
 def with_twins(module: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -207,6 +278,6 @@ def call(
 
 def loaded(module: nn.Module, state: State) -> nn.Module:
     """A copy of `module` in evaluation mode with the tensors of `state`, in the module's own dtypes."""
-    working = copy.deepcopy(module).eval()
-    working.load_state_dict(with_twins(working, state))
+    working = copy_module(module).eval()
+    load_into(working, with_twins(working, state))
     return working

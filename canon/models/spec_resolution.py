@@ -1,7 +1,8 @@
-"""From what a person can give (a spec, a model, a .pt2 file, a bare checkpoint) to a proved spec.
+"""From what a person can give (a spec, a model, a .pt2 file, a bare checkpoint) to a spec and its evidence.
 
-In this order: `--spec` is read, and proved where the code is known; `--model` and `.pt2` files are traced; a bare checkpoint
-is recognised by its keys and shapes. With a model or a program at hand the network can also be run.
+In this order: `--spec` is read, and checked numerically where the code is known; `--model` and `.pt2` files are
+traced and checked numerically; a bare checkpoint is recognised by its keys and shapes, and what they do not
+tell is assumed and said. With a model or a program at hand the network can also be run.
 """
 
 from __future__ import annotations
@@ -14,28 +15,29 @@ from pathlib import Path
 from torch import Tensor
 
 from canon.errors import InputError
-from canon.io.checkpoint import Checkpoint, read, require_finite, require_same
+from canon.io.checkpoint import Checkpoint
 from canon.io.files import require_file
+from canon.io.model_config import read_config
 from canon.models.loading import Hints, Runnable, find_runnable, load
 from canon.spec import Axis, PermutationSpec
 
-_PROVED = "every group of the spec was proved to keep the function, in float64"
-_ASSUMED = "assuming the spec, which was not checked; give --model or a .pt2 file to check it"
+_CHECKED = "every group was verified numerically to keep the function, in float64"
 
 
 @dataclass(frozen=True)
 class Resolved:
     """The spec of a network, where it came from, and the network's code where it is known.
 
-    `evidence` says why its groups are believed to keep the function. Where they are `assumed` to, because
-    the spec is a file's and the network's code is not known, no answer may leave that out.
+    `evidence` says why its groups are believed to keep the function. Where that rests on `assumptions`, it is
+    not verified; `stated` says that a person made all of them.
     """
 
     spec: PermutationSpec
     source: str
     evidence: str
     runnable: Runnable | None = None
-    assumed: bool = False
+    assumptions: tuple[str, ...] = ()
+    stated: bool = False
 
 
 def resolve(found: Checkpoint, hints: Hints = Hints(), runnable: Runnable | None = None) -> Resolved:
@@ -49,24 +51,35 @@ def resolve(found: Checkpoint, hints: Hints = Hints(), runnable: Runnable | None
     if hints.spec is not None:
         source, spec = f"spec {os.fspath(hints.spec)}", read_spec(hints.spec, found.state)
         runnable = runnable or described(found)
-        if runnable is None:
-            return Resolved(spec, source, _ASSUMED, None, assumed=True)
-        _require_proved(spec, found, runnable, source)
-        return Resolved(spec, source, _PROVED, runnable)
+        if runnable is not None:
+            _require_checked(spec, found, runnable, source)
+            return Resolved(spec, source, _CHECKED, runnable)
+        assumption = f"the groups of {os.fspath(hints.spec)} are symmetries of the network (--spec)"
+        return Resolved(spec, source, f"assuming {assumption}", None, (assumption,), stated=True)
     if hints.family is None and hints.model is not None and runnable is not None:
         from canon.tracing.trace import trace
 
-        traced = _within(trace(runnable.module, runnable.inputs), found)
-        return Resolved(traced, f"traced from {hints.model}", _PROVED, runnable)
+        traced = _within(trace(runnable.module, runnable.examples), found)
+        return Resolved(traced, f"traced from {hints.model_name}", _CHECKED, runnable)
     if hints.family is None and found.program is not None:
         from canon.tracing.trace import trace
 
-        return Resolved(trace(found.program), "traced from the exported program", _PROVED, runnable)
+        if hints.assume:
+            raise InputError(
+                "--assume speaks of bare checkpoints; a .pt2 file holds the code, so leave it out"
+            )
+        return Resolved(trace(found.program), "traced from the exported program", _CHECKED, runnable)
     from canon.models.families import recognise
 
-    recognised = recognise(found.state, metadata=found.metadata, name=hints.family)
+    config = read_config(found.path)
+    known = recognise(
+        found.state, metadata=found.metadata, name=hints.family, assume=hints.assume, config=config
+    )
     source = f"family {hints.family}" if hints.family else "recognised by keys and shapes"
-    return Resolved(recognised, source, _PROVED, runnable)
+    evidence = _CHECKED
+    if known.assumptions:
+        evidence = f"assuming {'; '.join(known.assumptions)}"
+    return Resolved(known.spec, source, evidence, runnable, known.assumptions, known.stated)
 
 
 def described(found: Checkpoint) -> Runnable | None:
@@ -81,12 +94,12 @@ def described(found: Checkpoint) -> Runnable | None:
     return Runnable(module.eval(), inputs if isinstance(inputs, tuple) else (inputs,))
 
 
-def _require_proved(spec: PermutationSpec, found: Checkpoint, runnable: Runnable, source: str) -> None:
+def _require_checked(spec: PermutationSpec, found: Checkpoint, runnable: Runnable, source: str) -> None:
     """`InputError` unless every group and scale of a file's spec keeps the network's function."""
     from canon.tracing.exported_graph import Program
     from canon.tracing.numerical_check import prove_program
 
-    inputs = runnable.inputs if found.program is None else None
+    inputs = runnable.examples if found.program is None else None
     program = Program.of(runnable.module if found.program is None else found.program, inputs)
     identities = {
         identity: name for name, (identity, _) in program.state_identities.items() if name in spec.axes
@@ -130,28 +143,3 @@ def read_spec(path: str | os.PathLike[str], state: Mapping[str, Tensor]) -> Perm
     spec = PermutationSpec.from_json(text)
     spec.check(state)
     return spec
-
-
-@dataclass(frozen=True)
-class Pair:
-    """Two networks of one architecture, with finite weights; `known` is one that brings its program, if any."""
-
-    a: Checkpoint
-    b: Checkpoint
-    known: Checkpoint
-
-
-def read_one(path: str | os.PathLike[str]) -> Checkpoint:
-    """A network with finite weights."""
-    found = read(path)
-    require_finite(found.state, os.fspath(path))
-    return found
-
-
-def read_pair(a: str | os.PathLike[str], b: str | os.PathLike[str]) -> Pair:
-    """Two networks of one architecture; `InputError` lists the keys and shapes that differ."""
-    found_a, found_b = read(a), read(b)
-    require_same(found_a.state, found_b.state, os.fspath(a), os.fspath(b))
-    for path, found in ((a, found_a), (b, found_b)):
-        require_finite(found.state, os.fspath(path))
-    return Pair(found_a, found_b, found_a if found_b.program is None else found_b)

@@ -47,11 +47,20 @@ class Program:
     state_identities: dict[str, tuple[Any, tuple[int, ...]]]
 
     @classmethod
-    def of(cls, network: nn.Module | ExportedProgram, example_inputs: Any = None) -> Program:
+    def of(
+        cls,
+        network: nn.Module | ExportedProgram,
+        example_inputs: Any = None,
+        keywords: Mapping[str, Any] | None = None,
+    ) -> Program:
+        """The graph of a network on example inputs, positional ones in a tuple or named ones in a mapping;
+        `keywords` are named inputs beside positional ones."""
         if isinstance(network, ExportedProgram):
             program, inputs, state = network, network.example_inputs, dict(network.state_dict)
             if example_inputs is not None:
                 inputs = _arguments(example_inputs)
+            if keywords and inputs is not None:
+                inputs = inputs[0], {**inputs[1], **keywords}
             if inputs is None:
                 raise InputError("the exported program carries no example inputs: pass example_inputs")
             args, kwargs = inputs
@@ -59,6 +68,7 @@ class Program:
             if example_inputs is None:
                 raise InputError("a module needs example inputs: canon.trace(module, (tensor, ...))")
             args, kwargs = _arguments(example_inputs)
+            kwargs = {**kwargs, **(keywords or {})}
             # A state_dict holds more than export's: keys of modules that forward never calls, and every
             # name of a tied tensor.
             state = dict(network.state_dict(keep_vars=True))
@@ -111,7 +121,9 @@ class Program:
 
     def run(self, state: Mapping[str, Tensor], *, grad: bool = False) -> list[Tensor]:
         """The outputs with this float64 state in place of the network's own."""
-        with torch.set_grad_enabled(grad):
+        # Networks that draw random numbers draw the same ones in every run.
+        with torch.set_grad_enabled(grad), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
             results = torch.fx.Interpreter(self.graph).run(*self.arguments(state))
         return [results[n] for n in self.outputs if isinstance(results[n], Tensor)]
 
@@ -145,6 +157,19 @@ def label(node: torch.fx.Node) -> str:
     return f"{operation(node)} in {module}" if module else operation(node)
 
 
+def copy_module(module: nn.Module, memo: dict[int, Any] | None = None) -> nn.Module:
+    """A deep copy, also where a module keeps a computed tensor, as `torch.nn.utils.weight_norm` makes it do.
+
+    `memo` is that of `copy.deepcopy`.
+    """
+    known = dict(memo or {})
+    for part in module.modules():
+        for value in vars(part).values():
+            if isinstance(value, Tensor) and not value.is_leaf:
+                known[id(value)] = value.detach().clone()
+    return copy.deepcopy(module, known)
+
+
 def _arguments(example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     if isinstance(example_inputs, Mapping):
         return (), dict(example_inputs)
@@ -154,16 +179,49 @@ def _arguments(example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
 
 
 def _export(network: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ExportedProgram:
-    module = copy.deepcopy(network).double().eval()
+    module = without_cache(copy_module(network).double().eval())
+    for tensor in (*module.parameters(), *module.buffers()):
+        tensor.data = _double(tensor.data)  # `double` leaves complex numbers as they are
     args, kwargs = pytree.tree_map(_double, (args, kwargs))
     try:
         with _quiet():
             return torch.export.export(module, args, kwargs, strict=False)
     except Exception as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(
-            f"torch.export cannot follow {type(network).__name__} with these example inputs: {reason}"
+            f"torch.export cannot follow {type(network).__name__} with these example inputs: {_reason(error)}"
         ) from error
+
+
+_CURES = (
+    (
+        "data-dependent",
+        "let forward decide nothing by the values of a tensor, or export it yourself to a .pt2 file",
+    ),
+    ("which is not a known type", "return tensors, or tuples, lists and dictionaries of them"),
+    ("got an unexpected keyword argument", "name the inputs as forward does"),
+    ("missing", "give every input that forward needs, as a tuple or as a dictionary of named inputs"),
+    ("size of tensor", "check the shapes of the example inputs"),
+    ("shapes cannot be multiplied", "check the shapes of the example inputs"),
+)
+
+
+def _reason(error: Exception) -> str:
+    """The first line of what export said, and what to do where that is known."""
+    text = str(error).strip()
+    first = text.splitlines()[0][:300] if text else type(error).__name__
+    cure = next((cure for part, cure in _CURES if part in text), None)
+    return first if cure is None else f"{first.rstrip('.')}; {cure}"
+
+
+def without_cache(module: nn.Module) -> nn.Module:
+    """`module` with the key-value caches that its configurations ask for turned off: a trace has one step."""
+    for part in module.modules():
+        for name in ("config", "generation_config"):
+            config = vars(part).get(name)
+            for own in (config, *(vars(config).values() if hasattr(config, "__dict__") else ())):
+                if getattr(own, "use_cache", None) is True:
+                    own.use_cache = False
+    return module
 
 
 @contextmanager
@@ -191,7 +249,9 @@ def _identity(tensor: Tensor) -> Any:
 
 
 def _double(value: Any) -> Any:
-    if isinstance(value, Tensor) and value.dtype in _NARROW:
+    if isinstance(value, Tensor) and value.is_complex():
+        return value.to(torch.complex128)
+    if isinstance(value, Tensor) and value.dtype.is_floating_point and value.dtype.itemsize < 8:
         return value.double()
     return value
 
@@ -206,7 +266,12 @@ def _varied(value: Any) -> Any:
 
 
 def _training(node: torch.fx.Node) -> list[int]:
-    """Positions of the arguments that put an operation into training mode."""
+    """Positions of the arguments that put an operation into training mode.
+
+    A batch norm without running statistics is in it for good.
+    """
+    if operation(node) == "batch_norm" and named_arguments(node).get("running_mean") is None:
+        return []
     arguments = enumerate(getattr(getattr(node.target, "_schema", None), "arguments", ()))
     flags = [n for n, a in arguments if a.name in ("train", "training") and n < len(node.args)]
     return [n for n in flags if node.args[n] is True]
@@ -220,13 +285,38 @@ def _functional(graph: torch.fx.GraphModule) -> bool:
 
 
 def _widen(argument: Any) -> Any:
+    if argument is torch.complex64:
+        return torch.complex128
     return torch.float64 if isinstance(argument, torch.dtype) and argument in _NARROW else argument
+
+
+def _is(node: torch.fx.Node, name: str) -> bool:
+    return node.op == "call_function" and operation(node) == name
+
+
+def _copy_as_expand(graph: torch.fx.Graph, node: torch.fx.Node) -> None:
+    target: Any = node.args[0]
+    source: Any = node.args[1]
+    shape, dtype = target.meta["val"].shape, target.meta["val"].dtype
+    with graph.inserting_before(node):
+        if source.meta["val"].dtype != dtype:
+            source = graph.call_function(torch.ops.aten._to_copy.default, (source,), {"dtype": _widen(dtype)})
+        made = graph.call_function(torch.ops.aten.expand.default, (source, list(shape)))
+    made.meta = dict(node.meta)
+    node.replace_all_uses_with(made)
+    graph.erase_node(node)
 
 
 def _in_double(graph: torch.fx.GraphModule) -> torch.fx.GraphModule:
     """A copy in which nothing is rounded to less than float64 on the way."""
     graph = copy.deepcopy(graph)
-    for node in graph.graph.nodes:
+    for node in list(graph.graph.nodes):
+        if _is(node, "_assert_tensor_metadata"):  # it asserts the dtypes that are widened here
+            graph.graph.erase_node(node)
+            continue
+        if _is(node, "copy"):  # what a write into a slice becomes: its source, in the slice's shape
+            _copy_as_expand(graph.graph, node)
+            continue
         node.args = pytree.tree_map(_widen, node.args)
         node.kwargs = pytree.tree_map(_widen, node.kwargs)
     graph.recompile()

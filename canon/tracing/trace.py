@@ -20,7 +20,7 @@ from torch.export import ExportedProgram
 
 from canon.spec import Axis, Factor, Group, PermutationSpec
 from canon.tracing.axis_unification import Structure
-from canon.tracing.exported_graph import Program
+from canon.tracing.exported_graph import Program, Slot
 from canon.tracing.interpreter import Interpreter, tensors_in
 from canon.tracing.numerical_check import prove_program
 from canon.tracing.operations import Context, Traced
@@ -30,12 +30,26 @@ from canon.tracing.scale_inference import Degrees
 def trace(
     network: nn.Module | ExportedProgram, example_inputs: Any = None, *, prove: bool = True
 ) -> PermutationSpec:
-    """Groups and axis actions of every tensor of the network's `state_dict`.
+    """The permutation symmetries of a network, read from its graph.
 
-    `example_inputs` is a tensor, a tuple of positional or a dict of named inputs; a program brings its
-    own. With `prove`, every group is exercised with a random element in float64, and one that changes
-    the output is frozen and named in `spec.frozen`. The network is left untouched.
-    Raises `InputError` where torch.export cannot follow the network.
+    Args:
+        network: a module, or an exported program. It is left untouched.
+        example_inputs: a tensor, a tuple of positional or a dict of named inputs; a program brings its own.
+        prove: check every group numerically with a random element in float64; one that changes the output is frozen
+            and named in `spec.frozen`.
+
+    Returns:
+        Groups, and for every tensor of the network's `state_dict` which groups move which axes.
+
+    Raises:
+        InputError: torch.export cannot follow the network.
+
+    Example:
+        >>> import canon, torch
+        >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+        >>> spec = canon.trace(net, torch.randn(1, 4))
+        >>> spec.axes["0.weight"][0].groups == spec.axes["2.weight"][1].groups
+        True
     """
     program = Program.of(network, example_inputs)
     spec = _Reader(program).read()
@@ -93,12 +107,9 @@ class _Reader:
                 arguments.append(None)
             elif slot.kind == "state":
                 if slot.identity not in tensors:
-                    # A buffer of rank one may be a running statistic; of a higher rank it is a table.
-                    table = not slot.learned and slot.value.dim() > 1
+                    reason = _stays(slot)
                     tensors[slot.identity] = [
-                        self.units.fixed(size, f"{slot.name} is a table, not learned")
-                        if table
-                        else self.units.free(size)
+                        self.units.free(size) if reason is None else self.units.fixed(size, reason)
                         for size in slot.value.shape
                     ]
                 arguments.append(Traced(slot.value, list(tensors[slot.identity]), slot.learned))
@@ -238,6 +249,17 @@ class _Reader:
                         seen.add(unit)
                         reasons.setdefault(f"{tensor} axis {number}", reason)
         return reasons
+
+
+def _stays(slot: Slot) -> str | None:
+    """Why a tensor of the state cannot move at all, or None."""
+    if slot.value.is_complex():
+        return f"{slot.name} is complex"
+    # A buffer of rank one may be a running statistic; of a higher rank it is a table, unless the weight
+    # is computed from it (torch.nn.utils.parametrize).
+    if not slot.learned and slot.value.dim() > 1 and "parametrizations." not in slot.name:
+        return f"{slot.name} is a table, not learned"
+    return None
 
 
 class _Callable(ModuleType):

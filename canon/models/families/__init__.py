@@ -1,29 +1,30 @@
 """Bare checkpoints of well-known families, recognised by keys and shapes alone.
 
 A family is a function that uses the checkpoint's tensors as the real network does. It is traced and
-proved like any network, on the checkpoint's own weights. A checkpoint belongs to a family only if the
-function reads every tensor in it. What shapes do not tell is never guessed: activations of a plain
-`nn.Sequential` bear no scale, and heads move only where their number is known.
+checked numerically, on the checkpoint's own weights; that the network is of the family is assumed, and
+said. A checkpoint belongs to a family only if the function reads every tensor in it. What shapes do not
+tell is never guessed: it is said (`canon.models.families.hyperparameters`), or what depends on it stays in place.
 
 A new family is one file here and one line in `FAMILIES`; they are tried in this order.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from torch import Tensor
 
 from canon.errors import InputError
-from canon.models.families.base import Family, sketched
+from canon.models.families.base import Family, Recognition, Unfit, sketched
 from canon.models.families.bert import BERT
 from canon.models.families.functional import Tensors
 from canon.models.families.gpt2 import GPT2
+from canon.models.families.hyperparameters import parse
 from canon.models.families.resnet import RESNET
 from canon.models.families.sequential import SEQUENTIAL
 from canon.models.families.vit import TIMM, TORCHVISION
 from canon.models.plugins import from_metadata
-from canon.spec import PermutationSpec
 from canon.tracing.trace import trace
 
 FAMILIES: dict[str, Family] = {
@@ -46,28 +47,32 @@ def recognise(
     metadata: Mapping[str, str] | None = None,
     name: str | None = None,
     *,
+    assume: Iterable[str] = (),
+    config: Mapping[str, Any] | None = None,
     prove: bool = True,
-) -> PermutationSpec:
-    """The spec of a checkpoint, from its metadata or its keys and shapes; `name` names the family.
+) -> Recognition:
+    """The spec of a checkpoint, from its metadata or its keys and shapes, and what it assumes.
 
-    Raises `InputError` that shows the ways out where nothing fits.
+    `name` names the family; `assume` holds texts as "heads=12" and "chain"; `config` is the decoded
+    config.json beside the file. Raises `InputError` that shows the ways out where nothing fits.
     """
     metadata = metadata or {}
     if name is not None and name not in FAMILIES:
         raise InputError(f"family '{name}' is not known; canon knows {', '.join(sorted(FAMILIES))}")
-    built = None if name else from_metadata(metadata)
+    given = parse(assume, config, metadata)
+    built = None if name or assume else from_metadata(metadata)
     if built is not None:
         module, inputs = built
         spec = trace(module, inputs, prove=prove)
         spec.check(state)
-        return spec
+        return Recognition(spec)
     tried = []
     for label, family in FAMILIES.items() if name is None else [(name, FAMILIES[name])]:
         if name is None and not family.fits(Tensors(state)):
             continue
         try:
-            return sketched(family, state, metadata, prove)
-        except InputError as error:
+            return sketched(label, family, state, given, name is not None, prove)
+        except Unfit as error:
             tried.append(f"{label}: {error}")
     reasons = f" ({'; '.join(tried)})" if tried else ""
     keys = ", ".join(list(state)[:3])

@@ -10,23 +10,46 @@ import torch
 from torch import Tensor
 
 from canon.errors import InputError
-from canon.models.families.attention import Attention, number_of_heads, without_heads
 from canon.models.families.functional import Sketch, Tensors
-from canon.spec import PermutationSpec
+from canon.models.families.hyperparameters import Hyperparameters
+from canon.spec import Axis, PermutationSpec
 from canon.tracing.trace import trace
+
+
+class Unfit(InputError):
+    """The checkpoint is not one of the family."""
 
 
 @dataclass(frozen=True)
 class Family:
-    """The network's function, what a checkpoint must hold, the smallest input, and where it attends.
+    """The network's function, what a checkpoint must hold, and the smallest input.
 
-    `forward` takes the tensors, the input and the number of heads (1 where it attends nowhere).
+    `forward` takes the tensors, the input and the hyperparameters, of which it uses those named in `takes`.
+    `name` is the public architecture whose keys and shapes these are, all of them, or None: then nothing is
+    known of how the tensors are used, and all of them stay in place, unless a person named the family or
+    assumed `decisive`. `unknown` says in a report what is not known. `width` gives the width that heads divide.
     """
 
-    forward: Callable[[Tensors, Tensor, int], Any]
+    forward: Callable[[Tensors, Tensor, Hyperparameters], Any]
     fits: Callable[[Tensors], bool]
     input: Callable[[Tensors], Tensor]
-    attention: Attention | None = None
+    name: Callable[[Tensors], str | None]
+    takes: tuple[str, ...] = ()
+    decisive: str | None = None
+    unknown: str = "keys and shapes do not tell how the tensors are used"
+    width: Callable[[Tensors], int] | None = None
+
+
+@dataclass(frozen=True)
+class Recognition:
+    """The spec of a checkpoint, the assumptions under which it keeps the function, and who made them.
+
+    `stated` is true where every assumption is a person's.
+    """
+
+    spec: PermutationSpec
+    assumptions: tuple[str, ...] = ()
+    stated: bool = False
 
 
 def has(*keys: str) -> Callable[[Tensors], bool]:
@@ -40,23 +63,54 @@ def has_under(prefix: str, key: str) -> Callable[[Tensors], bool]:
 
 
 def sketched(
-    family: Family, state: Mapping[str, Tensor], metadata: Mapping[str, str], prove: bool
-) -> PermutationSpec:
-    """The spec of `state` as one of the family; `InputError` says what is missing, left over or does not fit."""
+    label: str, family: Family, state: Mapping[str, Tensor], given: Hyperparameters, named: bool, prove: bool
+) -> Recognition:
+    """The spec of `state` as one of the family, which a person named or not.
+
+    Raises `Unfit` that says what is missing, left over or does not fit, and `InputError` for an assumption
+    that contradicts the tensors.
+    """
+    _check_taken(label, family, given)
+    if family.width is not None:
+        given.check_width(family.width(Tensors(state)))
+    name = family.name(Tensors(state))
+    decided = family.decisive is not None and getattr(given, family.decisive)
+    if name is None and not named and not decided:
+        return Recognition(nothing_moves(state, family.unknown), stated=False)
     tensors = Tensors(state)
-    attention = family.attention
-    heads = None if attention is None else number_of_heads(attention, tensors, metadata)
     try:
         example = family.input(tensors)
         with torch.no_grad():
-            family.forward(tensors, example, heads or 1)
+            family.forward(tensors, example, given)
     except KeyError as error:
-        raise InputError(f"{error.args[0]} is missing") from None
+        raise Unfit(f"{error.args[0]} is missing") from None
     except (RuntimeError, ValueError, IndexError) as error:
-        raise InputError(f"the shapes do not fit: {str(error).splitlines()[0]}") from None
+        raise Unfit(f"the shapes do not fit: {str(error).splitlines()[0]}") from None
     unread = [key for key in state if key not in tensors.read and not key.endswith("num_batches_tracked")]
     if unread:
-        raise InputError(f"it has no {', '.join(unread[:3])}")
-    sketch = Sketch(state, lambda given, x: family.forward(given, x, heads or 1))
+        raise Unfit(f"it has no {', '.join(unread[:3])}")
+    sketch = Sketch(state, lambda held, x: family.forward(held, x, given))
     spec = trace(sketch, (example,), prove=prove)
-    return spec if heads or attention is None else without_heads(attention, spec)
+    architecture: tuple[str, ...]
+    if named:
+        architecture = (f"the family {label} (--family)",)
+    else:
+        architecture = () if decided or name is None else (f"the {name} architecture (keys and shapes fit)",)
+    used = given.said(family.takes)
+    stated = (named or bool(decided)) and all(
+        given.origins[n] == "--assume" for n in given.origins if n in family.takes
+    )
+    return Recognition(spec, architecture + used, stated)
+
+
+def nothing_moves(state: Mapping[str, Tensor], reason: str) -> PermutationSpec:
+    """A spec without groups."""
+    axes = {name: tuple(Axis.fixed(size) for size in tensor.shape) for name, tensor in state.items()}
+    return PermutationSpec({}, axes, frozen={"every tensor": reason})
+
+
+def _check_taken(label: str, family: Family, given: Hyperparameters) -> None:
+    for name, origin in given.origins.items():
+        if origin == "--assume" and name not in family.takes:
+            takes = ", ".join(name.replace("_", "-") for name in family.takes) or "no assumption"
+            raise InputError(f"--assume {name.replace('_', '-')}: {label} takes {takes}; leave it out")

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from canon.models.families.attention import HEADS, Attention
 from canon.models.families.base import Family, has_under
 from canon.models.families.example_inputs import token_ids
 from canon.models.families.functional import Tensors, attend
+from canon.models.families.hyperparameters import Hyperparameters
 
 
-def _bert(t: Tensors, ids: Tensor, heads: int) -> tuple[Tensor, ...]:
+def _bert(t: Tensors, ids: Tensor, given: Hyperparameters) -> tuple[Tensor, ...]:
     """Whatever heads the checkpoint holds; a bare encoder shows its residual stream, which then stays."""
-    bert = t.under("bert.") if "bert.embeddings.word_embeddings.weight" in t else t
+    bert = _encoder(t)
     words = bert["embeddings.word_embeddings.weight"]
     bert.get("embeddings.position_ids")
     x = F.embedding(ids, words) + bert["embeddings.position_embeddings.weight"][: ids.shape[1]]
@@ -23,16 +22,21 @@ def _bert(t: Tensors, ids: Tensor, heads: int) -> tuple[Tensor, ...]:
     for number in bert.children("encoder.layer."):
         block = bert.under(f"encoder.layer.{number}.")
         q, k, v = (block.linear(f"attention.self.{name}", x) for name in ("query", "key", "value"))
-        y = block.linear("attention.output.dense", attend(q, k, v, heads=heads))
+        y = block.linear("attention.output.dense", attend(q, k, v, heads=given.heads))
         x = block.layer_norm("attention.output.LayerNorm", x + y)
-        y = block.linear("output.dense", F.gelu(block.linear("intermediate.dense", x)))
+        y = block.linear("output.dense", given.activate(block.linear("intermediate.dense", x)))
         x = block.layer_norm("output.LayerNorm", x + y)
     return _bert_heads(t, bert, x, words)
 
 
+def _encoder(t: Tensors) -> Tensors:
+    return t.under("bert.") if "bert.embeddings.word_embeddings.weight" in t else t
+
+
 def _bert_heads(t: Tensors, bert: Tensors, x: Tensor, words: Tensor) -> tuple[Tensor, ...]:
+    # GELU stands for whatever a head applies entry by entry: no sign or scale is claimed for it.
     outputs = []
-    pooled = torch.tanh(bert.linear("pooler.dense", x[:, 0])) if "pooler.dense.weight" in bert else None
+    pooled = F.gelu(bert.linear("pooler.dense", x[:, 0])) if "pooler.dense.weight" in bert else None
     if "cls.predictions.transform.dense.weight" in t:
         y = F.gelu(t.linear("cls.predictions.transform.dense", x))
         y = t.layer_norm("cls.predictions.transform.LayerNorm", y)
@@ -55,9 +59,7 @@ BERT = Family(
     _bert,
     has_under("bert.", "embeddings.word_embeddings.weight"),
     token_ids,
-    Attention(
-        HEADS,
-        ("self.query.weight", "self.value.weight"),
-        ("embeddings.LayerNorm.weight", "bert.embeddings.LayerNorm.weight"),
-    ),
+    lambda t: "Hugging Face BERT",
+    takes=("heads", "activation"),
+    width=lambda t: _encoder(t)["embeddings.word_embeddings.weight"].shape[-1],
 )

@@ -6,12 +6,14 @@ smallest input that shows the structure. A family is a function of `Tensors` and
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from math import prod
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from canon.io.dtypes import computable, equal
+from canon.tracing.operations.opaque import opaque
 
 Forward = Callable[["Tensors", Tensor], "Tensor | tuple[Tensor, ...]"]
 
@@ -37,6 +39,11 @@ class Tensors:
 
     def under(self, prefix: str) -> Tensors:
         return Tensors(self._state, self._prefix + prefix, self.read)
+
+    def __iter__(self) -> Iterator[str]:
+        """The keys under this prefix, in the order of the file."""
+        start = len(self._prefix)
+        return iter([key[start:] for key in self._state if key.startswith(self._prefix)])
 
     def children(self, prefix: str = "") -> list[str]:
         """The names that follow `prefix`, in the order of the file, numbers in order of size."""
@@ -73,8 +80,12 @@ class Tensors:
         return F.layer_norm(x, weight.shape, weight, self.get(f"{key}.bias"))
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, *, heads: int, causal: bool = False) -> Tensor:
-    """Attention over (batch, tokens, width), heads laid out side by side."""
+def attend(q: Tensor, k: Tensor, v: Tensor, *, heads: int | None, causal: bool = False) -> Tensor:
+    """Attention over (batch, tokens, width), heads laid out side by side; None where their number is not known."""
+    if heads is None:
+        reason = "the number of heads is not in the checkpoint; give config.json, --assume heads=N or --model"
+        q, k, v = (opaque(t, reason) for t in (q, k, v))
+        heads = 1
     q, k, v = (t.unflatten(-1, (heads, -1)).transpose(1, 2) for t in (q, k, v))
     return F.scaled_dot_product_attention(q, k, v, is_causal=causal).transpose(1, 2).flatten(2)
 
@@ -110,7 +121,7 @@ def _twin(tensor: Tensor, known: dict[tuple[int, ...], list[Tensor]]) -> Tensor:
     alike = known.setdefault(tuple(tensor.shape), [])
     if tensor.dim() > 1 and prod(tensor.shape) > 1:
         for other in alike:
-            if torch.equal(other, tensor) and tensor.any():
+            if equal(other, tensor) and computable(tensor).any():
                 return other
     made = nn.Parameter(tensor.detach(), requires_grad=False)
     alike.append(made)

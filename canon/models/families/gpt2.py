@@ -5,28 +5,32 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from canon.models.families.attention import HEADS, Attention
 from canon.models.families.base import Family, has_under
 from canon.models.families.example_inputs import token_ids
 from canon.models.families.functional import Tensors, attend
+from canon.models.families.hyperparameters import Hyperparameters
 
 
-def _gpt2(t: Tensors, ids: Tensor, heads: int) -> Tensor:
-    """With `transformer.` before its keys a language model, else a bare stack that shows its stream."""
-    gpt = t.under("transformer.") if "transformer.wte.weight" in t else t
+def _gpt2(t: Tensors, ids: Tensor, given: Hyperparameters) -> Tensor:
+    """A language model where it has a head of its own or is said to be tied; else the stream is the output."""
+    gpt = _stack(t)
     x = F.embedding(ids, gpt["wte.weight"]) + gpt["wpe.weight"][: ids.shape[1]]
     for number in gpt.children("h."):
         block = gpt.under(f"h.{number}.")
         block.get("attn.bias"), block.get("attn.masked_bias")
         qkv = _conv1d(block, "attn.c_attn", block.layer_norm("ln_1", x))
-        x = x + _conv1d(block, "attn.c_proj", attend(*qkv.chunk(3, -1), heads=heads, causal=True))
-        y = F.gelu(_conv1d(block, "mlp.c_fc", block.layer_norm("ln_2", x)))
+        x = x + _conv1d(block, "attn.c_proj", attend(*qkv.chunk(3, -1), heads=given.heads, causal=True))
+        y = given.activate(_conv1d(block, "mlp.c_fc", block.layer_norm("ln_2", x)))
         x = x + _conv1d(block, "mlp.c_proj", y)
     x = gpt.layer_norm("ln_f", x)
-    if gpt is t and "lm_head.weight" not in t:
-        return x
     head = t.get("lm_head.weight")
+    if head is None and not given.tied_head:
+        return x
     return F.linear(x, gpt["wte.weight"] if head is None else head)
+
+
+def _stack(t: Tensors) -> Tensors:
+    return t.under("transformer.") if "transformer.wte.weight" in t else t
 
 
 def _conv1d(t: Tensors, key: str, x: Tensor) -> Tensor:
@@ -38,5 +42,7 @@ GPT2 = Family(
     _gpt2,
     has_under("transformer.", "wte.weight"),
     token_ids,
-    Attention(HEADS, ("c_attn.weight>",), ("ln_f.weight", "transformer.ln_f.weight")),
+    lambda t: "Hugging Face GPT-2",
+    takes=("heads", "activation", "tied_head"),
+    width=lambda t: _stack(t)["wte.weight"].shape[-1],
 )

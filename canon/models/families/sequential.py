@@ -1,4 +1,10 @@
-"""Plain stacks of layers: one `nn.Sequential`, or `features` and `classifier` as in VGGs."""
+"""Stacks of numbered layers: an `nn.Sequential`, or `features` and `classifier` as in VGGs.
+
+A list of layers has the same keys, whether they follow one another, stand side by side or have skips; and
+between two layers of an `nn.Sequential` may stand any module without parameters, which may mix channels.
+So nothing moves, unless the stack is one of torchvision's, key for key and shape for shape, or a person
+says that it is a chain.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +15,9 @@ from torch import Tensor
 from canon.models.families.base import Family
 from canon.models.families.example_inputs import generator
 from canon.models.families.functional import Tensors
+from canon.models.families.hyperparameters import Hyperparameters
+from canon.models.families.vgg import name_of
+from canon.tracing.operations.opaque import opaque
 
 
 def _stacks(tensors: Tensors) -> list[str]:
@@ -47,10 +56,7 @@ def _stack_input(tensors: Tensors) -> Tensor:
     return torch.randn(2, weight.shape[1], *([4] * (weight.dim() - 2)), generator=generator())
 
 
-def _stack(tensors: Tensors, x: Tensor, heads: int) -> Tensor:
-    # GELU stands for an activation that is not known: it bears permutations and no scale.
-    known = _stacks(tensors) == ["features.", "classifier."]
-    activation = F.relu if known else F.gelu
+def _stack(tensors: Tensors, x: Tensor, given: Hyperparameters) -> Tensor:
     layers = _layers(tensors)
     for number, layer in enumerate(layers):
         weight = tensors[f"{layer}.weight"]
@@ -62,13 +68,26 @@ def _stack(tensors: Tensors, x: Tensor, heads: int) -> Tensor:
             x = tensors.linear(layer, _flat(x, weight.shape[1], layer))
         elif f"{layer}.running_mean" in tensors:
             x = tensors.batch_norm(layer, x)
-        elif x.dim() == 2 and f"{layer}.bias" in tensors:
-            x = tensors.layer_norm(layer, x)
-        else:
-            raise ValueError(f"{layer} is a norm or slope that shapes do not tell apart")
+        elif f"{layer}.bias" in tensors:
+            x = _norm(tensors, layer, x, given)
+        else:  # slopes of a PReLU, or the gain of an RMSNorm: a number for each unit, or one for all
+            x = F.gelu(x) * _by_channel(weight, x)
         if number < len(layers) - 1:
-            x = activation(x)
+            x = given.activate(x)
     return x
+
+
+def _norm(tensors: Tensors, layer: str, x: Tensor, given: Hyperparameters) -> Tensor:
+    """A weight and a bias are a layer norm, or a group norm, whose groups no shape tells."""
+    if given.norm == "layer" and x.dim() == 2:
+        return tensors.layer_norm(layer, x)
+    reason = f"{layer} is a norm, over all units or over groups of them; --assume norm=layer says over all"
+    x = opaque(x, reason)
+    return x * _by_channel(tensors[f"{layer}.weight"], x) + _by_channel(tensors[f"{layer}.bias"], x)
+
+
+def _by_channel(values: Tensor, x: Tensor) -> Tensor:
+    return values.reshape(-1, *[1] * (x.dim() - 2))
 
 
 def _flat(x: Tensor, features: int, layer: str) -> Tensor:
@@ -81,4 +100,13 @@ def _flat(x: Tensor, features: int, layer: str) -> Tensor:
     return x
 
 
-SEQUENTIAL = Family(_stack, _is_stack, _stack_input)
+SEQUENTIAL = Family(
+    _stack,
+    _is_stack,
+    _stack_input,
+    name_of,
+    takes=("chain", "activation", "norm"),
+    decisive="chain",
+    unknown="keys do not tell how these layers are joined, or what stands between them; --assume chain says that "
+    "each feeds the next through activations, pooling and flattening alone",
+)

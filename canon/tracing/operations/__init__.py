@@ -9,9 +9,11 @@ from canon.tracing.operations import (
     elementwise,
     indexing,
     normalization,
+    opaque,
     pooling,
     reductions,
     reshaping,
+    spectra,
 )
 from canon.tracing.operations.context import HANDLERS, MOVES, Context, Traced, unknown
 from canon.tracing.operations.elementwise import pointwise
@@ -25,9 +27,11 @@ __all__ = [
     "elementwise",
     "indexing",
     "normalization",
+    "opaque",
     "pointwise",
     "pooling",
     "reductions",
     "reshaping",
+    "spectra",
     "unknown",
 ]

@@ -23,7 +23,7 @@ def matmul_axes(c: Context, left: list[Structure], right: list[Structure]) -> li
     return c.contract([left, right], [a, b], out)
 
 
-@handles("mm", "bmm", "matmul", "mv", "dot")
+@handles("mm", "bmm", "matmul", "mv", "dot", "vdot")
 def matmul(c: Context, a: SimpleNamespace, out: Any) -> list[Structure]:
     left, right = [x for x in vars(a).values() if isinstance(x, Traced)][:2]
     return matmul_axes(c, c.axes(left), c.axes(right))

@@ -58,6 +58,40 @@ def slice_(c: Context, a: SimpleNamespace, out: Any) -> list[Dim]:
     return dims
 
 
+@handles("slice_scatter")
+def slice_scatter(c: Context, a: SimpleNamespace, out: Any) -> list[Structure]:
+    """`self` with `src` in the place of a slice: there both list the same units."""
+    place = a.dim % a.self.value.dim()
+    size = a.self.value.shape[place]
+    start, stop, _ = slice(a.start, a.end, None).indices(size)
+    why = c.because("it is written into a slice")
+    axes, source = c.axes(a.self), c.axes(a.src)
+    for n, (axis, other) in enumerate(zip(axes, source, strict=True)):
+        if n != place:
+            c.units.unify(axis, other, why)
+            c.units.equate(axis, other)
+        elif a.step == 1:
+            part = c.units.slice(axis, start, max(start, stop), why)
+            c.units.unify(part, other, why)
+            c.units.equate(part, other)
+        else:
+            c.units.freeze_axis(axis, why)
+            c.units.freeze_axis(other, why)
+    return c.axes(a.self)
+
+
+@handles("select_scatter")
+def select_scatter(c: Context, a: SimpleNamespace, out: Any) -> list[Structure]:
+    place = a.dim % a.self.value.dim()
+    why = c.because("it is written into one position")
+    axes = c.axes(a.self)
+    c.units.freeze_axis(axes[place], why)
+    for axis, other in zip(axes[:place] + axes[place + 1 :], c.axes(a.src), strict=True):
+        c.units.unify(axis, other, why)
+        c.units.equate(axis, other)
+    return c.axes(a.self)
+
+
 @handles("select")
 def select(c: Context, a: SimpleNamespace, out: Any) -> list[Dim]:
     place = a.dim % a.self.value.dim()

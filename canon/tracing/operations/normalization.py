@@ -60,6 +60,17 @@ def layer_norm(c: Context, a: SimpleNamespace, out: Any) -> Any:
     return axes if isinstance(out, Tensor) else [axes, *([None] * (len(out) - 1))]
 
 
+@handles("_weight_norm", "_weight_norm_interface")
+def weight_norm(c: Context, a: SimpleNamespace, out: Any) -> Any:
+    """g v / |v|, the norm over all axes but `dim`: whatever order these have."""
+    axes, gains = c.axes(a.v), c.axes(a.g)
+    c.still(axes)
+    if a.dim >= 0 and len(gains) == len(axes):
+        c.units.unify(axes[a.dim], gains[a.dim], c.because("sizes do not match"))
+        axes[a.dim] = gains[a.dim]
+    return axes if isinstance(out, Tensor) else [axes, *([None] * (len(out) - 1))]
+
+
 @handles("group_norm", "native_group_norm")
 def group_norm(c: Context, a: SimpleNamespace, out: Any) -> Any:
     axes = c.axes(a.input)

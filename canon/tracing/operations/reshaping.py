@@ -51,7 +51,14 @@ def permute(c: Context, a: SimpleNamespace, out: Any) -> list[Dim]:
 @handles("transpose", "swapaxes", "swapdims", "t", "numpy_T", "mT", "adjoint", "matrix_H")
 def transpose(c: Context, a: SimpleNamespace, out: Any) -> list[Dim]:
     dims = list(a.self.dims)
-    pair = (a.dim0, a.dim1) if hasattr(a, "dim0") else (-2, -1)
+    pair = next(
+        (
+            (x, y)
+            for n in ("dim", "axis")
+            if (x := getattr(a, f"{n}0", None)) is not None and (y := getattr(a, f"{n}1", None)) is not None
+        ),
+        (-2, -1),
+    )
     if len(dims) > 1:
         dims[pair[0]], dims[pair[1]] = dims[pair[1]], dims[pair[0]]
     return dims
@@ -115,6 +122,7 @@ def repeat_interleave(c: Context, a: SimpleNamespace, out: Any) -> list[Dim]:
     "new_ones",
     "new_full",
     "scalar_tensor",
+    "fill",
 )
 def constant(c: Context, a: SimpleNamespace, out: Any) -> list[Structure]:
     return [copies(c, size) for size in out.shape]

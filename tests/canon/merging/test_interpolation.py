@@ -112,7 +112,7 @@ def test_what_is_no_classifier_is_refused(generator):
 @pytest.mark.parametrize(("suffix", "magic"), [("png", b"\x89PNG"), ("svg", b"<?xml"), ("pdf", b"%PDF")])
 def test_the_picture_is_a_picture(tmp_path, suffix, magic):
     found = Curve((0.0, 0.5, 1.0), (Score(1.0, 0.9), Score(4.0, 0.5), Score(2.0, 0.7)))
-    plotting.plot_curves({"unaligned": found, "aligned": found}, tmp_path / f"p.{suffix}")
+    plotting.save_plot({"unaligned": found, "aligned": found}, tmp_path / f"p.{suffix}")
     assert (tmp_path / f"p.{suffix}").read_bytes().startswith(magic)
     with pytest.raises(InputError, match=r"ends in \.png"):
-        plotting.plot_curves({"x": found}, tmp_path / "p.txt")
+        plotting.save_plot({"x": found}, tmp_path / "p.txt")

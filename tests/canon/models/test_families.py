@@ -1,4 +1,4 @@
-"""Bare checkpoints: the spec from keys and shapes holds for the real network."""
+"""Bare checkpoints: the spec from keys, shapes and assumptions holds for the real network."""
 
 import pytest
 import torch
@@ -91,6 +91,16 @@ NETWORKS = {
     "gpt2": (gpt2, IDS),
 }  # fmt: skip
 SLOW = {"vgg"}
+ASSUMED = {
+    "mlp": ["chain", "activation=relu"],
+    "cnn": ["chain", "norm=layer"],
+    "cifar resnet": ["padding=both", "activation=relu"],
+    "resnet": ["activation=relu"],
+    "vit, torchvision": ["heads=3"],
+    "vit, timm": ["heads=3"],
+    "bert": ["heads=2"],
+    "gpt2": ["heads=2"],
+}
 
 
 @pytest.mark.parametrize(
@@ -101,7 +111,8 @@ def test_the_spec_of_a_bare_checkpoint_holds_for_the_network(name):
     torch.manual_seed(0)
     module = build().eval()
     state = {key: tensor.clone() for key, tensor in module.state_dict().items()}
-    found = recognise(state)
+    family = "resnet" if name == "cifar resnet" else None
+    found = recognise(state, name=family, assume=ASSUMED.get(name, ())).spec
     traced = canon.trace(module, example)
     proof = canon.prove(module, example, found)
     assert proof.holds, proof.failed
@@ -112,7 +123,7 @@ def test_the_spec_of_a_bare_checkpoint_holds_for_the_network(name):
 
 def test_heads_that_the_shapes_do_not_tell_stay():
     module = torchvision.models.VisionTransformer(16, 8, 1, 5, 40, 64, num_classes=3)
-    unknown, told = recognise(module.state_dict()), recognise(module.state_dict(), {"num_heads": "5"})
+    unknown, told = (recognise(module.state_dict(), given).spec for given in ({}, {"num_heads": "5"}))
     assert any("number of heads" in reason for reason in unknown.frozen.values())
     assert {g.size for g in unknown.groups.values()} == {40, 64}
     assert {(g.size, g.within is None) for g in told.groups.values()} == {
@@ -126,7 +137,11 @@ def test_heads_that_the_shapes_do_not_tell_stay():
 
 def test_an_unknown_activation_claims_no_scale():
     build, _ = NETWORKS["mlp"]
-    assert {g.scale for g in recognise(build().state_dict()).groups.values()} == {"none"}
+    found, told = (
+        recognise(build().state_dict(), assume=["chain", *said]).spec for said in ((), ["activation=relu"])
+    )
+    assert {g.scale for g in found.groups.values()} == {"none"}
+    assert {g.scale for g in told.groups.values()} == {"positive"}
 
 
 def test_what_is_not_known_shows_the_ways_out():
@@ -148,4 +163,4 @@ def test_an_unknown_name_lists_the_known_ones():
 
 def test_layers_that_do_not_fit_are_refused():
     with pytest.raises(InputError, match="the shapes do not fit"):
-        recognise({"0.weight": torch.randn(4, 3), "2.weight": torch.randn(2, 5)})
+        recognise({"0.weight": torch.randn(4, 3), "2.weight": torch.randn(2, 5)}, assume=["chain"])

@@ -15,7 +15,7 @@ from weightflow.training.functional_loss import BehaviourConfig
 from weightflow.training.trainer import resume, start
 from weightflow.training.unseen_tasks import TasksBeyond
 
-from .test_train import assert_same_run, finished_tensors
+from .test_trainer import assert_same_run, finished_tensors
 
 
 @pytest.fixture

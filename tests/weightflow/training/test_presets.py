@@ -16,7 +16,7 @@ from weightflow.zoo.builders.local import build_zoo
 from weightflow.zoo.recipe import read_recipe
 from weightflow.zoo.store import Zoo
 
-from .test_train import assert_same_run
+from .test_trainer import assert_same_run
 
 FEW = {"steps": 6, "evaluate_every": 3, "save_every": 3, "batch_size": 8}
 TINY = {**FEW, "model": {"width": 16, "depth": 1, "heads": 2}, "behaviour": {"images": 8}}

@@ -16,7 +16,7 @@ from weightflow.zero_shot.features import LastLayer, features, known_labels, mea
 from weightflow.zero_shot.module import of_classes
 from weightflow.zero_shot.regression import Regression, Settings, Statistics
 
-from .test_train import assert_same_run
+from ..training.test_trainer import assert_same_run
 
 EXACT = Settings(sharpness=1.0, ridge=1e-9, floor=0.0)
 

@@ -1,0 +1,136 @@
+"""What is known of one network, and whether two are the same function."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from canon.api.networks import Model, Network, Path, code_of, source, sources
+from canon.equivalence import same_by_relabelling, same_by_running
+from canon.spec import PermutationSpec
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """The symmetries of a network and what they rest on.
+
+    Args:
+        spec: the groups of units that may be permuted, and which axes of which tensors they move.
+        source: where the spec came from.
+        verified: whether every group was checked numerically to keep the function, in float64.
+        assumptions: what the spec rests on where it was not verified.
+
+    Example:
+        >>> import canon, torch
+        >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+        >>> found = canon.inspect(net)
+        >>> [group.size for group in found.spec.groups.values()], found.verified
+        ([8], True)
+    """
+
+    spec: PermutationSpec
+    source: str
+    verified: bool
+    assumptions: tuple[str, ...] = ()
+
+
+def inspect(
+    network: Network,
+    *,
+    model: Model | None = None,
+    example_inputs: Any = None,
+    spec: PermutationSpec | Path | None = None,
+    family: str | None = None,
+    assume: tuple[str, ...] | list[str] | str = (),
+) -> Inspection:
+    """The permutation symmetries of a network: what moves, what is frozen, and why.
+
+    Args:
+        network: a module, a state dict or the path of a file.
+        model, example_inputs, spec, family, assume: as in `canon.align`.
+
+    Returns:
+        The spec, with its source and its assumptions.
+
+    Raises:
+        InputError: the network is not finite or of unknown structure.
+
+    Example:
+        >>> import canon, torch
+        >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+        >>> canon.inspect(net).source
+        'traced from the module Sequential'
+    """
+    resolved = code_of(model, example_inputs, spec, family, assume).resolve(source(network, "the network"))
+    return Inspection(resolved.spec, resolved.source, not resolved.assumptions, resolved.assumptions)
+
+
+@dataclass(frozen=True)
+class Equivalence:
+    """Whether two networks are the same function; false or undecided counts as false in a condition.
+
+    Args:
+        same: True, False, or None where it could not be decided.
+        reason: how that was found.
+        report: the figures, with the keys of `canon verify --json`.
+
+    Example:
+        >>> import canon, torch
+        >>> net = torch.nn.Linear(4, 2)
+        >>> bool(canon.equivalent(net, net))
+        True
+    """
+
+    same: bool | None
+    reason: str
+    report: dict[str, Any]
+
+    def __bool__(self) -> bool:
+        return bool(self.same)
+
+
+def equivalent(
+    a: Network,
+    b: Network,
+    *,
+    model: Model | None = None,
+    example_inputs: Any = None,
+    spec: PermutationSpec | Path | None = None,
+    family: str | None = None,
+    assume: tuple[str, ...] | list[str] | str = (),
+    seed: int = 0,
+) -> Equivalence:
+    """Whether two networks of one architecture are the same function.
+
+    With code, both are run in float64 on random inputs. Without code, searches for a permutation and
+    rescaling from `a` to `b`: finding one shows equivalence, finding none is inconclusive.
+
+    Args:
+        a: a module, a state dict or the path of a file.
+        b: a network of the same architecture.
+        model, example_inputs, spec, family, assume: as in `canon.align`.
+        seed: seed of the random inputs.
+
+    Returns:
+        `same`, `reason` and `report`; true in a condition only where the two are the same.
+
+    Raises:
+        InputError: the networks are different architectures, not finite or of unknown structure.
+
+    Example:
+        >>> import canon, torch
+        >>> a, b = (torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2)) for _ in "ab")
+        >>> canon.equivalent(canon.align(a, b), b).same, canon.equivalent(a, b).same
+        (True, False)
+    """
+    first, second = sources((a, b), ("A", "B"))
+    code = code_of(model, example_inputs, spec, family, assume)
+    runnable = code.runnable(first, second)
+    if runnable is not None:
+        draws = torch.Generator().manual_seed(seed)
+        report = same_by_running(first.found.state, second.found.state, runnable, draws)
+    else:
+        report = same_by_relabelling(first.found.state, second.found.state, code.resolve(first, second))
+    return Equivalence(report["same"], report["proof"], report)

@@ -1,0 +1,175 @@
+"""What users call a network: a module, a state dict or a file; read alike, and given back in the same kind."""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from canon.actions.transform import Transform
+from canon.errors import InputError
+from canon.io import checkpoint
+from canon.io.checkpoint import Checkpoint, require_finite, require_same
+from canon.models.loading import Hints, Inputs, Runnable, find_runnable, load
+from canon.models.spec_resolution import Resolved, described, resolve
+from canon.spec import PermutationSpec
+
+Path = str | os.PathLike[str]
+Network = nn.Module | Mapping[str, Tensor] | Path
+Model = str | nn.Module | Callable[[], Any]
+
+
+class Weights(dict[str, Tensor]):
+    """A state dict that canon made, with how it was made.
+
+    Args:
+        found: the tensors, and what the file that they came from says beside them.
+        report: figures and evidence; the keys are those of the command's `--json`.
+        transform: the permutation and scales that made it, where one transform did.
+
+    Example:
+        >>> import canon, torch
+        >>> a, b = (torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2)) for _ in "ab")
+        >>> aligned = canon.align(a, b.state_dict(), model=a, example_inputs=torch.randn(1, 4))
+        >>> sorted(aligned) == sorted(b.state_dict())
+        True
+        >>> aligned.report["verified"]
+        True
+    """
+
+    def __init__(self, found: Checkpoint, report: dict[str, Any], transform: Transform | None = None) -> None:
+        super().__init__(found.state)
+        self.checkpoint, self.report, self.transform = found, report, transform
+
+    def save(self, path: Path) -> None:
+        """Write the network; the suffix decides the format, and metadata and tied tensors are kept.
+
+        Args:
+            path: a file whose name ends in .safetensors, .pt, .pth, .bin or .pt2.
+
+        Raises:
+            InputError: the path cannot be written.
+        """
+        checkpoint.write(path, self.checkpoint, follow=True)
+
+
+@dataclass(frozen=True)
+class Source:
+    """A network that was given: its tensors, its name in messages, and itself."""
+
+    found: Checkpoint
+    name: str
+    given: Network
+
+    @property
+    def module(self) -> nn.Module | None:
+        return self.given if isinstance(self.given, nn.Module) else None
+
+    def give_back(
+        self, found: Checkpoint, report: dict[str, Any], transform: Transform | None = None
+    ) -> nn.Module | Weights:
+        """`found` as what was given: a copy of the module, or weights."""
+        if self.module is None:
+            return Weights(found, report, transform)
+        made: Any = copy.deepcopy(self.module)
+        load(made, found.state, self.name)
+        made.report, made.transform = report, transform
+        return made  # type: ignore[no-any-return]
+
+
+def source(network: Network, name: str) -> Source:
+    """Read a network; `name` stands for it in messages where it has none of its own.
+
+    Raises `InputError` where it is none, or not finite.
+    """
+    if isinstance(network, nn.Module):
+        # detached copies: what users go on to train does not change under what was read
+        found = Checkpoint({key: tensor.detach() for key, tensor in network.state_dict().items()})
+    elif isinstance(network, Mapping):
+        wrong = [str(key) for key, value in network.items() if not isinstance(value, Tensor)]
+        if wrong:
+            raise InputError(f"{name} is not a state dict: {', '.join(wrong[:5])} is not a tensor")
+        found = network.checkpoint if isinstance(network, Weights) else Checkpoint(dict(network))
+    elif isinstance(network, (str, os.PathLike)):
+        found, name = checkpoint.read(network), os.fspath(network)
+    else:
+        raise InputError(
+            f"{name} is a {type(network).__name__}; expected a module, a state dict or the path of a file"
+        )
+    require_finite(found.state, name)
+    return Source(found, name, network)
+
+
+def sources(networks: Sequence[Network], names: Sequence[str]) -> tuple[Source, ...]:
+    """Read networks of one architecture; `InputError` lists the keys and shapes that differ."""
+    found = tuple(source(network, name) for network, name in zip(networks, names, strict=True))
+    for other in found[1:]:
+        require_same(found[0].found.state, other.found.state, found[0].name, other.name)
+    return found
+
+
+@dataclass(frozen=True)
+class Code:
+    """What a user says about the structure of networks; see `canon.align` for each.
+
+    `known` is what the first of several networks showed.
+    """
+
+    model: Model | None = None
+    example_inputs: Any = None
+    spec: PermutationSpec | Path | None = None
+    family: str | None = None
+    assume: tuple[str, ...] = field(default_factory=tuple)
+
+    def hints(self, networks: tuple[Source, ...]) -> Hints:
+        """The hints for networks of one architecture: a module among them is the code of all."""
+        own = next((n.module for n in networks if n.module is not None), None)
+        path = None if isinstance(self.spec, PermutationSpec) else self.spec
+        # A family, a spec or assumptions that were named win over the code of a module that was given.
+        said = self.family is not None or bool(self.assume)
+        model = self.model if self.model is not None or said else own
+        return Hints(path, model, self.family, None, tuple(self.assume), as_inputs(self.example_inputs))
+
+    def resolve(self, *networks: Source) -> Resolved:
+        """The spec of networks of one architecture, its evidence, and the code where it is known."""
+        known = next((n.found for n in networks if n.found.program is not None), networks[0].found)
+        hints = self.hints(networks)
+        runnable = self.runnable(*networks)
+        if isinstance(self.spec, PermutationSpec):
+            self.spec.check(known.state)
+            assumption = "the groups of the given spec are symmetries of the network"
+            return Resolved(
+                self.spec, "the given spec", f"assuming {assumption}", runnable, (assumption,), stated=True
+            )
+        return resolve(known, hints, runnable)
+
+    def runnable(self, *networks: Source) -> Runnable | None:
+        """The code of the networks, or None where it is not known."""
+        known = next((n.found for n in networks if n.found.program is not None), networks[0].found)
+        return find_runnable(known, self.hints(networks)) or described(known)
+
+    def seeded(self, seed: int) -> torch.Generator:
+        return torch.Generator().manual_seed(seed)
+
+
+def as_inputs(example: Any) -> Inputs | None:
+    """Example inputs as the arguments of one call: a tensor is one, a tuple several, a dict named ones."""
+    if example is None or isinstance(example, dict):
+        return example
+    return tuple(example) if isinstance(example, (tuple, list)) else (example,)
+
+
+def code_of(
+    model: Model | None,
+    example_inputs: Any,
+    spec: PermutationSpec | Path | None,
+    family: str | None,
+    assume: tuple[str, ...] | list[str] | str,
+) -> Code:
+    """The five arguments that functions share, as one."""
+    return Code(model, example_inputs, spec, family, (assume,) if isinstance(assume, str) else tuple(assume))

@@ -1,0 +1,35 @@
+"""The `config.json` that Hugging Face keeps beside a network's weights."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from canon.errors import InputError
+
+LIMIT = 10_000_000  # bytes; a configuration has a few thousand
+
+_TELLING = ("model_type", "architectures", "num_attention_heads", "num_heads", "n_head", "hidden_size")
+
+
+def read_config(path: str | os.PathLike[str] | None) -> dict[str, Any]:
+    """The configuration beside the checkpoint `path`; empty where there is none, or it is of something else.
+
+    Raises `InputError` where the file is not JSON.
+    """
+    if path is None:
+        return {}
+    place = Path(path).parent / "config.json"
+    if not place.is_file():
+        return {}
+    try:
+        if place.stat().st_size > LIMIT:
+            raise ValueError(f"it has more than {LIMIT} bytes")
+        found = json.loads(place.read_text("utf-8"))
+    except (ValueError, OSError, RecursionError) as error:
+        raise InputError(f"{place} cannot be read ({error}); mend it, or move it away") from None
+    if not isinstance(found, dict) or not any(key in found for key in _TELLING):
+        return {}
+    return found

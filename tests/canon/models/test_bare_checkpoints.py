@@ -1,0 +1,379 @@
+"""Bare checkpoints: the function stays whatever keys and shapes leave open, and what is assumed is said.
+
+Every network here has the keys and shapes of something that a reader might take it for and is not.
+"""
+
+import json
+from itertools import pairwise
+
+import pytest
+import torch
+import torch.nn.functional as F
+import torchvision
+from torch import nn
+
+from canon.cli import console
+from canon.cli.main import app
+from canon.io import checkpoint
+
+IMAGE, FLAT, IDS = torch.randn(2, 3, 8, 8), torch.randn(5, 6), torch.arange(6)[None]
+
+
+class Layers(nn.Module):
+    """Numbered layers joined by `join`, a function of the list and the input."""
+
+    def __init__(self, join, *layers, name="layers"):
+        super().__init__()
+        self.name, self.join = name, join
+        self.add_module(name, nn.ModuleList(layers))
+
+    def forward(self, x):
+        return self.join(getattr(self, self.name), x)
+
+
+def residual(layers, x):
+    x = layers[0](x)
+    for layer in layers[1:-1]:
+        x = x + torch.relu(layer(x))
+    return layers[-1](x)
+
+
+def dense(layers, x):
+    h = torch.relu(layers[0](x))
+    return layers[2](h + torch.relu(layers[1](h)).flip(-1))
+
+
+def side_by_side(layers, x):
+    return sum(torch.relu(layer(x)) for layer in layers)
+
+
+def gated(layers, x):
+    return layers[0](x).softmax(-1) * torch.relu(layers[1](x))
+
+
+class Local(nn.Module):
+    """Mixes neighbouring channels, without parameters."""
+
+    def forward(self, x):
+        return x + 0.5 * x.roll(1, 1)
+
+
+def conv_then(*between):
+    return nn.Sequential(nn.Conv2d(3, 8, 3), *between, nn.Conv2d(8, 4, 3))
+
+
+class Block(nn.Module):
+    """Two convolutions with norms; `widen` makes the wider shortcut, `inner` stands between the two."""
+
+    def __init__(self, i, o, widen, inner, act):
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(i, o, 3, 1 + (i != o), 1, bias=False), nn.BatchNorm2d(o)
+        self.conv2, self.bn2 = nn.Conv2d(o, o, 3, 1, 1, bias=False), nn.BatchNorm2d(o)
+        self.widen, self.inner, self.act, self.wider = widen, inner, act, i != o
+
+    def forward(self, x):
+        h = self.bn2(self.conv2(self.inner(self.act(self.bn1(self.conv1(x))))))
+        if self.wider:
+            x = x[:, :, ::2, ::2]
+            x = self.widen(x)
+        return self.act(h + x)
+
+
+class Residual(nn.Module):
+    def __init__(self, widths, widen=lambda x: torch.cat([x, x * 0], 1), inner=nn.Identity(), act=F.relu):
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(3, widths[0], 3, 1, 1, bias=False), nn.BatchNorm2d(widths[0])
+        for n, (i, o) in enumerate(zip((widths[0], *widths), widths, strict=False), 1):
+            self.add_module(f"layer{n}", nn.Sequential(Block(i, o, widen, inner, act)))
+        self.stages, self.act, self.linear = len(widths), act, nn.Linear(widths[-1], 5)
+
+    def forward(self, x):
+        x = self.act(self.bn1(self.conv1(x)))
+        for n in range(1, self.stages + 1):
+            x = getattr(self, f"layer{n}")(x)
+        return self.linear(x.mean((2, 3)))
+
+
+class PreActivation(nn.Module):
+    """Norms before convolutions, under the keys of norms behind them: widths do not tell."""
+
+    class Block(nn.Module):
+        def __init__(self, width):
+            super().__init__()
+            self.bn1, self.conv1 = nn.BatchNorm2d(width), nn.Conv2d(width, width, 3, 1, 1, bias=False)
+            self.bn2, self.conv2 = nn.BatchNorm2d(width), nn.Conv2d(width, width, 3, 1, 1, bias=False)
+
+        def forward(self, x):
+            return x + self.conv2(F.relu(self.bn2(self.conv1(F.relu(self.bn1(x))))))
+
+    def __init__(self):
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(3, 8, 3, 1, 1, bias=False), nn.BatchNorm2d(8)
+        for n in range(1, 5):
+            self.add_module(f"layer{n}", nn.Sequential(self.Block(8)))
+        self.linear = nn.Linear(8, 5)
+
+    def forward(self, x):
+        x = self.layer4(self.layer3(self.layer2(self.layer1(self.conv1(x)))))
+        return self.linear(F.relu(self.bn1(x)).mean((2, 3)))
+
+
+def torchvision_vit(width=64, heads=8):
+    return torchvision.models.VisionTransformer(8, 4, 2, heads, width, 32, num_classes=3)
+
+
+def timm_vit(width=192, heads=6, **options):
+    timm = pytest.importorskip("timm")
+    return timm.models.VisionTransformer(
+        8, 4, embed_dim=width, depth=2, num_heads=heads, num_classes=3, **options
+    )
+
+
+def bert(width=384, heads=12, kind="BertModel", **options):
+    transformers = pytest.importorskip("transformers")
+    config = transformers.BertConfig(
+        vocab_size=11, hidden_size=width, num_hidden_layers=1, num_attention_heads=heads, intermediate_size=24,
+        max_position_embeddings=8, **options,
+    )  # fmt: skip
+    return getattr(transformers, kind)(config)
+
+
+def gpt2(width=128, heads=4, kind="GPT2LMHeadModel", **options):
+    transformers = pytest.importorskip("transformers")
+    config = transformers.GPT2Config(
+        vocab_size=11, n_embd=width, n_layer=1, n_head=heads, n_positions=8, bos_token_id=0, eos_token_id=0,
+        use_cache=False, **options,
+    )  # fmt: skip
+    return getattr(transformers, kind)(config)
+
+
+class Encoder(nn.Module):
+    """Shows the hidden states of a GPT-2 under the keys of a language model without its tied head."""
+
+    def __init__(self):
+        super().__init__()
+        self.transformer = gpt2(kind="GPT2Model")
+
+    def forward(self, x):
+        return self.transformer(x).last_hidden_state
+
+
+def linears(*widths):
+    return [nn.Linear(i, o) for i, o in pairwise(widths)]
+
+
+NETWORKS = {
+    "heads, BERT": (bert, IDS),
+    "heads, BERT with a classifier": (lambda: bert(128, 8, "BertForSequenceClassification"), IDS),
+    "heads, BERT language model": (lambda: bert(256, 2, "BertForMaskedLM"), IDS),
+    "heads, GPT-2": (gpt2, IDS),
+    "heads, bare GPT-2": (lambda: gpt2(256, 16, "GPT2Model"), IDS),
+    "heads, GPT-2 of 192": (lambda: gpt2(192, 12), IDS),
+    "heads, torchvision ViT": (torchvision_vit, IMAGE),
+    "heads, torchvision ViT of 384": (lambda: torchvision_vit(384, 12), IMAGE),
+    "heads, timm ViT": (timm_vit, IMAGE),
+    "heads, timm ViT without a class token": (
+        lambda: timm_vit(128, 8, class_token=False, global_pool="avg"),
+        IMAGE,
+    ),
+    "hidden states of a GPT-2": (Encoder, IDS),
+    "list, residual": (lambda: Layers(residual, *linears(6, 8, 8, 8, 3)), FLAT),
+    "list, residual blocks": (lambda: Layers(residual, *linears(6, 6, 6, 6, 6), name="blocks"), FLAT),
+    "list, flipped skip": (lambda: Layers(dense, *linears(6, 8, 8, 3)), FLAT),
+    "list, experts": (lambda: Layers(side_by_side, *[nn.Linear(6, 6) for _ in range(4)], name="experts"), FLAT),
+    "list, experts without bias": (
+        lambda: Layers(side_by_side, *[nn.Linear(6, 6, bias=False) for _ in range(3)]),
+        FLAT,
+    ),
+    "list, a gate": (lambda: Layers(gated, nn.Linear(6, 6), nn.Linear(6, 6)), FLAT),
+    "between, channel shuffle": (lambda: conv_then(nn.ChannelShuffle(4), nn.ReLU()), IMAGE),
+    "between, group norm": (lambda: conv_then(nn.GroupNorm(4, 8, affine=False), nn.ReLU()), IMAGE),
+    "between, local response norm": (lambda: conv_then(nn.LocalResponseNorm(3), nn.ReLU()), IMAGE),
+    "between, a mixing module": (lambda: conv_then(Local()), IMAGE),
+    "between, nothing numbered apart": (
+        lambda: nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3, groups=1), Local(), nn.Conv2d(8, 4, 3)),
+        IMAGE,
+    ),
+    "between, pixel shuffle": (
+        lambda: nn.Sequential(nn.Conv2d(3, 16, 3), nn.PixelShuffle(2), nn.Conv2d(4, 4, 3)),
+        IMAGE,
+    ),
+    "between, group norm with a gain": (lambda: conv_then(nn.GroupNorm(4, 8), nn.ReLU()), IMAGE),
+    "padding behind": (lambda: Residual((8, 16)), IMAGE),
+    "padding behind, three stages": (lambda: Residual((4, 8, 16)), IMAGE),
+    "padding in front": (lambda: Residual((4, 8, 16), lambda x: torch.cat([x * 0, x], 1)), IMAGE),
+    "channels repeated": (lambda: Residual((4, 8, 16), lambda x: x.repeat_interleave(2, 1)), IMAGE),
+    "blocks with a shuffle": (lambda: Residual((8, 16), inner=nn.ChannelShuffle(2)), IMAGE),
+    "blocks with a shuffle, three stages": (
+        lambda: Residual((4, 8, 16), inner=nn.ChannelShuffle(2)),
+        IMAGE,
+    ),
+    "padding behind, of CIFAR": (lambda: Residual((16, 32, 64)), IMAGE),
+    "channels repeated, of CIFAR": (
+        lambda: Residual((16, 32, 64), lambda x: x.repeat_interleave(2, 1)),
+        IMAGE,
+    ),
+    "pre-activation": (PreActivation, IMAGE),
+}  # fmt: skip
+
+
+def noisy(build, seed):
+    """Random weights in which every bias, gain and statistic counts."""
+    torch.manual_seed(seed)
+    module = build().eval()
+    with torch.no_grad():
+        for tensor in module.state_dict().values():
+            if tensor.is_floating_point():
+                tensor.add_(0.2 * torch.rand_like(tensor))
+    return module
+
+
+def output(module, state, x):
+    module = module.double()
+    module.load_state_dict(
+        {k: v.double() if v.is_floating_point() else v for k, v in state.items()}, strict=False
+    )
+    with torch.no_grad():
+        found = module(x.double() if x.is_floating_point() else x)
+    return found if isinstance(found, torch.Tensor) else found[0]
+
+
+@pytest.fixture
+def canon(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+
+    def run(line):
+        code = console.guarded(app, line.split(), name="canon")
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run
+
+
+def save(build):
+    modules = [noisy(build, seed) for seed in (0, 1)]
+    for module, name in zip(modules, "ab", strict=True):
+        state = {k: v.clone() for k, v in module.state_dict().items() if k != "lm_head.weight"}
+        torch.save(state, f"{name}.pt")
+    return modules[1]
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_bare_checkpoint_keeps_its_function(canon, name):
+    build, x = NETWORKS[name]
+    module = save(build)
+    before = output(module, checkpoint.read("b.pt").state, x)
+    for command in (
+        "align a.pt b.pt --balance --quiet",
+        "canonicalize b.pt",
+    ):
+        code, out, err = canon(f"{command} --json --out c.pt")
+        assert (code, err) == (0, "")
+        report = json.loads(out)
+        after = output(module, checkpoint.read("c.pt").state, x)
+        assert float((before - after).abs().max() / before.abs().max()) < (
+            1e-5 if "balance" in command else 1e-10
+        )
+        assert report["verified"] or report["assumptions"]
+        assert report["verified"] is (report["moved_fraction"] == 0)
+    code, out, _ = canon("verify b.pt c.pt --json")
+    assert code == (3 if report["moved_fraction"] else 0)
+    assert json.loads(out)["same"] in (None, True)
+
+
+def test_a_scale_is_taken_only_where_the_activation_is_stated(canon):
+    """SiLU under the keys of a public ResNet: balancing as if it were ReLU would change it."""
+    build = lambda: Residual((16, 32, 64), act=F.silu)  # noqa: E731
+    module = save(build)
+    state = checkpoint.read("b.pt").state
+    state["layer1.0.bn1.weight"] *= 7
+    torch.save(state, "b.pt")
+    before = output(module, state, IMAGE)
+    assert canon("align a.pt b.pt --balance --quiet --out c.pt")[0] == 0
+    after = output(module, checkpoint.read("c.pt").state, IMAGE)
+    assert torch.allclose(before, after, rtol=1e-5, atol=1e-5)
+    found = json.loads(canon("inspect b.pt --json")[1])
+    assert {group["scale"] for group in found["groups"]} == {"none"}
+    told = json.loads(canon("inspect b.pt --assume activation=relu --json")[1])
+    assert "positive" in {group["scale"] for group in told["groups"]}
+    assert "activation=relu (--assume)" in told["assumptions"]
+
+
+@pytest.mark.parametrize("source", ["--assume", "config.json"])
+def test_heads_move_whole_where_their_number_is_known(canon, tmp_path, source):
+    module = save(bert)
+    line = "align a.pt b.pt --quiet --json --out c.pt"
+    if source == "--assume":
+        line += " --assume heads=12"
+    else:
+        (tmp_path / "config.json").write_text(json.dumps({"model_type": "other", "num_attention_heads": 12}))
+    code, out, err = canon(line)
+    assert (code, err) == (0, "")
+    report = json.loads(out)
+    assert f"heads=12 ({source})" in report["assumptions"]
+    assert 12 in {group["size"] for group in report["groups"]}
+    before, after = (output(module, checkpoint.read(f"{n}.pt").state, IDS) for n in "bc")
+    assert torch.allclose(before, after, rtol=1e-10)
+
+
+def test_every_command_takes_and_names_an_assumption(canon):
+    save(lambda: nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3)))
+    for line in (
+        "align a.pt b.pt --quiet --out c.pt",
+        "canonicalize a.pt --out c.pt",
+        "merge a.pt b.pt --quiet --out m.pt",
+        "inspect a.pt",
+    ):
+        code, out, _ = canon(f"{line} --assume chain")
+        assert code == 0
+        assert "assuming chain (--assume)" in out
+        assert json.loads(canon(f"{line} --assume chain --json")[1])["assumptions"] == ["chain (--assume)"]
+    code, out, _ = canon("verify b.pt a.pt --assume chain")
+    assert code == 3
+    assert "undecided under these assumptions" in out
+
+
+def test_a_mean_of_networks_that_were_not_aligned_says_so(canon):
+    save(lambda: nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3)))
+    code, _, err = canon("merge a.pt b.pt --quiet --out m.pt")
+    assert code == 0
+    assert "b.pt was not aligned" in err
+    assert "--assume chain" in err
+
+
+@pytest.mark.parametrize("heads", ["7", "5"])
+def test_heads_that_do_not_divide_the_width_are_refused(canon, tmp_path, heads):
+    save(bert)
+    code, out, err = canon(f"align a.pt b.pt --assume heads={heads} --out c.pt")
+    assert (code, out) == (2, "")
+    assert err == (
+        f"error: heads={heads} (--assume) does not divide the width 384; "
+        "give the number of heads that the network was built with\n"
+    )
+    assert not (tmp_path / "c.pt").exists()
+
+
+def test_a_configuration_of_another_network_is_refused(canon, tmp_path):
+    save(bert)
+    (tmp_path / "config.json").write_text(json.dumps({"num_attention_heads": 12, "hidden_size": 768}))
+    code, _, err = canon("align a.pt b.pt --out c.pt")
+    assert code == 2
+    assert "config.json says hidden_size=768 and the tensors are 384 wide" in err
+    (tmp_path / "config.json").write_text("{")
+    code, _, err = canon("align a.pt b.pt --out c.pt")
+    assert code == 2
+    assert "config.json cannot be read" in err
+
+
+def test_a_public_architecture_is_named_and_not_verified(canon):
+    save(torchvision.models.resnet18)
+    code, out, _ = canon("inspect a.pt")
+    assert code == 0
+    assert "assuming the torchvision ResNet-18 architecture (keys and shapes fit) (not verified)" in out
+
+
+def test_a_share_of_parameters_counts_what_moves(canon):
+    save(lambda: nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3)))
+    found = json.loads(canon("inspect a.pt --assume chain --json")[1])
+    assert found["parameters_in_moving_groups"] == 4 * 6 + 6 + 6 * 3
+    assert (found["axes_that_move"], found["axes"]) == (3, 6)
