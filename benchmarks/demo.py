@@ -16,6 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.common import aim, write_result
+from weightflow.evaluation.baselines import BASELINES
+
+# no trivial ways to have a network
+OURS_OR_TRAINED = ("shuffled_prompt", "random_text", "generalist", "hypernetwork")
 
 
 def run_once(seed: int, folder: Path) -> dict[str, Any]:
@@ -45,6 +49,7 @@ def row(found: dict[str, Any]) -> dict[str, Any]:
         "rms_ratio": report["novelty"]["rms_ratio"],
         "seconds_for_100": round(speed["sample_seconds"] + speed["decode_seconds"], 4),
         "solvers": report["solvers"],
+        "diversity": report["diversity"],
     }
 
 
@@ -57,6 +62,16 @@ def aims(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     for name in ("nearest_prompt", "zoo_mean", "shuffled_prompt", "nearest_rows", "zoo_mean_rows", "soup_16"):
         gap = values(lambda r, name=name: r["generated"] - r[name])
         found.append(aim(f"generated less {name}, points of 1", "at least 0.10", gap, min(gap) >= 0.10))
+    trivial = [n for n, v in rows[0].items() if n in BASELINES and n not in OURS_OR_TRAINED and v is not None]
+    gap = values(lambda r: 100 * (r["generated"] - max(r[n] for n in trivial)))
+    found.append(aim("generated less the best trivial baseline, points", "at least 3", gap, min(gap) >= 3))
+    for name in ("generalist", "hypernetwork"):
+        gap = values(lambda r, name=name: 100 * (r["generated"] - r[name]))
+        found.append(aim(f"generated less {name}, points", "at least 0", gap, min(gap) >= 0))
+    spread = values(lambda r: r["diversity"]["ratio"])
+    found.append(
+        aim("disagreement of one prompt's networks over trained", "at least 0.5", spread, min(spread) >= 0.5)
+    )
     rms = values(lambda r: r["rms_ratio"])
     found.append(aim("root-mean-square ratio", "0.8 to 1.2", rms, 0.8 <= min(rms) <= max(rms) <= 1.2))
     speed = values(lambda r: r["seconds_for_100"])

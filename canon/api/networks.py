@@ -16,7 +16,7 @@ from canon.errors import InputError
 from canon.io import checkpoint
 from canon.io.checkpoint import Checkpoint, require_finite, require_same
 from canon.models.loading import Hints, Inputs, Runnable, find_runnable, load
-from canon.models.spec_resolution import Resolved, described, resolve
+from canon.models.spec_resolution import CHECKED, Resolved, described, require_symmetries, resolve
 from canon.spec import PermutationSpec
 
 Path = str | os.PathLike[str]
@@ -142,6 +142,9 @@ class Code:
         runnable = self.runnable(*networks)
         if isinstance(self.spec, PermutationSpec):
             self.spec.check(known.state)
+            if runnable is not None:
+                require_symmetries(self.spec, known, runnable, "the given spec")
+                return Resolved(self.spec, "the given spec", CHECKED, runnable)
             assumption = "the groups of the given spec are symmetries of the network"
             return Resolved(
                 self.spec, "the given spec", f"assuming {assumption}", runnable, (assumption,), stated=True

@@ -24,7 +24,7 @@ from canon.io.files import require_file
 from canon.tracing.exported_graph import copy_module
 from canon.types import State
 
-Inputs = tuple[Any, ...]
+Inputs = tuple[Any, ...] | dict[str, Any]
 
 
 @dataclass(frozen=True)

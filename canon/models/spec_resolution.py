@@ -21,7 +21,7 @@ from canon.io.model_config import read_config
 from canon.models.loading import Hints, Runnable, find_runnable, load
 from canon.spec import Axis, PermutationSpec
 
-_CHECKED = "every group was verified numerically to keep the function, in float64"
+CHECKED = "every group was verified numerically to keep the function, in float64"
 
 
 @dataclass(frozen=True)
@@ -52,15 +52,15 @@ def resolve(found: Checkpoint, hints: Hints = Hints(), runnable: Runnable | None
         source, spec = f"spec {os.fspath(hints.spec)}", read_spec(hints.spec, found.state)
         runnable = runnable or described(found)
         if runnable is not None:
-            _require_checked(spec, found, runnable, source)
-            return Resolved(spec, source, _CHECKED, runnable)
+            require_symmetries(spec, found, runnable, source)
+            return Resolved(spec, source, CHECKED, runnable)
         assumption = f"the groups of {os.fspath(hints.spec)} are symmetries of the network (--spec)"
         return Resolved(spec, source, f"assuming {assumption}", None, (assumption,), stated=True)
     if hints.family is None and hints.model is not None and runnable is not None:
         from canon.tracing.trace import trace
 
         traced = _within(trace(runnable.module, runnable.examples), found)
-        return Resolved(traced, f"traced from {hints.model_name}", _CHECKED, runnable)
+        return Resolved(traced, f"traced from {hints.model_name}", CHECKED, runnable)
     if hints.family is None and found.program is not None:
         from canon.tracing.trace import trace
 
@@ -68,7 +68,7 @@ def resolve(found: Checkpoint, hints: Hints = Hints(), runnable: Runnable | None
             raise InputError(
                 "--assume speaks of bare checkpoints; a .pt2 file holds the code, so leave it out"
             )
-        return Resolved(trace(found.program), "traced from the exported program", _CHECKED, runnable)
+        return Resolved(trace(found.program), "traced from the exported program", CHECKED, runnable)
     from canon.models.families import recognise
 
     config = read_config(found.path)
@@ -76,7 +76,7 @@ def resolve(found: Checkpoint, hints: Hints = Hints(), runnable: Runnable | None
         found.state, metadata=found.metadata, name=hints.family, assume=hints.assume, config=config
     )
     source = f"family {hints.family}" if hints.family else "recognised by keys and shapes"
-    evidence = _CHECKED
+    evidence = CHECKED
     if known.assumptions:
         evidence = f"assuming {'; '.join(known.assumptions)}"
     return Resolved(known.spec, source, evidence, runnable, known.assumptions, known.stated)
@@ -94,7 +94,7 @@ def described(found: Checkpoint) -> Runnable | None:
     return Runnable(module.eval(), inputs if isinstance(inputs, tuple) else (inputs,))
 
 
-def _require_checked(spec: PermutationSpec, found: Checkpoint, runnable: Runnable, source: str) -> None:
+def require_symmetries(spec: PermutationSpec, found: Checkpoint, runnable: Runnable, source: str) -> None:
     """`InputError` unless every group and scale of a file's spec keeps the network's function."""
     from canon.tracing.exported_graph import Program
     from canon.tracing.numerical_check import prove_program

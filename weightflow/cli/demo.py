@@ -16,9 +16,9 @@ def run_demo(app: typer.Typer, out: Path, seed: int, as_json: bool = False) -> N
     """Run every step in `out`; steps that are done are recognised and skipped by their own commands."""
     begin = time.monotonic()
     zoo, canonical, run, networks = (str(out / name) for name in ("zoo", "canonical", "run", "networks"))
-    _run(app, ["zoo", "build", "digits", "--out", zoo, "--seed", str(seed)])
+    _run(app, ["zoo", "build", "specialists_digits", "--out", zoo, "--seed", str(seed)])
     _run(app, ["canonicalize", zoo, "--out", canonical])
-    _run(app, ["train", canonical, "--out", run, "--resume", "--seed", str(seed)])
+    _run(app, ["train", canonical, "--out", run, "--preset", "specialists", "--resume", "--seed", str(seed)])
     prompts = held_out_prompts(Zoo(zoo))
     _run(app, ["sample", run, "--classes", prompts[0], "--count", "8", "--out", networks])
     _run(app, ["evaluate", networks])

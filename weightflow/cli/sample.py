@@ -48,6 +48,12 @@ def sample(
         typer.Option(help="euler, midpoint, heun, rk4, dopri5, ddim or ancestral; the run's own by default."),
     ] = None,
     guidance: Annotated[float | None, typer.Option(help="Above 1 follows the prompt harder.")] = None,
+    noise: Annotated[
+        float | None,
+        typer.Option(
+            help="Scale of the noise: below 1, networks of a prompt are more accurate and more alike."
+        ),
+    ] = None,
     explain: Annotated[
         bool, typer.Option("--explain", help="Show the nearest known classes of each class, and how far.")
     ] = False,
@@ -68,7 +74,7 @@ def sample(
 
     flow = Flow(run, device)
     asked = _asked(classes, prompts, flow.header.zoo.classes)
-    said = {"method": method, "steps": steps, "guidance": guidance}
+    said = {"method": method, "steps": steps, "guidance": guidance, "noise": noise}
     changes: dict[str, Any] = {name: value for name, value in said.items() if value is not None}
     config = dataclasses.replace(flow.sampling, **changes)
     many, told, done, begin = prompts is not None, set[str](), 0, time.monotonic()

@@ -15,7 +15,6 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from canon.types import StateDict
-from weightflow import config as settings
 from weightflow import datasets
 from weightflow.batched.class_axes import class_table, pad_with_zeros
 from weightflow.batched.config import TrainingRecipe
@@ -77,9 +76,9 @@ def _padded(architecture: Architecture, state: StateDict, tasks: Sequence[Task])
 
 def zoo_recipe(zoo: Zoo, **changes: Any) -> TrainingRecipe:
     """How the zoo's own networks were trained, at a constant learning rate; the default where it is not said."""
-    known = zoo.manifest.get("recipe", {}).get("training", {})
-    recipe = settings.build(TrainingRecipe, known, "training.") if known else TrainingRecipe()
-    return replace(recipe, **{"schedule": "constant", "patience": 0, **changes})
+    return replace(
+        zoo.training_recipe or TrainingRecipe(), **{"schedule": "constant", "patience": 0, **changes}
+    )
 
 
 def fine_tune(

@@ -43,7 +43,8 @@ class ObjectiveConfig:
     """`path` flow or diffusion, `predict` clean or velocity, `times` uniform or logit-normal.
 
     `source` is the standard deviation of the noise at t = 0, `jitter` that of the noise around the path
-    (s and sigma of DeepWeightFlow). `prior` is the spread of the Gaussian whose prediction the model's is
+    (s and sigma of DeepWeightFlow); with a source of 0 every seed gives one network. `weight` is that of this
+    loss beside all others; 0 learns nothing from the zoo's weights. `prior` is the spread of the Gaussian whose prediction the model's is
     added to; 0 for none.
     """
 
@@ -53,16 +54,22 @@ class ObjectiveConfig:
     source: float = 1.0
     jitter: float = 0.0
     prior: float = 0.0
+    weight: float = 1.0
 
     def __post_init__(self) -> None:
         pick(SCHEDULES, self.path, "path")
         pick(TIMES, self.times, "distribution of times")
         if self.predict not in PREDICTS:
             raise InputError(f"the model cannot predict '{self.predict}'; it can: {', '.join(PREDICTS)}")
-        if self.source <= 0 or self.jitter < 0 or self.prior < 0:
+        if min(self.source, self.jitter, self.prior, self.weight) < 0:
             raise InputError(
-                f"objective: source {self.source} must be above 0, jitter {self.jitter} and prior {self.prior} "
-                "at least 0"
+                f"objective: source {self.source}, jitter {self.jitter}, prior {self.prior} and weight "
+                f"{self.weight} must be at least 0"
+            )
+        if not self.source and (self.prior or self.weight):
+            raise InputError(
+                "objective.source 0 has no noise to learn a distribution from: set source above 0, or "
+                "objective.weight and objective.prior to 0"
             )
 
     @property

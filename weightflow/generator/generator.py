@@ -263,7 +263,8 @@ class Flow(Pretrained):
     ) -> StateDict:
         """One network for each prompt and seed, stacked and padded to the run's number of logits."""
         words = self.prompts(prompts)
-        z = self.tokens(words, self.noise(seeds, words.present), config, seeds=seeds)
+        x = (config or self.sampling).noise * self.noise(seeds, words.present)
+        z = self.tokens(words, x, config, seeds=seeds)
         return self.with_statistics(decode(self.coordinates, z, words), prompts)
 
     def with_statistics(self, state: StateDict, prompts: Sequence[Prompt]) -> StateDict:

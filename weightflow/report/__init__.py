@@ -14,6 +14,7 @@ from weightflow.evaluation.context import open_known
 from weightflow.evaluation.evaluate import describe, judge
 from weightflow.flow.sampling_config import SampleConfig
 from weightflow.report.baselines import opponents
+from weightflow.report.diversity import diversity
 from weightflow.report.ensembles import ensembles
 from weightflow.report.environment import environment
 from weightflow.report.fine_tuning import starts
@@ -67,8 +68,9 @@ def make_report(
         "solvers": solvers(known, made[focus].tasks, seed),
         "guidance": guidance(known, made[focus].tasks, seed),
     }
-    say("fine-tuning, ensembles")
+    say("fine-tuning, ensembles, diversity")
     return found | {
+        "diversity": diversity(known, made[focus].tasks, seed),
         "fine_tuning": starts(known, made[focus], seed),
         "ensembles": ensembles(known, made[focus].tasks, seed),
         "sample": {"method": sampled.method, "steps": sampled.steps, "guidance": sampled.guidance},

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from weightflow.report.diversity import LEAST
+
 # spacings of the zoo: midpoints of two training networks lie at about 0.6, noise that is still harmless below 0.5
 NEW, COPY = 0.75, 0.3
 CONTROLS = ("shuffled_prompt", "random_text")
@@ -20,11 +22,27 @@ def verdict(report: dict[str, Any]) -> str:
     reaches = f"{where} reaches {100 * focus['accuracy']['mean'] / trained:.1f} % of the accuracy of trained networks"
     ratio = novelty["nearest_distance_ratio"]
     if ratio is None:
-        return f"{reaches[0].upper()}{reaches[1:]}; whether they are new was not measured: {novelty['nearest_distance_ratio_reason']}."
+        return (
+            f"{reaches[0].upper()}{reaches[1:]}; whether they are new was not measured: "
+            f"{novelty['nearest_distance_ratio_reason']}.{_seeds(report)}"
+        )
     return (
         f"It {kind(ratio)}: {reaches}, at {ratio:.2f} times the distance of training networks from each "
-        f"other{_best_baseline(focus)}{_unseen_classes(report)}."
+        f"other{_best_baseline(focus)}{_unseen_classes(report)}.{_seeds(report)}"
     )
+
+
+def _seeds(report: dict[str, Any]) -> str:
+    """Whether networks of one prompt differ; a sentence of its own where that is known."""
+    found = report["diversity"]
+    if found["ratio"] is None:
+        return ""
+    ours, trained = (100 * found[name]["disagreement"]["mean"] for name in ("generated", "trained"))
+    beside = f"two networks of one prompt differ on {ours:.1f} % of examples, two trained from independent seeds on {trained:.1f} %"
+    if found["ratio"] < LEAST:
+        return f" It answers every seed with nearly the same network, as a table would: {beside}."
+    gain = 100 * found["generated"]["gain"]["mean"]
+    return f" Networks of one prompt differ: {beside}; {found['networks']} together gain {gain:.1f} points over one."
 
 
 def kind(ratio: float) -> str:

@@ -71,6 +71,11 @@ class TrainConfig:
                 "model.centred=false, anchors.kind=none"
             )
         pick(dict.fromkeys(PRECISIONS), self.precision, "precision")
+        if not self.objective.weight and (self.adversary.weight or self.augment.equivariance):
+            raise InputError(
+                "adversary and equivariance are about predictions of the zoo's networks: set objective.weight "
+                "above 0, or adversary.weight and augment.equivariance to 0"
+            )
         if len(self.betas) != 2:
             raise InputError(f"setting 'betas' is two numbers, found {self.betas}")
         for name in ("steps", "batch_size", "evaluate_every", "save_every", "patience"):

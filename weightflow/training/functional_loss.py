@@ -32,6 +32,10 @@ class BehaviourConfig:
     prompts, and not of the predictions that the weights are compared with. `beyond`: how many tasks that
     the zoo does not have join each batch, a share of its size; their networks are generated from noise too.
     Generating takes up to `sampled_steps` and `beyond_steps` steps.
+
+    With `group` of 2 or more, so many networks are generated for each prompt of the sampled share, in one step,
+    and `ensemble` (a share of the cross-entropy), `energy` and `straight` (weights) are as in
+    `training/sampled_loss.py`.
     """
 
     weight: float = 0.3
@@ -41,6 +45,10 @@ class BehaviourConfig:
     sampled_steps: int = 4
     beyond: float = 0.0
     beyond_steps: int = 1
+    group: int = 1
+    ensemble: float = 0.0
+    energy: float = 0.0
+    straight: float = 0.0
 
     def __post_init__(self) -> None:
         if self.weight < 0 or self.images < 1:
@@ -59,6 +67,18 @@ class BehaviourConfig:
             )
         if self.beyond and not self.weight:
             raise InputError("behaviour.beyond needs behaviour: set behaviour.weight above 0, or beyond to 0")
+        if self.group < 1 or not 0 <= self.ensemble <= 1 or self.energy < 0 or self.straight < 0:
+            raise InputError(
+                f"behaviour: group {self.group} is at least 1, ensemble {self.ensemble} a share, energy "
+                f"{self.energy} and straight {self.straight} not negative"
+            )
+        if self.group == 1 and (self.ensemble or self.energy or self.straight):
+            raise InputError(
+                "behaviour: ensemble, energy and straight are of several networks of a prompt; set "
+                "behaviour.group to 2 or more"
+            )
+        if self.group > 1 and not self.sampled:
+            raise InputError("behaviour.group is of sampled networks: set behaviour.sampled above 0")
 
 
 class Behaviour:
@@ -86,13 +106,34 @@ class Behaviour:
         split: Split,
         generator: torch.Generator,
     ) -> Float[Tensor, " networks"]:
-        targets = (torch.rand(len(z), self.images, generator=generator) * present.sum(1, keepdim=True)).long()
+        targets, inputs = self.examples(labels, present, split, generator)
+        return masked_cross_entropy(self._scores(z, present, labels, inputs), targets, present)
+
+    def examples(
+        self, labels: Tensor, present: Tensor, split: Split, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """Random examples of each task: their logits (tasks, images), and inputs (tasks, images, *shape)."""
+        targets = torch.rand(len(labels), self.images, generator=generator) * present.sum(1, keepdim=True)
         rows, counts = self._rows[split]
-        wanted = labels.gather(1, targets)
+        wanted = labels.gather(1, targets.long())
         place = (torch.rand(wanted.shape, generator=generator) * counts[wanted]).long()
-        output = self._forward(self.coordinates.decode(z, present), split.inputs[rows[wanted, place]])
-        scores = self._readout.scores(output, self._text(labels, present))
-        return masked_cross_entropy(scores, targets, present)
+        return targets.long(), split.inputs[rows[wanted, place]]
+
+    def log_probabilities(
+        self,
+        z: Float[Tensor, "networks tokens width"],
+        present: Tensor,
+        labels: Tensor,
+        inputs: Tensor,
+    ) -> Float[Tensor, "networks images classes"]:
+        """Of each class that a network's task has; very small for the others."""
+        scores = self._scores(z, present, labels, inputs)
+        # finite: gradients through minus infinity are not numbers
+        return scores.masked_fill(~present.unsqueeze(1), -1e9).log_softmax(-1)
+
+    def _scores(self, z: Tensor, present: Tensor, labels: Tensor, inputs: Tensor) -> Tensor:
+        output = self._forward(self.coordinates.decode(z, present), inputs)
+        return self._readout.scores(output, self._text(labels, present))
 
     def _text(self, labels: Tensor, present: Tensor) -> Tensor:
         names, counts = self.data.class_names, present.sum(1).tolist()

@@ -4,16 +4,17 @@ r"""What a step of training minimises, term by term.
     behaviour     cross-entropy of the decoded prediction on training images of its task, or of networks
                   generated from noise under its prompt, as they will be when the run is used
     beyond        the latter for tasks that no network of the zoo has
+    energy, straight  of several networks generated for one prompt, see `sampled_loss.py`
     adversary     the discriminator's verdict on the prediction (Text2Weight, arXiv:2508.13633)
     equivariance  |model(P x_t) - P model(x_t)|^2 for relabellings P of hidden units
 
-Held-out networks are scored by the first two alone: the others have no fixed yardstick.
+Held-out networks are scored by match, behaviour, energy and straight: the others have no fixed yardstick.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -28,10 +29,8 @@ from weightflow.training.augmentation import UnitRelabelling
 from weightflow.training.batch import Batch
 from weightflow.training.config import TrainConfig
 from weightflow.training.functional_loss import Behaviour
+from weightflow.training.sampled_loss import Model, SampledLoss
 from weightflow.training.unseen_tasks import TasksBeyond
-
-# x_t, t, class vectors and which of them are there: to tokens
-Model = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -53,6 +52,10 @@ class Loss:
     units: UnitRelabelling | None
     adversary: Adversary | None
     beyond: TasksBeyond | None
+
+    @cached_property
+    def _sampled(self) -> SampledLoss:
+        return SampledLoss(self.config.behaviour, self.config.objective, self.coordinates, self.behaviour)
 
     def held_out(
         self, model: Model, batch: Batch, kept: Tensor, split: Split, generator: torch.Generator
@@ -86,20 +89,29 @@ class Loss:
     ) -> tuple[Terms, Matched]:
         config, words = self.config, batch.prompts.shown(kept)
         used = self._used(batch.prompts)
-        matched = match(
-            config.objective,
-            lambda x_t, t: model(x_t, t, words.vectors, words.present),
-            batch.z,
-            used,
-            generator,
-        )
+        if config.objective.weight or config.behaviour.sampled < 1:
+            matched = match(
+                config.objective,
+                lambda x_t, t: model(x_t, t, words.vectors, words.present),
+                batch.z,
+                used,
+                generator,
+            )
+        else:  # nothing is learned from it
+            none = torch.zeros(len(batch))
+            matched = Matched(none, torch.zeros_like(batch.z), torch.zeros_like(batch.z), none)
         error, x_1 = matched.error.mean(), matched.x_1 * used
-        total, behaviour = error, error.new_zeros(())
+        found = {"match": error, "behaviour": error.new_zeros(())}
         if config.behaviour.weight:
-            behaviour = self._behaviour(model, batch, matched, kept, split, generator)
-            total = total + config.behaviour.weight * behaviour
-        parts = {"match": error.detach(), "behaviour": behaviour.detach()}
-        return Terms(total, parts, x_1), matched
+            found |= self._behaviour(model, batch, matched, kept, split, generator)
+        weights = {
+            "match": config.objective.weight,
+            "behaviour": config.behaviour.weight,
+            "energy": config.behaviour.energy,
+            "straight": config.behaviour.straight,
+        }
+        total = torch.stack([weights[name] * value for name, value in found.items()]).sum()
+        return Terms(total, {name: value.detach() for name, value in found.items()}, x_1), matched
 
     def _behaviour(
         self,
@@ -109,11 +121,14 @@ class Loss:
         kept: Tensor,
         split: Split,
         generator: torch.Generator,
-    ) -> Tensor:
+    ) -> dict[str, Tensor]:
         """Of networks from noise for the first share of the batch, of the predictions for the others."""
         config, prompts = self.config.behaviour, batch.prompts
-        sampled, losses = round(config.sampled * len(batch)), []
-        if sampled:
+        sampled, losses, others = round(config.sampled * len(batch)), [], {}
+        if sampled and config.group > 1:
+            others = self._sampled(model, batch[:sampled], split, generator)
+            losses.append(others.pop("behaviour"))
+        elif sampled:
             some = batch[:sampled]
             losses.append(
                 self._from_noise(model, some.prompts, some.labels, config.sampled_steps, split, generator)
@@ -123,7 +138,7 @@ class Loss:
             x_1 = (matched.x_1 * self._used(prompts))[rest]
             loss = self.behaviour.loss(x_1, batch.labels[rest], prompts.present[rest], split, generator)
             losses.append(loss * matched.t[rest] ** config.power * kept[rest].squeeze(1))
-        return torch.cat(losses).mean()
+        return {"behaviour": torch.cat(losses).mean(), **others}
 
     def _equivariance(
         self,

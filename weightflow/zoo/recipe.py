@@ -46,6 +46,7 @@ class TaskRecipe:
     no task but those of the split `unseen_classes`; classes that a backbone has never seen are in no task
     but those of `unseen_by_backbone`. Where such a split has fewer classes than `sizes`, a task has as many
     as there are. `shuffled`: each task has its own logit order; the data set's order otherwise.
+    `networks_per_task` networks in a row have one task and differ by their seeds; counts are of networks.
     """
 
     sizes: tuple[int, ...] = (3, 6)
@@ -59,6 +60,11 @@ class TaskRecipe:
     unseen_classes: int = 0
     unseen_by_backbone: int = 0
     shuffled: bool = True
+    networks_per_task: int = 1
+
+    def __post_init__(self) -> None:
+        if self.networks_per_task < 1:
+            raise InputError(f"tasks.networks_per_task is {self.networks_per_task}; it must be at least 1")
 
     @property
     def networks(self) -> int:
@@ -135,9 +141,17 @@ class ZooRecipe:
             task
             for offset, (split, count) in enumerate(counts.items())
             if count
-            for task in draw_tasks(
-                self.dataset, pools[split], count, split, self.seed + 1 + offset, shuffled=t.shuffled
-            )
+            for task in _repeated(
+                draw_tasks(
+                    self.dataset,
+                    pools[split],
+                    -(-count // t.networks_per_task),
+                    split,
+                    self.seed + 1 + offset,
+                    shuffled=t.shuffled,
+                ),
+                t.networks_per_task,
+            )[:count]
         ]
 
     def known_classes(self) -> tuple[str, ...]:
@@ -163,6 +177,10 @@ class ZooRecipe:
         data.class_index(self.tasks.classes)
         pool = set(self.tasks.classes or data.class_names)
         return tuple(n for n in data.class_names if n in pool and (n in data.excluded) == excluded)
+
+
+def _repeated(tasks: Sequence[Task], times: int) -> list[Task]:
+    return [task for task in tasks for _ in range(times)]
 
 
 def _every_combination(

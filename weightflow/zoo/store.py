@@ -28,6 +28,8 @@ from canon.io.digests import checked, with_digest
 from canon.io.files import atomic_write, require_file, sha256
 from canon.types import StateDict
 from canon.validation import Invalid, integer, items, number, optional, parse_json, record, table, text
+from weightflow import config
+from weightflow.batched.config import TrainingRecipe
 from weightflow.batched.tasks import Task
 from weightflow.networks.architectures import Architecture
 
@@ -181,6 +183,12 @@ class Zoo:
     def identity(self) -> str:
         """A hash of all that the zoo holds: manifest, records and shards by their hashes."""
         return hashlib.sha256(json.dumps(self.manifest, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def training_recipe(self) -> TrainingRecipe | None:
+        """How its networks were trained; None where that is not known, as of imported ones."""
+        tables = self.manifest.get("recipe", {}).get("training")
+        return None if tables is None else config.build(TrainingRecipe, tables, "training.")
 
     def __len__(self) -> int:
         return sum(shard["networks"] for shard in self.manifest["shards"])

@@ -1,11 +1,15 @@
 """Baselines answer every prompt, reduce to each other where they must, and say where they do not apply."""
 
+import dataclasses
+
 import pytest
 import torch
 
 from weightflow.evaluation.baselines import BASELINES, Inapplicable, answer
 from weightflow.evaluation.baselines.averages import mean_of_nearest, zoo_mean_rows
 from weightflow.evaluation.baselines.gaussian import gaussian, gaussian_pc
+from weightflow.evaluation.baselines.generalist import FILE
+from weightflow.evaluation.baselines.hypernetwork import FOLDER
 from weightflow.evaluation.baselines.noise import noise
 from weightflow.evaluation.baselines.retrieval import nearest_rows
 from weightflow.evaluation.baselines.ridge import predict_rows
@@ -75,9 +79,30 @@ def test_ridge_recovers_a_linear_map_also_where_it_saw_nothing():
     torch.testing.assert_close(found, (asked @ weights + 2).double(), atol=1e-3, rtol=1e-3)
 
 
+def test_a_generalist_is_one_network_whose_rows_are_picked_and_is_trained_once(known, tasks):
+    found = answer(known, "generalist", tasks, 0)
+    stored = (known.zoo.path / FILE).stat().st_mtime_ns
+    again = answer(known, "generalist", [tasks[0]] * 4, 0)
+    assert (known.zoo.path / FILE).stat().st_mtime_ns == stored
+    assert torch.equal(found["1.weight"][0], again["1.weight"][0])
+    assert torch.equal(again["1.weight"][0], again["1.weight"][3])  # three of them, in turn
+    assert not torch.equal(again["1.weight"][0], again["1.weight"][1])
+    turned = dataclasses.replace(tasks[0], classes=tasks[0].classes[::-1])
+    rows = answer(known, "generalist", [turned], 0)["3.weight"][0, : len(turned.classes)]
+    assert torch.equal(rows.flip(0), found["3.weight"][0, : len(turned.classes)])
+
+
+def test_a_hypernetwork_gives_one_network_a_prompt_and_is_trained_once(known, tasks):
+    found = answer(known, "hypernetwork", [tasks[0], tasks[0]], 0)
+    stored = (known.flow.folder / FOLDER / "state.safetensors").stat().st_mtime_ns
+    assert_same(answer(known, "hypernetwork", [tasks[0], tasks[0]], 5), found)
+    assert (known.flow.folder / FOLDER / "state.safetensors").stat().st_mtime_ns == stored
+    assert torch.equal(found["1.weight"][0], found["1.weight"][1])
+
+
 def test_where_all_networks_have_one_task_a_prompt_has_no_baseline(one_task_run):
     known = open_known(one_task_run)
-    for name in ("shuffled_prompt", "random_text", "ridge_rows"):
+    for name in ("shuffled_prompt", "random_text", "ridge_rows", "generalist", "hypernetwork"):
         with pytest.raises(Inapplicable, match="all networks have one task"):
             answer(known, name, known.tasks, 0)
     picked = answer(known, "nearest_rows", known.tasks, 0)

@@ -171,3 +171,16 @@ def test_classes_the_data_set_lacks_name_the_nearest(flow, tmp_path):
     list(generate_zoo(flow, [Prompt(("three", "nin"))], 1, 0, SampleConfig(), tmp_path / "nets"))
     with pytest.raises(InputError, match="data set 'digits' has no class 'nin'; nearest: nine"):
         evaluate_zoo(Zoo(tmp_path / "nets"))
+
+
+def test_without_noise_every_seed_gives_one_network_and_with_less_they_are_nearer(flow):
+    prompts = [Prompt(("zero", "one"))] * 2
+
+    def apart(noise):
+        state = flow.sample(prompts, [0, 1], SampleConfig(noise=noise))
+        return float((state["1.weight"][0] - state["1.weight"][1]).norm())
+
+    assert apart(0.0) == 0
+    assert 0 < apart(0.5) < apart(1.0)
+    with pytest.raises(InputError, match="noise is -1"):
+        SampleConfig(noise=-1.0)

@@ -14,6 +14,7 @@ from tests import browser
 from weightflow.cli.main import app
 from weightflow.evaluation.baselines import BASELINES
 from weightflow.report import make_report, verdict
+from weightflow.report.diversity import measure_diversity
 from weightflow.report.html import write_page
 from weightflow.report.html.tables import full_table
 from weightflow.report.verdict import kind
@@ -83,7 +84,7 @@ def test_networks_of_one_task_are_reported_too(one_task_report):
 
 def test_the_same_seed_gives_the_same_figures(run, report):
     again = make_report(run, limit=6)
-    for key in ("splits", "novelty", "guidance", "fine_tuning", "ensembles"):
+    for key in ("splits", "novelty", "guidance", "fine_tuning", "ensembles", "diversity"):
         assert json.dumps(again[key]) == json.dumps(report[key]), key
 
 
@@ -92,6 +93,33 @@ def test_the_verdict_follows_the_distance(report):
     changed = copy.deepcopy(report)
     changed["novelty"]["nearest_distance_ratio"] = 0.02
     assert verdict(changed).startswith("It copies: ")
+
+
+def test_networks_of_one_prompt_are_compared_with_networks_trained_from_independent_seeds(report):
+    found = report["diversity"]
+    assert found["networks"] == 8
+    assert found["trained"]["disagreement"]["mean"] > 0
+    ours, theirs = (found[name]["disagreement"]["mean"] for name in ("generated", "trained"))
+    assert found["ratio"] == pytest.approx(ours / theirs, rel=1e-3)
+    for figures in (found["generated"], found["trained"]):
+        gain = figures["ensemble"]["mean"] - figures["one"]["mean"]
+        assert figures["gain"]["mean"] == pytest.approx(gain, abs=1e-5)
+
+
+def test_copies_of_one_network_have_neither_disagreement_nor_gain(known):
+    task = known.tasks[0]
+    copies = {n: t[:1].expand(4, *t.shape[1:]) for n, t in known.state.items()}
+    found = measure_diversity(known, copies, [task])
+    assert float(found.disagreement) == 0
+    assert float(found.ensemble) == pytest.approx(float(found.one))
+
+
+def test_the_verdict_names_a_generator_that_answers_every_seed_alike(report):
+    changed = copy.deepcopy(report)
+    changed["diversity"]["ratio"] = 0.05
+    assert "every seed with nearly the same network" in verdict(changed)
+    changed["diversity"]["ratio"] = 0.9
+    assert "Networks of one prompt differ" in verdict(changed)
 
 
 @pytest.mark.parametrize("which", ["report", "one_task_report"])

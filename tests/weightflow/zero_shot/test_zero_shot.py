@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from canon.errors import InputError
+from tests.weightflow.training.test_trainer import assert_same_run
 from weightflow import datasets
 from weightflow.batched.inference import forward_many
 from weightflow.generator.generator import Flow
@@ -15,8 +16,6 @@ from weightflow.zero_shot import AnchorConfig
 from weightflow.zero_shot.features import LastLayer, features, known_labels, mean_network, mean_rows
 from weightflow.zero_shot.module import of_classes
 from weightflow.zero_shot.regression import Regression, Settings, Statistics
-
-from ..training.test_trainer import assert_same_run
 
 EXACT = Settings(sharpness=1.0, ridge=1e-9, floor=0.0)
 

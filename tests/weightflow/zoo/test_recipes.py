@@ -3,11 +3,14 @@
 import dataclasses
 
 import pytest
+import torch
 
 from canon.errors import InputError
 from weightflow import datasets
 from weightflow.networks.architectures import Architecture
+from weightflow.zoo.builders.local import build_zoo
 from weightflow.zoo.recipe import built_in, read_recipe
+from weightflow.zoo.store import Zoo
 
 PARAMETERS = {
     "iris": (131, (4,), 3),
@@ -21,12 +24,13 @@ PARAMETERS = {
     "t2w_adapter": (16_912, (512,), 31),
     "yelp": (108_599_045, (128,), 5),
     "tina_cnn": (5_370, (3, 32, 32), 10),
+    "specialists": (2_102, (512,), 10),
 }
 
 
 def test_every_recipe_is_listed_here_and_has_a_small_size():
     names = {name for name in built_in() if not name.endswith("-small")}
-    assert names - {"digits"} == PARAMETERS.keys()
+    assert names - {"digits", "specialists_digits"} == PARAMETERS.keys()
     assert {name + "-small" for name in PARAMETERS} <= built_in().keys()
 
 
@@ -66,3 +70,17 @@ def test_small_sizes_are_for_recipes_by_name(tmp_path):
         read_recipe("mine-small")
     with pytest.raises(InputError, match="unknown setting 'small'"):
         read_recipe("iris", {"small": {"seed": 1}})
+
+
+def test_networks_of_one_task_stand_in_a_row_and_differ_by_their_seeds(tmp_path):
+    few = {"seen": 5, "validation": 2, "unseen": 3, "networks_per_task": 2}
+    plan = read_recipe("digits", {"tasks": few, "training": {"steps": 2}})
+    one_each = read_recipe("digits", {"tasks": {**few, "networks_per_task": 1}})
+    tasks = plan.make_tasks()
+    assert [task.split for task in tasks] == [task.split for task in one_each.make_tasks()]
+    assert tasks[0] == tasks[1] != tasks[2] == tasks[3] != tasks[4]
+    build_zoo(plan, tmp_path / "zoo")
+    networks = Zoo(tmp_path / "zoo").load([0, 1])
+    assert not torch.equal(networks["1.weight"][0], networks["1.weight"][1])
+    with pytest.raises(InputError, match="tasks.networks_per_task is 0"):
+        read_recipe("digits", {"tasks": {"networks_per_task": 0}})

@@ -19,6 +19,8 @@ from weightflow.evaluation.baselines.averages import mean_of_nearest, zoo_mean, 
 from weightflow.evaluation.baselines.controls import random_text, shuffled_prompt
 from weightflow.evaluation.baselines.errors import Inapplicable
 from weightflow.evaluation.baselines.gaussian import gaussian, gaussian_pc
+from weightflow.evaluation.baselines.generalist import generalist
+from weightflow.evaluation.baselines.hypernetwork import hypernetwork
 from weightflow.evaluation.baselines.noise import noise, noise_as_wide_as_the_zoo
 from weightflow.evaluation.baselines.retrieval import nearest_prompt, nearest_rows
 from weightflow.evaluation.baselines.ridge import nearest_class, ridge_rows
@@ -44,6 +46,8 @@ BASELINES: dict[str, Baseline] = {
     "nearest_rows": nearest_rows,
     "shuffled_prompt": shuffled_prompt,
     "random_text": random_text,
+    "generalist": generalist,
+    "hypernetwork": hypernetwork,
     "ridge_rows": ridge_rows,
     "nearest_class": nearest_class,
 }

@@ -18,6 +18,7 @@ def facts(report: dict[str, Any]) -> list[tuple[str, str]]:
         ("–" if both is None else f"{100 * both['1']:.0f} %", "new and good: at least that far, at least 95 % as accurate"),
         (f"{_number(iou['generated'])} / {_number(iou['zoo'])}", "shared errors, generated / zoo (largest IoU)"),
         (_number(novelty["rms_ratio"]), "size of weights over the zoo's"),
+        (_number(report["diversity"]["ratio"]), "disagreement of networks of one prompt over that of trained networks"),
         (f"{speed['networks_per_second']:.0f}", "networks a second"),
         (str(speed["evaluations_per_network"] or "–"), "evaluations of the model a network"),
     ]  # fmt: skip

@@ -1,0 +1,215 @@
+"""Specialists: networks too small for everything, made from words; accurate, new and different at once?
+
+Heads of four hidden units for ten of 57 known classes (recipe `specialists`). Each generator is asked for networks
+of combinations that it never saw, beside networks trained on the very tasks, one network for all classes, a
+hypernetwork and all trivial baselines; then for eight networks of one prompt, beside eight trained from independent
+seeds; then by other numbers of steps and another solver.
+
+python -m benchmarks.specialists --zoo zoos/specialists-canonical --encoder table:vectors.npz
+
+A zoo that is not given is built and aligned in --folder: that needs --images and --backbone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from benchmarks.common import aim, write_result
+from benchmarks.runs import unseen_tasks
+from weightflow.batched.tasks import Task
+from weightflow.evaluation.baselines import BASELINES, Inapplicable, answer
+from weightflow.evaluation.context import Known, open_known
+from weightflow.evaluation.evaluate import chance, judge
+from weightflow.evaluation.novelty import nearest_distances
+from weightflow.report.diversity import measure_diversity, train_alike
+from weightflow.text import Prompt
+from weightflow.training.presets import read_preset
+from weightflow.training.trainer import start
+from weightflow.zoo.builders.local import build_zoo
+from weightflow.zoo.canonicalize import canonicalize_zoo
+from weightflow.zoo.recipe import read_recipe
+from weightflow.zoo.store import Zoo
+
+OURS, ACCURATE, PLAIN = (
+    "weightflow",
+    "cross-entropy of sampled networks alone",
+    "predictions of the flow alone",
+)
+VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+    OURS: ("specialists", {}),
+    ACCURATE: ("weightflow", {"behaviour": {"sampled": 0.5, "weight": 3.0}}),
+    PLAIN: ("weightflow", {}),
+}
+SOLVERS = {"euler 1": ("euler", 1), "euler 4": ("euler", 4), "euler 8": ("euler", 8), "rk4 3": ("rk4", 3)}
+# scales of the noise at the start; the last is what the generator was trained with
+NOISE = (0.0, 0.25, 0.5, 0.75, 0.85, 1.0)
+STEPS = {"small": 2500, "paper": 10_000}
+TASKS, GROUPS = {"small": 100, "paper": 200}, {"small": 16, "paper": 40}
+# trivial ways to have a network: retrieval, means, noise, regression; not our own generator with other words
+NOT_TRIVIAL = ("generalist", "hypernetwork", "shuffled_prompt", "random_text")
+
+
+def trained_generator(zoo: Zoo, variant: str, seed: int, options: argparse.Namespace) -> tuple[Known, float]:
+    steps = options.steps or STEPS[options.size]
+    changes = {
+        "seed": seed, "encoder": options.encoder, "steps": steps, "evaluate_every": 250, "save_every": steps,
+        "learning_rate": 2e-3, "model": {"centred": True},
+    }  # fmt: skip
+    preset, others = VARIANTS[variant]
+    folder = Path(tempfile.mkdtemp(dir=options.folder)) / "run"
+    begin = time.perf_counter()
+    start(zoo, read_preset(preset, {**changes, **others}), folder).run()
+    return open_known(folder), time.perf_counter() - begin
+
+
+def accuracy_row(known: Known, who: dict[str, Any], tasks: Sequence[Task], beside: bool) -> dict[str, Any]:
+    """Accuracy on unseen combinations, by each solver; with all baselines where they are asked for."""
+    seed, architecture = who["seed"], known.zoo.architecture
+    prompts, seeds = [Prompt(t.classes) for t in tasks], range(seed, seed + len(tasks))
+    found: dict[str, Any] = {}
+    for name, (method, steps) in SOLVERS.items():
+        config = replace(known.config, method=method, steps=steps)
+        state = known.flow.sample(prompts, seeds, config)
+        found[name] = float(judge(architecture, state, tasks).accuracy.mean())
+    made = known.flow.sample(prompts, seeds, known.config)
+    row = {
+        **who, "table": "accuracy", "networks": len(tasks), "chance": chance(tasks), "solvers": found,
+        "accuracy": float(judge(architecture, made, tasks).accuracy.mean()),
+        "nearest_distance_ratio": float(nearest_distances(known, made, tasks).ratios.mean()),
+    }  # fmt: skip
+    if beside:
+        row["baselines"] = dict(_baselines(known, tasks, seed))
+    return row
+
+
+def _baselines(known: Known, tasks: Sequence[Task], seed: int) -> Iterator[tuple[str, float | None]]:
+    for name in BASELINES:
+        try:
+            state = answer(known, name, tasks, seed)
+        except Inapplicable:
+            yield name, None
+            continue
+        yield name, float(judge(known.zoo.architecture, state, tasks).accuracy.mean())
+
+
+def trained_accuracy(known: Known, tasks: Sequence[Task]) -> float:
+    """Of the zoo's own networks for these combinations, which no generator has seen."""
+    rows = {record.classes: i for i, record in enumerate(known.zoo.records)}
+    state = known.zoo.load([rows[task.classes] for task in tasks])
+    return float(judge(known.zoo.architecture, state, tasks).accuracy.mean())
+
+
+def diversity_row(known: Known, who: dict[str, Any], tasks: Sequence[Task], noise: float) -> dict[str, Any]:
+    """Of eight networks a prompt; `noise` scales the noise that they are made of."""
+    prompts = [Prompt(task.classes) for task in tasks for _ in range(8)]
+    seeds = range(1000 * (who["seed"] + 1), 1000 * (who["seed"] + 1) + len(prompts))
+    state = known.flow.sample(prompts, seeds, replace(known.config, noise=noise))
+    return {**who, "table": "diversity", "noise": noise, **_means(known, state, tasks)}
+
+
+def _means(known: Known, state: Any, tasks: Sequence[Task]) -> dict[str, Any]:
+    figures = measure_diversity(known, state, tasks).to_dict()
+    return {"tasks": len(tasks), **{name: figure["mean"] for name, figure in figures.items()}}
+
+
+def measure(zoo: Zoo, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    for seed in range(options.seeds):
+        for variant in options.variants:
+            known, seconds = trained_generator(zoo, variant, seed, options)
+            tasks = unseen_tasks(known, seed, TASKS[options.size])
+            who = {"variant": variant, "seed": seed}
+            row = accuracy_row(known, who, tasks, beside=variant == OURS)
+            yield {**row, "trained": trained_accuracy(known, tasks), "training_seconds": round(seconds, 1)}
+            groups = tasks[: GROUPS[options.size]]
+            for noise in NOISE if variant == OURS else NOISE[-1:]:
+                yield diversity_row(known, who, groups, noise)
+            if variant == OURS:
+                trained = _means(known, train_alike(known, groups), groups)
+                yield {"variant": "trained", "seed": seed, "table": "diversity", **trained}
+
+
+def aims(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    ours = [r for r in rows if r["table"] == "accuracy" and r["variant"] == OURS]
+    spread = [r for r in rows if (r["table"], r["variant"], r.get("noise")) == ("diversity", OURS, 1.0)]
+    trained = [r for r in rows if r["table"] == "diversity" and r["variant"] == "trained"]
+
+    def least(name: str, wanted: float, of: Callable[[Any], float], of_rows: Sequence[Any]) -> dict[str, Any]:
+        values = [of(r) for r in of_rows]
+        return aim(name, f"at least {wanted}", values, sum(values) / len(values) >= wanted)
+
+    def within(name: str, a: str, b: str) -> dict[str, Any]:
+        values = [100 * (r["solvers"][a] - r["solvers"][b]) for r in ours]
+        return aim(name, "within 0.5", values, abs(sum(values) / len(values)) <= 0.5)
+
+    def trivial(row: dict[str, Any]) -> float:
+        return max(v for n, v in row["baselines"].items() if v is not None and n not in NOT_TRIVIAL)
+
+    pairs = list(zip(spread, trained, strict=True))
+    return [
+        least("accuracy over trained, unseen combinations", 1.03, lambda r: r["accuracy"] / r["trained"], ours),
+        least("less the generalist, points", 8, lambda r: 100 * (r["accuracy"] - r["baselines"]["generalist"]), ours),
+        least("less the best trivial baseline, points", 20, lambda r: 100 * (r["accuracy"] - trivial(r)), ours),
+        least("less the hypernetwork, points", 0, lambda r: 100 * (r["accuracy"] - r["baselines"]["hypernetwork"]), ours),
+        within("one evaluation less four, points", "euler 1", "euler 4"),
+        within("RK4 of 3 steps less Euler of 4, points", "rk4 3", "euler 4"),
+        least("one of eight over one of eight trained, accuracy", 0.98, lambda p: p[0]["one"] / p[1]["one"], pairs),
+        least("disagreement of eight over that of eight trained", 0.7,
+              lambda p: p[0]["disagreement"] / p[1]["disagreement"], pairs),
+        least("ensemble of eight less one, points", 6, lambda r: 100 * r["gain"], spread),
+        least("ensemble of eight less eight trained, points", -1, lambda p: 100 * (p[0]["ensemble"] - p[1]["ensemble"]), pairs),
+    ]  # fmt: skip
+
+
+def zoo_of(options: argparse.Namespace) -> Zoo:
+    if options.zoo:
+        return Zoo(options.zoo)
+    built, aligned = options.folder / "specialists", options.folder / "specialists-canonical"
+    build_zoo(read_recipe("specialists", {"dataset": f"{options.images} through {options.backbone}"}), built)
+    if not (aligned / "zoo.json").exists():
+        canonicalize_zoo(Zoo(built), aligned)
+    return Zoo(aligned)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--size", choices=sorted(STEPS), default="small")
+    parser.add_argument("--seeds", type=int, default=3, help="how many seeds, from 0")
+    parser.add_argument("--steps", type=int, help="of training, instead of the size's")
+    parser.add_argument("--encoder", default="wordllama", help="of the class names")
+    parser.add_argument("--zoo", type=Path, help="a canonical zoo of the recipe")
+    parser.add_argument(
+        "--images", default="cifar100", help="to build the zoo: the data set of a hundred classes"
+    )
+    parser.add_argument("--backbone", help="to build the zoo: its file")
+    parser.add_argument("--variants", nargs="*", choices=list(VARIANTS), default=list(VARIANTS))
+    parser.add_argument("--folder", type=Path, help="where zoo and runs go; by default they do not stay")
+    options = parser.parse_args()
+    if options.zoo is None and options.backbone is None:
+        parser.error("give --zoo, or --backbone to build one")
+    if OURS not in options.variants:
+        parser.error(f"the aims are about '{OURS}': leave it among --variants")
+    begin, rows = time.perf_counter(), []
+    with tempfile.TemporaryDirectory() as folder:
+        options.folder = options.folder or Path(folder)
+        options.folder.mkdir(parents=True, exist_ok=True)
+        for row in measure(zoo_of(options), options):
+            rows.append(row)
+            print(row, flush=True)
+    seconds, seeds = time.perf_counter() - begin, range(options.seeds)
+    print(
+        write_result(
+            "specialists", size=options.size, seeds=seeds, seconds=seconds, rows=rows, aims=aims(rows)
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()

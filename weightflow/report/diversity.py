@@ -1,0 +1,99 @@
+"""Eight networks of one prompt: do they differ, and what is their vote worth?
+
+Beside them eight networks trained on the same task from independent seeds. A generator that answers every
+seed with one network is a table from prompts to networks, however accurate it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from canon.types import StateDict
+from weightflow.batched.group_size import together
+from weightflow.batched.tasks import Task
+from weightflow.batched.training import train_many
+from weightflow.evaluation.context import Known
+from weightflow.evaluation.error_overlap import compare_behaviour
+from weightflow.evaluation.evaluate import Spread, judge, judge_ensembles
+from weightflow.text import Prompt
+
+NETWORKS = 8
+# seeds of the networks that are trained for comparison; no zoo begins there
+SEED = 2**30
+# below this share of the trained networks' disagreement, seeds do not matter
+LEAST = 0.3
+
+
+@dataclass(frozen=True)
+class Diversity:
+    """Of several networks of one task, by task (tasks,): accuracy of one and of all together, fractions, and
+    the mean share of examples on which two of them say different things."""
+
+    one: Tensor
+    ensemble: Tensor
+    disagreement: Tensor
+
+    def to_dict(self) -> dict[str, Any]:
+        gain = self.ensemble - self.one
+        figures = {
+            "one": self.one,
+            "ensemble": self.ensemble,
+            "gain": gain,
+            "disagreement": self.disagreement,
+        }
+        return {name: Spread.of(values).to_dict() for name, values in figures.items()}
+
+
+def diversity(known: Known, tasks: Sequence[Task], seed: int, most: int = 8) -> dict[str, Any]:
+    """Figures of generated and of trained networks on the first `most` combinations of classes.
+
+    Where networks of the zoo's architecture cannot be trained side by side, fewer tasks are looked at.
+    """
+    own = list({frozenset(task.classes): task for task in tasks}.values())
+    own = own[: most if together(known.zoo.architecture) > 1 else 2]
+    prompts = [Prompt(task.classes) for task in own for _ in range(NETWORKS)]
+    seeds = range(seed, seed + len(prompts))
+    made = measure_diversity(known, known.flow.sample(prompts, seeds, known.config), own)
+    found: dict[str, Any] = {"networks": NETWORKS, "tasks": len(own), "generated": made.to_dict()}
+    reason = _why_none_is_trained(known)
+    if reason:
+        return found | {"trained": None, "trained_reason": reason, "ratio": None, "ratio_reason": reason}
+    trained = measure_diversity(known, train_alike(known, own), own)
+    ratio = float(made.disagreement.mean() / trained.disagreement.mean().clamp(min=1e-6))
+    return found | {"trained": trained.to_dict(), "ratio": round(ratio, 6)}
+
+
+def train_alike(known: Known, tasks: Sequence[Task]) -> StateDict:
+    """`NETWORKS` networks in a row for each task, trained as the zoo's from seeds that no zoo has."""
+    repeated = [task for task in tasks for _ in range(NETWORKS)]
+    recipe, seeds = known.zoo.training_recipe, range(SEED, SEED + len(repeated))
+    assert recipe is not None
+    return train_many(known.zoo.architecture, known.data, repeated, seeds, recipe).state
+
+
+def measure_diversity(known: Known, state: StateDict, tasks: Sequence[Task]) -> Diversity:
+    """`state` holds as many networks in a row for each task."""
+    architecture, count = known.zoo.architecture, len(next(iter(state.values()))) // len(tasks)
+    rows: list[tuple[float, float, float]] = []
+    for place, task in enumerate(tasks):
+        some = {n: t[place * count : (place + 1) * count] for n, t in state.items()}
+        judged, same = judge(architecture, some, [task] * count), [task] * count
+        differ = compare_behaviour(judged, same, judged, same).disagreement
+        together_ = judge_ensembles(architecture, some, task, [count])[count]
+        rows.append((float(judged.accuracy.mean()), together_, differ or 0.0))
+    return Diversity(*torch.tensor(rows, dtype=torch.float64).T)
+
+
+def _why_none_is_trained(known: Known) -> str | None:
+    if known.zoo.training_recipe is None:
+        return "the zoo does not say how its networks were trained"
+    if known.zoo.manifest.get("lineage") == "branched":
+        return "all networks of the zoo are fine-tuned from one, and none is independent"
+    if together(known.zoo.architecture) == 1:
+        return "networks of this size are not trained for a report"
+    return None
