@@ -265,5 +265,15 @@ def test_mutated_files_of_a_folder(kind, zoo, run, tmp_path, monkeypatch, capsys
     assert not unexpected, "\n".join(unexpected)
 
 
-def test_a_damaged_cache_is_made_anew(files, tmp_path):
-    assert decoded_cache is not None
+def test_a_damaged_cache_is_made_anew(files, tmp_path, monkeypatch):
+    monkeypatch.setenv("WEIGHTFLOW_CACHE", str(tmp_path))
+    load.cache_clear()
+    whole = load(f"npz:{files}/images.npz").train.inputs[:].clone()
+    for path in sorted((tmp_path / "decoded").rglob("*.*")):
+        content = path.read_bytes()
+        path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+        load.cache_clear()
+        decoded_cache._is_whole.cache_clear()
+        assert torch.equal(load(f"npz:{files}/images.npz").train.inputs[:], whole)
+        assert path.read_bytes() == content
+    load.cache_clear()
