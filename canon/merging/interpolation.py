@@ -108,6 +108,8 @@ def evaluate(module: nn.Module, state: State, batches: Batches, loss: Loss = cro
     loaded = {name: tensor.to(own[name].dtype) for name, tensor in state.items()}
     for x, y in batches:
         logits = logits_of(call(module, loaded, (x,)))
+        if loss is cross_entropy and len(y) and int(y.max()) >= logits.shape[1]:
+            raise InputError(f"y holds class {int(y.max())}, the network has {logits.shape[1]} classes")
         total += loss(logits, y).double().item() * len(y)
         right += int((logits.argmax(dim=-1) == y).sum())
         count += len(y)

@@ -1,8 +1,8 @@
 """From what a person can give (a spec, a model, a .pt2 file, a bare checkpoint) to a spec and its evidence.
 
-In this order: `--spec` is taken at its word; `--model` and `.pt2` files are traced and checked numerically;
-a bare checkpoint is recognised by its keys and shapes, and what they do not tell is assumed and said. With a
-model or a program at hand the network can also be run.
+In this order: `--spec` is read, and checked numerically where the code is known; `--model` and `.pt2` files are
+traced and checked numerically; a bare checkpoint is recognised by its keys and shapes, and what they do not
+tell is assumed and said. With a model or a program at hand the network can also be run.
 """
 
 from __future__ import annotations

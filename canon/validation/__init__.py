@@ -41,6 +41,12 @@ def shown(value: Any, limit: int = 60) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in cut)
 
 
+def markdown(value: str, limit: int = 300) -> str:
+    """`value` as Markdown that shows it and does nothing else: no markup, no tag, no second line."""
+    text = shown(value, limit).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return re.sub(r"([\\`*\[\]|!])", r"\\\1", text)
+
+
 def _number(value: int) -> str:
     return str(value) if value.bit_length() < 256 else f"an integer of {value.bit_length()} bits"
 

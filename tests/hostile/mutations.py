@@ -105,6 +105,8 @@ def of_toml(content: bytes, draw: random.Random) -> bytes:
     value = of_value(tomllib.loads(content.decode()), draw)
     try:
         return tomli_w.dumps(value).encode()
+    except RecursionError:
+        return b"x = " + b"[" * 400 + b"]" * 400
     except (TypeError, ValueError):
         return tomli_w.dumps(_without_null(value)).encode()
 

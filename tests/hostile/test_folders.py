@@ -36,6 +36,7 @@ def rewrite(folder, record=(), manifest=()):
     (folder / "records.jsonl").write_text(text)
     whole = json.loads((folder / "zoo.json").read_text()) | dict(manifest)
     whole["records_sha256"] = hashlib.sha256(text.encode()).hexdigest()
+    whole.pop("sha256", None)
     (folder / "zoo.json").write_text(json.dumps(whole))
 
 

@@ -182,17 +182,19 @@ def examine(code, said, seconds):
     return f"{seconds:.0f} seconds" if seconds > SECONDS else ""
 
 
-COUNT = int(os.environ.get("MUTATIONS", "30"))
+COUNTS = pytest.mark.parametrize("count", [30, pytest.param(500, marks=pytest.mark.slow)])
 
 
+@COUNTS
 @pytest.mark.parametrize("kind", CANON)
-def test_mutated_files_of_canon(kind, files, tmp_path, monkeypatch, capsys):
-    check(kind, CANON, files, tmp_path, monkeypatch, capsys, COUNT)
+def test_mutated_files_of_canon(kind, count, files, tmp_path, monkeypatch, capsys):
+    check(kind, CANON, files, tmp_path, monkeypatch, capsys, count)
 
 
+@COUNTS
 @pytest.mark.parametrize("kind", WEIGHTFLOW)
-def test_mutated_files_of_weightflow(kind, files, run, tmp_path, monkeypatch, capsys):
-    check(kind, WEIGHTFLOW, files, tmp_path, monkeypatch, capsys, COUNT, run=run)
+def test_mutated_files_of_weightflow(kind, count, files, run, tmp_path, monkeypatch, capsys):
+    check(kind, WEIGHTFLOW, files, tmp_path, monkeypatch, capsys, count, run=run)
 
 
 def refreshed(path, content):
@@ -244,8 +246,9 @@ IN_FOLDERS = {
 }
 
 
+@COUNTS
 @pytest.mark.parametrize("kind", IN_FOLDERS)
-def test_mutated_files_of_a_folder(kind, zoo, run, tmp_path, monkeypatch, capsys):
+def test_mutated_files_of_a_folder(kind, count, zoo, run, tmp_path, monkeypatch, capsys):
     source, name, mutate, line = IN_FOLDERS[kind]
     monkeypatch.chdir(tmp_path)
     folder = tmp_path / "folder"
@@ -254,7 +257,7 @@ def test_mutated_files_of_a_folder(kind, zoo, run, tmp_path, monkeypatch, capsys
     if name not in ("records.jsonl", "metrics.jsonl", "checkpoint.safetensors"):
         content = without_digest(content)
     unexpected = []
-    for number in range(COUNT):
+    for number in range(count):
         refreshed(folder / name, mutate(content, random.Random(f"{kind} {number}")))
         begun = time.monotonic()
         code = call(line, folder=folder, out=tmp_path / "out", zoo=zoo.path)
@@ -265,5 +268,15 @@ def test_mutated_files_of_a_folder(kind, zoo, run, tmp_path, monkeypatch, capsys
     assert not unexpected, "\n".join(unexpected)
 
 
-def test_a_damaged_cache_is_made_anew(files, tmp_path):
-    assert decoded_cache is not None
+def test_a_damaged_cache_is_made_anew(files, tmp_path, monkeypatch):
+    monkeypatch.setenv("WEIGHTFLOW_CACHE", str(tmp_path))
+    load.cache_clear()
+    whole = load(f"npz:{files}/images.npz").train.inputs[:].clone()
+    for path in sorted((tmp_path / "decoded").rglob("*.*")):
+        content = path.read_bytes()
+        path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+        load.cache_clear()
+        decoded_cache._is_whole.cache_clear()
+        assert torch.equal(load(f"npz:{files}/images.npz").train.inputs[:], whole)
+        assert path.read_bytes() == content
+    load.cache_clear()

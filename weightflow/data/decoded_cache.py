@@ -3,7 +3,8 @@
     train.npy  train_labels.npy  [test.npy  test_labels.npy]  names.json
 
 The folder's name is a hash of the source, its options and its files' names, sizes and times, so that
-changed files are decoded again. A folder is renamed into place when it is complete.
+changed files are decoded again. A folder is renamed into place when it is complete. It holds the SHA-256 of
+its files, which are checked once in a process; a damaged folder is decoded again.
 """
 
 from __future__ import annotations
@@ -14,12 +15,15 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from canon.errors import WorkError
+from canon.io.files import sha256
+from canon.validation import parse_json
 from weightflow.data.locations import cache_folder
 from weightflow.data.types import (
     ClassificationData,
@@ -33,6 +37,7 @@ from weightflow.data.types import (
 )
 
 VERSION = 1
+HASHES = "sha256.json"
 
 
 def identity(source: str, files: Iterable[Path], **options: object) -> str:
@@ -48,14 +53,19 @@ def decoded(key: str, decode: Callable[[Path], None]) -> Path:
     Two processes may decode at once; the first to finish is kept. `WorkError` where the disk is full.
     """
     folder = cache_folder() / "decoded" / key
-    if folder.is_dir():
+    if folder.is_dir() and _is_whole(folder):
         return folder
+    if folder.is_dir():  # damaged, or of a version that kept no hashes
+        shutil.rmtree(folder, ignore_errors=True)
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{key}.", dir=folder.parent))
     try:
         decode(temporary)
+        hashes = {path.name: sha256(path) for path in sorted(temporary.iterdir())}
+        (temporary / HASHES).write_text(json.dumps(hashes), encoding="utf-8")
         if not folder.is_dir():
             os.rename(temporary, folder)
+        _is_whole.cache_clear()
     except OSError as error:
         if not folder.is_dir():
             raise WorkError(
@@ -65,6 +75,17 @@ def decoded(key: str, decode: Callable[[Path], None]) -> Path:
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return folder
+
+
+@cache
+def _is_whole(folder: Path) -> bool:
+    """Whether every file of a cache folder is as it was written; looked at once in a process."""
+    try:
+        hashes = parse_json((folder / HASHES).read_bytes(), 1 << 20)
+        found = {path.name for path in folder.iterdir()} - {HASHES}
+        return found == hashes.keys() and all(sha256(folder / name) == hashes[name] for name in found)
+    except (OSError, ValueError, AttributeError):
+        return False
 
 
 def write_part(folder: Path, part: str, inputs: np.ndarray, labels: np.ndarray) -> None:

@@ -40,7 +40,8 @@ def _decode(name: str, source: Path, target: Path) -> None:
     for key in {"inputs", "labels", "test_inputs", "test_labels"} & arrays.keys():
         wanted = "iu" if key.endswith("labels") else "biuf"
         if arrays[key].dtype.kind not in wanted:
-            raise InputError(f"data set '{name}': {key} is {arrays[key].dtype}; expected numbers")
+            kind = "whole numbers" if key.endswith("labels") else "numbers"
+            raise InputError(f"data set '{name}': {key} are {kind}, found {arrays[key].dtype}")
         if (
             key.endswith("labels")
             and arrays[key].size

@@ -9,7 +9,7 @@ from typing import Any
 
 from canon.errors import InputError
 from canon.io.digests import checked
-from canon.validation import Invalid, parse_json
+from canon.validation import Invalid, markdown, parse_json
 from weightflow.training.run_store import RunHeader
 
 REPORT = "report.json"
@@ -29,7 +29,7 @@ def read_report(folder: Path) -> dict[str, Any] | None:
 def card_of(header: RunHeader, report: Mapping[str, Any] | None) -> str:
     """Markdown with the front matter that the hub reads. Figures are the report's, none are made up."""
     data, architecture = header.data, header.architecture
-    known = ", ".join(data.known[:100]) + (", ..." if len(data.known) > 100 else "")
+    known = ", ".join(map(markdown, data.known[:100])) + (", ..." if len(data.known) > 100 else "")
     unseen = [name for name in data.classes if name not in data.known]
     return f"""---
 library_name: weightflow
@@ -39,7 +39,7 @@ tags:
 - model_hub_mixin
 ---
 
-# {architecture.name} networks for {data.dataset}, from words
+# {architecture.name} networks for {markdown(data.dataset)}, from words
 
 Name two to {architecture.classes} classes and get a PyTorch network that tells them apart, without training.
 
@@ -48,7 +48,7 @@ import weightflow
 
 flow = weightflow.Flow.from_pretrained("THIS-FOLDER")
 model = flow.generate({json.dumps(list(data.known[:2]))})
-logits = model(inputs)  # raw inputs as {data.dataset} has them: (examples, {", ".join(map(str, architecture.input_shape))})
+logits = model(inputs)  # raw inputs as {markdown(data.dataset)} has them: (examples, {", ".join(map(str, architecture.input_shape))})
 ```
 
 - **generates** {architecture.to_json()}, {architecture.parameters:,} parameters
@@ -56,7 +56,7 @@ logits = model(inputs)  # raw inputs as {data.dataset} has them: (examples, {", 
 - **text** {header.encoder}; a class that it does not know is answered, and accuracy is not promised
 - **inputs** are prepared inside the network: {json.dumps(data.preprocessing.to_dict())}
 - **learned from** a population with the identity {header.zoo.identity[:16]}, in {header.config.steps} steps at most
-- **data** {data.dataset}: {data.licence}
+- **data** {markdown(data.dataset)}: {markdown(data.licence)}
 
 ## Measured
 

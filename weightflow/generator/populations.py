@@ -94,8 +94,9 @@ def generate_zoo(
     shards, waiting, failed = 0, iter(prompts), False
     try:
         while part := list(islice(waiting, group)):
-            yield from _make(flow, part, count, seed, config, place, shards, shards * group * count)
+            made = _make(flow, part, count, seed, config, place, shards, shards * group * count)
             shards += 1
+            yield from made
     except Exception:
         failed = True
         raise

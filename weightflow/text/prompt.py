@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -13,6 +14,9 @@ from torch import Tensor
 from canon.errors import InputError
 from weightflow.text.description import Description, encode
 from weightflow.text.encoder import TextEncoder
+
+LONGEST = 100_000
+"""Characters of a prompt: several thousand classes in words."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +35,7 @@ class Prompt:
             raise InputError(
                 f"the prompt names one class, '{self.classes[0]}'; a classifier needs two or more"
             )
-        twice = sorted({name for name in self.classes if self.classes.count(name) > 1})
+        twice = sorted(name for name, count in Counter(self.classes).items() if count > 1)
         if twice:
             raise InputError(f"the prompt names '{twice[0]}' twice; each class stands for one logit")
 
@@ -47,6 +51,8 @@ class Prompt:
     @classmethod
     def parse(cls, text: str) -> Prompt:
         """Comma-separated descriptions as people type them; one that has a comma stands in double quotes."""
+        if len(text) > LONGEST:
+            raise InputError(f"the prompt has {len(text)} characters; at most {LONGEST} are read")
         try:
             parts = next(csv.reader([text.replace("\n", " ")], skipinitialspace=True, strict=True), [])
         except csv.Error as error:

@@ -24,7 +24,7 @@ from canon.errors import InputError
 from canon.io import checkpoint
 from canon.io.digests import checked, with_digest
 from canon.io.files import atomic_write
-from canon.validation import parse_json
+from canon.validation import Invalid, integer, parse_json
 from weightflow import config as settings
 from weightflow import datasets
 from weightflow import representation as coordinate_kinds
@@ -81,11 +81,12 @@ def read_header(folder: Path) -> RunHeader:
     """`InputError` where the folder is no run, or one of a format that this version cannot read."""
     if not (folder / "config.toml").exists():
         raise InputError(f"{folder} is not a run: it has no config.toml; make one with `weightflow train`")
-    tables = checked(folder / "config.toml", settings.read_toml(folder / "config.toml"))
+    tables = settings.read_toml(folder / "config.toml")
     if tables.get("format") != FORMAT:
         raise InputError(
             f"{folder} is a run of format {tables.get('format')!r}; this version reads {FORMAT!r}: train it again"
         )
+    tables = checked(folder / "config.toml", tables)
     try:
         shape = checked(folder / "layout.json", parse_json((folder / "layout.json").read_bytes()))
         return RunHeader(
@@ -190,6 +191,13 @@ def _checked_report(path: Path) -> None:
         raise InputError(f"{path} is damaged ({error}); write it again: weightflow report") from None
 
 
+def _metrics(found: Any) -> dict[str, Any]:
+    if not isinstance(found, dict):
+        raise Invalid("no table")
+    integer(0)(found.get("step"))
+    return found
+
+
 def append_metrics(folder: Path, line: Mapping[str, Any]) -> None:
     path = folder / "metrics.jsonl"
     if path.is_symlink():
@@ -200,8 +208,14 @@ def append_metrics(folder: Path, line: Mapping[str, Any]) -> None:
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
     path = folder / "metrics.jsonl"
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    return [json.loads(line) for line in lines if line.endswith("}")]
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
+    found = []
+    for line in lines:  # a log that a kill or a disk damaged must not stop a run from going on
+        try:
+            found.append(_metrics(parse_json(line, 1 << 20)))
+        except Invalid:
+            continue
+    return found
 
 
 def cut_metrics(folder: Path, step: int) -> None:

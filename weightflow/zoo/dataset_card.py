@@ -7,6 +7,7 @@ from pathlib import Path
 
 from canon.errors import InputError
 from canon.io.files import atomic_write
+from canon.validation import markdown
 from weightflow import datasets
 from weightflow.networks.readout import Cosine
 from weightflow.zoo.store import Zoo
@@ -36,7 +37,7 @@ def card(zoo: Zoo) -> str:
         "tags: [weight-space-learning, neural-network-weights, weightflow]",
         "---",
         "",
-        f"# {found['networks']} {architecture['name']} networks on {zoo.dataset}",
+        f"# {found['networks']} {architecture['name']} networks on {markdown(zoo.dataset)}",
         "",
         f"Pairs of text and weights: every network tells the named classes apart, {_outputs(zoo)}.",
         "",
@@ -49,15 +50,19 @@ def card(zoo: Zoo) -> str:
         f"{_counts(found['classes'])}",
         f"- **Accuracy** on validation examples, mean ± standard deviation: {_accuracy(accuracy)}",
         f"- **Frame**: {'canonical: all networks in one frame' if found['canonical'] else 'as trained'}",
-        *([f"- **Held-out classes**: {', '.join(held_out)}"] if held_out else []),
-        *([f"- **Classes that the backbone has never seen**: {', '.join(unseen)}"] if unseen else []),
-        f"- **Licence of the data** that the networks were trained on: {data.licence}",
+        *([f"- **Held-out classes**: {', '.join(map(markdown, held_out))}"] if held_out else []),
+        *(
+            [f"- **Classes that the backbone has never seen**: {', '.join(map(markdown, unseen))}"]
+            if unseen
+            else []
+        ),
+        f"- **Licence of the data** that the networks were trained on: {markdown(data.licence)}",
         "",
         "## Texts",
         "",
-        f"Each record's `classes` is its text. Network `{example.id}`: *{', '.join(example.classes)}*.",
+        f"Each record's `classes` is its text. Network `{example.id}`: *{', '.join(map(markdown, example.classes))}*.",
         "",
-        f"The {len(data.class_names)} classes: {', '.join(data.class_names)}.",
+        f"The {len(data.class_names)} classes: {', '.join(map(markdown, data.class_names))}.",
         "",
         "## Files",
         "",
@@ -98,4 +103,4 @@ def _accuracy(accuracy: dict[str, float | None]) -> str:
 
 
 def _counts(counts: dict[str, int]) -> str:
-    return ", ".join(f"{name} {count}" for name, count in counts.items())
+    return ", ".join(f"{markdown(str(name))} {count}" for name, count in counts.items())

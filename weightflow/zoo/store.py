@@ -27,7 +27,7 @@ from canon.io import checkpoint, safetensors
 from canon.io.digests import checked, with_digest
 from canon.io.files import atomic_write, require_file, sha256
 from canon.types import StateDict
-from canon.validation import Invalid, integer, items, number, optional, parse_json, record, table, text
+from canon.validation import Check, Invalid, integer, items, number, optional, parse_json, record, table, text
 from weightflow import config
 from weightflow.batched.config import TrainingRecipe
 from weightflow.batched.tasks import Task
@@ -84,6 +84,30 @@ _RECORD = record(
         "row": integer(0),
     },
 )
+
+
+_HASH = text(r"[0-9a-f]{64}")
+_KNOWN: dict[str, Check] = {
+    "architecture": table(text(limit=100), lambda value: value),
+    "dataset": _NAME,
+    "records_sha256": _HASH,
+    "shards": items(record({"file": _NAME, "networks": integer(0, 2**40), "sha256": _HASH})),
+    "canonical": table(_NAME, optional(_NAME)),
+    "base": table(_NAME, _NAME),
+    "data": optional(table(_NAME, lambda value: value)),
+    "lineage": _NAME,
+    "held_out_classes": items(_NAME),
+    "unseen_by_backbone": items(_NAME),
+}
+
+
+def _check_manifest(path: Path, manifest: Mapping[str, Any]) -> None:
+    for key, check in _KNOWN.items():
+        try:
+            if key in manifest:
+                check(manifest[key])
+        except Invalid as error:
+            raise InputError(f"{path}: {error.within(key)}; build the zoo again to restore it") from None
 
 
 def shard_path(folder: Path, index: int) -> Path:
@@ -251,7 +275,15 @@ class Zoo:
         problem = self._problem(index)
         if problem is not None:
             raise InputError(problem)
-        return checkpoint.read(shard_path(self.path, index)).state
+        state = checkpoint.read(shard_path(self.path, index)).state
+        found = {name: tuple(tensor.shape[1:]) for name, tensor in state.items()}
+        rows = {len(tensor) if tensor.dim() else 0 for tensor in state.values()}
+        if found != self.architecture.shapes or rows != {self.manifest["shards"][index]["networks"]}:
+            raise InputError(
+                f"{shard_path(self.path, index)} does not hold the networks that {self.path / 'zoo.json'} names; "
+                "build the zoo again to restore it"
+            )
+        return state
 
     def _problem(self, index: int) -> str | None:
         entry, path = self.manifest["shards"][index], shard_path(self.path, index)
@@ -280,6 +312,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         found = manifest.get("format") if isinstance(manifest, dict) else type(manifest).__name__
         raise InputError(f"{path} has format {found!r}; this version reads {FORMAT!r}")
     manifest = checked(path, manifest)
+    _check_manifest(path, manifest)
     missing = {"architecture", "dataset", "records_sha256", "shards"} - manifest.keys()
     if missing:
         raise InputError(f"{path} lacks {', '.join(sorted(missing))}; build the zoo again to restore it")

@@ -246,5 +246,5 @@ def test_noise_around_the_path_is_where_it_is_asked_for():
 
 
 def test_a_source_without_noise_is_refused():
-    with pytest.raises(InputError, match="source 0.0 must be above 0"):
+    with pytest.raises(InputError, match="objective.source 0 has no noise to learn a distribution from"):
         ObjectiveConfig(source=0.0)

@@ -9,6 +9,7 @@ import pytest
 
 from canon.cli import console
 from canon.errors import InputError
+from canon.io.digests import with_digest
 from tests import browser
 from weightflow.cli.main import app
 from weightflow.evaluation.baselines import BASELINES
@@ -161,7 +162,8 @@ def test_a_report_needs_the_zoo_it_was_trained_on(zoo, tiny_config, tmp_path, ca
     assert "is damaged" in capsys.readouterr().err
     shard.write_bytes(content)
     manifest = folder / "zoo.json"
-    manifest.write_text(manifest.read_text().replace('"lineage": "independent"', '"lineage": "branched"'))
+    changed = json.loads(manifest.read_text()) | {"lineage": "branched"}
+    manifest.write_text(json.dumps(with_digest(changed)))
     assert call("report", run, "--out", out) == 2
     assert "has changed since" in capsys.readouterr().err
     shutil.rmtree(folder)

@@ -70,7 +70,7 @@ def test_done_before_is_recognised(raw_zoo, zoo, tmp_path):
 
 def test_a_folder_with_other_content_is_left_alone(raw_zoo, zoo, tiny_recipe, tmp_path):
     (tmp_path / "thesis.txt").write_text("mine")
-    with pytest.raises(InputError, match="is not empty and holds no canonical zoo"):
+    with pytest.raises(InputError, match="is not an empty folder"):
         canonicalize_zoo(raw_zoo, tmp_path)
     other, small = tmp_path / "other", dataclasses.replace(tiny_recipe.tasks, seen=2, validation=1, unseen=1)
     build_zoo(dataclasses.replace(tiny_recipe, tasks=small), other)

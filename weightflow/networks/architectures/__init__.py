@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import json
 import math
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -79,7 +80,9 @@ class Architecture:
                     f"architecture '{self.name}' has no argument '{name}'; nearest: {suggest(name, known)}"
                 )
         try:
-            return make(**self.arguments, classes=classes or self.classes)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", UserWarning)  # torch speaks of layers without units
+                return make(**self.arguments, classes=classes or self.classes)
         except (TypeError, ValueError, RuntimeError, IndexError, ArithmeticError, AttributeError) as error:
             raise InputError(f"architecture '{self.name}': {str(error).splitlines()[0]}") from None
 
