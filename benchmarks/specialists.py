@@ -24,8 +24,9 @@ from benchmarks.common import aim, write_result
 from benchmarks.runs import unseen_tasks
 from weightflow.batched.tasks import Task
 from weightflow.evaluation.baselines import BASELINES, Inapplicable, answer
+from weightflow.evaluation.chance import chance
 from weightflow.evaluation.context import Known, open_known
-from weightflow.evaluation.evaluate import chance, judge
+from weightflow.evaluation.evaluate import judge
 from weightflow.evaluation.novelty import nearest_distances
 from weightflow.report.diversity import measure_diversity, train_alike
 from weightflow.text import Prompt

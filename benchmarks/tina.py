@@ -28,8 +28,9 @@ from weightflow import datasets
 from weightflow.batched.tasks import Task
 from weightflow.data.types import StoredInputs
 from weightflow.evaluation.baselines import answer
+from weightflow.evaluation.chance import chance
 from weightflow.evaluation.context import Known, open_known
-from weightflow.evaluation.evaluate import chance, judge
+from weightflow.evaluation.evaluate import judge
 from weightflow.evaluation.novelty import nearest_distances
 from weightflow.generator.decode import decode
 from weightflow.models.residual import Anchored

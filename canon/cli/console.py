@@ -1,7 +1,7 @@
 """What the command lines share: errors in one line, exit codes, progress, machine-readable results.
 
-Exit codes: 0 done, 1 the work failed, 2 the command was wrong, 130 interrupted. Results go to standard
-output, all talk to standard error. Nothing here imports torch.
+Exit codes: 0 done, 1 the work failed, 2 the command was wrong, 130 interrupted, 143 ended by SIGTERM.
+Results go to standard output, all talk to standard error. Nothing here imports torch.
 """
 
 from __future__ import annotations
@@ -10,9 +10,7 @@ import errno
 import json
 import math
 import os
-import signal
 import sys
-import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -34,6 +32,9 @@ from rich.progress import (
 from rich.text import Text
 from typer.core import TyperGroup
 
+from canon.cli.interrupts import deferred as deferred
+from canon.cli.interrupts import message_of, receiving
+from canon.cli.interrupts import on_interrupt as on_interrupt
 from canon.errors import InputError, WorkError
 from canon.validation import shown
 
@@ -77,21 +78,21 @@ def guarded(app: typer.Typer, arguments: Sequence[str], *, name: str | None = No
     debug = "--debug" in arguments
     rest = [argument for argument in arguments if argument != "--debug"]
     try:
-        with _hearing_interrupts() as interrupts:
+        with receiving() as requests:
             _invoke(app, rest, name or Path(sys.argv[0]).name)
     except typer.Exit as stop:
         return stop.exit_code
     except KeyboardInterrupt as stop:
-        say(_interrupted(stop))
-        return 130
+        say(message_of(stop))
+        return requests.exit_code
     except BrokenPipeError:
         # Nobody reads on, as in `canon inspect a.pt | head`; nor shall Python complain when it flushes.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except Exception as error:
-        if interrupts:  # a library took the interrupt for a failure of its own
-            say(_interrupted(error))
-            return 130
+        if requests():  # a library took the interrupt for a failure of its own
+            say(message_of(error))
+            return requests.exit_code
         if type(error).__name__ == "NoArgsIsHelpError":  # its message is the whole help, and was shown
             print(error, end="", file=sys.stderr)
             return 2
@@ -108,25 +109,6 @@ def _invoke(app: typer.Typer, arguments: Sequence[str], name: str) -> None:
     command = typer.main.get_command(app)
     with command.make_context(name, list(arguments)) as context:
         command.invoke(context)
-
-
-@contextmanager
-def _hearing_interrupts() -> Iterator[list[int]]:
-    """Within the block, every Ctrl-C is also noted in the list that is handed out."""
-    heard: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield heard
-        return
-
-    def hear(number: int, frame: Any) -> None:
-        heard.append(number)
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGINT, hear)
-    try:
-        yield heard
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def explain(error: Exception) -> tuple[int, str]:
@@ -155,24 +137,6 @@ def explain(error: Exception) -> tuple[int, str]:
 
 def _line(error: Exception) -> str:
     return shown(" ".join(str(error)[: 10 * LONGEST].split()), LONGEST) or type(error).__name__
-
-
-@contextmanager
-def on_interrupt(message: str) -> Iterator[None]:
-    """Within the block, Ctrl-C ends the command with `message`: what is kept and how to go on."""
-    try:
-        yield
-    except (KeyboardInterrupt, Exception) as stop:  # libraries turn the one into the other
-        stop.add_note(message)
-        raise
-
-
-def _interrupted(stop: BaseException | None) -> str:
-    notes: list[str] = []
-    while stop is not None:
-        notes += getattr(stop, "__notes__", [])
-        stop = stop.__cause__ or stop.__context__
-    return f"interrupted: {notes[0] if notes else 'nothing was written; run the same command again'}"
 
 
 def say(text: str) -> None:

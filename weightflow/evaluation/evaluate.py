@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +11,6 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from canon.errors import InputError
 from canon.types import StateDict
 from weightflow import datasets
 from weightflow.batched.inference import accuracies, answer_many, forward_many, in_task, probabilities
@@ -18,7 +18,6 @@ from weightflow.batched.tasks import Task
 from weightflow.evaluation import bootstrap
 from weightflow.evaluation.calibration import calibration_error
 from weightflow.networks.architectures import Architecture
-from weightflow.zoo.store import Zoo
 
 
 @dataclass(frozen=True)
@@ -62,16 +61,25 @@ class Judged:
         """Expected calibration error of each network, a fraction."""
         return calibration_error(self.confidence, self.predicted == self.labels, self.counted)
 
+    def recall(self, classes: int) -> Float[Tensor, "networks classes"]:
+        """The share of each class's examples that each network gets right; NaN for classes it does not know."""
+        right = ((self.predicted == self.labels) & self.counted).double()
+        member = torch.nn.functional.one_hot(self.labels, classes).double()
+        return (right @ member) / (self.counted.double() @ member)
+
+    @property
+    def balanced_accuracy(self) -> Float[Tensor, " networks"]:
+        """Mean recall of each network's classes: what its accuracy is where all have as many examples."""
+        return self.recall(int(self.labels.max()) + 1).nanmean(dim=1)
+
     def by_class(self, names: Sequence[str]) -> dict[str, float]:
         """Mean accuracy on each class, over the networks that know it."""
-        right = (self.predicted == self.labels) & self.counted
-        found = {}
-        for label, name in enumerate(names):
-            own = self.labels == label
-            knows = self.counted[:, own].any(dim=1)
-            if bool(knows.any()):
-                found[name] = round(float(right[knows][:, own].double().mean()), 6)
-        return found
+        return named(self.recall(len(names)).nanmean(dim=0), names)
+
+
+def named(by_class: Float[Tensor, " classes"], names: Sequence[str]) -> dict[str, float]:
+    """Figures by the names of their classes, without those that no network knows (NaN)."""
+    return {n: round(v, 6) for n, v in zip(names, by_class.tolist(), strict=True) if not math.isnan(v)}
 
 
 def judge(architecture: Architecture, state: StateDict, tasks: Sequence[Task]) -> Judged:
@@ -108,11 +116,6 @@ def judge_ensembles(
     }
 
 
-def chance(tasks: Sequence[Task]) -> float:
-    """Mean accuracy of guessing evenly among each task's classes."""
-    return sum(1 / len(task.classes) for task in tasks) / len(tasks)
-
-
 def describe(judged: Judged, architecture: Architecture) -> dict[str, Any]:
     """A population in the words of a report: how many, of what kind, how good."""
     return {
@@ -122,34 +125,8 @@ def describe(judged: Judged, architecture: Architecture) -> dict[str, Any]:
             **Spread.of(judged.accuracy).to_dict(),
             "max": round(float(judged.accuracy.max()), 6),
         },
+        "balanced_accuracy": Spread.of(judged.balanced_accuracy).to_dict(),
         "calibration_error": Spread.of(judged.calibration).to_dict(),
-    }
-
-
-def evaluate_zoo(zoo: Zoo) -> dict[str, Any]:
-    """Test accuracy of every network of a zoo, overall, by split, by class and by prompt; ensembles."""
-    if len(zoo) == 0:
-        raise InputError(f"{zoo.path} holds no network")
-    tasks = [record.task for record in zoo.records]
-    state = zoo.load()
-    judged = judge(zoo.architecture, state, tasks)
-    return {
-        "zoo": describe(judged, zoo.architecture),
-        "chance": round(chance(tasks), 6),
-        "splits": {
-            name: Spread.of(judged.accuracy[rows]).to_dict()
-            for name, rows in _grouped([task.split for task in tasks]).items()
-        },
-        "classes": judged.by_class(datasets.load(zoo.dataset).class_names),
-        "prompts": [
-            {
-                "classes": list(classes),
-                "networks": len(rows),
-                **Spread.of(judged.accuracy[rows]).to_dict(),
-                **_together(zoo.architecture, state, rows, tasks[rows[0]]),
-            }
-            for classes, rows in _grouped([task.classes for task in tasks]).items()
-        ],
     }
 
 
@@ -174,17 +151,3 @@ def judge_together(
         count[labels] += 1
     predicted = (total / count.clamp(min=1)).argmax(-1)
     return float((predicted == test.labels[rows]).double().mean())
-
-
-def _together(architecture: Architecture, state: StateDict, rows: list[int], task: Task) -> dict[str, Any]:
-    if len(rows) < 2:
-        return {"ensemble": None, "ensemble_reason": "one network is no ensemble"}
-    own = {name: tensor[rows] for name, tensor in state.items()}
-    return {"ensemble": round(judge_ensembles(architecture, own, task, [len(rows)])[len(rows)], 6)}
-
-
-def _grouped(keys: Sequence[Any]) -> Mapping[Any, list[int]]:
-    groups: dict[Any, list[int]] = {}
-    for row, key in enumerate(keys):
-        groups.setdefault(key, []).append(row)
-    return groups

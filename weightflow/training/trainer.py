@@ -125,9 +125,17 @@ class Trainer:
             fused=True,
         )
         self.progress = Progress()
+        self.saved = 0
 
-    def run(self, on_step: Callable[[int, str], None] = lambda steps, note: None) -> Progress:
-        """Train to the end, saving as it goes. Raises `WorkError` with step and cause on NaN."""
+    def run(
+        self,
+        on_step: Callable[[int, str], None] = lambda steps, note: None,
+        stop: Callable[[], bool] = lambda: False,
+    ) -> Progress:
+        """Train to the end, saving as it goes. Raises `WorkError` with step and cause on NaN.
+
+        After each step `stop` is asked: where it is true, the state is saved and the run ends early.
+        """
         config, started = self.config, time.monotonic()
         while not self.finished:
             note = ""
@@ -139,9 +147,12 @@ class Trainer:
             last = self.progress.step == config.steps
             if last or self.progress.step % config.evaluate_every == 0:
                 note = self._evaluate(terms, time.monotonic() - started)
-            if self.finished or self.progress.step % config.save_every == 0:
+            ended = stop()
+            if self.finished or ended or self.progress.step % config.save_every == 0:
                 self.save()
             on_step(1, note)
+            if ended:
+                break
         return self.progress
 
     @property
@@ -231,6 +242,7 @@ class Trainer:
             "stale": str(p.stale),
         }
         checkpoint.write(self.folder / "state.safetensors", tensors, counters)
+        self.saved = p.step
         runs.write_checkpoint(
             self.folder,
             self.model.state_dict(),
@@ -260,6 +272,7 @@ class Trainer:
         self.progress = Progress(
             int(m["step"]), float.fromhex(m["best"]), int(m["best_step"]), int(m["stale"])
         )
+        self.saved = self.progress.step
         runs.cut_metrics(self.folder, self.progress.step)
 
 

@@ -8,7 +8,7 @@ import torch
 import weightflow
 from canon.errors import InputError, WorkError
 from weightflow import datasets
-from weightflow.evaluation.evaluate import evaluate_zoo
+from weightflow.evaluation.population import evaluate_zoo
 from weightflow.generator.decode import decode
 from weightflow.generator.generator import Flow, SampleConfig
 from weightflow.generator.populations import generate_zoo

@@ -59,7 +59,7 @@ def test_a_run_killed_at_any_moment_resumes_bit_for_bit(zoo, run, tiny_config, t
     folder = tmp_path / "run"
     start(zoo, tiny_config, folder)
     code = (
-        "import sys, time; from pathlib import Path; import weightflow.train as t; from weightflow.zoo.store import Zoo\n"
+        "import sys, time; from pathlib import Path; import weightflow.training.trainer as t; from weightflow.zoo.store import Zoo\n"
         "trainer = t.resume(Zoo(sys.argv[1]), Path(sys.argv[2]))\n"
         "print('ready', flush=True); trainer.run(lambda steps, note: time.sleep(0.05))"
     )
