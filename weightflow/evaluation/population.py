@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,9 +13,10 @@ from torch import Tensor
 from canon.errors import InputError
 from weightflow import datasets
 from weightflow.batched.group_size import together
+from weightflow.batched.tasks import Task
 from weightflow.evaluation.chance import chance
 from weightflow.evaluation.evaluate import Spread, judge, judge_ensembles, named
-from weightflow.zoo.store import Zoo
+from weightflow.zoo.store import Record, Zoo
 
 LEAST = 16
 """Networks that are judged at once, at least: all of them read the test examples together."""
@@ -33,9 +35,9 @@ def evaluate_zoo(
     if len(zoo) == 0:
         raise InputError(f"{zoo.path} holds no network")
     names = datasets.load(zoo.dataset).class_names
-    rows, figures = _judged(zoo, len(names), progress, stop)
-    tasks = [zoo.records[row].task for row in rows]
-    prompts = _grouped([task.classes for task in tasks])
+    rows, figures = _judged(zoo, names, progress, stop)
+    tasks = [known_task(zoo.records[row], names) for row in rows]
+    prompts = _grouped([zoo.records[row].classes for row in rows])
     return {
         "networks": len(zoo),
         "judged": len(rows),
@@ -62,7 +64,7 @@ def evaluate_zoo(
                 **Spread.of(figures["accuracy"][own]).to_dict(),
                 "balanced_accuracy": round(float(figures["recall"][own].nanmean(dim=1).mean()), 6),
                 "chance": round(chance([tasks[own[0]]]), 6),
-                **_together(zoo, [rows[i] for i in own], stop),
+                **_together(zoo, [rows[i] for i in own], tasks[own[0]], stop),
             }
             for classes, own in prompts.items()
         ],
@@ -70,7 +72,7 @@ def evaluate_zoo(
 
 
 def _judged(
-    zoo: Zoo, classes: int, progress: Callable[[int], None], stop: Callable[[], bool]
+    zoo: Zoo, names: Sequence[str], progress: Callable[[int], None], stop: Callable[[], bool]
 ) -> tuple[list[int], dict[str, Float[Tensor, "networks ..."]]]:
     """Rows of the networks that were judged, and accuracy, calibration error and recall of each."""
     size, done = max(LEAST, together(zoo.architecture)), []
@@ -79,10 +81,10 @@ def _judged(
         for place in torch.arange(len(positions)).split(size):
             rows = positions[place].tolist()
             some = {name: tensor[place] for name, tensor in state.items()}
-            judged = judge(zoo.architecture, some, [zoo.records[row].task for row in rows])
+            judged = judge(zoo.architecture, some, [known_task(zoo.records[row], names) for row in rows])
             parts["accuracy"].append(judged.accuracy)
             parts["calibration"].append(judged.calibration)
-            parts["recall"].append(judged.recall(classes))
+            parts["recall"].append(judged.recall(len(names)))
             done += rows
             progress(len(rows))
             if stop():
@@ -92,13 +94,26 @@ def _judged(
     return done, {name: torch.cat(found) for name, found in parts.items()}
 
 
-def _together(zoo: Zoo, rows: list[int], stop: Callable[[], bool]) -> dict[str, Any]:
+def known_task(record: Record, names: Sequence[str]) -> Task:
+    """The task of a network by the data set's names of its classes.
+
+    A class that was named by its maker and described by a class of the data set (`bell pepper = sweet pepper`)
+    is judged on the examples of the latter.
+    """
+    words = record.words or record.classes
+    classes = [own if own in names else said for own, said in zip(record.classes, words, strict=True)]
+    if len(set(classes)) < len(classes) or not set(classes) <= set(names):
+        return record.task
+    return replace(record.task, classes=tuple(classes))
+
+
+def _together(zoo: Zoo, rows: list[int], task: Task, stop: Callable[[], bool]) -> dict[str, Any]:
     """Accuracy of the networks of one prompt as an ensemble."""
     if len(rows) < 2:
         return {"ensemble": None, "ensemble_reason": "one network is no ensemble"}
     if stop():
         return {"ensemble": None, "ensemble_reason": "the command was stopped before"}
-    found = judge_ensembles(zoo.architecture, zoo.load(rows), zoo.records[rows[0]].task, [len(rows)])
+    found = judge_ensembles(zoo.architecture, zoo.load(rows), task, [len(rows)])
     return {"ensemble": round(found[len(rows)], 6)}
 
 

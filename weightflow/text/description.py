@@ -9,7 +9,8 @@ cat | image:tom.png                    words and images
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import unicodedata
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -36,9 +37,21 @@ class Description:
         """A class whose name says everything."""
         return cls(name, (name,))
 
+    @property
+    def said(self) -> str:
+        """Its words as they are written in a prompt; its name where it is described by images alone."""
+        return " | ".join(self.words) or self.name
+
     @classmethod
-    def parse(cls, text: str) -> Description:
-        """`[NAME =] WORDS | WORDS | image:FILE | FILE`; `InputError` where a part is empty."""
+    def parse(cls, text: str, known: Collection[str] = ()) -> Description:
+        """`[NAME =] WORDS | WORDS | image:FILE | FILE`; `InputError` where a part is empty.
+
+        A text that is the name of a `known` class stands for it, whatever signs are in it. Names are compared
+        and kept in Unicode's composed form (NFC), in which data sets keep them too.
+        """
+        text = unicodedata.normalize("NFC", text)
+        if text.strip() in known:
+            return cls.of(text.strip())
         name, equals, rest = (part.strip() for part in text.partition("="))
         ways = [way.strip() for way in (rest if equals else name).split("|")]
         first_image = next((i for i, way in enumerate(ways) if way.startswith(IMAGE)), len(ways))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -48,16 +48,25 @@ class Prompt:
     def descriptions(self) -> tuple[Description, ...]:
         return self.described or tuple(Description.of(name) for name in self.classes)
 
+    @property
+    def words(self) -> tuple[str, ...]:
+        """What was said of each class; nothing where all are described by their names."""
+        said = tuple(description.said for description in self.descriptions)
+        return () if said == self.classes else said
+
     @classmethod
-    def parse(cls, text: str) -> Prompt:
-        """Comma-separated descriptions as people type them; one that has a comma stands in double quotes."""
+    def parse(cls, text: str, known: Collection[str] = ()) -> Prompt:
+        """Comma-separated descriptions as people type them; one that has a comma stands in double quotes.
+
+        A description that is the name of a `known` class stands for it, though it have `=` or `|` in it.
+        """
         if len(text) > LONGEST:
             raise InputError(f"the prompt has {len(text)} characters; at most {LONGEST} are read")
         try:
             parts = next(csv.reader([text.replace("\n", " ")], skipinitialspace=True, strict=True), [])
         except csv.Error as error:
             raise InputError(f"the prompt '{text}' cannot be read: {error}") from None
-        described = tuple(Description.parse(part) for part in parts or [""])
+        described = tuple(Description.parse(part, known) for part in parts or [""])
         return cls(tuple(d.name for d in described), described)
 
 

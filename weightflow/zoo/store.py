@@ -38,7 +38,10 @@ FORMAT = "weightflow-zoo-1"
 
 @dataclass(frozen=True)
 class Record:
-    """One network of a zoo. Accuracies are fractions on training and validation examples."""
+    """One network of a zoo. Accuracies are fractions on training and validation examples.
+
+    `words` are what was said of each class of a generated network, where that is not its name.
+    """
 
     id: str
     seed: int
@@ -51,18 +54,22 @@ class Record:
     steps: int | None = None
     shard: int = 0
     row: int = 0
+    words: tuple[str, ...] = ()
 
     @property
     def task(self) -> Task:
         return Task(self.dataset, self.classes, self.split)
 
     def to_json(self) -> str:
-        return json.dumps(dataclasses.asdict(self), sort_keys=True)
+        said = dataclasses.asdict(self)
+        if not self.words:
+            del said["words"]
+        return json.dumps(said, sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str) -> Record:
         data = _RECORD(parse_json(text, 1 << 20))
-        return cls(**{**data, "classes": tuple(data["classes"])})
+        return cls(**{**data, "classes": tuple(data["classes"]), "words": tuple(data.get("words", ()))})
 
 
 _NAME = text(limit=1000)
@@ -82,6 +89,7 @@ _RECORD = record(
         "steps": optional(integer(0)),
         "shard": integer(0),
         "row": integer(0),
+        "words": items(_NAME, 100_000),
     },
 )
 

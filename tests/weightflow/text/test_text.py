@@ -247,3 +247,16 @@ def test_prompts_are_padded_in_logit_order():
 def test_too_many_classes_are_refused():
     with pytest.raises(InputError, match="names 3 classes; this run was built for 2 at most"):
         encode_prompts(load_encoder("wordllama"), [Prompt(("one", "two", "six"))], 2)
+
+
+def test_names_are_compared_in_the_composed_form_of_unicode():
+    composed, decomposed = "café", "cafe\u0301"
+    assert Prompt.parse(f"{decomposed}, tea").classes == (composed, "tea")
+
+
+def test_a_known_class_may_have_the_signs_of_a_description_in_its_name():
+    known = {"a=b", "x | y"}
+    prompt = Prompt.parse("a=b, x | y, c = d", known)
+    assert prompt.classes == ("a=b", "x | y", "c")
+    assert prompt.words == ("a=b", "x | y", "d")
+    assert Prompt.parse("one, two").words == ()
