@@ -25,8 +25,8 @@ class Report(dict[str, Any]):
 
     Example:
         >>> import weightflow
-        >>> report = weightflow.load("runs/digits").report()  # doctest: +SKIP
-        >>> report.save("runs/digits")  # doctest: +SKIP
+        >>> weightflow.Report({"chance": 0.5})["chance"]
+        0.5
     """
 
     @property
@@ -48,7 +48,8 @@ class Report(dict[str, Any]):
 
         Example:
             >>> import weightflow
-            >>> weightflow.load("runs/digits").report().save("out")  # doctest: +SKIP
+            >>> weightflow.load("runs/digits").report(limit=2).save("out").name
+            'report.html'
         """
         place = Path(folder)
         place.mkdir(parents=True, exist_ok=True)
@@ -76,9 +77,9 @@ def evaluate(
 
     Example:
         >>> import weightflow
-        >>> found = weightflow.evaluate("zoos/digits")  # doctest: +SKIP
-        >>> found["zoo"]["accuracy"]["mean"], found["chance"]  # doctest: +SKIP
-        (0.951, 0.236)
+        >>> found = weightflow.evaluate("zoos/digits")
+        >>> found["zoo"]["accuracy"]["mean"] > found["chance"]
+        True
     """
     return evaluate_zoo(networks if isinstance(networks, StackedNetworks) else opened(networks), progress)
 

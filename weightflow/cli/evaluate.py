@@ -10,6 +10,7 @@ import typer
 
 from canon.cli import console
 from canon.errors import InputError
+from weightflow.cli.options import Solver
 
 app = typer.Typer()
 
@@ -38,10 +39,7 @@ def report(
     limit: Annotated[int, typer.Option(help="Tasks of each split at most.")] = 200,
     seed: Annotated[int, typer.Option(help="Seed of the generated networks.")] = 0,
     steps: Annotated[int | None, typer.Option(help="Steps; the run's own by default.")] = None,
-    method: Annotated[
-        str | None,
-        typer.Option(help="euler, midpoint, heun, rk4, dopri5, ddim or ancestral; the run's own by default."),
-    ] = None,
+    method: Solver = None,
     as_json: bool = console.JSON,
     quiet: bool = console.QUIET,
 ) -> None:

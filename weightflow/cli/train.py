@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from canon.cli import console
-from weightflow.cli.options import Seed, Settings
+from weightflow.cli.options import PathName, PresetName, Seed, Settings
 
 app = typer.Typer()
 
@@ -40,11 +40,11 @@ def canonicalize(
 
 @app.command()
 def train(
-    zoo: Annotated[Path, typer.Argument(help="Folder of a zoo, canonical if it is to learn well.")],
+    zoo: Annotated[Path, typer.Argument(help="Zoo folder; run `weightflow canonicalize` on it first.")],
     out: Annotated[Path, typer.Option(help="Folder of the run.")],
-    preset: Annotated[str, typer.Option(help="Settings to begin from.")] = "weightflow",
+    preset: Annotated[PresetName, typer.Option(help="Settings to begin from.")] = "weightflow",
     objective: Annotated[
-        str | None, typer.Option(help="flow or diffusion: the path from noise to networks.")
+        PathName | None, typer.Option(help="Path from noise to networks; the preset's own by default.")
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was stopped.")] = False,
     seed: Seed = None,

@@ -185,8 +185,13 @@ class Zoo(Dataset[StateDict]):
 
     Example:
         >>> import weightflow
-        >>> zoo = weightflow.Zoo("zoos/digits")  # doctest: +SKIP
-        >>> len(zoo), zoo.records[0].classes, zoo[0]["0.weight"].shape  # doctest: +SKIP
+        >>> zoo = weightflow.Zoo("zoos/digits")
+        >>> zoo
+        Zoo('zoos/digits', ... networks, mlp, ... parameters, digits)
+        >>> len(zoo) == len(zoo.records)
+        True
+        >>> list(zoo[0])
+        ['1.weight', '1.bias', '3.weight', '3.bias']
     """
 
     def __init__(self, path: PathLike) -> None:
