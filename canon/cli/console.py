@@ -7,8 +7,6 @@ Results go to standard output, all talk to standard error. Nothing here imports 
 from __future__ import annotations
 
 import errno
-import json
-import math
 import os
 import sys
 import time
@@ -36,6 +34,7 @@ from canon.cli.interrupts import deferred as deferred
 from canon.cli.interrupts import message_of, receiving
 from canon.cli.interrupts import on_interrupt as on_interrupt
 from canon.errors import InputError, WorkError
+from canon.io.json_text import json_text
 from canon.validation import shown
 
 # Defaults for the options of a command, as in `json: bool = console.JSON`.
@@ -50,22 +49,33 @@ LONGEST = 2000
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
-def application(help: str, cls: type[TyperGroup] | None = None) -> typer.Typer:
+def application(help: str, version: str, cls: type[TyperGroup] | None = None) -> typer.Typer:
     """A command line with the options that all of ours have; `cls` may order its commands."""
     app = typer.Typer(
         cls=cls,
         help=help,
         no_args_is_help=True,
         rich_markup_mode="rich",
-        add_completion=False,
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"]},
     )
 
     @app.callback()
-    def _options(debug: bool = DEBUG) -> None: ...
+    def _options(debug: bool = DEBUG, version: bool = version_option(version)) -> None: ...
 
     return app
+
+
+def version_option(version: str) -> Any:
+    """The default of `--version`, which prints the version and ends the command."""
+
+    def said(asked: bool) -> bool:
+        if asked:
+            print(version)
+            raise typer.Exit
+        return asked
+
+    return typer.Option(False, "--version", help="Print the version.", callback=said, is_eager=True)
 
 
 def run(app: typer.Typer, arguments: Sequence[str] | None = None, *, name: str | None = None) -> NoReturn:
@@ -105,8 +115,10 @@ def guarded(app: typer.Typer, arguments: Sequence[str], *, name: str | None = No
 
 
 def _invoke(app: typer.Typer, arguments: Sequence[str], name: str) -> None:
-    """What `app()` does, without its own way with errors: a box of several lines."""
+    """What `command.main(standalone_mode=False)` does, but for interrupts: it drops what was noted on them."""
     command = typer.main.get_command(app)
+    if f"_{name.upper()}_COMPLETE" in os.environ:
+        command.main(list(arguments), name)  # shell completion; ends the process
     with command.make_context(name, list(arguments)) as context:
         command.invoke(context)
 
@@ -120,7 +132,8 @@ def explain(error: Exception) -> tuple[int, str]:
     if hasattr(error, "format_message"):  # typer keeps the class of a wrong command to itself
         context = getattr(error, "ctx", None)
         where = "" if context is None else f"; `{context.command_path} --help` shows what there is"
-        return 2, f"{' '.join(error.format_message().split()).rstrip('.')}{where}"
+        message = " ".join(error.format_message().replace("Value error, ", "").split())
+        return 2, f"{message.rstrip('.')}{where}"
     if isinstance(error, MemoryError):
         return 1, "out of memory; use a smaller batch or a larger machine"
     if isinstance(error, OSError):
@@ -159,23 +172,6 @@ def show(result: Mapping[str, Any], text: RenderableType, as_json: bool) -> None
         Console(width=width, emoji=False).print(
             text, soft_wrap=isinstance(text, str), highlight=False, markup=False
         )
-
-
-def json_text(result: Any) -> str:
-    """JSON that every reader accepts: a number that is not finite becomes null."""
-    return json.dumps(_plain(result), indent=2, allow_nan=False)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, os.PathLike):
-        return os.fspath(value)
-    return value
 
 
 class Steps:

@@ -13,6 +13,7 @@ from torch.func import functional_call, vmap
 
 from canon.types import StateDict
 from weightflow.batched.class_axes import class_table
+from weightflow.batched.evaluation_mode import in_evaluation_mode
 from weightflow.batched.group_size import together
 from weightflow.batched.tasks import Task
 from weightflow.datasets import ClassificationData, StoredInputs
@@ -34,7 +35,7 @@ def forward_many(architecture: Architecture) -> Callable[[StateDict, Tensor], Te
 
     `architecture.readout` makes scores of classes out of them.
     """
-    skeleton = architecture.build().to("meta").eval()
+    skeleton = in_evaluation_mode(architecture.build().to("meta"))
     return vmap(partial(_call, skeleton))
 
 
@@ -108,7 +109,7 @@ def _logits(
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Rows, examples and their scores (rows, examples, classes), those outside the task at minus infinity."""
     positions, mask = class_table(data, tasks, architecture.classes)
-    skeleton = architecture.build().to("meta").eval()
+    skeleton = in_evaluation_mode(architecture.build().to("meta"))
     chunk = chunk or together(architecture)
     forward = _alone(skeleton) if chunk == 1 else vmap(partial(_call, skeleton), in_dims=(0, None))
     text = architecture.readout.targets([task.classes for task in tasks], architecture.classes)

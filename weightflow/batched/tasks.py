@@ -19,7 +19,13 @@ from canon.errors import InputError
 
 @dataclass(frozen=True)
 class Task:
-    """A data set and an ordered tuple of its classes, in logit order."""
+    """A data set and an ordered tuple of its classes, in logit order.
+
+    Example:
+        >>> import weightflow
+        >>> weightflow.Task("digits", ("three", "seven")).split
+        'seen'
+    """
 
     dataset: str
     classes: tuple[str, ...]

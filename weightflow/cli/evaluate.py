@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -13,6 +12,7 @@ import typer
 
 from canon.cli import console
 from canon.errors import InputError
+from weightflow.cli.options import Solver
 
 if TYPE_CHECKING:
     from weightflow.report.parts import Parts
@@ -30,16 +30,17 @@ def evaluate(
 
     Chance is the share of the largest class. Ctrl-C shows the figures of the networks judged so far.
     """
+    from weightflow.api.evaluation import evaluate as evaluate_networks
     from weightflow.cli.report_tables import told
-    from weightflow.evaluation.population import evaluate_zoo
     from weightflow.zoo.store import Zoo
 
-    zoo = Zoo(networks)
+    opened = Zoo(networks)
     with console.deferred() as stop:
-        with console.progress(len(zoo), "judging networks", quiet=quiet) as steps:
-            found = evaluate_zoo(zoo, steps.advance, stop)
+        with console.progress(len(opened), "evaluating networks", quiet=quiet) as steps:
+            found = evaluate_networks(opened, progress=steps.advance, stop=stop)
         console.show(found, "\n".join(told(found)), as_json)
-        stop.notes.append(f"{found['judged']} of {len(zoo)} networks were judged; the figures are of these")
+        judged = f"{found['judged']} of {len(opened)}"
+        stop.notes.append(f"{judged} networks were judged; the figures are of these")
 
 
 @app.command()
@@ -49,10 +50,7 @@ def report(
     limit: Annotated[int, typer.Option(help="Tasks of each split at most.")] = 200,
     seed: Annotated[int, typer.Option(help="Seed of the generated networks.")] = 0,
     steps: Annotated[int | None, typer.Option(help="Steps; the run's own by default.")] = None,
-    method: Annotated[
-        str | None,
-        typer.Option(help="euler, midpoint, heun, rk4, dopri5, ddim or ancestral; the run's own by default."),
-    ] = None,
+    method: Solver = None,
     as_json: bool = console.JSON,
     quiet: bool = console.QUIET,
 ) -> None:
@@ -60,31 +58,27 @@ def report(
 
     Stopped? Run the same command again: the parts that were measured are kept.
     """
-    from canon.io.digests import with_digest
-    from canon.io.files import atomic_write
+    from weightflow.api.evaluation import report as measure
     from weightflow.cli.report_tables import rich_tables
     from weightflow.generator.generator import Flow
-    from weightflow.report import make_report, verdict
-    from weightflow.report.html import write_page
     from weightflow.report.parts import Parts
 
     folder = out or run
+
     if limit < 1:
         raise InputError(f"--limit is {limit}; it must be at least 1")
     asked: dict[str, Any] = {
         key: value for key, value in (("method", method), ("steps", steps)) if value is not None
     }
+    sampling = replace(Flow(run).sampling, **asked)
     parts = Parts(folder / "report.partial.json")
     with _keeping(parts), console.progress(None, "report", quiet=quiet) as bar:
-        found = make_report(run, seed, limit, replace(Flow(run).sampling, **asked), bar.advance, parts)
-    folder.mkdir(parents=True, exist_ok=True)
-    plain = json.loads(console.json_text(found))  # the digest is of what the file says
-    atomic_write(folder / "report.json", console.json_text(with_digest(plain)))
-    write_page(folder / "report.html", found)
+        found = measure(run, limit=limit, seed=seed, config=sampling, progress=bar.advance, parts=parts)
+    page = found.save(folder)
     parts.remove()
     console.show(found, rich_tables(found), as_json)
     if not as_json:
-        console.show({}, f"{verdict(found)}\n{folder / 'report.html'}", False)
+        console.show({}, f"{found.verdict}\n{page}", False)
 
 
 @contextmanager

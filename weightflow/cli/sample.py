@@ -15,6 +15,7 @@ import typer
 
 from canon.cli import console
 from canon.errors import InputError
+from weightflow.cli.options import Device, Solver
 
 if TYPE_CHECKING:
     from weightflow.generator.generator import Flow, Neighbour
@@ -43,11 +44,10 @@ def sample(
     count: Annotated[int, typer.Option(help="Networks for each prompt.")] = 1,
     seed: Annotated[int, typer.Option(help="Seed of the first network; the next one has the next seed.")] = 0,
     steps: Annotated[int | None, typer.Option(help="Steps; the run's own by default.")] = None,
-    method: Annotated[
-        str | None,
-        typer.Option(help="euler, midpoint, heun, rk4, dopri5, ddim or ancestral; the run's own by default."),
+    method: Solver = None,
+    guidance: Annotated[
+        float | None, typer.Option(help="Classifier-free guidance scale; 1 disables it.")
     ] = None,
-    guidance: Annotated[float | None, typer.Option(help="Above 1 follows the prompt harder.")] = None,
     noise: Annotated[
         float | None,
         typer.Option(
@@ -57,7 +57,7 @@ def sample(
     explain: Annotated[
         bool, typer.Option("--explain", help="Show the nearest known classes of each class, and how far.")
     ] = False,
-    device: Annotated[str, typer.Option(help="Where the generator runs: cpu, cuda, mps.")] = "cpu",
+    device: Device = "cpu",
     as_json: bool = typer.Option(
         False, "--json", help="One line of JSON a prompt, as soon as it is on disk."
     ),

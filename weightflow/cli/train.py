@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from canon.cli import console
-from weightflow.cli.options import Seed, Settings
+from weightflow.cli.options import PathName, PresetName, Seed, Settings
 
 if TYPE_CHECKING:
     from weightflow.training.trainer import Progress, Trainer
@@ -58,11 +58,11 @@ def canonicalize(
 
 @app.command()
 def train(
-    zoo: Annotated[Path, typer.Argument(help="Folder of a zoo, canonical if it is to learn well.")],
+    zoo: Annotated[Path, typer.Argument(help="Zoo folder; run `weightflow canonicalize` on it first.")],
     out: Annotated[Path, typer.Option(help="Folder of the run.")],
-    preset: Annotated[str, typer.Option(help="Settings to begin from.")] = "weightflow",
+    preset: Annotated[PresetName, typer.Option(help="Settings to begin from.")] = "weightflow",
     objective: Annotated[
-        str | None, typer.Option(help="flow or diffusion: the path from noise to networks.")
+        PathName | None, typer.Option(help="Path from noise to networks; the preset's own by default.")
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was stopped.")] = False,
     seed: Seed = None,
@@ -75,20 +75,17 @@ def train(
     Example: [bold]weightflow train zoos/canonical --out runs/digits[/]
     """
     from weightflow import config
+    from weightflow.api.generation import start_or_resume
     from weightflow.training import trainer as training
-    from weightflow.training.presets import read_preset
     from weightflow.zoo.store import Zoo
 
     opened = Zoo(zoo)
-    if resume and training.is_begun(out):
-        if settings or seed is not None or objective:
-            console.say(f"going on with the settings in {out / 'config.toml'}")
-        trainer = training.resume(opened, out)
-    else:
-        changes = config.replace_nested(
-            config.dotted(settings or []), {"seed": seed, "objective": {"path": objective}}
-        )
-        trainer = training.start(opened, read_preset(preset, changes), out)
+    changes = config.replace_nested(
+        config.dotted(settings or []), {"seed": seed, "objective": {"path": objective}}
+    )
+    if resume and training.is_begun(out) and (settings or seed is not None or objective):
+        console.say(f"going on with the settings in {out / 'config.toml'}")
+    trainer = start_or_resume(opened, out, preset, changes, resume)
     total, before = trainer.config.steps, trainer.progress.step
     with console.progress(total, "training", done=before, quiet=quiet) as steps:
         done = _until_stopped(trainer, steps.advance, f"weightflow train {zoo} --out {out} --resume")

@@ -193,14 +193,17 @@ def from_arrays(
     divisor: float,
     licence: str,
     per_feature: bool = False,
+    standardise: bool = True,
     test_fraction: float = 0.25,
     validation_fraction: float = 0.15,
     seed: int = 0,
 ) -> ClassificationData:
-    """Split one table of examples by a fixed seed and standardise it by its training part."""
+    """Split one table of examples by a fixed seed and standardise it by its training part; words stay as they are."""
     test, validation, train = stratified_parts(labels, [test_fraction, validation_fraction], seed)
     scaled = torch.from_numpy(inputs[train]).float() / divisor
-    if per_feature:
+    if not standardise:
+        preprocessing = Preprocessing(1.0, 0.0, 1.0)
+    elif per_feature:
         mean, std = scaled.double().mean(0), scaled.double().std(0, correction=0)
         preprocessing = Preprocessing(divisor, tuple(mean.tolist()), tuple(std.tolist()))
     else:

@@ -51,6 +51,19 @@ class Judged:
     labels: Int[Tensor, " examples"]
     accuracy: Float[Tensor, " networks"]
 
+    @classmethod
+    def joined(cls, parts: Sequence[Judged]) -> Judged:
+        """Several groups of networks, judged on the same examples, one after another."""
+        if len(parts) == 1:
+            return parts[0]
+        return cls(
+            torch.cat([part.predicted for part in parts]),
+            torch.cat([part.confidence for part in parts]),
+            torch.cat([part.counted for part in parts]),
+            parts[0].labels,
+            torch.cat([part.accuracy for part in parts]),
+        )
+
     @property
     def wrong(self) -> Tensor:
         """Which counted examples each network gets wrong: (networks, examples)."""

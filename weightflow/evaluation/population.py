@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from canon.errors import InputError
+from canon.types import StateDict
 from weightflow import datasets
 from weightflow.batched.group_size import together
+from weightflow.batched.stacked_networks import StackedNetworks
 from weightflow.batched.tasks import Task
 from weightflow.evaluation.chance import chance
 from weightflow.evaluation.evaluate import Spread, judge, judge_ensembles, named
@@ -23,27 +25,29 @@ LEAST = 16
 
 
 def evaluate_zoo(
-    zoo: Zoo,
+    networks: Zoo | StackedNetworks,
     progress: Callable[[int], None] = lambda networks: None,
     stop: Callable[[], bool] = lambda: False,
 ) -> dict[str, Any]:
-    """Test accuracy of the networks of a zoo, overall, by split, by class and by prompt; ensembles.
+    """Test accuracy of many networks, overall, by split, by class and by prompt; ensembles.
 
-    After each few networks `stop` is asked: where it is true, the figures are of the networks judged so far,
-    and `judged` says how many of `networks` those are.
+    Of a zoo a few networks are in memory at a time. After each few networks `stop` is asked: where it is true, the
+    figures are of the networks judged so far, and `judged` says how many of `networks` those are.
     """
-    if len(zoo) == 0:
-        raise InputError(f"{zoo.path} holds no network")
-    names = datasets.load(zoo.dataset).class_names
-    rows, figures = _judged(zoo, names, progress, stop)
-    tasks = [known_task(zoo.records[row], names) for row in rows]
-    prompts = _grouped([zoo.records[row].classes for row in rows])
+    if len(networks) == 0:
+        raise InputError(f"{networks!r} holds no network")
+    said = _tasks(networks)
+    names = datasets.load(said[0].dataset).class_names
+    known = _known_tasks(networks, names)
+    rows, figures = _judged(networks, known, names, progress, stop)
+    tasks = [known[row] for row in rows]
+    prompts = _grouped([said[row].classes for row in rows])
     return {
-        "networks": len(zoo),
+        "networks": len(networks),
         "judged": len(rows),
         "zoo": {
             "count": len(rows),
-            "architecture": zoo.architecture.to_dict(),
+            "architecture": networks.architecture.to_dict(),
             "accuracy": {
                 **Spread.of(figures["accuracy"]).to_dict(),
                 "max": round(float(figures["accuracy"].max()), 6),
@@ -64,24 +68,50 @@ def evaluate_zoo(
                 **Spread.of(figures["accuracy"][own]).to_dict(),
                 "balanced_accuracy": round(float(figures["recall"][own].nanmean(dim=1).mean()), 6),
                 "chance": round(chance([tasks[own[0]]]), 6),
-                **_together(zoo, [rows[i] for i in own], tasks[own[0]], stop),
+                **_together(networks, [rows[i] for i in own], tasks[own[0]], stop),
             }
             for classes, own in prompts.items()
         ],
     }
 
 
+def _tasks(networks: Zoo | StackedNetworks) -> list[Task]:
+    if isinstance(networks, StackedNetworks):
+        return list(networks.tasks)
+    return [record.task for record in networks.records]
+
+
+def _known_tasks(networks: Zoo | StackedNetworks, names: Sequence[str]) -> list[Task]:
+    if isinstance(networks, StackedNetworks):
+        return list(networks.tasks)
+    return [known_task(record, names) for record in networks.records]
+
+
+def _parts(
+    networks: Zoo | StackedNetworks, rows: Sequence[int]
+) -> Iterator[tuple[Int[Tensor, " networks"], StateDict]]:
+    """Positions in `rows` and the networks there, one shard of a zoo in memory at a time."""
+    if isinstance(networks, Zoo):
+        yield from networks.by_shard(rows)
+    else:
+        yield torch.arange(len(rows)), networks[list(rows)].state
+
+
 def _judged(
-    zoo: Zoo, names: Sequence[str], progress: Callable[[int], None], stop: Callable[[], bool]
+    networks: Zoo | StackedNetworks,
+    tasks: Sequence[Task],
+    names: Sequence[str],
+    progress: Callable[[int], None],
+    stop: Callable[[], bool],
 ) -> tuple[list[int], dict[str, Float[Tensor, "networks ..."]]]:
     """Rows of the networks that were judged, and accuracy, calibration error and recall of each."""
-    size, done = max(LEAST, together(zoo.architecture)), []
+    size, done = max(LEAST, together(networks.architecture)), list[int]()
     parts: dict[str, list[Tensor]] = {"accuracy": [], "calibration": [], "recall": []}
-    for positions, state in zoo.by_shard(range(len(zoo))):
+    for positions, state in _parts(networks, range(len(networks))):
         for place in torch.arange(len(positions)).split(size):
             rows = positions[place].tolist()
             some = {name: tensor[place] for name, tensor in state.items()}
-            judged = judge(zoo.architecture, some, [known_task(zoo.records[row], names) for row in rows])
+            judged = judge(networks.architecture, some, [tasks[row] for row in rows])
             parts["accuracy"].append(judged.accuracy)
             parts["calibration"].append(judged.calibration)
             parts["recall"].append(judged.recall(len(names)))
@@ -107,13 +137,16 @@ def known_task(record: Record, names: Sequence[str]) -> Task:
     return replace(record.task, classes=tuple(classes))
 
 
-def _together(zoo: Zoo, rows: list[int], task: Task, stop: Callable[[], bool]) -> dict[str, Any]:
+def _together(
+    networks: Zoo | StackedNetworks, rows: list[int], task: Task, stop: Callable[[], bool]
+) -> dict[str, Any]:
     """Accuracy of the networks of one prompt as an ensemble."""
     if len(rows) < 2:
         return {"ensemble": None, "ensemble_reason": "one network is no ensemble"}
     if stop():
         return {"ensemble": None, "ensemble_reason": "the command was stopped before"}
-    found = judge_ensembles(zoo.architecture, zoo.load(rows), task, [len(rows)])
+    state = networks.load(rows) if isinstance(networks, Zoo) else networks[rows].state
+    found = judge_ensembles(networks.architecture, state, task, [len(rows)])
     return {"ensemble": round(found[len(rows)], 6)}
 
 

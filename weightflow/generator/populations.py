@@ -169,7 +169,7 @@ def _write(
 ) -> list[str]:
     """Make the networks of one shard and write it; their ids, from number `first` on."""
     asked = [(part.prompt, seed + place) for part in parts for place in range(part.start, part.stop)]
-    state = flow.sample([prompt for prompt, _ in asked], [own for _, own in asked], config)
+    state = flow.sample_states([prompt for prompt, _ in asked], [own for _, own in asked], config)
     records = [
         Record(
             id=f"g{first + row:06d}",

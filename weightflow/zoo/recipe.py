@@ -79,6 +79,13 @@ class ZooRecipe:
     `lineage`: independent networks have their own initialisations, or share `initialisations` of them
     (0: each its own); branched ones are all fine-tuned from one base, trained by `base` on all classes
     that are not held out.
+
+    Example:
+        >>> from weightflow.zoo.recipe import ArchitectureChoice
+        >>> import weightflow
+        >>> mlp = ArchitectureChoice("mlp", {"inputs": 4, "hidden": [8]})
+        >>> weightflow.ZooRecipe("iris", mlp).tasks.networks
+        800
     """
 
     dataset: str

@@ -108,7 +108,7 @@ def test_many_networks_of_one_prompt_are_written_in_shards_of_bounded_size(run, 
 @pytest.mark.parametrize("shards", [0, 1, 2])
 def test_an_interrupt_keeps_what_was_told_and_says_how_much(run, tmp_path, capsys, monkeypatch, shards):
     (tmp_path / "many.txt").write_text("one, two\n" * 40)
-    real, seen = Flow.sample, []
+    real, seen = Flow.sample_states, []
 
     def sample(self, *arguments):
         seen.append(len(arguments[0]))
@@ -116,7 +116,7 @@ def test_an_interrupt_keeps_what_was_told_and_says_how_much(run, tmp_path, capsy
             raise KeyboardInterrupt
         return real(self, *arguments)
 
-    monkeypatch.setattr(Flow, "sample", sample)
+    monkeypatch.setattr(Flow, "sample_states", sample)
     monkeypatch.setattr(populations, "SHARD_ENTRIES", 16 * Flow(run).architecture.parameters)
     out = tmp_path / "nets"
     options = ["--prompts", tmp_path / "many.txt", "--count", 2, "--out", out, "--json"]
@@ -136,13 +136,13 @@ def test_an_interrupt_keeps_what_was_told_and_says_how_much(run, tmp_path, capsy
 
 def test_a_signal_lets_the_shard_at_hand_be_told(run, tmp_path, capsys, monkeypatch):
     (tmp_path / "many.txt").write_text("one, two\n" * 40)
-    real = Flow.sample
+    real = Flow.sample_states
 
     def sample(self, *arguments):
         os.kill(os.getpid(), signal.SIGTERM)
         return real(self, *arguments)
 
-    monkeypatch.setattr(Flow, "sample", sample)
+    monkeypatch.setattr(Flow, "sample_states", sample)
     monkeypatch.setattr(populations, "SHARD_ENTRIES", 16 * Flow(run).architecture.parameters)
     out = tmp_path / "nets"
     assert call("sample", run, "--prompts", tmp_path / "many.txt", "--out", out, "--json") == 143
