@@ -8,6 +8,8 @@ operation is not differentiable with respect to them. Nor need a generated v be 
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 
@@ -26,15 +28,16 @@ class AffineBatchNorm(nn.Module):
             self.register_buffer(name, buffer)
 
     def forward(self, x: Tensor) -> Tensor:
-        assert isinstance(self.running_mean, Tensor)
-        assert isinstance(self.running_var, Tensor)
+        # plain tensors stand in for parameters while a stacked network is called
+        mean, variance = (cast(Tensor, t) for t in (self.running_mean, self.running_var))
+        weight, bias = (cast("Tensor | None", t) for t in (self.weight, self.bias))
         shape = (-1, *[1] * (x.dim() - 2))
-        scale = torch.rsqrt(self.running_var.abs() + self.eps)
-        if self.weight is not None:
-            scale = scale * self.weight
-        shift = -self.running_mean * scale
-        if self.bias is not None:
-            shift = shift + self.bias
+        scale = torch.rsqrt(variance.abs() + self.eps)
+        if weight is not None:
+            scale = scale * weight
+        shift = -mean * scale
+        if bias is not None:
+            shift = shift + bias
         return x * scale.view(shape) + shift.view(shape)
 
 
