@@ -34,7 +34,8 @@ def sample(
         str | None,
         typer.Option(
             help="Classes in logit order, separated by commas: words, NAME = WORDS | OTHER WORDS, or "
-            "NAME = image:FILE | FILE where the run's text encoder is a CLIP."
+            "NAME = image:FILE | FILE where the run's text encoder is a CLIP, NAME = CLASS or CLASS and other where the "
+            "run was trained on such tasks."
         ),
     ] = None,
     prompts: Annotated[
@@ -83,7 +84,7 @@ def sample(
         for made in making:
             done += 1
             near = flow.neighbours(made.prompt, NEAREST)
-            _warn(flow, near, told)
+            _warn(flow, made.prompt, near, told)
             if as_json:
                 print(
                     json.dumps(_line(made, out) | ({"nearest": _plain(near)} if explain else {})), flush=True
@@ -134,8 +135,12 @@ def _asked(classes: str | None, source: Path | None, only: tuple[str, ...]) -> I
     return read_prompts(Path(str(source)))
 
 
-def _warn(flow: Flow, near: list[Neighbour], told: set[str]) -> None:
-    """Say once of each class that it is not known."""
+def _warn(flow: Flow, prompt: Prompt, near: list[Neighbour], told: set[str]) -> None:
+    """Say once of each class that it is not known; unions of known classes, and `other`, are."""
+    from weightflow.text.description import group_of
+
+    names = flow.header.data.classes if flow.header.data.groups else ()
+    told |= {d.name for d in prompt.descriptions if group_of(d, names) is not None}
     for found in near:
         if found.described not in flow.known_classes and found.described not in told:
             told.add(found.described)

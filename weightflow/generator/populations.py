@@ -130,7 +130,7 @@ def _make(
             seed=seeds[row % count],
             dataset=flow.header.zoo.dataset,
             split="generated",
-            classes=prompt.classes,
+            classes=flow.record_classes(prompt),
             lineage="generated",
         )
         for row, prompt in enumerate(asked)
