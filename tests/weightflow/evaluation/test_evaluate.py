@@ -68,7 +68,7 @@ def test_an_empty_population_is_named(zoo, tmp_path):
     header = {"architecture": zoo.architecture.to_dict(), "dataset": "digits"}
     (tmp_path / "empty").mkdir()
     write_zoo(tmp_path / "empty", header, {}, [])
-    with pytest.raises(InputError, match="empty holds no network"):
+    with pytest.raises(InputError, match="empty.*holds no network"):
         evaluate_zoo(Zoo(tmp_path / "empty"))
 
 
