@@ -31,7 +31,8 @@ LAYERS = {
     "weightflow": [
         ["registry"],
         ["config", "device"],
-        ["data", "text", "flow"],
+        ["data", "flow"],
+        ["text"],
         ["networks"],
         ["backbones"],
         ["datasets"],

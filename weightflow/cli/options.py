@@ -27,8 +27,8 @@ DATASETS = (
     "imagefolder:PATH, npz:PATH, or one of a plug-in"
 )
 RECIPES = (
-    "cifar10_cnn, cifar10_resnet18, cifar10_resnet20, cifar10_vit, digits, fashion_mnist, iris, mnist, specialists, "
-    "specialists_digits, t2w_adapter, tina_cnn, tina_head, yelp; some also as NAME-small"
+    "cifar10_cnn, cifar10_resnet18, cifar10_resnet20, cifar10_vit, digits, digits_groupings, fashion_mnist, iris, "
+    "mnist, specialists, specialists_digits, t2w_adapter, tina_cnn, tina_head, yelp; some also as NAME-small"
 )
 
 Solver = Annotated[SolverName | None, typer.Option("--method", help="Solver; the run's own by default.")]

@@ -34,7 +34,8 @@ def sample(
         str | None,
         typer.Option(
             help="Classes in logit order, separated by commas: words, NAME = WORDS | OTHER WORDS, or "
-            "NAME = image:FILE | FILE where the run's text encoder is a CLIP."
+            "NAME = image:FILE | FILE where the run's text encoder is a CLIP, NAME = CLASS or CLASS and other where the "
+            "run was trained on such tasks."
         ),
     ] = None,
     prompts: Annotated[
@@ -96,7 +97,7 @@ def sample(
             for made in making:
                 done += 1
                 near = flow.neighbours(made.prompt, NEAREST)
-                _warn(flow, near, told)
+                _warn(flow, made.prompt, near, told)
                 if as_json:
                     line = _line(made, out) | ({"nearest": _plain(near)} if explain else {})
                     print(json.dumps(line), flush=True)
@@ -198,8 +199,12 @@ def _answerable(flow: Flow, refused: list[int], as_json: bool) -> Iterator[Promp
         raise InputError("standard input holds no prompt; write one a line, for instance: three, seven, nine")
 
 
-def _warn(flow: Flow, near: list[Neighbour], told: set[str]) -> None:
-    """Say once of each class that it is not known."""
+def _warn(flow: Flow, prompt: Prompt, near: list[Neighbour], told: set[str]) -> None:
+    """Say once of each class that it is not known; unions of known classes, and `other`, are."""
+    from weightflow.text.description import group_of
+
+    names = flow.header.data.classes if flow.header.data.groups else ()
+    told |= {d.name for d in prompt.descriptions if group_of(d, names) is not None}
     for found in near:
         if found.described not in flow.known_classes and found.described not in told:
             told.add(found.described)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from weightflow.data.types import ClassificationData, Preprocessing
@@ -13,13 +13,17 @@ THROUGH = " through "
 
 @dataclass(frozen=True)
 class Facts:
-    """`classes` are all of the data set's, in label order; `known` those that the networks were trained on."""
+    """`classes` are all of the data set's, in label order; `known` those that the networks were trained on.
+
+    `groups`: the networks had tasks with classes made of classes.
+    """
 
     dataset: str
     classes: tuple[str, ...]
     known: tuple[str, ...]
     preprocessing: Preprocessing
     licence: str
+    groups: bool = False
 
     @property
     def backbone(self) -> str | None:
@@ -34,12 +38,20 @@ class Facts:
         own = tuple(name for name in data.class_names if name in chosen)
         return cls(data.name, data.class_names, own, data.preprocessing, data.licence)
 
+    @classmethod
+    def of_tasks(cls, data: ClassificationData, tasks: Iterable[Sequence[str]]) -> Facts:
+        """Of a data set and the tasks of the networks that were trained on it."""
+        labels = [data.class_labels(classes) for classes in tasks]
+        known = {data.class_names[label] for task in labels for own in task for label in own}
+        return replace(cls.of(data, known), groups=any(len(own) > 1 for task in labels for own in task))
+
     def to_dict(self) -> dict[str, Any]:
         return {
             "dataset": self.dataset,
             "classes": list(self.classes),
             "known": list(self.known),
             "licence": self.licence,
+            **({"groups": True} if self.groups else {}),
             **self.preprocessing.to_dict(),
         }
 
@@ -51,4 +63,5 @@ class Facts:
             known=tuple(table["known"]),
             preprocessing=Preprocessing.from_dict(table),
             licence=table["licence"],
+            groups=bool(table.get("groups", False)),
         )

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from canon.errors import InputError
+from weightflow.data.class_groups import labels_of_classes
 from weightflow.registry import suggest
 
 
@@ -139,6 +140,10 @@ class ClassificationData:
                     f"data set '{self.name}' has no class '{name}'; nearest: {suggest(name, self.class_names)}"
                 )
         return [known[name] for name in names]
+
+    def class_labels(self, classes: Sequence[str]) -> list[list[int]]:
+        """Labels of each class of a task, several where it is a union of classes (`data/class_groups.py`)."""
+        return labels_of_classes(self.name, classes, self.class_names)
 
 
 def stratified_parts(labels: np.ndarray, fractions: Sequence[float], seed: int) -> list[np.ndarray]:

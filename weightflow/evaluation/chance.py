@@ -17,7 +17,10 @@ def chances(tasks: Sequence[Task]) -> list[float]:
     """
     data = datasets.load(tasks[0].dataset)
     counts = torch.bincount(data.test.open_for_evaluation().labels, minlength=len(data.class_names))
-    own = [counts[data.class_index(task.classes)] for task in tasks]
+    # of a union, the examples of all its members
+    own = [
+        torch.stack([counts[labels].sum() for labels in data.class_labels(task.classes)]) for task in tasks
+    ]
     return [float(one.max() / one.sum()) for one in own]
 
 

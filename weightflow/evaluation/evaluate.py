@@ -13,7 +13,15 @@ from torch import Tensor
 
 from canon.types import StateDict
 from weightflow import datasets
-from weightflow.batched.inference import accuracies, answer_many, forward_many, in_task, probabilities
+from weightflow.batched.class_axes import class_table
+from weightflow.batched.inference import (
+    accuracies,
+    answer_many,
+    forward_many,
+    in_task,
+    name_right,
+    probabilities,
+)
 from weightflow.batched.tasks import Task
 from weightflow.evaluation import bootstrap
 from weightflow.evaluation.calibration import calibration_error
@@ -101,7 +109,7 @@ def judge(architecture: Architecture, state: StateDict, tasks: Sequence[Task]) -
     test = data.test.open_for_evaluation()
     answers = answer_many(architecture, state, test.inputs, data, tasks, labels=test.labels)
     return Judged(
-        answers.labels,
+        name_right(answers.labels, test.labels, data, tasks),
         answers.confidence,
         in_task(test.labels, data, tasks),
         test.labels,
@@ -118,12 +126,12 @@ def judge_ensembles(
     """
     data = datasets.load(task.dataset)
     test = data.test.open_for_evaluation()
-    index = torch.tensor(data.class_index(task.classes))
-    own = torch.isin(test.labels, index).nonzero().squeeze(1)
+    position = class_table(data, [task], len(task.classes))[0][0]
+    own = (position[test.labels] >= 0).nonzero().squeeze(1)
     p = probabilities(architecture, state, test.inputs[own], data, task)
-    truth = test.labels[own]
+    truth = position[test.labels[own]]
     return {
-        size: float((index[p[:size].mean(0).argmax(-1)] == truth).double().mean())
+        size: float((p[:size].mean(0).argmax(-1) == truth).double().mean())
         for size in sizes
         if size <= len(p)
     }

@@ -176,7 +176,7 @@ def _write(
             seed=own,
             dataset=flow.header.zoo.dataset,
             split="generated",
-            classes=prompt.classes,
+            classes=flow.record_classes(prompt),
             lineage="generated",
             words=prompt.words,
         )

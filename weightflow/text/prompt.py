@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from canon.errors import InputError
-from weightflow.text.description import Description, encode
+from weightflow.text.description import Description, encode_groups
 from weightflow.text.encoder import TextEncoder
 
 LONGEST = 100_000
@@ -120,15 +120,20 @@ class PromptBatch:
         return PromptBatch(self.vectors, torch.zeros_like(self.present))
 
 
-def encode_prompts(encoder: TextEncoder, prompts: Sequence[Prompt], classes: int) -> PromptBatch:
-    """Encode prompts and pad them to `classes`; `InputError` where one names more."""
+def encode_prompts(
+    encoder: TextEncoder, prompts: Sequence[Prompt], classes: int, class_names: Sequence[str] = ()
+) -> PromptBatch:
+    """Encode prompts and pad them to `classes`; `InputError` where one names more.
+
+    With `class_names`, classes may be unions of these, or `other`.
+    """
     for prompt in prompts:
         if len(prompt.classes) > classes:
             raise InputError(
                 f"the prompt names {len(prompt.classes)} classes; this run was built for {classes} at most"
             )
     distinct = list(dict.fromkeys(d for prompt in prompts for d in prompt.descriptions))
-    found = dict(zip(distinct, encode(encoder, distinct), strict=True))
+    found = dict(zip(distinct, encode_groups(encoder, distinct, class_names), strict=True))
     vectors = torch.zeros(len(prompts), classes, encoder.width)
     present = torch.zeros(len(prompts), classes, dtype=torch.bool)
     for row, prompt in enumerate(prompts):

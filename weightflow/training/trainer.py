@@ -102,7 +102,7 @@ class Trainer:
             architecture,
             layout,
             encoder.identity,
-            Facts.of(self.data, {c for i in rows["seen"] for c in zoo.records[i].classes}),
+            Facts.of_tasks(self.data, [zoo.records[i].classes for i in rows["seen"]]),
         )
         self.generator = torch.Generator().manual_seed(config.seed)
         with torch.random.fork_rng(devices=[]):
@@ -289,7 +289,8 @@ class Trainer:
 
 def _prompts(zoo: Zoo, rows: list[int], config: TrainConfig) -> PromptBatch:
     prompts = [Prompt(zoo.records[i].classes) for i in rows]
-    return encode_prompts(load_encoder(config.encoder), prompts, zoo.architecture.classes)
+    names = datasets.load(zoo.dataset).class_names
+    return encode_prompts(load_encoder(config.encoder), prompts, zoo.architecture.classes, names)
 
 
 def _batches(zoo: Zoo, rows: list[int], prompts: PromptBatch) -> Iterator[tuple[StateDict, Tensor]]:
