@@ -1,4 +1,4 @@
-"""Write the README's tables from the results. `--check` fails where one is out of date.
+"""Write the tables of both READMEs from the results. `--check` fails where one is out of date.
 
 python -m benchmarks.readme [--check]
 """
@@ -17,6 +17,7 @@ from benchmarks.common import read_result
 from canon.io.files import atomic_write
 
 README = Path(__file__).parents[1] / "README.md"
+RESULTS = Path(__file__).with_name("README.md")
 
 
 def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -123,6 +124,26 @@ def symmetries() -> str:
         for r in result["rows"]
     ]
     head = ("network", "groups", "parameters that move, %", "largest relative change", "seconds")
+    return markdown(head, rows) + f"\n\n{origin(result)}"
+
+
+def compatibility() -> str:
+    result = read_result("compatibility")
+    rows = [
+        (
+            r["network"],
+            *(("no", "–", "–", "–", "–") if not r["traced"] else (
+                "yes",
+                f"{r['groups']}",
+                f"{100 * r['share_of_axes']:.0f}",
+                "yes" if r["kept"] else "**no**",
+                "–" if r["recovered"] is None else "yes" if r["recovered"] else "**no**",
+            )),
+            f"{r['seconds']:.1f}",
+        )
+        for r in result["rows"]
+    ]
+    head = ("network", "traced", "groups", "axes that move, %", "function kept", "planted recovered", "seconds")
     return markdown(head, rows) + f"\n\n{origin(result)}"
 
 
@@ -516,6 +537,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "solvers": solvers,
     "demo aims": demo_aims,
     "ablations": ablations,
+    "compatibility": compatibility,
+    "compatibility aims": lambda: aims("compatibility"),
     "symmetries": symmetries,
     "planted": planted,
     "barriers": barriers,
@@ -537,10 +560,12 @@ def filled(text: str) -> str:
 
 
 def main() -> None:
-    text = README.read_text(encoding="utf-8")
-    if "--check" in sys.argv:
-        sys.exit("README.md is out of date; run python -m benchmarks.readme" if filled(text) != text else 0)
-    atomic_write(README, filled(text))
+    for path in (README, RESULTS):
+        text = path.read_text(encoding="utf-8")
+        if "--check" not in sys.argv:
+            atomic_write(path, filled(text))
+        elif filled(text) != text:
+            sys.exit(f"{path} is out of date; run python -m benchmarks.readme")
 
 
 if __name__ == "__main__":
