@@ -50,7 +50,12 @@ def novelty() -> None:
         ours = label.startswith("generated")
         axes.scatter(x, y, s=60 if ours else 25, color="tab:orange" if ours else "tab:gray", zorder=3)
         axes.annotate(
-            label, (x, y), ASIDE.get(name, (7, -3)), textcoords="offset points", fontsize=9, weight="bold" if ours else None
+            label,
+            (x, y),
+            ASIDE.get(name, (7, -3)),
+            textcoords="offset points",
+            fontsize=9,
+            weight="bold" if ours else None,
         )
     axes.axvline(1, color="tab:gray", lw=0.8, ls=":")
     axes.axhline(100, color="tab:gray", lw=0.8, ls=":")
@@ -63,7 +68,9 @@ def novelty() -> None:
     )
     axes.grid(alpha=0.2)
     FIGURES.mkdir(parents=True, exist_ok=True)
-    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "novelty"}):  # text stays text, ids stay the same
+    with rc_context(
+        {"svg.fonttype": "none", "svg.hashsalt": "novelty"}
+    ):  # text stays text, ids stay the same
         figure.savefig(FIGURES / "novelty.svg", metadata={"Date": None})
 
 

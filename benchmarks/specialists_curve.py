@@ -20,8 +20,9 @@ import matplotlib
 from benchmarks.common import write_result
 from benchmarks.runs import unseen_tasks
 from benchmarks.specialists import NOT_TRIVIAL, measure_baselines, trained_accuracy
+from weightflow.evaluation.chance import chance
 from weightflow.evaluation.context import open_known
-from weightflow.evaluation.evaluate import chance, judge
+from weightflow.evaluation.evaluate import judge
 from weightflow.text import Prompt
 from weightflow.training.presets import read_preset
 from weightflow.training.trainer import start

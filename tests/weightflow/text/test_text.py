@@ -1,6 +1,7 @@
 """Text encoders and prompts. The CLIP encoder here has random weights: it tests the code path alone."""
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -260,3 +261,11 @@ def test_a_known_class_may_have_the_signs_of_a_description_in_its_name():
     assert prompt.classes == ("a=b", "x | y", "c")
     assert prompt.words == ("a=b", "x | y", "d")
     assert Prompt.parse("one, two").words == ()
+
+
+def test_a_missing_open_clip_is_one_line_with_the_cure(monkeypatch):
+    from weightflow.text import load_encoder
+
+    monkeypatch.setitem(sys.modules, "open_clip", None)
+    with pytest.raises(InputError, match=r"pip install 'weightflow\[clip\]'"):
+        load_encoder("open_clip:ViT-B-32:a-tag-that-no-other-test-names")
