@@ -113,7 +113,7 @@ def test_a_translated_model_learns_the_same(zoo, run, tmp_path):
     """In a process of its own: the compiler does not see through the checks of shapes that tests switch on."""
     code = (
         "import sys; from pathlib import Path; from tests.population import TINY_RUN; "
-        "from weightflow.training.presets import read_preset; from weightflow.train import start; "
+        "from weightflow.training.presets import read_preset; from weightflow.training.trainer import start; "
         "from weightflow.zoo.store import Zoo; "
         "config = read_preset('weightflow', {**TINY_RUN, 'compile': True}); "
         "start(Zoo(Path(sys.argv[1])), config, Path(sys.argv[2])).run()"
