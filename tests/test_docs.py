@@ -111,7 +111,7 @@ def place(run, raw_zoo, zoo, tmp_path, monkeypatch):
     )
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.delenv(registry.PLUGINS, raising=False)
+    monkeypatch.setenv(registry.PLUGINS, "")  # set, so that what a page announces is undone
     monkeypatch.setattr(registry, "_loaded", {})
     assert call("weightflow sample runs/digits --classes 'three, seven' --out nets", monkeypatch) == 0
     yield tmp_path

@@ -40,4 +40,7 @@ def _described(kind: Kind) -> dict[str, str]:
     from weightflow.text import ENCODERS
 
     table = {"architectures": FAMILIES, "datasets": SOURCES, "encoders": ENCODERS}[kind]
-    return {name: (table[name].__doc__ or "").strip().partition("\n")[0] for name in table}
+    return {
+        name: (table[name].__doc__ or f"of {table[name].__module__}").strip().partition("\n")[0]
+        for name in table
+    }

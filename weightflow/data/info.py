@@ -57,11 +57,18 @@ class Facts:
 
     @classmethod
     def from_dict(cls, table: Mapping[str, Any]) -> Facts:
+        """As a file has it; `TypeError` where a name is no text or a statistic no number."""
         return cls(
-            dataset=table["dataset"],
-            classes=tuple(table["classes"]),
-            known=tuple(table["known"]),
+            dataset=_text("dataset", table["dataset"]),
+            classes=tuple(_text("classes", name) for name in table["classes"]),
+            known=tuple(_text("known", name) for name in table["known"]),
             preprocessing=Preprocessing.from_dict(table),
-            licence=table["licence"],
+            licence=_text("licence", table["licence"]),
             groups=bool(table.get("groups", False)),
         )
+
+
+def _text(key: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{key} has {value!r} where a name was expected")
+    return value

@@ -41,15 +41,23 @@ class Preprocessing:
 
     @classmethod
     def from_dict(cls, table: Mapping[str, Any]) -> Preprocessing:
-        return cls(table["divisor"], _tupled(table["mean"]), _tupled(table["std"]))
+        """As a file has it; `TypeError` where a statistic is no number."""
+        divisor, mean, std = (_tupled(table[key]) for key in ("divisor", "mean", "std"))
+        if isinstance(divisor, tuple):
+            raise TypeError(f"divisor is {divisor}, expected one number")
+        return cls(divisor, mean, std)
 
 
 def _listed(values: float | tuple[float, ...]) -> float | list[float]:
     return list(values) if isinstance(values, tuple) else values
 
 
-def _tupled(values: float | Sequence[float]) -> float | tuple[float, ...]:
-    return tuple(values) if isinstance(values, Sequence) else values
+def _tupled(values: Any) -> float | tuple[float, ...]:
+    found = tuple(values) if isinstance(values, list | tuple) else values
+    for value in found if isinstance(found, tuple) else (found,):
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise TypeError(f"{value!r} stands where a number was expected")
+    return found
 
 
 def along(values: Tensor, inputs: Tensor) -> Tensor:
