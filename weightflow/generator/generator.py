@@ -81,7 +81,7 @@ class Pretrained(ModelHubMixin, library_name="weightflow", tags=["weight-generat
         **arguments: Any,
     ) -> Any:
         if Path(model_id).is_dir():
-            return cls(model_id, **arguments)  # type: ignore[call-arg]
+            return cls(model_id, **arguments)
         folder = snapshot_download(
             model_id,
             revision=revision,
@@ -90,7 +90,7 @@ class Pretrained(ModelHubMixin, library_name="weightflow", tags=["weight-generat
             local_files_only=local_files_only,
             token=token,
         )
-        return cls(folder, **arguments)  # type: ignore[call-arg]
+        return cls(folder, **arguments)
 
     def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
         flow = cast("Flow", self)
