@@ -34,7 +34,7 @@ from weightflow.networks.architectures import Architecture
 from weightflow.text import PromptBatch, load_encoder
 from weightflow.zero_shot.evidence import Evidence
 from weightflow.zero_shot.fit_evidence import fit_evidence
-from weightflow.zoo.recipe import Recipe, read_recipe
+from weightflow.zoo.recipe import ZooRecipe, read_recipe
 
 WAYS = ("words", "pictures", "both")
 COUNTS = (0, 1, 2, 5, 10, 20)
@@ -46,7 +46,7 @@ FRESH = "second draw of nine"
 class Shown:
     """Unseen classes, and features of training images that show them."""
 
-    def __init__(self, recipe: Recipe, classes: Sequence[str], evidence: Evidence, words: Tensor) -> None:
+    def __init__(self, recipe: ZooRecipe, classes: Sequence[str], evidence: Evidence, words: Tensor) -> None:
         self.classes, self.evidence, self.words = tuple(classes), evidence, words
         data = datasets.load(recipe.dataset)
         labels = data.class_index(classes)
