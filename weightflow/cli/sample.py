@@ -34,7 +34,7 @@ def sample(
         str | None,
         typer.Option(
             help="Classes in logit order, separated by commas: words, NAME = WORDS | OTHER WORDS, or "
-            "NAME = image:FILE | FILE where the run's text encoder is a CLIP, NAME = CLASS or CLASS and other where the "
+            "NAME = image:FILE | FILE where the run has a backbone or a CLIP, NAME = CLASS or CLASS and other where the "
             "run was trained on such tasks."
         ),
     ] = None,
@@ -98,6 +98,7 @@ def sample(
                 done += 1
                 near = flow.neighbours(made.prompt, NEAREST)
                 _warn(flow, made.prompt, near, told)
+                _say_converted(flow, told)
                 if as_json:
                     line = _line(made, out) | ({"nearest": _plain(near)} if explain else {})
                     print(json.dumps(line), flush=True)
@@ -212,6 +213,17 @@ def _warn(flow: Flow, prompt: Prompt, near: list[Neighbour], told: set[str]) -> 
                 f"'{found.described}' is not a class this run has seen; nearest: '{found.nearest}' "
                 f"(cosine {found.cosine:.2f}). Accuracy is not promised"
             )
+
+
+def _say_converted(flow: Flow, told: set[str]) -> None:
+    """Say once of pictures that were not as the run's images are."""
+    new = {file: what for file, what in flow.converted_pictures.items() if file not in told}
+    if new:
+        told.update(new)
+        first, what = next(iter(new.items()))
+        console.say(
+            f"{_many(len(new), 'picture')} converted to the run's images, the first is {first} ({what})"
+        )
 
 
 def _explained(near: list[Neighbour]) -> Iterator[str]:

@@ -23,6 +23,7 @@ from weightflow.batched.inference import (
     probabilities,
 )
 from weightflow.batched.tasks import Task
+from weightflow.data.types import Split
 from weightflow.evaluation import bootstrap
 from weightflow.evaluation.calibration import calibration_error
 from weightflow.networks.architectures import Architecture
@@ -103,10 +104,12 @@ def named(by_class: Float[Tensor, " classes"], names: Sequence[str]) -> dict[str
     return {n: round(v, 6) for n, v in zip(names, by_class.tolist(), strict=True) if not math.isnan(v)}
 
 
-def judge(architecture: Architecture, state: StateDict, tasks: Sequence[Task]) -> Judged:
-    """Run stacked networks on the test images of their data set."""
+def judge(
+    architecture: Architecture, state: StateDict, tasks: Sequence[Task], split: Split | None = None
+) -> Judged:
+    """Run stacked networks on the test images of their data set, or on another `split` to choose settings on."""
     data = datasets.load(tasks[0].dataset)
-    test = data.test.open_for_evaluation()
+    test = split or data.test.open_for_evaluation()
     answers = answer_many(architecture, state, test.inputs, data, tasks, labels=test.labels)
     return Judged(
         name_right(answers.labels, test.labels, data, tasks),
@@ -118,14 +121,18 @@ def judge(architecture: Architecture, state: StateDict, tasks: Sequence[Task]) -
 
 
 def judge_ensembles(
-    architecture: Architecture, state: StateDict, task: Task, sizes: Sequence[int]
+    architecture: Architecture,
+    state: StateDict,
+    task: Task,
+    sizes: Sequence[int],
+    split: Split | None = None,
 ) -> dict[int, float]:
     """Accuracy of ensembles of the first so many stacked networks, which average their probabilities.
 
-    Sizes beyond the number of networks are left out.
+    Sizes beyond the number of networks are left out. Examples as of `judge`.
     """
     data = datasets.load(task.dataset)
-    test = data.test.open_for_evaluation()
+    test = split or data.test.open_for_evaluation()
     position = class_table(data, [task], len(task.classes))[0][0]
     own = (position[test.labels] >= 0).nonzero().squeeze(1)
     p = probabilities(architecture, state, test.inputs[own], data, task)

@@ -10,17 +10,16 @@ cat | image:tom.png                    words and images
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn import functional as F
 
 from canon.errors import InputError
 from weightflow.data.class_groups import members
-from weightflow.text.encoder import TextEncoder
+from weightflow.text.encoder import TextEncoder, mean_vector
 
 IMAGE = "image:"
 
@@ -67,9 +66,17 @@ class Description:
 
 def encode(encoder: TextEncoder, descriptions: Sequence[Description]) -> Float[Tensor, "descriptions width"]:
     """One vector a class, root mean square 1: the mean over its words and images where it has several."""
-    words = _table(encoder.encode, [w for d in descriptions for w in d.words])
-    images = _table(encoder.encode_images, [i for d in descriptions for i in d.images])
-    return _rows(encoder, descriptions, words, images)
+    asked = list(dict.fromkeys(w for d in descriptions for w in d.words))
+    vector = dict(zip(asked, encoder.encode(asked), strict=True))
+    rows = []
+    for d in descriptions:
+        words = [vector[w] for w in d.words]
+        if d.images:
+            said = torch.stack(words) if words else torch.empty(0, encoder.width)
+            rows.append(encoder.shown(said, d.images))
+        else:
+            rows.append(mean_vector(words))
+    return torch.stack(rows) if rows else torch.empty(0, encoder.width)
 
 
 def encode_groups(
@@ -84,7 +91,7 @@ def encode_groups(
     rows = [
         next(others)
         if group is None
-        else _mean([vector[name] for name in group])
+        else mean_vector([vector[name] for name in group])
         if group
         else torch.zeros(encoder.width)
         for group in groups
@@ -97,23 +104,3 @@ def group_of(description: Description, class_names: Sequence[str]) -> tuple[str,
     if description.images or len(description.words) != 1:
         return None
     return members(description.words[0], class_names)
-
-
-def _rows(
-    encoder: TextEncoder,
-    descriptions: Sequence[Description],
-    words: dict[str, Tensor],
-    images: dict[str, Tensor],
-) -> Tensor:
-    found = [[words[w] for w in d.words] + [images[i] for i in d.images] for d in descriptions]
-    rows = [ways[0] if len(ways) == 1 else _mean(ways) for ways in found]
-    return torch.stack(rows) if rows else torch.empty(0, encoder.width)
-
-
-def _table(encode_all: Callable[[Sequence[str]], Tensor], asked: list[str]) -> dict[str, Tensor]:
-    distinct = list(dict.fromkeys(asked))
-    return dict(zip(distinct, encode_all(distinct), strict=True)) if distinct else {}
-
-
-def _mean(ways: list[Tensor]) -> Tensor:
-    return F.normalize(torch.stack(ways).mean(0), dim=-1) * len(ways[0]) ** 0.5

@@ -174,7 +174,12 @@ def verify_run(folder: Path) -> list[str]:
             problems.append(str(error))
 
     attempt(lambda: read_header(folder))
-    for name in ("checkpoint.safetensors", "state.safetensors", "backbone.safetensors"):
+    for name in (
+        "checkpoint.safetensors",
+        "state.safetensors",
+        "backbone.safetensors",
+        "pictures.safetensors",
+    ):
         if (folder / name).exists():
             attempt(lambda path=folder / name: checkpoint.read(path))  # type: ignore[misc]
         elif name == "checkpoint.safetensors":
