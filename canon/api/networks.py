@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,6 +19,8 @@ from canon.io.checkpoint import Checkpoint, require_finite, require_same
 from canon.models.loading import Hints, Inputs, Runnable, find_runnable, load
 from canon.models.spec_resolution import CHECKED, Resolved, described, require_symmetries, resolve
 from canon.spec import PermutationSpec
+
+_FACTOR = re.compile(r"(^|[._])lora_(A|B|down|up|embedding_A|embedding_B|magnitude_vector)([._]|$)|\.alpha$")
 
 Path = str | os.PathLike[str]
 Network = nn.Module | Mapping[str, Tensor] | Path
@@ -50,7 +53,8 @@ class Weights(dict[str, Tensor]):
         """Write the network; the suffix decides the format, and metadata and tied tensors are kept.
 
         Args:
-            path: a file whose name ends in .safetensors, .pt, .pth, .bin or .pt2.
+            path: a file whose name ends in .safetensors, .pt, .pth, .bin or .pt2; a new folder, without such an
+                ending, for a network that came from a folder.
 
         Raises:
             InputError: the path cannot be written.
@@ -101,8 +105,18 @@ def source(network: Network, name: str) -> Source:
         raise InputError(
             f"{name} is a {type(network).__name__}; expected a module, a state dict or the path of a file"
         )
+    _require_network(found, name)
     require_finite(found.state, name)
     return Source(found, name, network)
+
+
+def _require_network(found: Checkpoint, name: str) -> None:
+    """`InputError` where every tensor is a factor of a low-rank update: there is no network to run or to align."""
+    if found.state and all(_FACTOR.search(key) for key in found.state):
+        raise InputError(
+            f"{name} holds low-rank factors (LoRA), not a network; give the network that they were trained on, and "
+            "carry the factors over with `canon apply --kind lora`"
+        )
 
 
 def sources(networks: Sequence[Network], names: Sequence[str]) -> tuple[Source, ...]:
