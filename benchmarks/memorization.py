@@ -142,7 +142,9 @@ def generator_rows(bench: Bench, name: str, seed: int, small: bool, folder: Path
             bench.row(known, CENTRE, seed, lambda: one_centre(known, population.networks, seed, steps))
         )
     for sampler in samplers:
-        row = bench.row(known, name, seed, lambda sampler=sampler: flow.sample(prompts, seeds, sampler))
+        row = bench.row(
+            known, name, seed, lambda sampler=sampler: flow.sample_states(prompts, seeds, sampler)
+        )
         own = sampler == flow.sampling
         extra = {"method": sampler.method, "steps": sampler.steps, "evaluations": sampler.evaluations}
         rows.append({**row, **extra, **cost, "own_sampler": own})

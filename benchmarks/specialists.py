@@ -75,9 +75,9 @@ def accuracy_row(known: Known, who: dict[str, Any], tasks: Sequence[Task], besid
     found: dict[str, Any] = {}
     for name, (method, steps) in SOLVERS.items():
         config = replace(known.config, method=method, steps=steps)
-        state = known.flow.sample(prompts, seeds, config)
+        state = known.flow.sample_states(prompts, seeds, config)
         found[name] = float(judge(architecture, state, tasks).accuracy.mean())
-    made = known.flow.sample(prompts, seeds, known.config)
+    made = known.flow.sample_states(prompts, seeds, known.config)
     row = {
         **who, "table": "accuracy", "networks": len(tasks), "chance": chance(tasks), "solvers": found,
         "accuracy": float(judge(architecture, made, tasks).accuracy.mean()),
@@ -109,7 +109,7 @@ def diversity_row(known: Known, who: dict[str, Any], tasks: Sequence[Task], nois
     """Of eight networks a prompt; `noise` scales the noise that they are made of."""
     prompts = [Prompt(task.classes) for task in tasks for _ in range(8)]
     seeds = range(1000 * (who["seed"] + 1), 1000 * (who["seed"] + 1) + len(prompts))
-    state = known.flow.sample(prompts, seeds, replace(known.config, noise=noise))
+    state = known.flow.sample_states(prompts, seeds, replace(known.config, noise=noise))
     return {**who, "table": "diversity", "noise": noise, **_means(known, state, tasks)}
 
 

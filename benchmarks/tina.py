@@ -126,7 +126,7 @@ def rows_of(known: Known, who: dict[str, Any], most: int) -> Iterator[dict[str, 
         if not rows:
             continue
         tasks, seed = known.tasks_of(rows), who["seed"]
-        made = known.flow.sample(
+        made = known.flow.sample_states(
             [Prompt(t.classes) for t in tasks], range(seed, seed + len(tasks)), known.config
         )
         row = {
@@ -159,7 +159,7 @@ def other_names(known: Known, who: dict[str, Any], most: int) -> Iterator[dict[s
         ]
         seeds = range(who["seed"], who["seed"] + len(tasks))
         found = {
-            name: accuracy(known, known.flow.sample(prompts, seeds, known.config), tasks)
+            name: accuracy(known, known.flow.sample_states(prompts, seeds, known.config), tasks)
             for name, prompts in (("accuracy", said), ("own_names", [Prompt(t.classes) for t in tasks]))
         }
         renamed = sum(c in OTHER_NAMES for t in tasks for c in t.classes) / sum(len(t.classes) for t in tasks)
@@ -174,7 +174,7 @@ def by_ways(known: Known, who: dict[str, Any]) -> Iterator[dict[str, Any]]:
         if not some:
             continue
         tasks = known.tasks_of(some)
-        made = known.flow.sample([Prompt(t.classes) for t in tasks], range(len(tasks)), known.config)
+        made = known.flow.sample_states([Prompt(t.classes) for t in tasks], range(len(tasks)), known.config)
         yield {
             **who, "table": "ways", "ways": f"{low} to {high}", "networks": len(tasks),
             "accuracy": accuracy(known, made, tasks), "chance": chance(tasks),
@@ -229,7 +229,7 @@ def image_prompts(zoo: Zoo, options: argparse.Namespace) -> Iterator[dict[str, A
                     for t in tasks
                 ]
             found = {
-                name: accuracy(known, known.flow.sample(said, seeds, known.config), tasks)
+                name: accuracy(known, known.flow.sample_states(said, seeds, known.config), tasks)
                 for name, said in prompts.items()
             }
             weights = options.clip or "random, so that figures show the code path alone"

@@ -39,7 +39,9 @@ def run_once(demo: Demo, seed: int, size: str) -> list[dict[str, Any]]:
     chosen = [unseen[i % len(unseen)] for i in rng.permutation(max(networks, len(unseen)))[:networks]]
     recipe = recipe_of(flow)
     starts = {
-        "generated": flow.sample([Prompt(c) for _, c in chosen], [1000 * seed + i for i in range(networks)]),
+        "generated": flow.sample_states(
+            [Prompt(c) for _, c in chosen], [1000 * seed + i for i in range(networks)]
+        ),
         "zoo": demo.zoo.load([row for row, _ in chosen]),
         "random": random_starts(flow.architecture, networks, recipe),
     }

@@ -122,7 +122,8 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'canon' has no attribute {name!r}")
-    return getattr(import_module(f"canon.{_HOME[name]}"), name)
+    found = globals()[name] = getattr(import_module(f"canon.{_HOME[name]}"), name)
+    return found
 
 
 def __dir__() -> list[str]:

@@ -1,5 +1,6 @@
-"""Types of state dicts, written once."""
+"""Types of state dicts and paths, written once."""
 
+import os
 from collections.abc import Mapping
 
 from torch import Tensor
@@ -9,3 +10,6 @@ State = Mapping[str, Tensor]
 
 StateDict = dict[str, Tensor]
 """A state dict that is made or returned."""
+
+PathLike = str | os.PathLike[str]
+"""A path of a file or folder, as people write it."""

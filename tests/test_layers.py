@@ -46,6 +46,7 @@ LAYERS = {
         ["report"],
         ["applications"],
         ["export"],
+        ["api"],
         ["cli"],
         ["__main__"],
     ],

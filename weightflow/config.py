@@ -113,6 +113,18 @@ def at_size(tables: Mapping[str, Any], small: bool) -> dict[str, Any]:
     return replace_nested(plain, tables.get("small", {})) if small else plain
 
 
+def nested(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """`{"a.b": 1}` as nested tables; tables in it stay tables."""
+    tables: dict[str, Any] = {}
+    for key, value in settings.items():
+        *path, last = key.split(".")
+        own: dict[str, Any] = {last: nested(value) if isinstance(value, Mapping) else value}
+        for part in reversed(path):
+            own = {part: own}
+        tables = replace_nested(tables, own)
+    return tables
+
+
 def dotted(assignments: list[str]) -> dict[str, Any]:
     """`["a.b=1", "c=x"]` as nested tables; values are read as TOML, and as text where they are not."""
     tables: dict[str, Any] = {}

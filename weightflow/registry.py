@@ -1,14 +1,30 @@
-"""Names that people type: what is nearest to a name that is not there."""
+"""What can be named: tables of the package's own entries, open to other packages.
+
+A name is one of the package's own, one that `register` added, one that an installed package declares as an entry
+point, or `MODULE:FUNCTION` of a plug-in. A plug-in's code runs only where the user announced it (`--plugin`, the
+environment variable, `load_plugin`): a file from a stranger may name a module, and must not import it.
+"""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
-from typing import TypeVar
+import importlib
+import importlib.util
+import os
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from types import ModuleType
+from typing import Generic, TypeVar, cast
 
 from canon.errors import InputError
 
 T = TypeVar("T")
+
+PLUGINS = "WEIGHTFLOW_PLUGINS"
+"""Environment variable with the announced plug-ins, separated as in PATH; worker processes inherit it."""
+_loaded: dict[str, ModuleType] = {}
 
 
 def suggest(name: str, known: Iterable[str], count: int = 3) -> str:
@@ -23,3 +39,138 @@ def pick(table: Mapping[str, T], name: str, kind: str) -> T:
     if name not in table:
         raise InputError(f"no {kind} is called '{name}'; there are: {', '.join(sorted(table))}")
     return table[name]
+
+
+class Registry(Mapping[str, T], Generic[T]):
+    """Entries of one kind by name.
+
+    Args:
+        kind: What an entry is called in errors, such as "data set".
+        group: The group of entry points in which installed packages declare theirs.
+        own: The package's own entries.
+    """
+
+    def __init__(self, kind: str, group: str, own: Mapping[str, T]) -> None:
+        self.kind, self.group = kind, group
+        self._entries: dict[str, T] = dict(own)
+
+    def register(self, name: str, entry: T) -> T:
+        """Add an entry for this process; `InputError` where the name is taken or cannot be written."""
+        if not name or any(sign in name for sign in ":?& \t\n"):
+            raise InputError(
+                f"'{name}' is no name for a {self.kind}: it is empty or has a sign of : ? & space"
+            )
+        if name in self._entries and self._entries[name] is not entry:
+            raise InputError(f"a {self.kind} called '{name}' exists already; choose another name")
+        self._entries[name] = entry
+        return entry
+
+    def split(self, name: str) -> tuple[str, str]:
+        """The name of an entry, and what follows it after a colon: `npz:a.npz`, `my_module:load:a.npz`."""
+        for module in _announced():
+            if name.startswith(module + ":"):
+                function, _, rest = name[len(module) + 1 :].partition(":")
+                return f"{module}:{function}", rest
+        entry, _, rest = name.partition(":")
+        return entry, rest
+
+    def pick(self, name: str) -> T:
+        """The entry; `InputError` lists what there is and how to name code of one's own."""
+        if name in self:
+            return self[name]
+        outside = name.rpartition(":")[0] or name
+        how = ""
+        if ":" in name or name.endswith(".py"):
+            how = f"; '{name}' lies outside the package: add --plugin {outside} to let its code run"
+        raise InputError(f"no {self.kind} is called '{name}'; there are: {', '.join(sorted(self))}{how}")
+
+    def __getitem__(self, name: str) -> T:
+        _ = _announced()  # a plug-in may register entries when it is loaded
+        if name in self._entries:
+            return self._entries[name]
+        module, _, function = name.rpartition(":")
+        if module in _announced():
+            return cast(T, _member(module, function, self.kind))
+        for entry in self._declared():
+            if entry.name == name:
+                return cast(T, entry.load())
+        raise KeyError(name)
+
+    def __contains__(self, name: object) -> bool:
+        if name in list(self):
+            return True
+        module = name.rpartition(":")[0] if isinstance(name, str) else ""
+        return module in _announced()
+
+    def __iter__(self) -> Iterator[str]:
+        _ = _announced()
+        return iter(dict.fromkeys([*self._entries, *(entry.name for entry in self._declared())]))
+
+    def __len__(self) -> int:
+        return len(list(iter(self)))
+
+    def _declared(self) -> list[EntryPoint]:
+        return list(entry_points(group=self.group))
+
+
+def load_plugin(name: str) -> ModuleType:
+    """Import a plug-in and let `MODULE:FUNCTION` names of it, and what it registers, be used.
+
+    Args:
+        name: A module's name, or a path that ends in `.py`.
+
+    Returns:
+        The module.
+
+    Raises:
+        InputError: It cannot be imported.
+
+    Example:
+        >>> import weightflow
+        >>> weightflow.load_plugin("string").__name__
+        'string'
+    """
+    if name not in _loaded:
+        _loaded[name] = _imported(name)
+        before = [part for part in os.environ.get(PLUGINS, "").split(os.pathsep) if part]
+        os.environ[PLUGINS] = os.pathsep.join(dict.fromkeys([*before, name]))
+    return _loaded[name]
+
+
+def _announced() -> dict[str, ModuleType]:
+    for name in os.environ.get(PLUGINS, "").split(os.pathsep):
+        if name and name not in _loaded:
+            _loaded[name] = _imported(name)
+    return _loaded
+
+
+def _imported(name: str) -> ModuleType:
+    place = Path(name).parent.resolve() if name.endswith(".py") else Path.cwd()
+    if str(place) not in sys.path:
+        sys.path.append(str(place))
+    try:
+        if not name.endswith(".py"):
+            return importlib.import_module(name)
+        described = importlib.util.spec_from_file_location(Path(name).stem, name)
+        if described is None or described.loader is None or not Path(name).is_file():
+            raise ImportError("there is no such Python file")
+        module = importlib.util.module_from_spec(described)
+        sys.modules.setdefault(Path(name).stem, module)
+        described.loader.exec_module(module)
+        return module
+    except InputError:
+        raise
+    except Exception as error:  # whatever a person's code raises is the command's input
+        raise InputError(f"plug-in '{name}' cannot be imported: {type(error).__name__}: {error}") from error
+
+
+def _member(module: str, function: str, kind: str) -> object:
+    found = getattr(_loaded[module], function, None)
+    if not callable(found):
+        public = [
+            key for key, value in vars(_loaded[module]).items() if callable(value) and not key.startswith("_")
+        ]
+        raise InputError(
+            f"plug-in '{module}' has no function '{function}' to be a {kind}; it has {', '.join(public[:10])}"
+        )
+    return found

@@ -11,6 +11,7 @@ from canon.cli import console, formatting
 from canon.cli.inputs_outputs import check_network_output, check_outputs, examples_of, write_text
 from canon.cli.option_groups import HintOptions, MatchOptions
 from canon.cli.options import Examples, Out, TransformOut
+from canon.io.json_text import json_text
 
 
 def align(
@@ -50,5 +51,5 @@ def align(
     if transform is not None and done.transform is not None:
         done.transform.save(transform)
     if report is not None:
-        write_text(report, console.json_text(done.report) + "\n")
+        write_text(report, json_text(done.report) + "\n")
     console.show(done.report, formatting.alignment(done.report, str(out)), json)

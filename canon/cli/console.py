@@ -7,8 +7,6 @@ output, all talk to standard error. Nothing here imports torch.
 from __future__ import annotations
 
 import errno
-import json
-import math
 import os
 import signal
 import sys
@@ -35,6 +33,7 @@ from rich.text import Text
 from typer.core import TyperGroup
 
 from canon.errors import InputError, WorkError
+from canon.io.json_text import json_text
 from canon.validation import shown
 
 # Defaults for the options of a command, as in `json: bool = console.JSON`.
@@ -195,23 +194,6 @@ def show(result: Mapping[str, Any], text: RenderableType, as_json: bool) -> None
         Console(width=width, emoji=False).print(
             text, soft_wrap=isinstance(text, str), highlight=False, markup=False
         )
-
-
-def json_text(result: Any) -> str:
-    """JSON that every reader accepts: a number that is not finite becomes null."""
-    return json.dumps(_plain(result), indent=2, allow_nan=False)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, os.PathLike):
-        return os.fspath(value)
-    return value
 
 
 class Steps:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,13 +18,16 @@ app = typer.Typer()
 def evaluate(
     networks: Annotated[Path, typer.Argument(help="Folder of generated networks, or any zoo.")],
     as_json: bool = console.JSON,
+    quiet: bool = console.QUIET,
 ) -> None:
     """Accuracy and calibration on real test images, beside chance; by split, class and prompt."""
+    from weightflow.api.evaluation import evaluate as evaluate_networks
     from weightflow.cli.report_tables import told
-    from weightflow.evaluation.evaluate import evaluate_zoo
     from weightflow.zoo.store import Zoo
 
-    found = evaluate_zoo(Zoo(networks))
+    opened = Zoo(networks)
+    with console.progress(len(opened), "evaluating networks", quiet=quiet) as steps:
+        found = evaluate_networks(opened, progress=steps.advance)
     console.show(found, "\n".join(told(found)), as_json)
 
 
@@ -44,25 +46,19 @@ def report(
     quiet: bool = console.QUIET,
 ) -> None:
     """Measure a run against trained networks and baselines: report.json and report.html."""
-    from canon.io.digests import with_digest
-    from canon.io.files import atomic_write
+    from weightflow.api.evaluation import report as measure
     from weightflow.cli.report_tables import rich_tables
     from weightflow.generator.generator import Flow
-    from weightflow.report import make_report, verdict
-    from weightflow.report.html import write_page
 
-    folder = out or run
     if limit < 1:
         raise InputError(f"--limit is {limit}; it must be at least 1")
-    say = (lambda text: None) if quiet else console.say
     asked: dict[str, Any] = {
         key: value for key, value in (("method", method), ("steps", steps)) if value is not None
     }
-    found = make_report(run, seed, limit, replace(Flow(run).sampling, **asked), say)
-    folder.mkdir(parents=True, exist_ok=True)
-    plain = json.loads(console.json_text(found))  # the digest is of what the file says
-    atomic_write(folder / "report.json", console.json_text(with_digest(plain)))
-    write_page(folder / "report.html", found)
+    sampling = replace(Flow(run).sampling, **asked)
+    say = (lambda text: None) if quiet else console.say
+    found = measure(run, limit=limit, seed=seed, config=sampling, say=say)
+    page = found.save(out or run)
     console.show(found, rich_tables(found), as_json)
     if not as_json:
-        console.show({}, f"{verdict(found)}\n{folder / 'report.html'}", False)
+        console.show({}, f"{found.verdict}\n{page}", False)

@@ -57,20 +57,17 @@ def train(
     Example: [bold]weightflow train zoos/canonical --out runs/digits[/]
     """
     from weightflow import config
+    from weightflow.api.generation import start_or_resume
     from weightflow.training import trainer as training
-    from weightflow.training.presets import read_preset
     from weightflow.zoo.store import Zoo
 
     opened = Zoo(zoo)
-    if resume and training.is_begun(out):
-        if settings or seed is not None or objective:
-            console.say(f"going on with the settings in {out / 'config.toml'}")
-        trainer = training.resume(opened, out)
-    else:
-        changes = config.replace_nested(
-            config.dotted(settings or []), {"seed": seed, "objective": {"path": objective}}
-        )
-        trainer = training.start(opened, read_preset(preset, changes), out)
+    changes = config.replace_nested(
+        config.dotted(settings or []), {"seed": seed, "objective": {"path": objective}}
+    )
+    if resume and training.is_begun(out) and (settings or seed is not None or objective):
+        console.say(f"going on with the settings in {out / 'config.toml'}")
+    trainer = start_or_resume(opened, out, preset, changes, resume)
     on = f"the run is kept in {out}; go on with: weightflow train {zoo} --out {out} --resume"
     total, before = trainer.config.steps, trainer.progress.step
     with console.on_interrupt(on), console.progress(total, "training", done=before, quiet=quiet) as steps:

@@ -1,4 +1,4 @@
-"""Data sets by name. A new one is one file here and one line in `SOURCES`.
+"""Data sets by name. A new one is one file here and one line in `_OWN`.
 
 A name may bring a place and options: `imagefolder:photos?size=32&skip_corrupt`, `caltech256?size=64`.
 They are the arguments of the source's function, and part of the data's identity. `NAME through FILE` are
@@ -13,9 +13,19 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any
 
+import numpy as np
+
 from canon.errors import InputError
 from weightflow.data.info import THROUGH, Facts
-from weightflow.data.types import ClassificationData, Preprocessing, SealedSplit, Split, StoredInputs
+from weightflow.data.types import (
+    ClassificationData,
+    Preprocessing,
+    SealedSplit,
+    Split,
+    StoredInputs,
+    check_labels,
+    from_arrays,
+)
 from weightflow.datasets import (
     backbone_features,
     caltech,
@@ -27,9 +37,9 @@ from weightflow.datasets import (
     tiny_imagenet,
     yelp,
 )
-from weightflow.registry import pick
+from weightflow.registry import Registry
 
-SOURCES: dict[str, Callable[..., ClassificationData]] = {
+_OWN: dict[str, Callable[..., Any]] = {
     "digits": scikit_learn.digits,
     "iris": scikit_learn.iris,
     "wine": scikit_learn.wine,
@@ -44,6 +54,7 @@ SOURCES: dict[str, Callable[..., ClassificationData]] = {
     "imagefolder": image_folder.imagefolder,
     "npz": npz.npz,
 }
+SOURCES = Registry("data set", "weightflow.datasets", _OWN)
 
 __all__ = [
     "SOURCES",
@@ -67,8 +78,8 @@ def load(name: str) -> ClassificationData:
     if through:
         return backbone_features.through(load(images), backbone, name)
     before, _, query = name.partition("?")
-    source, _, path = before.partition(":")
-    make = pick(SOURCES, source, "data set")
+    source, path = SOURCES.split(before)
+    make = SOURCES.pick(source)
     parameters = dict(inspect.signature(make).parameters)
     arguments: dict[str, Any] = {}
     if ("path" in parameters) != bool(path):
@@ -83,8 +94,31 @@ def load(name: str) -> ClassificationData:
             known = f"its options are: {', '.join(parameters)}" if parameters else "it has none"
             raise InputError(f"data set '{source}' has no option '{key}'; {known}")
         arguments[key] = _value(name, key, text, flag=isinstance(parameters[key].default, bool))
-    found = make(**arguments)
+    found = _checked(source, make(**arguments))
     return found if found.name == name else dataclasses.replace(found, name=name)
+
+
+def _checked(source: str, found: Any) -> ClassificationData:
+    """What a source's function returned: data, or the arrays that data is made of."""
+    if isinstance(found, ClassificationData):
+        return found
+    if isinstance(found, tuple) and len(found) == 3:
+        inputs, labels, names = (np.asarray(part) for part in found)
+        class_names = [str(name) for name in names]
+        if inputs.ndim < 2 or labels.shape != inputs.shape[:1]:
+            raise InputError(
+                f"data set '{source}' returned inputs {inputs.shape} and labels {labels.shape}; "
+                "expected (examples, ...) and (examples,)"
+            )
+        check_labels(source, labels, class_names)
+        flat = inputs.ndim == 2
+        return from_arrays(
+            source, class_names, inputs, labels, divisor=1.0, licence="unknown", per_feature=flat
+        )
+    raise InputError(
+        f"data set '{source}' returned a {type(found).__name__}; expected (inputs, labels, class names) or "
+        "ClassificationData"
+    )
 
 
 def _value(name: str, key: str, text: str, flag: bool) -> bool | int:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from canon.errors import InputError
 from canon.types import StateDict
 from weightflow import datasets
 from weightflow.batched.inference import accuracies, answer_many, forward_many, in_task, probabilities
+from weightflow.batched.stacked_networks import StackedNetworks
 from weightflow.batched.tasks import Task
 from weightflow.evaluation import bootstrap
 from weightflow.evaluation.calibration import calibration_error
@@ -51,6 +53,19 @@ class Judged:
     counted: Tensor
     labels: Int[Tensor, " examples"]
     accuracy: Float[Tensor, " networks"]
+
+    @classmethod
+    def joined(cls, parts: Sequence[Judged]) -> Judged:
+        """Several groups of networks, judged on the same examples, one after another."""
+        if len(parts) == 1:
+            return parts[0]
+        return cls(
+            torch.cat([part.predicted for part in parts]),
+            torch.cat([part.confidence for part in parts]),
+            torch.cat([part.counted for part in parts]),
+            parts[0].labels,
+            torch.cat([part.accuracy for part in parts]),
+        )
 
     @property
     def wrong(self) -> Tensor:
@@ -126,31 +141,54 @@ def describe(judged: Judged, architecture: Architecture) -> dict[str, Any]:
     }
 
 
-def evaluate_zoo(zoo: Zoo) -> dict[str, Any]:
-    """Test accuracy of every network of a zoo, overall, by split, by class and by prompt; ensembles."""
-    if len(zoo) == 0:
-        raise InputError(f"{zoo.path} holds no network")
-    tasks = [record.task for record in zoo.records]
-    state = zoo.load()
-    judged = judge(zoo.architecture, state, tasks)
+def evaluate_zoo(
+    networks: Zoo | StackedNetworks, progress: Callable[[int], None] = lambda networks: None
+) -> dict[str, Any]:
+    """Test accuracy of every network, overall, by split, by class and by prompt; ensembles.
+
+    Of a zoo one shard is in memory at a time.
+    """
+    if len(networks) == 0:
+        raise InputError(f"{networks!r} holds no network")
+    tasks, architecture = _tasks(networks), networks.architecture
+    found = []
+    for part in _parts(networks):
+        found.append(judge(architecture, part.state, part.tasks))
+        progress(len(part))
+    judged = Judged.joined(found)
     return {
-        "zoo": describe(judged, zoo.architecture),
+        "zoo": describe(judged, architecture),
         "chance": round(chance(tasks), 6),
         "splits": {
             name: Spread.of(judged.accuracy[rows]).to_dict()
             for name, rows in _grouped([task.split for task in tasks]).items()
         },
-        "classes": judged.by_class(datasets.load(zoo.dataset).class_names),
+        "classes": judged.by_class(datasets.load(tasks[0].dataset).class_names),
         "prompts": [
             {
                 "classes": list(classes),
                 "networks": len(rows),
                 **Spread.of(judged.accuracy[rows]).to_dict(),
-                **_together(zoo.architecture, state, rows, tasks[rows[0]]),
+                **_together(networks, rows),
             }
             for classes, rows in _grouped([task.classes for task in tasks]).items()
         ],
     }
+
+
+def _tasks(networks: Zoo | StackedNetworks) -> list[Task]:
+    if isinstance(networks, StackedNetworks):
+        return list(networks.tasks)
+    return [record.task for record in networks.records]
+
+
+def _parts(networks: Zoo | StackedNetworks) -> Iterator[StackedNetworks]:
+    """All networks in their order, a shard of a zoo at a time."""
+    if isinstance(networks, StackedNetworks):
+        yield networks
+        return
+    for _, rows in groupby(range(len(networks)), lambda row: networks.records[row].shard):
+        yield networks.stacked(rows)
 
 
 @torch.no_grad()
@@ -176,11 +214,12 @@ def judge_together(
     return float((predicted == test.labels[rows]).double().mean())
 
 
-def _together(architecture: Architecture, state: StateDict, rows: list[int], task: Task) -> dict[str, Any]:
+def _together(networks: Zoo | StackedNetworks, rows: list[int]) -> dict[str, Any]:
     if len(rows) < 2:
         return {"ensemble": None, "ensemble_reason": "one network is no ensemble"}
-    own = {name: tensor[rows] for name, tensor in state.items()}
-    return {"ensemble": round(judge_ensembles(architecture, own, task, [len(rows)])[len(rows)], 6)}
+    own = networks[rows] if isinstance(networks, StackedNetworks) else networks.stacked(rows)
+    accuracy = judge_ensembles(networks.architecture, own.state, own.tasks[0], [len(rows)])[len(rows)]
+    return {"ensemble": round(accuracy, 6)}
 
 
 def _grouped(keys: Sequence[Any]) -> Mapping[Any, list[int]]:

@@ -8,15 +8,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, cast, overload
 
 import torch
 from huggingface_hub import ModelCard, ModelHubMixin, snapshot_download
 from torch import Tensor
 
 from canon.errors import InputError
-from canon.types import StateDict
+from canon.types import PathLike, StateDict
 from weightflow.batched import batch_norm
+from weightflow.batched.stacked_networks import StackedNetworks
+from weightflow.batched.tasks import Task
 from weightflow.device import usable_device
 from weightflow.flow.denoising import DENOISERS, Noise, denoise
 from weightflow.flow.sampling_config import ADAPTIVE_SHARE, SampleConfig
@@ -27,7 +29,8 @@ from weightflow.generator.decode import decode, to_module
 from weightflow.generator.model_card import REPORT, card_of, read_report
 from weightflow.models.residual import make_generator
 from weightflow.networks.classifier import Classifier
-from weightflow.text import Prompt, PromptBatch, TextEncoder, encode_prompts, load_encoder
+from weightflow.registry import suggest
+from weightflow.text import Prompt, PromptBatch, TextEncoder, as_prompts, encode_prompts, load_encoder
 from weightflow.text.description import encode as encode_descriptions
 from weightflow.training import run_store as runs
 from weightflow.training.state_dicts import unpack
@@ -94,12 +97,22 @@ class Pretrained(ModelHubMixin, library_name="weightflow", tags=["weight-generat
 
 
 class Flow(Pretrained):
-    """A trained generator. `generate` gives one module, `sample` many networks stacked.
+    """A trained generator. `generate` gives a module, `sample` many networks stacked.
 
-    The model runs on `device`; networks come out on the processor, the same up to rounding.
+    Args:
+        folder: Folder of a run, or of a saved generator.
+        device: Where the model runs; networks come out on the processor, the same up to rounding.
+
+    Raises:
+        InputError: The folder holds no run, or a damaged one.
+
+    Example:
+        >>> import weightflow
+        >>> weightflow.load("runs/digits")  # doctest: +SKIP
+        Flow('runs/digits', mlp, 444 parameters, up to 6 classes of the 10 known of digits)
     """
 
-    def __init__(self, folder: str | Path, device: str | torch.device = "cpu") -> None:
+    def __init__(self, folder: PathLike, device: str | torch.device = "cpu") -> None:
         self.folder, self.device = Path(folder), usable_device(device)
         self.header = with_own_files(runs.read_header(self.folder), self.folder)
         weights = runs.read_checkpoint(self.folder, self.header)
@@ -120,6 +133,13 @@ class Flow(Pretrained):
         )
         self.model.load_state_dict(weights.average)
         self.model.eval().requires_grad_(False).to(self.device)
+
+    def __repr__(self) -> str:
+        a = self.architecture
+        return (
+            f"Flow({str(self.folder)!r}, {a.name}, {a.parameters} parameters, up to {a.classes} classes of the "
+            f"{len(self.known_classes)} known of {self.header.zoo.dataset})"
+        )
 
     @property
     def sampling(self) -> SampleConfig:
@@ -259,6 +279,47 @@ class Flow(Pretrained):
         )
 
     def sample(
+        self,
+        classes: str | Sequence[str] | Prompt | Sequence[Prompt],
+        count: int = 1,
+        seed: int = 0,
+        config: SampleConfig | None = None,
+        **settings: Any,
+    ) -> StackedNetworks:
+        """Generate networks, stacked.
+
+        Args:
+            classes: Classes in logit order, as "three, seven" or a sequence of names; or prompts, one or several.
+            count: Networks for each prompt.
+            seed: Seed of a prompt's first network; the next one has the next seed.
+            config: How to sample; the run's own way by default.
+            **settings: Fields of `SampleConfig` to change, such as `steps=4`, `method="rk4"`, `noise=0.5`.
+
+        Returns:
+            `count` networks for each prompt, in the order of the prompts.
+
+        Raises:
+            InputError: A prompt names more classes than the run supports, or a setting does not exist.
+
+        Example:
+            >>> import weightflow
+            >>> flow = weightflow.load("runs/digits")  # doctest: +SKIP
+            >>> flow.sample("three, seven", 100)  # doctest: +SKIP
+            StackedNetworks(100 networks, mlp, 444 parameters, 2 classes)
+        """
+        if count < 1:
+            raise InputError(f"count is {count}; ask for 1 network or more")
+        unknown = sorted(settings.keys() - {field.name for field in dataclasses.fields(SampleConfig)})
+        if unknown:
+            known = [field.name for field in dataclasses.fields(SampleConfig)]
+            raise InputError(f"no setting is called '{unknown[0]}'; nearest: {suggest(unknown[0], known)}")
+        prompts = [prompt for prompt in as_prompts(classes) for _ in range(count)]
+        seeds = [seed + number for number in range(count)] * (len(prompts) // count)
+        changed = dataclasses.replace(config or self.sampling, **settings)
+        tasks = [Task(self.header.zoo.dataset, prompt.classes, "generated") for prompt in prompts]
+        return StackedNetworks(self.sample_states(prompts, seeds, changed), tasks, self.architecture)
+
+    def sample_states(
         self, prompts: Sequence[Prompt], seeds: Sequence[int], config: SampleConfig | None = None
     ) -> StateDict:
         """One network for each prompt and seed, stacked and padded to the run's number of logits."""
@@ -272,19 +333,63 @@ class Flow(Pretrained):
         classes = [prompt.classes for prompt in prompts]
         return batch_norm.of_classes(self.architecture, state, self.header.zoo.dataset, classes)
 
+    @overload
     def generate(
-        self, classes: Sequence[str] | str, seed: int = 0, config: SampleConfig | None = None
-    ) -> Classifier:
-        """A module that tells the classes apart: raw inputs in, logits in the order of the classes out.
+        self, classes: str | Sequence[str], seed: int = 0, config: SampleConfig | None = None
+    ) -> Classifier: ...
 
-        Raw means as the data set has them (for digits: 64 numbers from 0 to 16, for images: bytes); the
-        module prepares them itself, and `model.description` says how. `model.network` is the plain module
-        inside, `model.name(inputs)` answers in words.
+    @overload
+    def generate(
+        self,
+        classes: str | Sequence[str],
+        seed: int = 0,
+        config: SampleConfig | None = None,
+        *,
+        count: int,
+    ) -> list[Classifier]: ...
+
+    def generate(
+        self,
+        classes: str | Sequence[str],
+        seed: int = 0,
+        config: SampleConfig | None = None,
+        *,
+        count: int | None = None,
+    ) -> Classifier | list[Classifier]:
+        """Generate a module that takes raw inputs.
+
+        Args:
+            classes: Classes in logit order, as "three, seven" or a sequence of names.
+            seed: Seed of the (first) network.
+            config: How to sample; the run's own way by default.
+            count: If given, a list of that many modules of consecutive seeds is returned.
+
+        Returns:
+            A module from raw inputs (as the data set has them: for digits 64 numbers from 0 to 16, for images
+            bytes) to logits in the order of the classes. `.description` says what it expects, `.network` is the
+            plain module inside, `.name(inputs)` answers in words.
+
+        Raises:
+            InputError: More classes than the run supports.
+
+        Example:
+            >>> import weightflow
+            >>> flow = weightflow.load("runs/digits")  # doctest: +SKIP
+            >>> flow.generate("three, seven").name(image)  # doctest: +SKIP
+            ['seven']
         """
-        prompt = Prompt.parse(classes) if isinstance(classes, str) else Prompt(tuple(classes))
-        state = self.sample([prompt], [seed], config)
-        network = to_module(self.architecture, {k: v[0] for k, v in state.items()}, prompt)
-        return Classifier(network, self.header.data.preprocessing, prompt.classes, self._features)
+        networks = self.sample(classes, 1 if count is None else count, seed, config)
+        prompt = as_prompts(classes)[0]
+        made = [
+            Classifier(
+                to_module(self.architecture, {n: t[row] for n, t in networks.state.items()}, prompt),
+                self.header.data.preprocessing,
+                prompt.classes,
+                self._features,
+            )
+            for row in range(len(networks))
+        ]
+        return made[0] if count is None else made
 
     @cached_property
     def _features(self) -> Callable[[Tensor], Tensor] | None:
@@ -293,11 +398,6 @@ class Flow(Pretrained):
 
         backbone = self.header.data.backbone
         return None if backbone is None else read_backbone(backbone)
-
-
-def load(folder: str | Path, device: str | torch.device = "cpu") -> Flow:
-    """A trained generator from its run's folder, or from one that `save_pretrained` wrote."""
-    return Flow(folder, device)
 
 
 def save_generator(flow: Flow, folder: Path) -> None:

@@ -122,7 +122,7 @@ def _make(
 ) -> list[Made]:
     begin, seeds = time.perf_counter(), tuple(seed + i for i in range(count))
     asked = [prompt for prompt in prompts for _ in seeds]
-    state = flow.sample(asked, seeds * len(prompts), config)
+    state = flow.sample_states(asked, seeds * len(prompts), config)
     seconds = (time.perf_counter() - begin) / len(prompts)
     records = [
         Record(

@@ -58,7 +58,7 @@ def diversity(known: Known, tasks: Sequence[Task], seed: int, most: int = 8) -> 
     own = own[: most if together(known.zoo.architecture) > 1 else 2]
     prompts = [Prompt(task.classes) for task in own for _ in range(NETWORKS)]
     seeds = range(seed, seed + len(prompts))
-    made = measure_diversity(known, known.flow.sample(prompts, seeds, known.config), own)
+    made = measure_diversity(known, known.flow.sample_states(prompts, seeds, known.config), own)
     found: dict[str, Any] = {"networks": NETWORKS, "tasks": len(own), "generated": made.to_dict()}
     reason = _why_none_is_trained(known)
     if reason:

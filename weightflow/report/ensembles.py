@@ -35,7 +35,7 @@ def ensembles(known: Known, tasks: Sequence[Task], seed: int, most: int = 6) -> 
     for place, row in enumerate(order):
         task = combinations[row]
         seeds = range(seed + place * networks, seed + (place + 1) * networks)
-        generated = known.flow.sample([Prompt(task.classes)] * networks, seeds, known.config)
+        generated = known.flow.sample_states([Prompt(task.classes)] * networks, seeds, known.config)
         found = {"generated": generated}
         theirs = known_by[row].nonzero().squeeze(1)[:networks]
         if len(theirs):

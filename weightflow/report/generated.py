@@ -60,7 +60,7 @@ def generate(known: Known, split: str, seed: int, limit: int) -> Generated:
 def sample(known: Known, tasks: Sequence[Task], seed: int) -> StateDict:
     """One network a task, with consecutive seeds."""
     prompts = [Prompt(task.classes) for task in tasks]
-    return known.flow.sample(prompts, [seed + i for i in range(len(tasks))], known.config)
+    return known.flow.sample_states(prompts, [seed + i for i in range(len(tasks))], known.config)
 
 
 def ratios(known: Known, state: StateDict, tasks: Sequence[Task]) -> Tensor | None:

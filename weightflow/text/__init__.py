@@ -1,4 +1,4 @@
-"""Words to vectors. A new encoder is one file here and one line in `ENCODERS`.
+"""Words to vectors. A new encoder is one file here and one line in `_OWN`.
 
 An encoder is named by a text: `wordllama`, `table:vectors.npz`, `open_clip:ViT-B-32:laion2b_s34b_b79k`
 or `open_clip:ViT-B-32:weights.pt`. `none` is for runs that take no words.
@@ -8,12 +8,20 @@ from collections.abc import Callable
 from functools import cache
 
 from canon.errors import InputError
-from weightflow.registry import pick
+from weightflow.registry import Registry
 from weightflow.text.description import Description
 from weightflow.text.encoder import Cached, TextEncoder, cache_folder
-from weightflow.text.prompt import Prompt, PromptBatch, encode_prompts
+from weightflow.text.prompt import Prompt, PromptBatch, as_prompts, encode_prompts
 
-__all__ = ["Description", "Prompt", "PromptBatch", "TextEncoder", "encode_prompts", "load_encoder"]
+__all__ = [
+    "Description",
+    "Prompt",
+    "PromptBatch",
+    "TextEncoder",
+    "as_prompts",
+    "encode_prompts",
+    "load_encoder",
+]
 
 
 def _wordllama(rest: str) -> TextEncoder:
@@ -43,16 +51,23 @@ def _none(rest: str) -> TextEncoder:
     return Wordless()
 
 
-ENCODERS: dict[str, Callable[[str], TextEncoder]] = {
+_OWN: dict[str, Callable[[str], TextEncoder]] = {
     "wordllama": _wordllama,
     "table": _table,
     "open_clip": _open_clip,
     "none": _none,
 }
+ENCODERS = Registry("text encoder", "weightflow.encoders", _OWN)
 
 
 @cache
 def load_encoder(name: str) -> TextEncoder:
     """The encoder that `name` describes; one object for one name."""
-    kind, _, rest = name.partition(":")
-    return pick(ENCODERS, kind, "text encoder")(rest)
+    kind, rest = ENCODERS.split(name)
+    found = ENCODERS.pick(kind)(rest)
+    if not isinstance(found, TextEncoder):
+        raise InputError(
+            f"text encoder '{name}' is a {type(found).__name__}; expected a function of the text behind the "
+            "name to a weightflow.TextEncoder"
+        )
+    return found

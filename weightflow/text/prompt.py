@@ -21,7 +21,20 @@ LONGEST = 100_000
 
 @dataclass(frozen=True)
 class Prompt:
-    """Class names in logit order, no two alike, none empty; and how each is described, if not by its name."""
+    """Class names in logit order, no two alike, none empty; and how each is described, if not by its name.
+
+    Args:
+        classes: Class names in logit order.
+        described: A description for each, where it is more than the name; `Prompt.parse` makes them.
+
+    Raises:
+        InputError: Fewer than two classes, an empty name, or one name twice.
+
+    Example:
+        >>> import weightflow
+        >>> weightflow.Prompt.parse("three, seven").classes
+        ('three', 'seven')
+    """
 
     classes: tuple[str, ...]
     described: tuple[Description, ...] = ()
@@ -59,6 +72,21 @@ class Prompt:
             raise InputError(f"the prompt '{text}' cannot be read: {error}") from None
         described = tuple(Description.parse(part) for part in parts or [""])
         return cls(tuple(d.name for d in described), described)
+
+
+def as_prompts(classes: str | Sequence[str] | Prompt | Sequence[Prompt]) -> list[Prompt]:
+    """Prompts from what a person passes: "three, seven", a sequence of class names, or prompts."""
+    if isinstance(classes, Prompt):
+        return [classes]
+    if isinstance(classes, str):
+        return [Prompt.parse(classes)]
+    names = [item for item in classes if isinstance(item, str)]
+    if len(names) == len(classes):
+        return [Prompt(tuple(names))]
+    prompts = [item for item in classes if isinstance(item, Prompt)]
+    if len(prompts) != len(classes):
+        raise InputError("give class names, or prompts (weightflow.Prompt.parse), not both")
+    return prompts
 
 
 @dataclass(frozen=True)

@@ -20,16 +20,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from canon.errors import InputError
 from canon.io import checkpoint, safetensors
 from canon.io.digests import checked, with_digest
 from canon.io.files import atomic_write, require_file, sha256
-from canon.types import StateDict
+from canon.types import PathLike, StateDict
 from canon.validation import Check, Invalid, integer, items, number, optional, parse_json, record, table, text
 from weightflow import config
 from weightflow.batched.config import TrainingRecipe
+from weightflow.batched.stacked_networks import StackedNetworks
 from weightflow.batched.tasks import Task
 from weightflow.networks.architectures import Architecture
 
@@ -169,14 +172,35 @@ def write_zoo(
     write_manifest(folder, header, len(starts))
 
 
-class Zoo:
-    """A zoo opened for reading. Tensors are read shard by shard, each checked against its hash."""
+class Zoo(Dataset[StateDict]):
+    """A zoo opened for reading: a `torch.utils.data.Dataset` whose items are plain state dicts.
 
-    def __init__(self, path: str | Path) -> None:
+    Tensors are read by shard or by row; a shard is checked against its hash once, and again when the file changes.
+
+    Args:
+        path: Folder of the zoo.
+
+    Raises:
+        InputError: The folder is no zoo, or its manifest is damaged.
+
+    Example:
+        >>> import weightflow
+        >>> zoo = weightflow.Zoo("zoos/digits")  # doctest: +SKIP
+        >>> len(zoo), zoo.records[0].classes, zoo[0]["0.weight"].shape  # doctest: +SKIP
+    """
+
+    def __init__(self, path: PathLike) -> None:
         self.path = Path(path)
         self.manifest = read_manifest(self.path)
         self.architecture = Architecture.from_dict(self.manifest["architecture"])
         self.dataset: str = self.manifest["dataset"]
+        self._sound: dict[int, tuple[int, int]] = {}
+
+    def __repr__(self) -> str:
+        return (
+            f"Zoo({str(self.path)!r}, {len(self)} networks, {self.architecture.name}, "
+            f"{self.architecture.parameters} parameters, {self.dataset})"
+        )
 
     @cached_property
     def records(self) -> list[Record]:
@@ -238,11 +262,24 @@ class Zoo:
         for position, row in enumerate(rows):
             of_shard.setdefault(self.records[row].shard, []).append(position)
         for shard, positions in of_shard.items():
-            inside = torch.tensor([self.records[rows[p]].row for p in positions])
-            yield torch.tensor(positions), {n: t[inside] for n, t in self._shard(shard).items()}
+            inside = [self.records[rows[p]].row for p in positions]
+            yield torch.tensor(positions), self._read(shard, inside)
+
+    def __getitem__(self, row: int) -> StateDict:
+        return self.network(range(len(self))[row])
+
+    def __iter__(self) -> Iterator[StateDict]:
+        return (self.network(row) for row in range(len(self)))
+
+    def stacked(self, rows: Iterable[int] | None = None) -> StackedNetworks:
+        """The given rows (all by default) as one object with their tasks."""
+        wanted = list(range(len(self))) if rows is None else list(rows)
+        return StackedNetworks(
+            self.load(wanted), [self.records[row].task for row in wanted], self.architecture
+        )
 
     def network(self, row: int) -> StateDict:
-        """One network as a plain `state_dict`, trimmed to its own classes."""
+        """One network as a plain `state_dict`, trimmed to its own classes. Only its own bytes are read."""
         state = {name: tensor[0] for name, tensor in self.load([row]).items()}
         return self.architecture.trim(state, len(self.records[row].classes))
 
@@ -271,19 +308,34 @@ class Zoo:
         if base.exists() and "base" in self.manifest and sha256(base) != self.manifest["base"].get("sha256"):
             yield f"{base} is not the network whose SHA-256 is in zoo.json; build the zoo again in a new folder"
 
-    def _shard(self, index: int) -> StateDict:
-        problem = self._problem(index)
-        if problem is not None:
-            raise InputError(problem)
-        state = checkpoint.read(shard_path(self.path, index)).state
-        found = {name: tuple(tensor.shape[1:]) for name, tensor in state.items()}
-        rows = {len(tensor) if tensor.dim() else 0 for tensor in state.values()}
-        if found != self.architecture.shapes or rows != {self.manifest["shards"][index]["networks"]}:
-            raise InputError(
-                f"{shard_path(self.path, index)} does not hold the networks that {self.path / 'zoo.json'} names; "
-                "build the zoo again to restore it"
-            )
+    def _read(self, index: int, rows: Sequence[int]) -> StateDict:
+        """Some networks of a shard, in the order asked for. Few rows are read alone, many with the whole shard."""
+        path, networks = self._checked(index), self.manifest["shards"][index]["networks"]
+        state: StateDict = {}
+        with safe_open(path, "pt") as file:
+            found = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+            shapes = {name: tuple(tensor.get_shape()) for name, tensor in found.items()}
+            if shapes != {name: (networks, *shape) for name, shape in self.architecture.shapes.items()}:
+                raise InputError(
+                    f"{path} does not hold the networks that {self.path / 'zoo.json'} names; "
+                    "build the zoo again to restore it"
+                )
+            for name in self.architecture.shapes:
+                if 4 * len(rows) < networks:
+                    state[name] = torch.cat([found[name][row : row + 1] for row in rows])
+                else:
+                    state[name] = file.get_tensor(name)[list(rows)]
         return state
+
+    def _checked(self, index: int) -> Path:
+        """A shard's file, which is the one that the manifest names; `InputError` where it is not."""
+        path = shard_path(self.path, index)
+        if not path.exists() or self._sound.get(index) != _version(path):
+            if (problem := self._problem(index)) is not None:
+                raise InputError(problem)
+            safetensors.read_header(path, require_file(path))
+            self._sound[index] = _version(path)
+        return path
 
     def _problem(self, index: int) -> str | None:
         entry, path = self.manifest["shards"][index], shard_path(self.path, index)
@@ -293,6 +345,12 @@ class Zoo:
         if sha256(path) != entry["sha256"]:
             return f"shard {path} is damaged: its SHA-256 is not the one in zoo.json; {again}"
         return None
+
+
+def _version(path: Path) -> tuple[int, int]:
+    """What changes when a file is written again."""
+    found = path.stat()
+    return found.st_mtime_ns, found.st_size
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:

@@ -71,7 +71,7 @@ def test_strength_runs_from_as_it_is_to_made_anew(flow, zoo):
     same = enhance(flow, given.state, [given.task], 0.0, [0])
     assert all(torch.equal(same[name], given.state[name]) for name in same)
     anew = enhance(flow, given.state, [given.task], 1.0, [0])
-    sampled = flow.sample([given.prompt], [0], SampleConfig())
+    sampled = flow.sample_states([given.prompt], [0], SampleConfig())
     for name in anew:
         torch.testing.assert_close(anew[name], sampled[name])
     for strength in (-0.1, 1.1):
@@ -132,7 +132,7 @@ def test_fusing_starts_from_the_average_and_ends_at_the_words(flow, zoo):
     task = union_of(flow, [a, b])
     assert task.classes == (*a.prompt.classes, *b.prompt.classes)
     at_0, average = fuse(flow, [a, b], 0.0), AVERAGES["average_in_frame"](flow, [a, b], task)
-    words, at_1 = flow.sample([Prompt(task.classes)], [0]), fuse(flow, [a, b], 1.0)
+    words, at_1 = flow.sample_states([Prompt(task.classes)], [0]), fuse(flow, [a, b], 1.0)
     for name in average:
         torch.testing.assert_close(at_0[name], average[name])
         torch.testing.assert_close(at_1[name], words[name])

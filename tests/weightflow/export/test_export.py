@@ -138,7 +138,7 @@ def test_what_a_format_cannot_express_is_one_line(nets, tmp_path, monkeypatch, k
     def odd(inputs, hidden, classes):
         return kind(nn.Flatten(), nn.Linear(inputs, hidden[0]), nn.ReLU(), nn.Linear(hidden[0], classes))
 
-    monkeypatch.setitem(architectures.FAMILIES, "mlp", odd)
+    monkeypatch.setitem(architectures.FAMILIES._entries, "mlp", odd)
     state = {name.replace("_", "."): t for name, t in nets.load().items()}
     renamed = {f"{int(n[0])}.{n[2:]}": t for n, t in state.items()}
     write_zoo(tmp_path / "odd", nets.manifest | {}, renamed, nets.records)

@@ -29,8 +29,8 @@ def same(a, b):
 
 
 def test_a_network_depends_on_its_seed_and_not_on_its_batch(flow):
-    three = flow.sample([THREE] * 3, [5, 6, 7])
-    one = flow.sample([THREE], [7])
+    three = flow.sample_states([THREE] * 3, [5, 6, 7])
+    one = flow.sample_states([THREE], [7])
     for name in one:
         torch.testing.assert_close(three[name][2], one[name][0], atol=1e-5, rtol=1e-5)
     assert not same({k: v[0] for k, v in three.items()}, {k: v[1] for k, v in three.items()})
@@ -46,13 +46,13 @@ def test_changing_one_word_changes_every_tensor(zoo, tiny_config, tmp_path):
     trainer.best_average = {k: v.clone() for k, v in trainer.model.state_dict().items()}
     trainer.save()
     changed = Flow(tmp_path / "run")
-    before = changed.sample([THREE], [0])
-    after = changed.sample([Prompt(("three", "seven", "two"))], [0])
+    before = changed.sample_states([THREE], [0])
+    after = changed.sample_states([Prompt(("three", "seven", "two"))], [0])
     assert [name for name in before if torch.equal(before[name], after[name])] == []
 
 
 def test_missing_logits_stay_zero(flow):
-    state = flow.sample([Prompt(("one", "two"))], [0])
+    state = flow.sample_states([Prompt(("one", "two"))], [0])
     assert not state["3.weight"][0, 2:].any()
     assert not state["3.bias"][0, 2:].any()
 
@@ -71,12 +71,12 @@ def test_generate_gives_a_module_with_its_logits(run):
 @pytest.mark.parametrize("method", ["euler", "midpoint", "heun", "rk4", "dopri5", "ddim", "ancestral"])
 def test_every_solver_and_guidance_make_finite_networks(flow, method):
     config = SampleConfig(method=method, steps=2, guidance=1.5, guidance_interval=(0.2, 0.8))
-    assert all(tensor.isfinite().all() for tensor in flow.sample([THREE], [0], config).values())
+    assert all(tensor.isfinite().all() for tensor in flow.sample_states([THREE], [0], config).values())
 
 
 def test_noise_on_the_way_is_each_networks_own(flow):
     config = SampleConfig(method="ancestral", steps=5)
-    three, one = flow.sample([THREE] * 3, [5, 6, 7], config), flow.sample([THREE], [7], config)
+    three, one = flow.sample_states([THREE] * 3, [5, 6, 7], config), flow.sample_states([THREE], [7], config)
     for name in one:
         torch.testing.assert_close(three[name][2], one[name][0], atol=1e-5, rtol=1e-5)
     words = flow.prompts([THREE])
@@ -113,7 +113,7 @@ def test_evaluations_are_counted(flow, monkeypatch):
         SampleConfig(method="rk4", steps=3, jump=False),
     ):
         calls.clear()
-        flow.sample([THREE], [0], config)
+        flow.sample_states([THREE], [0], config)
         assert len(calls) == config.evaluations
 
 
@@ -124,7 +124,7 @@ def test_guidance_needs_dropped_prompts(zoo, tiny_config, tmp_path):
 
     start(zoo, dataclasses.replace(tiny_config, drop_prompt=0.0, steps=2), tmp_path / "run").run()
     with pytest.raises(InputError, match="was trained without dropped prompts, so it cannot be guided"):
-        Flow(tmp_path / "run").sample([THREE], [0], SampleConfig(guidance=2.0))
+        Flow(tmp_path / "run").sample_states([THREE], [0], SampleConfig(guidance=2.0))
 
 
 def test_networks_that_are_not_finite_are_not_handed_out(flow):
@@ -143,7 +143,7 @@ def test_a_class_that_was_never_seen_has_a_nearest_one(flow):
 
 def test_too_many_classes_name_the_limit(flow):
     with pytest.raises(InputError, match="names 5 classes; this run was built for 4 at most"):
-        flow.sample([Prompt(("one", "two", "three", "four", "five"))], [0])
+        flow.sample_states([Prompt(("one", "two", "three", "four", "five"))], [0])
 
 
 def test_generated_networks_are_a_zoo(flow, tmp_path):
@@ -177,7 +177,7 @@ def test_without_noise_every_seed_gives_one_network_and_with_less_they_are_neare
     prompts = [Prompt(("zero", "one"))] * 2
 
     def apart(noise):
-        state = flow.sample(prompts, [0, 1], SampleConfig(noise=noise))
+        state = flow.sample_states(prompts, [0, 1], SampleConfig(noise=noise))
         return float((state["1.weight"][0] - state["1.weight"][1]).norm())
 
     assert apart(0.0) == 0

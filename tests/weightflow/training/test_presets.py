@@ -59,7 +59,7 @@ def test_the_small_size_trains_and_generates_the_same_twice(name, sorted_zoo, tm
     for place in ("a", "b"):
         start(sorted_zoo, read_preset(name, TINY), tmp_path / place).run()
     assert_same_run(tmp_path / "a", tmp_path / "b")
-    state = Flow(tmp_path / "a").sample([Prompt(("one", "two", "six"))], [0])
+    state = Flow(tmp_path / "a").sample_states([Prompt(("one", "two", "six"))], [0])
     assert all(tensor.isfinite().all() for tensor in state.values())
 
 

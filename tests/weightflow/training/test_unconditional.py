@@ -56,7 +56,7 @@ def test_components_stay_in_the_span_of_the_training_networks(published):
     """Eleven networks learned from span ten components; a twelfth is held out."""
     flow = Flow(published)
     assert flow.coordinates.layout.width == 10
-    state = flow.sample([Prompt(flow.header.zoo.classes)], [0])
+    state = flow.sample_states([Prompt(flow.header.zoo.classes)], [0])
     present = torch.ones(1, 3, dtype=torch.bool)
     again = flow.coordinates.decode(flow.coordinates.encode(state, present), present)
     for name, tensor in state.items():
@@ -87,7 +87,7 @@ def accuracy_of_generated(zoo, folder, weight):
     }
     start(zoo, read_preset("narrow", changes), folder).run()
     task = zoo.records[0].task
-    state = Flow(folder).sample([Prompt(task.classes)] * 8, range(8))
+    state = Flow(folder).sample_states([Prompt(task.classes)] * 8, range(8))
     found = measured(zoo.architecture, state, datasets.load("iris"), [task] * 8)
     return sum(accuracy["train"] for accuracy in found) / 8
 

@@ -22,7 +22,7 @@ def shuffled_prompt(known: Known, tasks: Sequence[Task], seed: int) -> StateDict
     if known.one_task:
         raise Inapplicable(_NO_PROMPT)
     prompts = [Prompt(tasks[other].classes) for other in _derange(tasks)]
-    return known.flow.sample(prompts, range(seed, seed + len(tasks)), known.config)
+    return known.flow.sample_states(prompts, range(seed, seed + len(tasks)), known.config)
 
 
 def random_text(known: Known, tasks: Sequence[Task], seed: int) -> StateDict:

@@ -27,7 +27,7 @@ FOLDER = "hypernetwork"
 def hypernetwork(known: Known, tasks: Sequence[Task], seed: int) -> StateDict:
     """For each task the one network that the words ask for."""
     flow = trained_hypernetwork(known)
-    return flow.sample([Prompt(task.classes) for task in tasks], [0] * len(tasks))
+    return flow.sample_states([Prompt(task.classes) for task in tasks], [0] * len(tasks))
 
 
 def trained_hypernetwork(known: Known) -> Flow:

@@ -1,4 +1,6 @@
-"""Architectures by name and arguments. A new family is one file here and one line in `FAMILIES`.
+"""Architectures by name and arguments. A new family is one file here and one line in `_OWN`.
+
+Other packages register theirs in `FAMILIES`.
 
 Symmetries are derived by `canon.trace`, never written here. So are the class axes: the axes of the
 parameters whose size follows the number of classes.
@@ -28,9 +30,9 @@ from weightflow.networks.architectures.mlp import mlp
 from weightflow.networks.architectures.resnet import resnet, resnet18, resnet20
 from weightflow.networks.architectures.transformer import text_transformer, vit
 from weightflow.networks.readout import Logits, Readout, from_dict
-from weightflow.registry import pick, suggest
+from weightflow.registry import Registry, suggest
 
-FAMILIES: dict[str, Callable[..., nn.Module]] = {
+_OWN: dict[str, Callable[..., nn.Module]] = {
     "mlp": mlp,
     "cnn": cnn,
     "resnet": resnet,
@@ -41,6 +43,7 @@ FAMILIES: dict[str, Callable[..., nn.Module]] = {
     "linear_head": linear_head,
     "adapter": adapter,
 }
+FAMILIES = Registry("architecture", "weightflow.architectures", _OWN)
 
 
 MOST_PARAMETERS = 2**34
@@ -72,7 +75,7 @@ class Architecture:
 
     def build(self, classes: int | None = None) -> nn.Module:
         """A freshly initialised module with `classes` logits (all of them by default)."""
-        make = pick(FAMILIES, self.name, "architecture")
+        make = FAMILIES.pick(self.name)
         known = [name for name in inspect.signature(make).parameters if name != "classes"]
         for name in self.arguments:
             if name not in known:

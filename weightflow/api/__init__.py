@@ -1,0 +1,1 @@
+"""The functions of `import weightflow`; the command line calls the same ones."""

@@ -1,0 +1,98 @@
+"""Judging from Python: evaluate, report."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from canon.io.digests import with_digest
+from canon.io.files import atomic_write
+from canon.io.json_text import json_text
+from canon.types import PathLike
+from weightflow.api.populations import opened
+from weightflow.batched.stacked_networks import StackedNetworks
+from weightflow.evaluation.evaluate import evaluate_zoo
+from weightflow.flow.sampling_config import SampleConfig
+from weightflow.report import make_report, verdict
+from weightflow.report.html import write_page
+from weightflow.zoo.store import Zoo
+
+
+class Report(dict[str, Any]):
+    """The figures of a run, as `report.json` holds them; a figure that was not measured is None, with a reason.
+
+    Example:
+        >>> import weightflow
+        >>> report = weightflow.load("runs/digits").report()  # doctest: +SKIP
+        >>> report.save("runs/digits")  # doctest: +SKIP
+    """
+
+    @property
+    def verdict(self) -> str:
+        """One sentence: how good the networks are, how new, and what the best baseline reaches."""
+        return verdict(self)
+
+    def save(self, folder: PathLike) -> Path:
+        """Write report.json and report.html.
+
+        Args:
+            folder: Folder, made where it is missing.
+
+        Returns:
+            The path of the page.
+
+        Raises:
+            OSError: The folder cannot be written.
+
+        Example:
+            >>> import weightflow
+            >>> weightflow.load("runs/digits").report().save("out")  # doctest: +SKIP
+        """
+        place = Path(folder)
+        place.mkdir(parents=True, exist_ok=True)
+        plain = json.loads(json_text(self))  # the digest is of what the file says
+        atomic_write(place / "report.json", json_text(with_digest(plain)))
+        write_page(place / "report.html", dict(self))
+        return place / "report.html"
+
+
+def evaluate(
+    networks: StackedNetworks | Zoo | PathLike, *, progress: Callable[[int], None] = lambda networks: None
+) -> dict[str, Any]:
+    """Accuracy and calibration on the test examples of the networks' data set, beside chance.
+
+    Args:
+        networks: Generated networks, a zoo, or a zoo's folder.
+        progress: Called with the number of networks that were measured since its last call.
+
+    Returns:
+        Fractions: `zoo.accuracy` (mean, std, 95 % interval of the mean, max), `chance`, `splits`, `classes`, `prompts`
+        with the accuracy of each prompt's ensemble.
+
+    Raises:
+        InputError: There is no network, or the data set is not on this computer.
+
+    Example:
+        >>> import weightflow
+        >>> found = weightflow.evaluate("zoos/digits")  # doctest: +SKIP
+        >>> found["zoo"]["accuracy"]["mean"], found["chance"]  # doctest: +SKIP
+        (0.951, 0.236)
+    """
+    return evaluate_zoo(networks if isinstance(networks, StackedNetworks) else opened(networks), progress)
+
+
+def report(
+    run: PathLike,
+    *,
+    limit: int = 200,
+    seed: int = 0,
+    config: SampleConfig | None = None,
+    say: Callable[[str], None] = lambda text: None,
+) -> Report:
+    """Measure a run against trained networks, the generalist, trivial baselines and its own zoo.
+
+    `config` says how to sample (the run's own way by default); `say` is called with a line at each stage.
+    """
+    return Report(make_report(Path(run), seed, limit, config, say))

@@ -1,0 +1,138 @@
+"""Generators from Python: train, load, and a generator that can judge itself."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from canon.errors import InputError
+from canon.types import PathLike
+from weightflow import config
+from weightflow.api.evaluation import Report, evaluate, report
+from weightflow.api.populations import opened
+from weightflow.generator import generator
+from weightflow.training import trainer as training
+from weightflow.training.presets import read_preset
+from weightflow.zoo.store import Zoo
+
+
+class Flow(generator.Flow):
+    __doc__ = generator.Flow.__doc__
+
+    def evaluate(self, classes: str, count: int = 16, seed: int = 0, **settings: Any) -> dict[str, Any]:
+        """Generate networks for one prompt and measure them on the test examples of its classes.
+
+        Args:
+            classes: Classes in logit order, as "three, seven".
+            count: Networks to generate.
+            seed: Seed of the first network.
+            **settings: As of `sample`.
+
+        Returns:
+            What `weightflow.evaluate` returns: accuracy beside chance, calibration, by class, and the ensemble's.
+
+        Raises:
+            InputError: The data set is not on this computer, or the prompt does not fit.
+
+        Example:
+            >>> import weightflow
+            >>> flow = weightflow.load("runs/digits")  # doctest: +SKIP
+            >>> flow.evaluate("three, seven")["zoo"]["accuracy"]["mean"]  # doctest: +SKIP
+            0.993
+        """
+        return evaluate(self.sample(classes, count, seed, **settings))
+
+    def report(self, *, limit: int = 200, seed: int = 0, **settings: Any) -> Report:
+        """Measure the run against trained networks, baselines and its own zoo.
+
+        Args:
+            limit: Tasks of each split at most.
+            seed: Seed of the generated networks.
+            **settings: Fields of `SampleConfig` to change, such as `steps=4`.
+
+        Returns:
+            The report; `.verdict` is one sentence, `.save(folder)` writes report.json and report.html.
+
+        Raises:
+            InputError: The run's zoo has moved or changed.
+
+        Example:
+            >>> import weightflow
+            >>> weightflow.load("runs/digits").report(limit=20).verdict  # doctest: +SKIP
+        """
+        return report(self.folder, limit=limit, seed=seed, config=replace(self.sampling, **settings))
+
+
+def load(folder: PathLike, device: str = "cpu") -> Flow:
+    """Open a trained generator.
+
+    Args:
+        folder: Folder of a run, or of a generator that `save_pretrained` or `weightflow export` wrote.
+        device: Where the model runs.
+
+    Returns:
+        The generator.
+
+    Raises:
+        InputError: The folder holds no run, or a damaged one.
+
+    Example:
+        >>> import weightflow
+        >>> flow = weightflow.load("runs/digits")  # doctest: +SKIP
+        >>> network = flow.generate("three, seven")  # doctest: +SKIP
+    """
+    return Flow(Path(folder), device)
+
+
+def train(
+    zoo: Zoo | PathLike,
+    out: PathLike,
+    *,
+    preset: str = "weightflow",
+    steps: int | None = None,
+    seed: int | None = None,
+    settings: Mapping[str, Any] | None = None,
+    resume: bool = False,
+    progress: Callable[[int, str], None] = lambda steps, note: None,
+) -> Flow:
+    """Train a generator on a zoo.
+
+    Args:
+        zoo: The zoo (canonical, if units are to be comparable), or its folder.
+        out: Folder of the run: checkpoints, settings, metrics.jsonl.
+        preset: Settings to begin from (`weightflow list presets`).
+        steps: Steps of training; the preset's by default.
+        seed: Seed of everything random.
+        settings: Settings to change, such as `{"model.width": 192, "behaviour.weight": 3}`.
+        resume: Go on with the run in `out`, bit for bit, where there is one.
+        progress: Called after each step with 1 and a note (the held-out loss when it was measured).
+
+    Returns:
+        The trained generator.
+
+    Raises:
+        InputError: A setting does not exist, or `out` is in use.
+        WorkError: The loss is not finite.
+
+    Example:
+        >>> import weightflow
+        >>> flow = weightflow.train("zoos/canonical", "runs/digits", steps=500)  # doctest: +SKIP
+        >>> flow.sample("three, seven", 100)  # doctest: +SKIP
+    """
+    changes = config.replace_nested(config.nested(settings or {}), {"steps": steps, "seed": seed})
+    start_or_resume(opened(zoo), Path(out), preset, changes, resume).run(progress)
+    return load(out)
+
+
+def start_or_resume(
+    zoo: Zoo, out: Path, preset: str, changes: Mapping[str, Any], resume: bool
+) -> training.Trainer:
+    """A trainer in `out`: that of the run there, if asked and there is one, else a new one."""
+    if resume and training.is_begun(out):
+        return training.resume(zoo, out)
+    if os.path.isfile(out):
+        raise InputError(f"{out} is a file; name a folder for the run")
+    return training.start(zoo, read_preset(preset, dict(changes)), out)
