@@ -20,7 +20,7 @@ from torch import Tensor
 from canon.errors import InputError
 from canon.io import exported_program, hub, model_folder, safetensors, torch_pickle
 from canon.io.container import Container, unwrap
-from canon.io.dtypes import computable
+from canon.io.dtypes import computable, is_mask
 from canon.io.files import replacing, require_file
 from canon.io.folders import is_folder_name
 from canon.io.formats import PICKLES, SUFFIXES, check_suffix, format_of
@@ -51,6 +51,7 @@ class Checkpoint:
         container: what a trainer put around the tensors.
         format: the suffix of files of its format.
         folder: the folder that it came from, where it is one of Hugging Face's.
+        own_keys: the file's key for each of `state`, where they are not the same (`canon.io.prefixes`).
 
     Example:
         >>> import canon, torch
@@ -66,6 +67,7 @@ class Checkpoint:
     container: Container | None = None
     format: str = ".pt"
     folder: ModelFolder | None = None
+    own_keys: Mapping[str, str] = field(default_factory=dict)
 
     def with_state(self, state: Mapping[str, Tensor]) -> Checkpoint:
         """The same file with other numbers: keys, order, dtypes, metadata and tied tensors are kept."""
@@ -75,6 +77,18 @@ class Checkpoint:
             owner = first.setdefault(_place(old), name) if old.numel() else name
             kept[name] = kept[owner] if owner != name else state[name].to(old.dtype)
         return replace(self, state=kept, metadata=dict(self.metadata))
+
+    def rekeyed(self, own: str, internal: str) -> Checkpoint:
+        """The same network with keys that start with `internal` where the file's start with `own`."""
+        if own == internal:
+            return self
+        keys = {internal + key[len(own) :]: key for key in self.state}
+        return replace(self, state={new: self.state[old] for new, old in keys.items()}, own_keys=keys)
+
+    @property
+    def own_state(self) -> dict[str, Tensor]:
+        """The tensors by the file's own keys."""
+        return {self.own_keys.get(name, name): tensor for name, tensor in self.state.items()}
 
 
 def _place(tensor: Tensor) -> tuple[Any, ...]:
@@ -132,9 +146,14 @@ def require_same(a: Mapping[str, Tensor], b: Mapping[str, Tensor], who_a: str, w
 
 
 def require_finite(state: Mapping[str, Tensor], who: str) -> None:
-    """Raise `InputError` where a tensor holds NaN or infinity: no matching can make sense of it."""
+    """Raise `InputError` where a tensor holds NaN or infinity: no matching can make sense of it.
+
+    A mask of -inf and zero is data (`canon.io.dtypes.is_mask`).
+    """
     for name, tensor in state.items():
         if tensor.is_floating_point() and not (finite := computable(tensor).isfinite()).all():
+            if is_mask(tensor):
+                continue
             bad = int((~finite).sum())
             raise InputError(
                 f"{who}: {name} holds NaN or infinity ({bad} of {tensor.numel()} values); "
@@ -178,6 +197,7 @@ def write(
     Raises `InputError` where the path cannot be written and `WorkError` where the disk is full.
     """
     found = state if isinstance(state, Checkpoint) else Checkpoint(dict(state))
+    found = replace(found, state=found.own_state, own_keys={})
     metadata = found.metadata if metadata is None else metadata
     if found.folder is not None and is_folder_name(path):
 

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from canon.actions import permutation as perm
 from canon.errors import InputError
+from canon.io.dtypes import is_mask
 from canon.matching.gram import Family
 from canon.matching.gram_cache import Scores
 from canon.matching.initialization import STARTS
@@ -107,6 +108,8 @@ def _stacked(spec: PermutationSpec, reference: State, networks: State) -> tuple[
         spec.check(state, batch=int(extra))
         for key, tensor in state.items():
             # A sum sees any NaN or infinity; entry by entry only where it may have overflowed.
+            if key in spec.statistics and is_mask(tensor):
+                continue
             if tensor.is_floating_point() and not (tensor.sum().isfinite() or tensor.isfinite().all()):
                 raise InputError(f"{who}: {key} holds NaN or infinity")
     batch = networks[name].dim() > len(axes)

@@ -59,6 +59,8 @@ class Hints:
     input: str | None = None
     assume: tuple[str, ...] = ()
     example_inputs: Inputs | None = None
+    built: tuple[nn.Module, Inputs | None] | None = None
+    """What `model` made, where it was called already."""
 
     @property
     def model_name(self) -> str:
@@ -84,7 +86,7 @@ def find_runnable(found: Checkpoint, hints: Hints) -> Runnable | None:
     """The network's code: from `hints.model` ("package.module:build", "file.py:build") or its program."""
     if hints.model is None:
         return None if found.program is None else _from_program(found.program)
-    module, inputs = build(hints.model) if isinstance(hints.model, str) else _built(hints)
+    module, inputs = hints.built or call_model(hints)
     if hints.input is not None:
         inputs = parse_input(hints.input)
     if hints.example_inputs is not None:
@@ -102,7 +104,10 @@ def find_runnable(found: Checkpoint, hints: Hints) -> Runnable | None:
     return Runnable(module.eval(), inputs)
 
 
-def _built(hints: Hints) -> tuple[nn.Module, Inputs | None]:
+def call_model(hints: Hints) -> tuple[nn.Module, Inputs | None]:
+    """The module that `hints.model` names, makes or is, and the example inputs that it gives."""
+    if isinstance(hints.model, str):
+        return build(hints.model)
     if isinstance(hints.model, nn.Module):
         return copy.deepcopy(hints.model), None  # what the user holds is left as it is
     assert callable(hints.model)
@@ -243,11 +248,17 @@ def load_into(module: nn.Module, state: Mapping[str, Tensor]) -> None:
 
 
 def with_twins(module: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """`state`, and under each of the module's keys that it lacks the tensor of a key tied to it."""
+    """`state`, and under each of the module's keys that it lacks the tensor of a key tied to it.
+
+    Files from before batch norms counted their batches lack the counters, which take no part in evaluation.
+    """
     names: dict[int, list[str]] = {}
     for name, tensor in module.state_dict(keep_vars=True).items():
         names.setdefault(id(tensor), []).append(name)
     full = dict(state)
+    for name, tensor in module.state_dict().items():
+        if name.endswith("num_batches_tracked") and name not in full:
+            full[name] = tensor
     for tied in names.values():
         known = next((name for name in tied if name in state), None)
         if known is not None:
