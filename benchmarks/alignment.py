@@ -171,7 +171,7 @@ def timed(name: str, spec: PermutationSpec, threads: int) -> Row:
 def speed(name: str) -> Row:
     a, b = pair(name)
     size = 224 if "vit" in name else 64
-    spec = trace(a, torch.randn(2, 3, size, size), prove=False)
+    spec = trace(a, torch.randn(2, 3, size, size), verify=False)
     with ProcessPoolExecutor(1, get_context("spawn")) as pool:
         row = pool.submit(timed, name, spec, torch.get_num_threads()).result()
     row["load_of_the_machine"] = os.getloadavg()[0]

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from canon.cli.console import json_text
 from canon.io.files import atomic_write
+from canon.io.json_text import json_text
 
 RESULTS = Path(__file__).parent / "results"
 

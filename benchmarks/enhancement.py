@@ -27,7 +27,8 @@ from weightflow.applications.transfer import few
 from weightflow.batched.accuracy import measured
 from weightflow.batched.tasks import Task
 from weightflow.batched.training import train_many
-from weightflow.evaluation.evaluate import chance, judge
+from weightflow.evaluation.chance import chance
+from weightflow.evaluation.evaluate import judge
 
 TASKS = {"small": 20, "paper": 100}
 STRENGTHS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)

@@ -1,4 +1,4 @@
-"""Write the README's tables from the results. `--check` fails where one is out of date.
+"""Write the tables of both READMEs from the results. `--check` fails where one is out of date.
 
 python -m benchmarks.readme [--check]
 """
@@ -17,6 +17,7 @@ from benchmarks.common import read_result
 from canon.io.files import atomic_write
 
 README = Path(__file__).parents[1] / "README.md"
+RESULTS = Path(__file__).with_name("README.md")
 
 
 def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -123,6 +124,141 @@ def symmetries() -> str:
         for r in result["rows"]
     ]
     head = ("network", "groups", "parameters that move, %", "largest relative change", "seconds")
+    return markdown(head, rows) + f"\n\n{origin(result)}"
+
+
+CONTROLS = ("shuffled_prompt", "random_text", "generalist", "hypernetwork")
+
+
+def _best(baselines: dict[str, float]) -> tuple[str, float]:
+    """The most accurate baseline that is trivial: no training, and no controls."""
+    name = max((n for n in baselines if n not in CONTROLS), key=lambda n: baselines[n])
+    return name.replace("_", " "), baselines[name]
+
+
+def _per_cent(value: float | None) -> str:
+    return "–" if value is None else f"{100 * value:.1f}"
+
+
+def headline() -> str:
+    """One line for each kind of population: generated beside everything that it must beat."""
+    rows: list[tuple[str, ...]] = []
+
+    def add(
+        what: str, r: dict[str, float], best: tuple[str, float], chance: float, generalist: float | None
+    ) -> None:
+        rows.append(
+            (
+                what,
+                *(_per_cent(v) for v in (r["accuracy"], r["trained"], generalist)),
+                f"{_per_cent(best[1])} ({best[0]})",
+                _per_cent(chance),
+            )
+        )
+
+    row = next(r for r in read_result("specialists")["rows"] if r["table"] == "accuracy")
+    add("specialists: 4 hidden units for 10 of 57 classes", row, _best(row["baselines"]), row["chance"],
+        row["baselines"]["generalist"])  # fmt: skip
+    digits = read_result("demo")["rows"][0]
+    names = ("zoo_mean_rows", "nearest_rows", "soup_16", "interpolation", "ridge_rows", "nearest_prompt")
+    add("MLPs for 3 to 6 of 10 digits", {**digits, "accuracy": digits["generated"]}, _best({n: digits[n] for n in names}),
+        digits["chance"], None)  # fmt: skip
+    tina = [r for r in read_result("tina")["rows"] if r["table"] == "splits" and r["variant"] == "weightflow"]
+    names = ("zoo_mean_rows", "nearest_rows", "ridge_rows", "nearest_class")
+    for what, zoo, split in (
+        ("linear heads for 10 classes", "heads", "unseen_combinations"),
+        ("CNNs of 5,370 parameters for 10 classes", "cnns", "unseen_combinations"),
+        ("linear heads, **nine classes never seen**", "heads", "unseen_classes"),
+    ):
+        own = [r for r in tina if (r["zoo"], r["split"]) == (zoo, split)]
+        mean = {
+            key: float(np.mean([r[key] for r in own])) for key in (*names, "accuracy", "trained", "chance")
+        }
+        add(what, mean, _best({n: mean[n] for n in names}), mean["chance"], None)
+    head = (
+        "accuracy on test images, unseen combinations, %",
+        "generated",
+        "trained on the task",
+        "generalist",
+    )
+    return markdown((*head, "best trivial baseline", "chance"), rows)
+
+
+def specialists() -> str:
+    result = read_result("specialists")
+    rows = []
+    for r in result["rows"]:
+        if r["table"] == "accuracy":
+            named = {
+                "generated": r["accuracy"],
+                "trained on the task": r["trained"],
+                **r["baselines"],
+                "chance": r["chance"],
+            }
+            rows += [(name.replace("_", " "), _per_cent(value)) for name, value in named.items()]
+    return (
+        markdown(("heads with 4 hidden units, unseen combinations", "accuracy, %"), rows)
+        + f"\n\n{origin(result)}"
+    )
+
+
+def specialists_diversity() -> str:
+    rows = [
+        (
+            "trained from independent seeds"
+            if r["variant"] == "trained"
+            else f"generated, noise x {r['noise']:g}",
+            *(_per_cent(r[key]) for key in ("one", "ensemble", "disagreement")),
+        )
+        for r in read_result("specialists")["rows"]
+        if r["table"] == "diversity"
+    ]
+    return markdown(("eight networks of one prompt, %", "one", "ensemble", "disagreement of two"), rows)
+
+
+def specialists_curve() -> str:
+    result = read_result("specialists_curve")
+    rows = [
+        (
+            str(r["hidden"] or "none (linear)"),
+            *(_per_cent(r[key]) for key in ("generalist", "trained", "generated")),
+            f"{_per_cent(r['best_trivial'])} ({r['best_trivial_name'].replace('_', ' ')})",
+        )
+        for r in result["rows"]
+    ]
+    head = ("hidden units", "generalist", "trained", "generated", "best trivial")
+    return markdown(head, rows) + f"\n\n{origin(result)}"
+
+
+def compatibility() -> str:
+    result = read_result("compatibility")
+    rows = [
+        (
+            r["network"],
+            *(
+                ("no", "–", "–", "–", "–")
+                if not r["traced"]
+                else (
+                    "yes",
+                    f"{r['groups']}",
+                    f"{100 * r['share_of_axes']:.0f}",
+                    "yes" if r["kept"] else "**no**",
+                    "–" if r["recovered"] is None else "yes" if r["recovered"] else "**no**",
+                )
+            ),
+            f"{r['seconds']:.1f}",
+        )
+        for r in result["rows"]
+    ]
+    head = (
+        "network",
+        "traced",
+        "groups",
+        "axes that move, %",
+        "function kept",
+        "planted recovered",
+        "seconds",
+    )
     return markdown(head, rows) + f"\n\n{origin(result)}"
 
 
@@ -516,6 +652,13 @@ TABLES: dict[str, Callable[[], str]] = {
     "solvers": solvers,
     "demo aims": demo_aims,
     "ablations": ablations,
+    "headline": headline,
+    "specialists": specialists,
+    "specialists diversity": specialists_diversity,
+    "specialists curve": specialists_curve,
+    "specialists aims": lambda: aims("specialists"),
+    "compatibility": compatibility,
+    "compatibility aims": lambda: aims("compatibility"),
     "symmetries": symmetries,
     "planted": planted,
     "barriers": barriers,
@@ -537,10 +680,12 @@ def filled(text: str) -> str:
 
 
 def main() -> None:
-    text = README.read_text(encoding="utf-8")
-    if "--check" in sys.argv:
-        sys.exit("README.md is out of date; run python -m benchmarks.readme" if filled(text) != text else 0)
-    atomic_write(README, filled(text))
+    for path in (README, RESULTS):
+        text = path.read_text(encoding="utf-8")
+        if "--check" not in sys.argv:
+            atomic_write(path, filled(text))
+        elif filled(text) != text:
+            sys.exit(f"{path} is out of date; run python -m benchmarks.readme")
 
 
 if __name__ == "__main__":

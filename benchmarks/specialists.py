@@ -24,8 +24,9 @@ from benchmarks.common import aim, write_result
 from benchmarks.runs import unseen_tasks
 from weightflow.batched.tasks import Task
 from weightflow.evaluation.baselines import BASELINES, Inapplicable, answer
+from weightflow.evaluation.chance import chance
 from weightflow.evaluation.context import Known, open_known
-from weightflow.evaluation.evaluate import chance, judge
+from weightflow.evaluation.evaluate import judge
 from weightflow.evaluation.novelty import nearest_distances
 from weightflow.report.diversity import measure_diversity, train_alike
 from weightflow.text import Prompt
@@ -47,9 +48,9 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     PLAIN: ("weightflow", {}),
 }
 SOLVERS = {"euler 1": ("euler", 1), "euler 4": ("euler", 4), "euler 8": ("euler", 8), "rk4 3": ("rk4", 3)}
-# scales of the noise at the start; the last is what the generator was trained with
+# scales of the noise at the start; the generator is trained with 1
 NOISE = (0.0, 0.25, 0.5, 0.75, 0.85, 1.0)
-STEPS = {"small": 2500, "paper": 10_000}
+STEPS = {"small": 1500, "paper": 10_000}
 TASKS, GROUPS = {"small": 100, "paper": 200}, {"small": 16, "paper": 40}
 # trivial ways to have a network: retrieval, means, noise, regression; not our own generator with other words
 NOT_TRIVIAL = ("generalist", "hypernetwork", "shuffled_prompt", "random_text")
@@ -84,12 +85,14 @@ def accuracy_row(known: Known, who: dict[str, Any], tasks: Sequence[Task], besid
         "nearest_distance_ratio": float(nearest_distances(known, made, tasks).ratios.mean()),
     }  # fmt: skip
     if beside:
-        row["baselines"] = dict(_baselines(known, tasks, seed))
+        row["baselines"] = dict(measure_baselines(known, tasks, seed))
     return row
 
 
-def _baselines(known: Known, tasks: Sequence[Task], seed: int) -> Iterator[tuple[str, float | None]]:
-    for name in BASELINES:
+def measure_baselines(
+    known: Known, tasks: Sequence[Task], seed: int, leave_out: Sequence[str] = ()
+) -> Iterator[tuple[str, float | None]]:
+    for name in (name for name in BASELINES if name not in leave_out):
         try:
             state = answer(known, name, tasks, seed)
         except Inapplicable:
@@ -110,7 +113,8 @@ def diversity_row(known: Known, who: dict[str, Any], tasks: Sequence[Task], nois
     prompts = [Prompt(task.classes) for task in tasks for _ in range(8)]
     seeds = range(1000 * (who["seed"] + 1), 1000 * (who["seed"] + 1) + len(prompts))
     state = known.flow.sample_states(prompts, seeds, replace(known.config, noise=noise))
-    return {**who, "table": "diversity", "noise": noise, **_means(known, state, tasks)}
+    who = {**who, "table": "diversity", "noise": noise, "default": known.config.noise}
+    return {**who, **_means(known, state, tasks)}
 
 
 def _means(known: Known, state: Any, tasks: Sequence[Task]) -> dict[str, Any]:
@@ -119,7 +123,7 @@ def _means(known: Known, state: Any, tasks: Sequence[Task]) -> dict[str, Any]:
 
 
 def measure(zoo: Zoo, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    for seed in range(options.seeds):
+    for seed in range(options.first_seed, options.first_seed + options.seeds):
         for variant in options.variants:
             known, seconds = trained_generator(zoo, variant, seed, options)
             tasks = unseen_tasks(known, seed, TASKS[options.size])
@@ -136,7 +140,9 @@ def measure(zoo: Zoo, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
 
 def aims(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     ours = [r for r in rows if r["table"] == "accuracy" and r["variant"] == OURS]
-    spread = [r for r in rows if (r["table"], r["variant"], r.get("noise")) == ("diversity", OURS, 1.0)]
+    spread = [
+        r for r in rows if (r["table"], r["variant"], r.get("noise")) == ("diversity", OURS, r.get("default"))
+    ]
     trained = [r for r in rows if r["table"] == "diversity" and r["variant"] == "trained"]
 
     def least(name: str, wanted: float, of: Callable[[Any], float], of_rows: Sequence[Any]) -> dict[str, Any]:
@@ -181,7 +187,8 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--size", choices=sorted(STEPS), default="small")
-    parser.add_argument("--seeds", type=int, default=3, help="how many seeds, from 0")
+    parser.add_argument("--seeds", type=int, default=3, help="how many seeds")
+    parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--steps", type=int, help="of training, instead of the size's")
     parser.add_argument("--encoder", default="wordllama", help="of the class names")
     parser.add_argument("--zoo", type=Path, help="a canonical zoo of the recipe")
@@ -203,7 +210,10 @@ def main() -> None:
         for row in measure(zoo_of(options), options):
             rows.append(row)
             print(row, flush=True)
-    seconds, seeds = time.perf_counter() - begin, range(options.seeds)
+    seconds, seeds = (
+        time.perf_counter() - begin,
+        range(options.first_seed, options.first_seed + options.seeds),
+    )
     print(
         write_result(
             "specialists", size=options.size, seeds=seeds, seconds=seconds, rows=rows, aims=aims(rows)

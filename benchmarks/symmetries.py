@@ -3,7 +3,7 @@
 For each network: random weights, random running statistics, constants perturbed; then random elements
 of all groups and scales at once are applied and the module itself (not its exported graph) is run in
 float64. Reported are the largest relative change of an output, the share of the parameters at
-positions that move, what cannot move and why, and seconds to trace and prove.
+positions that move, what cannot move and why, and seconds to trace and check.
 """
 
 from __future__ import annotations

@@ -24,8 +24,9 @@ from canon.errors import InputError
 from weightflow import datasets
 from weightflow.config import SMALL
 from weightflow.evaluation.baselines import answer
+from weightflow.evaluation.chance import chance
 from weightflow.evaluation.context import Known, open_known
-from weightflow.evaluation.evaluate import chance, judge
+from weightflow.evaluation.evaluate import judge
 from weightflow.networks.readout import Cosine
 from weightflow.report.baselines import opponents
 from weightflow.report.generated import generate

@@ -28,8 +28,9 @@ from weightflow import datasets
 from weightflow.batched.tasks import Task
 from weightflow.data.types import StoredInputs
 from weightflow.evaluation.baselines import answer
+from weightflow.evaluation.chance import chance
 from weightflow.evaluation.context import Known, open_known
-from weightflow.evaluation.evaluate import chance, judge
+from weightflow.evaluation.evaluate import judge
 from weightflow.evaluation.novelty import nearest_distances
 from weightflow.generator.decode import decode
 from weightflow.models.residual import Anchored
@@ -290,27 +291,7 @@ def aims(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     def ahead(row: dict[str, Any]) -> float:
         return row["accuracy"] - row["ridge_rows"]
 
-    def bought(what: str, with_it: str, without: str, split: str, key: str) -> dict[str, Any]:
-        a, b = (
-            [r[key] for r in rows if (r["table"], r.get("variant"), r.get("split")) == ("splits", v, split)]
-            for v in (with_it, without)
-        )
-        where = split.replace("_", " ")
-        name = f"{what} adds on heads, {where}: {key.replace('_', ' ')}"
-        if not a or not b:
-            return missing(name, "shown, whichever sign", "not run")
-        return aim(name, "shown, whichever sign", [x - y for x, y in zip(a, b, strict=True)], True)
-
-    effects = [
-        bought(what, *pair, split, key)
-        for what, pair in (("behaviour in the loss", (PLAIN, SILENT)), ("behaviour beyond the zoo", (BEYOND, PLAIN)))
-        for split, key in (
-            ("unseen_combinations", "accuracy"), ("unseen_classes", "accuracy"),
-            ("unseen_combinations", "nearest_distance_ratio"), ("unseen_combinations", "training_seconds"),
-        )
-    ]  # fmt: skip
     return [
-        *effects,
         least("heads, unseen combinations, share of trained", "heads", "unseen_combinations", 0.995, share),
         least("CNNs, unseen combinations, share of trained", "cnns", "unseen_combinations", 0.97, share),
         least("heads, nine unseen classes, accuracy", "heads", "unseen_classes", 0.68, plain),

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from canon.merging.plotting import plot
     from canon.merging.weight_norms import restore_norms
     from canon.spec import Axis, Factor, Group, PermutationSpec
-    from canon.tracing.numerical_check import prove
+    from canon.tracing.numerical_check import check_groups
     from canon.tracing.trace import trace
 
 # Loaded on first use: `canon --help` must answer before torch is imported.
@@ -54,6 +54,7 @@ _HOME = {
     "apply_scale": "actions.scaling",
     "barrier": "api.averaging",
     "canonicalize": "api.alignment",
+    "check_groups": "tracing.numerical_check",
     "compose": "actions.permutation",
     "equivalent": "api.inspection",
     "fold_norms": "folding.norm_folding",
@@ -66,7 +67,6 @@ _HOME = {
     "match_weights": "matching.weight_matching",
     "merge": "api.averaging",
     "plot": "merging.plotting",
-    "prove": "tracing.numerical_check",
     "random": "actions.permutation",
     "reestimate_batch_norm": "merging.activation_repair",
     "repair": "merging.activation_repair",
@@ -97,6 +97,7 @@ __all__ = [
     "apply_scale",
     "barrier",
     "canonicalize",
+    "check_groups",
     "compose",
     "equivalent",
     "fold_norms",
@@ -109,7 +110,6 @@ __all__ = [
     "match_weights",
     "merge",
     "plot",
-    "prove",
     "random",
     "reestimate_batch_norm",
     "repair",

@@ -66,7 +66,7 @@ def align(
         "objective_after": match.objective.item(),
         "distance_before": distance(spec, a.state, b.state),
         "distance_after": distance(spec, a.state, aligned.state),
-        **prove(resolved, b, aligned, transform, generator),
+        **verified(resolved, b, aligned, transform, generator),
         "groups": _groups(spec, match),
         "moved_fraction": moved_fraction(spec, match.moved),
         "sweeps": match.sweeps,
@@ -89,7 +89,7 @@ def canonical_form(
     transform = Transform(resolved.spec, *canonical_element(resolved.spec, found.state))
     aligned = found.with_state(transform.apply(found.state))
     report = {
-        **prove(resolved, found, aligned, transform, generator),
+        **verified(resolved, found, aligned, transform, generator),
         "groups": [{"name": name, "moved": moved} for name, moved in transform.moved().items()],
         "moved_fraction": moved_fraction(resolved.spec, transform.moved()),
         **peak_memory(),
@@ -125,8 +125,8 @@ def folded_form(
     after = Transform(spec, *canonical_element(spec, narrow.state))
     wide = fold({name: _wide(tensor) for name, tensor in before.apply(found.state).items()})
     exact = Checkpoint(after.apply(wide.state), found.metadata)
-    proved = prove(resolved, found, exact, Transform(spec, identity(spec)), generator)
-    report = {**proved, "folded": narrow.folded, "kept": narrow.kept, **peak_memory()}
+    checked = verified(resolved, found, exact, Transform(spec, identity(spec)), generator)
+    report = {**checked, "folded": narrow.folded, "kept": narrow.kept, **peak_memory()}
     return found.with_state(after.apply(narrow.state)), report | {"spec_source": resolved.source}
 
 
@@ -152,7 +152,7 @@ def distance(spec: PermutationSpec, a: Mapping[str, Tensor], b: Mapping[str, Ten
     return total**0.5
 
 
-def prove(
+def verified(
     resolved: Resolved,
     before: Checkpoint,
     after: Checkpoint,

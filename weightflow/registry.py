@@ -74,15 +74,17 @@ class Registry(Mapping[str, T], Generic[T]):
         entry, _, rest = name.partition(":")
         return entry, rest
 
-    def pick(self, name: str) -> T:
-        """The entry; `InputError` lists what there is and how to name code of one's own."""
+    def pick(self, name: str, rest: str = "") -> T:
+        """The entry; `InputError` lists what there is and how to name code of one's own.
+
+        `rest` is what followed the name after a colon.
+        """
         if name in self:
             return self[name]
-        outside = name.rpartition(":")[0] or name
-        how = ""
-        if ":" in name or name.endswith(".py"):
-            how = f"; '{name}' lies outside the package: add --plugin {outside} to let its code run"
-        raise InputError(f"no {self.kind} is called '{name}'; there are: {', '.join(sorted(self))}{how}")
+        whole = f"{name}:{rest}" if rest else name
+        outside, colon, _ = whole.partition(":")
+        how = f"; to run your own code, add --plugin {outside}" if colon or name.endswith(".py") else ""
+        raise InputError(f"no {self.kind} is called '{whole}'; there are: {', '.join(sorted(self))}{how}")
 
     def __getitem__(self, name: str) -> T:
         _ = _announced()  # a plug-in may register entries when it is loaded

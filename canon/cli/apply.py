@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -17,7 +17,7 @@ def apply(
     a: Network,
     out: Out,
     kind: Annotated[
-        str, typer.Option("--kind", help="What A is: network, task-vector, lora or optimizer.")
+        Literal["network", "task-vector", "lora", "optimizer"], typer.Option("--kind", help="What A is.")
     ] = "network",
     invert: Annotated[bool, typer.Option("--invert", help="Apply the inverse.")] = False,
     fan_in_fan_out: Annotated[

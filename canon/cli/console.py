@@ -1,16 +1,14 @@
 """What the command lines share: errors in one line, exit codes, progress, machine-readable results.
 
-Exit codes: 0 done, 1 the work failed, 2 the command was wrong, 130 interrupted. Results go to standard
-output, all talk to standard error. Nothing here imports torch.
+Exit codes: 0 done, 1 the work failed, 2 the command was wrong, 130 interrupted, 143 ended by SIGTERM.
+Results go to standard output, all talk to standard error. Nothing here imports torch.
 """
 
 from __future__ import annotations
 
 import errno
 import os
-import signal
 import sys
-import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -32,6 +30,9 @@ from rich.progress import (
 from rich.text import Text
 from typer.core import TyperGroup
 
+from canon.cli.interrupts import deferred as deferred
+from canon.cli.interrupts import message_of, receiving
+from canon.cli.interrupts import on_interrupt as on_interrupt
 from canon.errors import InputError, WorkError
 from canon.io.json_text import json_text
 from canon.validation import shown
@@ -48,22 +49,33 @@ LONGEST = 2000
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
-def application(help: str, cls: type[TyperGroup] | None = None) -> typer.Typer:
+def application(help: str, version: str, cls: type[TyperGroup] | None = None) -> typer.Typer:
     """A command line with the options that all of ours have; `cls` may order its commands."""
     app = typer.Typer(
         cls=cls,
         help=help,
         no_args_is_help=True,
         rich_markup_mode="rich",
-        add_completion=False,
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"]},
     )
 
     @app.callback()
-    def _options(debug: bool = DEBUG) -> None: ...
+    def _options(debug: bool = DEBUG, version: bool = version_option(version)) -> None: ...
 
     return app
+
+
+def version_option(version: str) -> Any:
+    """The default of `--version`, which prints the version and ends the command."""
+
+    def said(asked: bool) -> bool:
+        if asked:
+            print(version)
+            raise typer.Exit
+        return asked
+
+    return typer.Option(False, "--version", help="Print the version.", callback=said, is_eager=True)
 
 
 def run(app: typer.Typer, arguments: Sequence[str] | None = None, *, name: str | None = None) -> NoReturn:
@@ -76,21 +88,21 @@ def guarded(app: typer.Typer, arguments: Sequence[str], *, name: str | None = No
     debug = "--debug" in arguments
     rest = [argument for argument in arguments if argument != "--debug"]
     try:
-        with _hearing_interrupts() as interrupts:
+        with receiving() as requests:
             _invoke(app, rest, name or Path(sys.argv[0]).name)
     except typer.Exit as stop:
         return stop.exit_code
     except KeyboardInterrupt as stop:
-        say(_interrupted(stop))
-        return 130
+        say(message_of(stop))
+        return requests.exit_code
     except BrokenPipeError:
         # Nobody reads on, as in `canon inspect a.pt | head`; nor shall Python complain when it flushes.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except Exception as error:
-        if interrupts:  # a library took the interrupt for a failure of its own
-            say(_interrupted(error))
-            return 130
+        if requests():  # a library took the interrupt for a failure of its own
+            say(message_of(error))
+            return requests.exit_code
         if type(error).__name__ == "NoArgsIsHelpError":  # its message is the whole help, and was shown
             print(error, end="", file=sys.stderr)
             return 2
@@ -103,29 +115,12 @@ def guarded(app: typer.Typer, arguments: Sequence[str], *, name: str | None = No
 
 
 def _invoke(app: typer.Typer, arguments: Sequence[str], name: str) -> None:
-    """What `app()` does, without its own way with errors: a box of several lines."""
+    """What `command.main(standalone_mode=False)` does, but for interrupts: it drops what was noted on them."""
     command = typer.main.get_command(app)
+    if f"_{name.upper()}_COMPLETE" in os.environ:
+        command.main(list(arguments), name)  # shell completion; ends the process
     with command.make_context(name, list(arguments)) as context:
         command.invoke(context)
-
-
-@contextmanager
-def _hearing_interrupts() -> Iterator[list[int]]:
-    """Within the block, every Ctrl-C is also noted in the list that is handed out."""
-    heard: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield heard
-        return
-
-    def hear(number: int, frame: Any) -> None:
-        heard.append(number)
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGINT, hear)
-    try:
-        yield heard
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def explain(error: Exception) -> tuple[int, str]:
@@ -137,7 +132,8 @@ def explain(error: Exception) -> tuple[int, str]:
     if hasattr(error, "format_message"):  # typer keeps the class of a wrong command to itself
         context = getattr(error, "ctx", None)
         where = "" if context is None else f"; `{context.command_path} --help` shows what there is"
-        return 2, f"{' '.join(error.format_message().split()).rstrip('.')}{where}"
+        message = " ".join(error.format_message().replace("Value error, ", "").split())
+        return 2, f"{message.rstrip('.')}{where}"
     if isinstance(error, MemoryError):
         return 1, "out of memory; use a smaller batch or a larger machine"
     if isinstance(error, OSError):
@@ -154,24 +150,6 @@ def explain(error: Exception) -> tuple[int, str]:
 
 def _line(error: Exception) -> str:
     return shown(" ".join(str(error)[: 10 * LONGEST].split()), LONGEST) or type(error).__name__
-
-
-@contextmanager
-def on_interrupt(message: str) -> Iterator[None]:
-    """Within the block, Ctrl-C ends the command with `message`: what is kept and how to go on."""
-    try:
-        yield
-    except (KeyboardInterrupt, Exception) as stop:  # libraries turn the one into the other
-        stop.add_note(message)
-        raise
-
-
-def _interrupted(stop: BaseException | None) -> str:
-    notes: list[str] = []
-    while stop is not None:
-        notes += getattr(stop, "__notes__", [])
-        stop = stop.__cause__ or stop.__context__
-    return f"interrupted: {notes[0] if notes else 'nothing was written; run the same command again'}"
 
 
 def say(text: str) -> None:

@@ -1,5 +1,6 @@
 """The `canon` command line: one file for each command, listed here. Nothing here imports torch."""
 
+from canon import __version__
 from canon.cli import console
 from canon.cli.align import align
 from canon.cli.apply import apply
@@ -21,7 +22,10 @@ app = console.application(
     "  a .pt2 file (torch.export)      traced and checked numerically\n\n"
     "  --model pkg.mod:build           your module, traced and checked numerically\n\n"
     "  a bare checkpoint               keys, shapes and config.json; --assume says what they do not\n\n"
-    "  --spec S.json                   a spec that `canon inspect --save-spec` wrote, amended by hand if need be"
+    "  --spec S.json                   a spec that `canon inspect --save-spec` wrote, amended by hand if need be\n\n"
+    "Exit codes: 0 done; 1 the work failed, or `verify` found two different functions; 2 wrong input; 3 `verify` "
+    "could not decide; 130 interrupted.",
+    __version__,
 )
 
 

@@ -1,7 +1,7 @@
 """The options that several commands share, each written once."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -52,8 +52,11 @@ Input = Annotated[
         help="Example inputs for --model: 1x3x224x224, or 1x16@1000 for token ids below 1000; commas between.",
     ),
 ]
+MethodName = Literal["weights", "activations", "transfusion", "straight-through"]
+StartName = Literal["auto", "identity", "anchored", "signatures", "frank_wolfe"]
+RepairName = Literal["none", "norms", "batch-norm", "repair"]
 Method = Annotated[
-    str,
+    MethodName,
     typer.Option(
         "--method",
         help="weights or transfusion, which also choose the signs of odd units (tanh, sin); activations and "
@@ -61,7 +64,7 @@ Method = Annotated[
     ),
 ]
 Start = Annotated[
-    str, typer.Option("--start", help="Where matching starts; auto tries several, keeps the best.")
+    StartName, typer.Option("--start", help="Where matching starts; auto tries several, keeps the best.")
 ]
 Balance = Annotated[
     bool, typer.Option("--balance", help="Match in balanced scales, and give B's units the scales of A's.")
@@ -82,9 +85,10 @@ Train = Annotated[
     typer.Option("--train", metavar="X.npz", help="Training examples, for --repair and activations."),
 ]
 Repair = Annotated[
-    str,
+    RepairName,
     typer.Option(
         "--repair",
-        help="After merging: none, norms (each unit's weights get their length back), or, with --train, batch-norm or repair (statistics).",
+        help="After merging: norms rescales each row to the mean row norm of the inputs; with --train, batch-norm "
+        "re-estimates running statistics, repair rescales activations (REPAIR).",
     ),
 ]

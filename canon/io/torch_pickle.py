@@ -69,12 +69,12 @@ def _tensors(found: Any) -> Iterator[Tensor]:
 
 def _check_records(path: str | os.PathLike[str], size: int) -> None:
     """Raise `InputError` where the archive's records claim more bytes than the file holds."""
-    if not zipfile.is_zipfile(path):
-        return
     try:
+        if not zipfile.is_zipfile(path):
+            return
         with zipfile.ZipFile(path) as archive:
             claimed = sum(record.file_size for record in archive.infolist())
-    except (zipfile.BadZipFile, OSError, ValueError) as error:
+    except Exception as error:  # zipfile raises whatever it met: struct.error, NotImplementedError, ...
         raise InputError(f"{path} is damaged ({error}); save or download it again") from None
     if claimed > size:
         raise InputError(f"{path} claims {claimed} bytes of tensors, the file holds {size}; save it again")

@@ -43,7 +43,7 @@ class Resolved:
 def resolve(found: Checkpoint, hints: Hints = Hints(), runnable: Runnable | None = None) -> Resolved:
     """The spec of `found`: from the hints, from its program, or recognised by keys and shapes.
 
-    A spec from a file is proved wherever the network's code is known, and assumed elsewhere. `runnable` is
+    A spec from a file is verified wherever the network's code is known, and assumed elsewhere. `runnable` is
     the code where `find_runnable` has found it already. Raises `InputError` where nothing fits, or where
     a group of the spec changes the function; the message names the ways out.
     """
@@ -97,7 +97,7 @@ def described(found: Checkpoint) -> Runnable | None:
 def require_symmetries(spec: PermutationSpec, found: Checkpoint, runnable: Runnable, source: str) -> None:
     """`InputError` unless every group and scale of a file's spec keeps the network's function."""
     from canon.tracing.exported_graph import Program
-    from canon.tracing.numerical_check import prove_program
+    from canon.tracing.numerical_check import check_program
 
     inputs = runnable.examples if found.program is None else None
     program = Program.of(runnable.module if found.program is None else found.program, inputs)
@@ -109,12 +109,12 @@ def require_symmetries(spec: PermutationSpec, found: Checkpoint, runnable: Runna
         if name not in axes:  # tied to a tensor of the file, or no part of it
             twin = identities.get(identity)
             axes[name] = spec.axes[twin] if twin else tuple(Axis.fixed(size) for size in shape)
-    proof = prove_program(program, replace(spec, axes=axes))
-    wrong = [f"'{name}' by {apart:.1e} of their size" for name, apart in proof.failed.items()]
+    check = check_program(program, replace(spec, axes=axes))
+    wrong = [f"'{name}' by {apart:.1e} of their size" for name, apart in check.failed.items()]
     wrong += [
         f"'{name}', scaled"
         for name, group in spec.groups.items()
-        if name in proof.spec.groups and proof.spec.groups[name].scale != group.scale
+        if name in check.spec.groups and check.spec.groups[name].scale != group.scale
     ]
     if wrong:
         raise InputError(

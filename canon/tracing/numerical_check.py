@@ -1,4 +1,4 @@
-r"""Proof by numbers: a group that is a symmetry leaves the network's function as it was.
+r"""A numerical check: a group that is a symmetry leaves the network's function as it was.
 
 The network runs in float64 and evaluation mode with perturbed parameters and random running
 statistics (so that zero-initialised branches count), then once more with a random element of every
@@ -27,7 +27,7 @@ TOLERANCE = 1e-9
 
 
 @dataclass(frozen=True)
-class Proof:
+class GroupCheck:
     """`spec` holds the groups that passed; `failed` says how far the outputs moved for the others.
 
     `difference` is the largest relative change of an output under the elements that passed.
@@ -42,9 +42,9 @@ class Proof:
         return not self.failed
 
 
-def prove(
+def check_groups(
     network: nn.Module | ExportedProgram, example_inputs: Any, spec: PermutationSpec, *, seed: int = 0
-) -> Proof:
+) -> GroupCheck:
     """Check numerically that every group and every scale of a spec keeps the function of a network.
 
     Each is exercised with a random element in float64; the network is left untouched.
@@ -65,17 +65,17 @@ def prove(
         >>> import canon, torch
         >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
         >>> spec = canon.trace(net, torch.randn(1, 4))
-        >>> type(canon.prove(net, torch.randn(1, 4), spec)).__name__
-        'Proof'
+        >>> type(canon.check_groups(net, torch.randn(1, 4), spec)).__name__
+        'GroupCheck'
     """
     program = Program.of(network, example_inputs)
     spec.check(
         {name: torch.empty(shape, device="meta") for name, (_, shape) in program.state_identities.items()}
     )
-    return prove_program(program, spec, seed=seed)
+    return check_program(program, spec, seed=seed)
 
 
-def prove_program(program: Program, spec: PermutationSpec, *, seed: int = 0) -> Proof:
+def check_program(program: Program, spec: PermutationSpec, *, seed: int = 0) -> GroupCheck:
     generator = torch.Generator().manual_seed(seed)
     state = _lively(program, spec, generator)
     silent = _silent(program, spec, state, generator)
@@ -86,7 +86,9 @@ def prove_program(program: Program, spec: PermutationSpec, *, seed: int = 0) -> 
             state, silent = redrawn, still
     for name in silent:
         if name in spec.groups:
-            spec = freeze(spec, name, "the proof could not exercise it: the outputs do not depend on it")
+            spec = freeze(
+                spec, name, "the numerical check could not exercise it: the outputs do not depend on it"
+            )
     reference = program.run(state)
     element = permutation.random(spec, generator)
     scales = random_scales(spec, generator)
@@ -117,8 +119,10 @@ def prove_program(program: Program, spec: PermutationSpec, *, seed: int = 0) -> 
     spec = _without_scale(spec, unscaled)
     for name, apart in failed.items():
         where = f", broken by {culprits[name]}" if culprits.get(name) else ""
-        spec = freeze(spec, name, f"the proof failed: outputs change by {apart:.1e} of their size{where}")
-    return Proof(spec, worst, failed)
+        spec = freeze(
+            spec, name, f"the numerical check failed: outputs change by {apart:.1e} of their size{where}"
+        )
+    return GroupCheck(spec, worst, failed)
 
 
 def _lively(program: Program, spec: PermutationSpec, generator: torch.Generator) -> dict[str, Tensor]:

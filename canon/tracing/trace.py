@@ -23,20 +23,20 @@ from canon.spec import Axis, Factor, Group, PermutationSpec
 from canon.tracing.axis_unification import Structure
 from canon.tracing.exported_graph import Program, Slot
 from canon.tracing.interpreter import Interpreter, tensors_in
-from canon.tracing.numerical_check import prove_program
+from canon.tracing.numerical_check import check_program
 from canon.tracing.operations import Context, Traced
 from canon.tracing.scale_inference import Degrees
 
 
 def trace(
-    network: nn.Module | ExportedProgram, example_inputs: Any = None, *, prove: bool = True
+    network: nn.Module | ExportedProgram, example_inputs: Any = None, *, verify: bool = True
 ) -> PermutationSpec:
     """The permutation symmetries of a network, read from its graph.
 
     Args:
         network: a module, or an exported program. It is left untouched.
         example_inputs: a tensor, a tuple of positional or a dict of named inputs; a program brings its own.
-        prove: check every group numerically with a random element in float64; one that changes the output is frozen
+        verify: check every group numerically with a random element in float64; one that changes the output is frozen
             and named in `spec.frozen`.
 
     Returns:
@@ -54,7 +54,7 @@ def trace(
     """
     program = Program.of(network, example_inputs)
     spec = _Reader(program).read()
-    return prove_program(program, spec).spec if prove else spec
+    return check_program(program, spec).spec if verify else spec
 
 
 class _Reader:

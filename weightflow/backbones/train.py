@@ -2,7 +2,8 @@
 
 Random crops and flips, SGD with Nesterov's momentum, one cycle of the learning rate (Smith & Topin,
 arXiv:1708.07120). Processors multiply in bfloat16 twice as fast; weights and their updates stay float32.
-After every epoch all that is needed to go on is written beside the backbone's own place.
+After every epoch, and where it is asked to stop, all that is needed to go on is written beside the backbone's
+own place.
 """
 
 from __future__ import annotations
@@ -96,7 +97,8 @@ class BackboneTrainer:
         self.cycle = torch.optim.lr_scheduler.OneCycleLR(
             self.optimizer, recipe.learning_rate, total_steps=self.steps
         )
-        self.epochs = 0
+        self.epochs, self.batch, self.loss, self.saved = 0, 0, 0.0, 0
+        self.order = torch.empty(0, dtype=torch.long)
         if self.partial.exists():
             self._restore()
 
@@ -106,19 +108,32 @@ class BackboneTrainer:
         return self.recipe.epochs * self.batches
 
     @property
+    def done(self) -> int:
+        """Mini-batches taken so far."""
+        return self.epochs * self.batches + self.batch
+
+    @property
     def partial(self) -> Path:
         """The file to go on from."""
         return self.path.with_suffix(".partial.safetensors")
 
-    def run(self, on_step: Callable[[int, str], None] = lambda steps, note: None) -> Epoch:
+    def run(
+        self,
+        on_step: Callable[[int, str], None] = lambda steps, note: None,
+        stop: Callable[[], bool] = lambda: False,
+    ) -> Epoch | None:
         """Train to the end and write the backbone, a last layer of its classes with it.
+
+        After each mini-batch `stop` is asked: where it is true, the state is saved and None is returned.
 
         Raises `WorkError` where the loss stops being finite.
         """
         while True:
-            loss = self._epoch(on_step)
-            self.epochs += 1
-            epoch = Epoch(self.epochs, loss, self._accuracy())
+            if not self._epoch(on_step, stop):
+                self._save()
+                return None
+            epoch = Epoch(self.epochs + 1, self.loss / self.batches, self._accuracy())
+            self.epochs, self.batch, self.loss = self.epochs + 1, 0, 0.0
             on_step(
                 0, f"epoch {epoch.number}: loss {epoch.loss:.3f}, validation {100 * epoch.accuracy:.1f} %"
             )
@@ -136,11 +151,13 @@ class BackboneTrainer:
         self.partial.unlink(missing_ok=True)
         return epoch
 
-    def _epoch(self, on_step: Callable[[int, str], None]) -> float:
+    def _epoch(self, on_step: Callable[[int, str], None], stop: Callable[[], bool]) -> bool:
+        """Take the mini-batches of the epoch that are left; whether it came to its end."""
         self.module.train()
-        order = self.rows[torch.randperm(len(self.rows), generator=self.generator)]
-        loss_of, total = nn.CrossEntropyLoss(label_smoothing=self.recipe.label_smoothing), 0.0
-        for index in order.split(self.recipe.batch_size)[: self.batches]:
+        if self.batch == 0:
+            self.order = self.rows[torch.randperm(len(self.rows), generator=self.generator)]
+        loss_of = nn.CrossEntropyLoss(label_smoothing=self.recipe.label_smoothing)
+        for index in self.order.split(self.recipe.batch_size)[self.batch : self.batches]:
             images = self.data.train.inputs[index]
             if self.recipe.augment == "crop_flip":
                 images = crop_flip(images, self.generator)
@@ -153,9 +170,12 @@ class BackboneTrainer:
             loss.backward()
             self.optimizer.step()
             self.cycle.step()
-            total += loss.item()
+            self.loss += loss.item()
+            self.batch += 1
             on_step(1, "")
-        return total / self.batches
+            if stop():
+                return False
+        return True
 
     def _logits(self, images: Tensor) -> Tensor:
         low = self.recipe.precision == "bfloat16"
@@ -181,9 +201,11 @@ class BackboneTrainer:
             for name, parameter in self.module.named_parameters()
         }
         state = {f"network.{name}": tensor for name, tensor in self.module.state_dict().items()}
-        tensors = {**state, **moments, "generator": self.generator.get_state()}
+        tensors = {**state, **moments, "generator": self.generator.get_state(), "order": self.order}
         now = {key: float(self.optimizer.param_groups[0][key]).hex() for key in CYCLED}
-        checkpoint.write(self.partial, tensors, {"of": self._identity(), "epochs": str(self.epochs), **now})
+        place = {"epochs": str(self.epochs), "batch": str(self.batch), "loss": self.loss.hex()}
+        checkpoint.write(self.partial, tensors, {"of": self._identity(), **place, **now})
+        self.saved = self.done
 
     def _restore(self) -> None:
         found = checkpoint.read(self.partial)
@@ -198,8 +220,9 @@ class BackboneTrainer:
             buffer = torch.empty_like(parameter).copy_(found.state[f"momentum.{name}"])
             self.optimizer.state[parameter]["momentum_buffer"] = buffer
         self.generator.set_state(found.state["generator"])
-        self.epochs = int(found.metadata["epochs"])
-        self.cycle.last_epoch = self.epochs * self.batches
+        self.epochs, self.batch = int(found.metadata["epochs"]), int(found.metadata["batch"])
+        self.loss, self.order = float.fromhex(found.metadata["loss"]), found.state["order"]
+        self.cycle.last_epoch = self.saved = self.done
         for key in CYCLED:
             self.optimizer.param_groups[0][key] = float.fromhex(found.metadata[key])
 

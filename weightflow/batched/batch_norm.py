@@ -8,10 +8,11 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from canon.errors import InputError
 from canon.merging.activation_repair import reestimate_batch_norm
 from canon.types import StateDict
 from weightflow import datasets
-from weightflow.datasets import Split
+from weightflow.datasets import ClassificationData, Split
 from weightflow.networks.architectures import Architecture
 
 
@@ -27,10 +28,16 @@ def of_classes(
         return state
     data, rows = datasets.load(dataset), []
     for own in classes:
-        known = set(own) <= set(data.class_names)
-        labels = torch.tensor(data.class_index(own if known else data.class_names))
+        labels = torch.tensor(_labels(data, own))
         rows.append(torch.isin(data.train.labels, labels).nonzero().squeeze(1))
     return restore_statistics(architecture, state, data.train, rows)
+
+
+def _labels(data: ClassificationData, classes: Sequence[str]) -> list[int]:
+    try:
+        return [label for own in data.class_labels(classes) for label in own]
+    except InputError:
+        return list(range(len(data.class_names)))
 
 
 def restore_statistics(

@@ -28,7 +28,8 @@ def class_table(data: ClassificationData, tasks: Sequence[Task], classes: int) -
     for row, task in enumerate(tasks):
         if len(task.classes) > classes:
             raise InputError(f"a task of {len(task.classes)} classes; the architecture has {classes} logits")
-        positions[row, data.class_index(task.classes)] = torch.arange(len(task.classes))
+        for logit, labels in enumerate(data.class_labels(task.classes)):
+            positions[row, labels] = logit
         mask[row, : len(task.classes)] = True
     return positions, mask
 
@@ -71,11 +72,14 @@ def scatter_classes(architecture: Architecture, state: StateDict, tasks: Sequenc
 
 
 def gather_classes(architecture: Architecture, wide: StateDict, tasks: Sequence[Task]) -> StateDict:
-    """The inverse: each task's logits out of all classes, padded with zeros to the architecture's."""
+    """The inverse: each task's logits out of all classes, padded with zeros to the architecture's.
+
+    A union has the row of its first member; `scatter_classes` gave all members one row.
+    """
     data = datasets.load(tasks[0].dataset)
     index = torch.full((len(tasks), architecture.classes), -1)
     for row, task in enumerate(tasks):
-        index[row, : len(task.classes)] = torch.tensor(data.class_index(task.classes))
+        index[row, : len(task.classes)] = torch.tensor([own[0] for own in data.class_labels(task.classes)])
     return move_classes(architecture, wide, index)
 
 

@@ -13,6 +13,7 @@ from torch.func import functional_call, vmap
 
 from canon.types import StateDict
 from weightflow.batched.class_axes import class_table
+from weightflow.batched.evaluation_mode import in_evaluation_mode
 from weightflow.batched.group_size import together
 from weightflow.batched.tasks import Task
 from weightflow.datasets import ClassificationData, StoredInputs
@@ -34,7 +35,7 @@ def forward_many(architecture: Architecture) -> Callable[[StateDict, Tensor], Te
 
     `architecture.readout` makes scores of classes out of them.
     """
-    skeleton = architecture.build().to("meta").eval()
+    skeleton = in_evaluation_mode(architecture.build().to("meta"))
     return vmap(partial(_call, skeleton))
 
 
@@ -91,9 +92,13 @@ def probabilities(
 
 
 def _label_of_logit(architecture: Architecture, data: ClassificationData, tasks: Sequence[Task]) -> Tensor:
-    """Logit to label, the inverse of label to logit; labels outside the task sort to the end."""
-    positions = class_table(data, tasks, architecture.classes)[0]
-    return torch.where(positions < 0, len(data.class_names), positions).argsort(dim=1)
+    """Logit to label, the first where a class is a union of several."""
+    positions, mask = class_table(data, tasks, architecture.classes)
+    found = torch.full(mask.shape, len(data.class_names))
+    labels = torch.arange(len(data.class_names)).expand_as(positions)
+    place = torch.where(positions < 0, mask.shape[1], positions)
+    padded = torch.nn.functional.pad(found, (0, 1), value=len(data.class_names))
+    return padded.scatter_reduce(1, place, labels, "amin")[:, :-1]
 
 
 def _logits(
@@ -108,7 +113,7 @@ def _logits(
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Rows, examples and their scores (rows, examples, classes), those outside the task at minus infinity."""
     positions, mask = class_table(data, tasks, architecture.classes)
-    skeleton = architecture.build().to("meta").eval()
+    skeleton = in_evaluation_mode(architecture.build().to("meta"))
     chunk = chunk or together(architecture)
     forward = _alone(skeleton) if chunk == 1 else vmap(partial(_call, skeleton), in_dims=(0, None))
     text = architecture.readout.targets([task.classes for task in tasks], architecture.classes)
@@ -134,10 +139,24 @@ def _alone(skeleton: nn.Module) -> Callable[[StateDict, Tensor], Tensor]:
 
 def in_task(labels: Int[Tensor, " examples"], data: ClassificationData, tasks: Sequence[Task]) -> Tensor:
     """Which examples belong to each task's classes: (networks, examples)."""
-    member = torch.zeros(len(tasks), len(data.class_names), dtype=torch.bool)
-    for row, task in enumerate(tasks):
-        member[row, data.class_index(task.classes)] = True
-    return member[:, labels]
+    return (_positions(data, tasks) >= 0)[:, labels]
+
+
+def _positions(data: ClassificationData, tasks: Sequence[Task]) -> Tensor:
+    return class_table(data, tasks, max(len(task.classes) for task in tasks))[0]
+
+
+def name_right(
+    predicted: Int[Tensor, "networks examples"],
+    labels: Int[Tensor, " examples"],
+    data: ClassificationData,
+    tasks: Sequence[Task],
+) -> Int[Tensor, "networks examples"]:
+    """Predictions in which every member of a union is right for each other: such an example's own label."""
+    positions = _positions(data, tasks)
+    said = positions.gather(1, predicted.clamp(min=0))
+    truth = positions[:, labels]
+    return torch.where((predicted >= 0) & (said == truth) & (truth >= 0), labels, predicted)
 
 
 def accuracies(
@@ -148,4 +167,4 @@ def accuracies(
 ) -> Float[Tensor, " networks"]:
     """Accuracy of each network, a fraction, over the examples of its own classes."""
     counted = in_task(labels, data, tasks)
-    return ((predicted == labels) & counted).sum(1) / counted.sum(1)
+    return ((name_right(predicted, labels, data, tasks) == labels) & counted).sum(1) / counted.sum(1)

@@ -15,11 +15,18 @@ from math import comb
 import numpy as np
 
 from canon.errors import InputError
+from weightflow.data.class_groups import OR, OTHER
 
 
 @dataclass(frozen=True)
 class Task:
-    """A data set and an ordered tuple of its classes, in logit order."""
+    """A data set and an ordered tuple of its classes, in logit order.
+
+    Example:
+        >>> import weightflow
+        >>> weightflow.Task("digits", ("three", "seven")).split
+        'seen'
+    """
 
     dataset: str
     classes: tuple[str, ...]
@@ -51,6 +58,52 @@ def deal_combinations(
             for _ in range(limit)
         }
         pool = [tuple(class_names[i] for i in chosen) for chosen in sorted(drawn)]
+    return _dealt(pool, validation_fraction, unseen_fraction, rng)
+
+
+def deal_groupings(
+    class_names: Sequence[str],
+    sizes: tuple[int, int],
+    *,
+    unions: tuple[int, int],
+    other: float,
+    validation_fraction: float,
+    unseen_fraction: float,
+    seed: int,
+    limit: int = 20_000,
+) -> dict[str, list[tuple[str, ...]]]:
+    """Random groupings of classes, dealt into splits: no two are of the same classes in the same unions.
+
+    A grouping has `sizes[0]` to `sizes[1]` classes, each made of `unions[0]` to `unions[1]` of `class_names`; in the
+    share `other` of them one is all classes that are left.
+    """
+    low, high = sizes
+    if low < 2 or low * unions[0] > len(class_names):
+        raise InputError(
+            f"tasks of {low} to {high} classes, each made of {unions[0]} to {unions[1]}, cannot be cut from "
+            f"{len(class_names)} classes"
+        )
+    rng = np.random.default_rng(seed)
+    found: dict[tuple[str, ...], None] = {}
+    for _ in range(limit):
+        rest = rng.random() < other
+        named = int(rng.integers(low, high + 1)) - rest
+        counts = rng.integers(unions[0], unions[1] + 1, named)
+        if counts.sum() + rest > len(class_names):
+            continue
+        order = rng.permutation(len(class_names))
+        cut = np.split(order[: counts.sum()], np.cumsum(counts)[:-1])
+        grouping = [OR.join(class_names[i] for i in sorted(own)) for own in sorted(map(sorted, cut))]
+        found[tuple(grouping + [OTHER] * rest)] = None
+    return _dealt(list(found), validation_fraction, unseen_fraction, rng)
+
+
+def _dealt(
+    pool: Sequence[tuple[str, ...]],
+    validation_fraction: float,
+    unseen_fraction: float,
+    rng: np.random.Generator,
+) -> dict[str, list[tuple[str, ...]]]:
     order = rng.permutation(len(pool))
     unseen = round(unseen_fraction * len(pool))
     validation = round(validation_fraction * len(pool))

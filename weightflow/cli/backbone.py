@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from canon.cli import console
 from weightflow.cli.options import Seed, Settings
+
+if TYPE_CHECKING:
+    from weightflow.backbones.train import BackboneTrainer, Epoch
 
 app = typer.Typer(
     help="Frozen networks whose features heads and adapters are trained on: train, take.",
@@ -30,7 +34,7 @@ def train(
 ) -> None:
     """Train a backbone on a data set's training images, a residual network with 512 features.
 
-    Stopped? Run the same command again: it goes on after the last finished epoch, bit for bit.
+    Stopped? Run the same command again: it goes on where it was, bit for bit; a killed one after its last finished epoch.
 
     Example: [bold]weightflow backbone train cifar100 --exclude "chair, wolf" --out backbone.safetensors[/]
     """
@@ -43,16 +47,30 @@ def train(
     recipe, data = config.build(BackboneRecipe, changes), datasets.load(dataset)
     excluded = [part.strip() for part in exclude.split(",")] if exclude else []
     trainer = BackboneTrainer(data, recipe, out, excluded)
-    done = trainer.epochs * trainer.batches
-    on = f"finished epochs are kept in {trainer.partial}; run the same command again to go on"
-    title = "training the backbone"
-    with console.on_interrupt(on), console.progress(trainer.steps, title, done=done, quiet=quiet) as steps:
-        last = trainer.run(steps.advance)
+    with console.progress(trainer.steps, "training the backbone", done=trainer.done, quiet=quiet) as steps:
+        last = _until_stopped(trainer, steps.advance)
     console.show(
         {"backbone": str(out), "validation_accuracy": last.accuracy, "excluded": excluded},
         f"{out}: validation accuracy {100 * last.accuracy:.1f} % on the classes it was trained on",
         as_json,
     )
+
+
+def _until_stopped(trainer: BackboneTrainer, advance: Callable[[int, str], None]) -> Epoch:
+    """Train; Ctrl-C and SIGTERM end it after the mini-batch at hand, whose state is saved."""
+    try:
+        with console.deferred() as stop:
+            last = trainer.run(advance, stop)
+    except (KeyboardInterrupt, Exception) as error:
+        error.add_note(
+            f"mini-batch {trainer.saved} of {trainer.steps} is saved in {trainer.partial}; run the same command "
+            "again to go on"
+            if trainer.saved
+            else "nothing was written; run the same command again"
+        )
+        raise
+    assert last is not None
+    return last
 
 
 @app.command("take")

@@ -54,6 +54,7 @@ def fuse(
     from weightflow.applications.fuse import fuse as fuse_networks
     from weightflow.applications.fuse import union_of
     from weightflow.applications.fusion_baselines import opponents
+    from weightflow.evaluation.chance import chance
     from weightflow.generator.generator import Flow
     from weightflow.zoo.network_file import read_network, write_network
 
@@ -66,10 +67,10 @@ def fuse(
     tried = _tried(lambda s: fuse_networks(flow, given, s, seed), flow, task, strength, sweep)
     made = _best(tried)
     others = opponents(flow, given, task, trained)
-    chance = 1 / len(task.classes)
-    figures = {"fused": made.test, **others, "chance": chance}
+    by_chance = chance([task])
+    figures = {"fused": made.test, **others, "chance": by_chance}
     write_network(out, flow.architecture, made.state, task.classes)
-    _draw(tried, plot, chance)
+    _draw(tried, plot, by_chance)
     found = {"network": str(out), "classes": task.classes, "strength": made.strength, "accuracy": figures}
     lines = [f"{out}: {', '.join(task.classes)}, strength {made.strength:g}; test accuracy"]
     lines += [f"  {name.replace('_', ' '):22}{100 * value:5.1f} %" for name, value in figures.items()]
@@ -99,6 +100,7 @@ def enhance(
     from canon.io.checkpoint import check_suffix
     from canon.io.files import require_folder
     from weightflow.applications.enhance import enhance as enhance_networks
+    from weightflow.evaluation.chance import chance
     from weightflow.evaluation.evaluate import judge
     from weightflow.generator.generator import Flow
     from weightflow.text import Prompt
@@ -116,15 +118,16 @@ def enhance(
     )
     made, before = _best(tried), float(judge(flow.architecture, given.state, [task]).accuracy)
     write_network(out, flow.architecture, made.state, given.prompt.classes)
-    _draw(tried, plot, 1 / len(task.classes))
+    by_chance = chance([task])
+    _draw(tried, plot, by_chance)
     found = {
         "network": str(out),
         "strength": made.strength,
-        "accuracy": {"before": before, "after": made.test, "chance": 1 / len(task.classes)},
+        "accuracy": {"before": before, "after": made.test, "chance": by_chance},
     }
     line = (
         f"{out}: test accuracy {100 * before:.1f} % before, {100 * made.test:.1f} % after "
-        f"(strength {made.strength:g}, chance {100 / len(task.classes):.1f} %)"
+        f"(strength {made.strength:g}, chance {100 * by_chance:.1f} %)"
     )
     console.show(found | _swept(tried), "\n".join([line, *_table(tried)]), as_json)
 
@@ -152,6 +155,7 @@ def transfer(
     from weightflow.applications.transfer import transfer as transfer_networks
     from weightflow.batched.config import TrainingRecipe
     from weightflow.batched.tasks import Task
+    from weightflow.evaluation.chance import chance
     from weightflow.text import Prompt
     from weightflow.zoo.store import Zoo
 
@@ -174,7 +178,7 @@ def transfer(
         name: {e: {"mean": float(a.mean()), "std": float(a.std(correction=0))} for e, a in own.items()}
         for name, own in found.items()
     }
-    lines = [f"{dataset}: {', '.join(task.classes)}; test accuracy, %, chance {100 / len(task.classes):.1f}"]
+    lines = [f"{dataset}: {', '.join(task.classes)}; test accuracy, %, chance {100 * chance([task]):.1f}"]
     lines.append("  epochs" + "".join(f"{name:>16}" for name in figures))
     for e in budgets:
         cells = [f"{100 * own[e]['mean']:.1f} ± {100 * own[e]['std']:.1f}" for own in figures.values()]

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from canon.cli import console
 from canon.errors import InputError
+from weightflow.cli.options import Solver
+
+if TYPE_CHECKING:
+    from weightflow.report.parts import Parts
 
 app = typer.Typer()
 
@@ -20,15 +26,21 @@ def evaluate(
     as_json: bool = console.JSON,
     quiet: bool = console.QUIET,
 ) -> None:
-    """Accuracy and calibration on real test images, beside chance; by split, class and prompt."""
+    """Accuracy and calibration on real test images, beside chance; by split, class and prompt.
+
+    Chance is the share of the largest class. Ctrl-C shows the figures of the networks judged so far.
+    """
     from weightflow.api.evaluation import evaluate as evaluate_networks
     from weightflow.cli.report_tables import told
     from weightflow.zoo.store import Zoo
 
     opened = Zoo(networks)
-    with console.progress(len(opened), "evaluating networks", quiet=quiet) as steps:
-        found = evaluate_networks(opened, progress=steps.advance)
-    console.show(found, "\n".join(told(found)), as_json)
+    with console.deferred() as stop:
+        with console.progress(len(opened), "evaluating networks", quiet=quiet) as steps:
+            found = evaluate_networks(opened, progress=steps.advance, stop=stop)
+        console.show(found, "\n".join(told(found)), as_json)
+        judged = f"{found['judged']} of {len(opened)}"
+        stop.notes.append(f"{judged} networks were judged; the figures are of these")
 
 
 @app.command()
@@ -38,17 +50,20 @@ def report(
     limit: Annotated[int, typer.Option(help="Tasks of each split at most.")] = 200,
     seed: Annotated[int, typer.Option(help="Seed of the generated networks.")] = 0,
     steps: Annotated[int | None, typer.Option(help="Steps; the run's own by default.")] = None,
-    method: Annotated[
-        str | None,
-        typer.Option(help="euler, midpoint, heun, rk4, dopri5, ddim or ancestral; the run's own by default."),
-    ] = None,
+    method: Solver = None,
     as_json: bool = console.JSON,
     quiet: bool = console.QUIET,
 ) -> None:
-    """Measure a run against trained networks and baselines: report.json and report.html."""
+    """Measure a run against trained networks and baselines: report.json and report.html.
+
+    Stopped? Run the same command again: the parts that were measured are kept.
+    """
     from weightflow.api.evaluation import report as measure
     from weightflow.cli.report_tables import rich_tables
     from weightflow.generator.generator import Flow
+    from weightflow.report.parts import Parts
+
+    folder = out or run
 
     if limit < 1:
         raise InputError(f"--limit is {limit}; it must be at least 1")
@@ -56,9 +71,25 @@ def report(
         key: value for key, value in (("method", method), ("steps", steps)) if value is not None
     }
     sampling = replace(Flow(run).sampling, **asked)
-    say = (lambda text: None) if quiet else console.say
-    found = measure(run, limit=limit, seed=seed, config=sampling, say=say)
-    page = found.save(out or run)
+    parts = Parts(folder / "report.partial.json")
+    with _keeping(parts), console.progress(None, "report", quiet=quiet) as bar:
+        found = measure(run, limit=limit, seed=seed, config=sampling, progress=bar.advance, parts=parts)
+    page = found.save(folder)
+    parts.remove()
     console.show(found, rich_tables(found), as_json)
     if not as_json:
         console.show({}, f"{found.verdict}\n{page}", False)
+
+
+@contextmanager
+def _keeping(parts: Parts) -> Iterator[None]:
+    """Ctrl-C and SIGTERM say how many parts of the report are kept."""
+    try:
+        yield
+    except (KeyboardInterrupt, Exception) as stop:
+        stop.add_note(
+            f"{len(parts)} parts of the report are kept in {parts.path}; run the same command again to go on"
+            if len(parts)
+            else "nothing was written; run the same command again"
+        )
+        raise

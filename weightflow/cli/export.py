@@ -9,6 +9,7 @@ import typer
 
 from canon.cli import console
 from canon.errors import InputError
+from weightflow.cli.options import FormatName
 
 app = typer.Typer()
 PRETRAINED = "pretrained"
@@ -21,10 +22,8 @@ def export(
     ],
     out: Annotated[Path, typer.Option(help="Folder of what is written.")],
     format: Annotated[
-        str,
-        typer.Option(
-            help="safetensors (weights), pt2 or onnx (programs), pretrained (the generator itself)."
-        ),
+        FormatName,
+        typer.Option(help="Weights (safetensors), programs (pt2, onnx), or the generator itself."),
     ] = "safetensors",
     count: Annotated[int | None, typer.Option(help="How many; all by default.")] = None,
     prepared: Annotated[

@@ -2,9 +2,37 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
+
+# Written out, so that `--help` lists them before torch is imported; a test compares them with the tables.
+PresetName = Literal[
+    "weightflow",
+    "specialists",
+    "narrow",
+    "deepweightflow",
+    "t2w",
+    "t2w-small",
+    "tina",
+    "tina-small",
+    "hypernetwork",
+]
+SolverName = Literal["euler", "midpoint", "heun", "rk4", "dopri5", "ddim", "ancestral"]
+PathName = Literal["flow", "diffusion"]
+ExecutorName = Literal["local", "ray"]
+FormatName = Literal["safetensors", "pt2", "onnx", "pretrained"]
+DATASETS = (
+    "digits, iris, wine, breast_cancer, mnist, fashion_mnist, cifar10, cifar100, caltech256, tinyimagenet, yelp, "
+    "imagefolder:PATH, npz:PATH, or one of a plug-in"
+)
+RECIPES = (
+    "cifar10_cnn, cifar10_resnet18, cifar10_resnet20, cifar10_vit, digits, digits_groupings, fashion_mnist, iris, "
+    "mnist, specialists, specialists_digits, t2w_adapter, tina_cnn, tina_head, yelp; some also as NAME-small"
+)
+
+Solver = Annotated[SolverName | None, typer.Option("--method", help="Solver; the run's own by default.")]
+Device = Annotated[str, typer.Option(help="Device of torch: cpu, cuda, cuda:1, mps.")]
 
 Seed = Annotated[int | None, typer.Option(help="Seed of everything random in this step.")]
 Settings = Annotated[

@@ -17,7 +17,7 @@ def told(found: dict[str, Any], most: int = 20) -> list[str]:
         ensemble = "" if p["ensemble"] is None else f", together {100 * p['ensemble']:.1f} %"
         lines.append(
             f"{', '.join(p['classes'])}: {_percent(p)} over {p['networks']} networks{ensemble} "
-            f"(chance {100 / len(p['classes']):.1f} %)"
+            f"(chance {100 * p['chance']:.1f} %{_balanced(p['mean'], p['balanced_accuracy'])})"
         )
     more = len(found["prompts"]) - most
     lines += [f"... and {more} more prompts"] if more > 0 else []
@@ -27,9 +27,15 @@ def told(found: dict[str, Any], most: int = 20) -> list[str]:
         *lines,
         f"hardest classes: {', '.join(f'{name} {100 * value:.1f} %' for name, value in worst)}",
         *(f"{split.replace('_', ' ')}: {_percent(spread)}" for split, spread in found["splits"].items()),
-        f"all {zoo['count']} networks: {_percent(zoo['accuracy'])} (chance {100 * found['chance']:.1f} %), "
+        f"all {zoo['count']} networks: {_percent(zoo['accuracy'])} (chance {100 * found['chance']:.1f} %"
+        f"{_balanced(zoo['accuracy']['mean'], zoo['balanced_accuracy']['mean'])}), "
         f"calibration error {100 * zoo['calibration_error']['mean']:.1f} %",
     ]
+
+
+def _balanced(accuracy: float, balanced: float) -> str:
+    """Balanced accuracy, where it says something else than accuracy."""
+    return f", balanced accuracy {100 * balanced:.1f} %" if abs(accuracy - balanced) >= 0.001 else ""
 
 
 def _percent(spread: dict[str, Any]) -> str:

@@ -6,8 +6,8 @@ import dataclasses
 import json
 import sys
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import closing
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,6 +15,7 @@ import typer
 
 from canon.cli import console
 from canon.errors import InputError
+from weightflow.cli.options import Device, Solver
 
 if TYPE_CHECKING:
     from weightflow.generator.generator import Flow, Neighbour
@@ -33,7 +34,8 @@ def sample(
         str | None,
         typer.Option(
             help="Classes in logit order, separated by commas: words, NAME = WORDS | OTHER WORDS, or "
-            "NAME = image:FILE | FILE where the run's text encoder is a CLIP."
+            "NAME = image:FILE | FILE where the run's text encoder is a CLIP, NAME = CLASS or CLASS and other where the "
+            "run was trained on such tasks."
         ),
     ] = None,
     prompts: Annotated[
@@ -43,11 +45,10 @@ def sample(
     count: Annotated[int, typer.Option(help="Networks for each prompt.")] = 1,
     seed: Annotated[int, typer.Option(help="Seed of the first network; the next one has the next seed.")] = 0,
     steps: Annotated[int | None, typer.Option(help="Steps; the run's own by default.")] = None,
-    method: Annotated[
-        str | None,
-        typer.Option(help="euler, midpoint, heun, rk4, dopri5, ddim or ancestral; the run's own by default."),
+    method: Solver = None,
+    guidance: Annotated[
+        float | None, typer.Option(help="Classifier-free guidance scale; 1 disables it.")
     ] = None,
-    guidance: Annotated[float | None, typer.Option(help="Above 1 follows the prompt harder.")] = None,
     noise: Annotated[
         float | None,
         typer.Option(
@@ -57,7 +58,7 @@ def sample(
     explain: Annotated[
         bool, typer.Option("--explain", help="Show the nearest known classes of each class, and how far.")
     ] = False,
-    device: Annotated[str, typer.Option(help="Where the generator runs: cpu, cuda, mps.")] = "cpu",
+    device: Device = "cpu",
     as_json: bool = typer.Option(
         False, "--json", help="One line of JSON a prompt, as soon as it is on disk."
     ),
@@ -72,32 +73,67 @@ def sample(
     from weightflow.generator.generator import Flow
     from weightflow.generator.populations import generate_zoo
 
-    flow = Flow(run, device)
-    asked = _asked(classes, prompts, flow.header.zoo.classes)
+    flow, refused = Flow(run, device), list[int]()
+    asked = _asked(flow, classes, prompts, refused, as_json)
     said = {"method": method, "steps": steps, "guidance": guidance, "noise": noise}
     changes: dict[str, Any] = {name: value for name, value in said.items() if value is not None}
     config = dataclasses.replace(flow.sampling, **changes)
     many, told, done, begin = prompts is not None, set[str](), 0, time.monotonic()
-    kept = f"what was finished is in {out}, a sound zoo; run the same command to replace it"
-    with console.on_interrupt(kept), closing(generate_zoo(flow, asked, count, seed, config, out)) as making:
-        for made in making:
-            done += 1
-            near = flow.neighbours(made.prompt, NEAREST)
-            _warn(flow, near, told)
-            if as_json:
-                print(
-                    json.dumps(_line(made, out) | ({"nearest": _plain(near)} if explain else {})), flush=True
-                )
-                continue
-            if explain or (many and not quiet):
-                print(f"{_span(made.ids)}: {', '.join(made.prompt.classes)}", flush=True)
-            if explain:
-                print("\n".join(_explained(near)), flush=True)
+    is_list = isinstance(asked, Sequence)
+    total = count * len(asked) if isinstance(asked, Sequence) else None
+    shown = quiet or as_json or many or explain  # lines of their own
+    with (
+        _keeping(out) as kept,
+        console.progress(total, "generating networks", quiet=shown) as bar,
+        # lines are waited for: a signal must not wait with them
+        console.deferred() if is_list else nullcontext(lambda: False) as stop,
+    ):
+
+        def advance(networks: int) -> None:
+            kept.append(networks)
+            bar.advance(networks)
+
+        with closing(generate_zoo(flow, asked, count, seed, config, out, advance, stop)) as making:
+            for made in making:
+                done += 1
+                near = flow.neighbours(made.prompt, NEAREST)
+                _warn(flow, made.prompt, near, told)
+                if as_json:
+                    line = _line(made, out) | ({"nearest": _plain(near)} if explain else {})
+                    print(json.dumps(line), flush=True)
+                    continue
+                if explain or (many and not quiet):
+                    print(f"{_span(made.ids)}: {', '.join(made.prompt.classes)}", flush=True)
+                if explain:
+                    print("\n".join(_explained(near)), flush=True)
     seconds = time.monotonic() - begin
     text = (
-        f"{out}: {done * count} networks for {done} prompts, {done * count / seconds:.0f} networks per second"
+        f"{out}: {_many(done * count, 'network')} for {_many(done, 'prompt')}, "
+        f"{done * count / seconds:.0f} networks per second"
     )
-    console.say(text) if as_json else console.show({}, text, False)
+    if refused:
+        console.say(f"{_many(len(refused), 'line')} not answered: {', '.join(map(str, refused[:10]))}")
+    if done:
+        console.say(text) if as_json else console.show({}, text, False)
+    if refused:
+        raise typer.Exit(1)
+
+
+@contextmanager
+def _keeping(out: Path) -> Iterator[list[int]]:
+    """Ctrl-C, SIGTERM and errors say how many networks are on disk; the caller appends their numbers."""
+    kept: list[int] = []
+    try:
+        yield kept
+    except (KeyboardInterrupt, Exception) as stop:
+        replace = "run the same command to replace it"
+        nothing = "nothing was written; run the same command again"
+        stop.add_note(f"{_many(sum(kept), 'network')} in {out}, a sound zoo; {replace}" if kept else nothing)
+        raise
+
+
+def _many(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def _line(made: Made, out: Path) -> dict[str, Any]:
@@ -115,27 +151,60 @@ def _span(ids: tuple[str, ...]) -> str:
     return ids[0] if len(ids) == 1 else f"{ids[0]} to {ids[-1]}"
 
 
-def _asked(classes: str | None, source: Path | None, only: tuple[str, ...]) -> Iterable[Prompt]:
+def _asked(
+    flow: Flow, classes: str | None, source: Path | None, refused: list[int], as_json: bool
+) -> Iterable[Prompt]:
     """A list where all prompts are there, an iterator where they come one by one.
 
-    `only` are the classes of a run whose networks all have one task: they go without saying.
+    Where all networks of a run have one task, its classes go without saying. Lines that cannot be answered are
+    appended to `refused`.
     """
-    from weightflow.generator.populations import prompts_in, read_prompts
+    from weightflow.generator.populations import read_prompts
     from weightflow.text import Prompt
 
+    only, known = flow.header.zoo.classes, flow.known_classes
     if only and classes is None and source is None:
         return [Prompt(only)]
     if (classes is None) == (source is None):
         raise InputError('give either --classes "three, seven, nine" or --prompts FILE')
     if classes is not None:
-        return [Prompt.parse(classes)]
+        return [Prompt.parse(classes, known)]
     if str(source) == "-":
-        return prompts_in(sys.stdin, "standard input")
-    return read_prompts(Path(str(source)))
+        return _answerable(flow, refused, as_json)
+    return read_prompts(Path(str(source)), known)
 
 
-def _warn(flow: Flow, near: list[Neighbour], told: set[str]) -> None:
-    """Say once of each class that it is not known."""
+def _answerable(flow: Flow, refused: list[int], as_json: bool) -> Iterator[Prompt]:
+    """The prompts of standard input that this run can answer; the others are answered with their error."""
+    from weightflow.text import Prompt
+
+    found = False
+    for number, line in enumerate(sys.stdin, start=1):
+        text = line.removeprefix("\ufeff").strip()
+        if not text:
+            continue
+        found = True
+        try:
+            prompt = Prompt.parse(text, flow.known_classes)
+            flow.prompts([prompt])
+        except InputError as error:
+            refused.append(number)
+            if as_json:
+                print(json.dumps({"line": number, "prompt": text, "error": str(error)}), flush=True)
+            else:
+                console.say(f"error: standard input, line {number}: {error}")
+            continue
+        yield prompt
+    if not found:
+        raise InputError("standard input holds no prompt; write one a line, for instance: three, seven, nine")
+
+
+def _warn(flow: Flow, prompt: Prompt, near: list[Neighbour], told: set[str]) -> None:
+    """Say once of each class that it is not known; unions of known classes, and `other`, are."""
+    from weightflow.text.description import group_of
+
+    names = flow.header.data.classes if flow.header.data.groups else ()
+    told |= {d.name for d in prompt.descriptions if group_of(d, names) is not None}
     for found in near:
         if found.described not in flow.known_classes and found.described not in told:
             told.add(found.described)

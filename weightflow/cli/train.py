@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from canon.cli import console
-from weightflow.cli.options import Seed, Settings
+from weightflow.cli.options import PathName, PresetName, Seed, Settings
+
+if TYPE_CHECKING:
+    from weightflow.training.trainer import Progress, Trainer
 
 app = typer.Typer()
 
@@ -24,15 +28,29 @@ def canonicalize(
 
     Every network keeps its function. The frame is stored with the zoo.
     """
-    from weightflow.zoo.canonicalize import canonicalize_zoo, is_canonical_form_of
+    from weightflow.zoo.canonicalize import FRAME, canonicalize_zoo, is_canonical_form_of
     from weightflow.zoo.store import Zoo
 
     opened = Zoo(zoo)
     if is_canonical_form_of(out, opened):
         console.show({"zoo": str(out), "done_before": True}, f"{out}: already canonical", as_json)
         return
-    with console.progress(len(opened), "aligning networks", quiet=quiet) as steps:
-        canonicalize_zoo(opened, out, steps.advance)
+    done = 0
+
+    def advance(networks: int) -> None:
+        nonlocal done
+        done += networks
+        steps.advance(networks)
+
+    try:
+        with console.progress(len(opened), "aligning networks", quiet=quiet) as steps:
+            canonicalize_zoo(opened, out, advance)
+    except (KeyboardInterrupt, Exception) as stop:
+        kept = f"the frame and {done} of {len(opened)} networks are in {out}"
+        nothing = "nothing was written; run the same command again"
+        framed = (out / FRAME).exists()
+        stop.add_note(f"{kept}; run the same command again to go on" if framed else nothing)
+        raise
     console.show(
         {"zoo": str(out), "networks": len(opened)}, f"{out}: {len(opened)} networks in one frame", as_json
     )
@@ -40,11 +58,11 @@ def canonicalize(
 
 @app.command()
 def train(
-    zoo: Annotated[Path, typer.Argument(help="Folder of a zoo, canonical if it is to learn well.")],
+    zoo: Annotated[Path, typer.Argument(help="Zoo folder; run `weightflow canonicalize` on it first.")],
     out: Annotated[Path, typer.Option(help="Folder of the run.")],
-    preset: Annotated[str, typer.Option(help="Settings to begin from.")] = "weightflow",
+    preset: Annotated[PresetName, typer.Option(help="Settings to begin from.")] = "weightflow",
     objective: Annotated[
-        str | None, typer.Option(help="flow or diffusion: the path from noise to networks.")
+        PathName | None, typer.Option(help="Path from noise to networks; the preset's own by default.")
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was stopped.")] = False,
     seed: Seed = None,
@@ -68,11 +86,20 @@ def train(
     if resume and training.is_begun(out) and (settings or seed is not None or objective):
         console.say(f"going on with the settings in {out / 'config.toml'}")
     trainer = start_or_resume(opened, out, preset, changes, resume)
-    on = f"the run is kept in {out}; go on with: weightflow train {zoo} --out {out} --resume"
     total, before = trainer.config.steps, trainer.progress.step
-    with console.on_interrupt(on), console.progress(total, "training", done=before, quiet=quiet) as steps:
-        done = trainer.run(steps.advance)
+    with console.progress(total, "training", done=before, quiet=quiet) as steps:
+        done = _until_stopped(trainer, steps.advance, f"weightflow train {zoo} --out {out} --resume")
     result = {"run": str(out), "steps": done.step, "best_step": done.best_step, "held_out": done.best}
     console.show(
         result, f"{out}: {done.step} steps, held-out loss {done.best:.4f} at step {done.best_step}", as_json
     )
+
+
+def _until_stopped(trainer: Trainer, advance: Callable[[int, str], None], again: str) -> Progress:
+    """Train; Ctrl-C and SIGTERM end the run after the step at hand, whose state is saved."""
+    try:
+        with console.deferred() as stop:
+            return trainer.run(advance, stop)
+    except (KeyboardInterrupt, Exception) as error:
+        error.add_note(f"the state of step {trainer.saved} is saved in {trainer.folder}; go on with: {again}")
+        raise

@@ -9,7 +9,7 @@ import typer
 
 from canon.cli import console
 from canon.errors import InputError
-from weightflow.cli.options import Seed, Settings
+from weightflow.cli.options import DATASETS, RECIPES, Device, ExecutorName, Seed, Settings
 
 app = typer.Typer(
     help="Populations of trained networks: build, import, inspect, verify.", no_args_is_help=True
@@ -18,14 +18,14 @@ app = typer.Typer(
 
 @app.command("build")
 def build(
-    recipe: Annotated[str, typer.Argument(help="A recipe's name, or a TOML file.")],
+    recipe: Annotated[str, typer.Argument(help=f"A TOML file, or one of: {RECIPES}.")],
     out: Annotated[Path, typer.Option(help="Folder of the zoo.")],
     download: Annotated[
         bool, typer.Option("--download", help="Fetch the data set first; needs torchvision.")
     ] = False,
-    executor: Annotated[str, typer.Option(help="Who trains the shards: local or ray.")] = "local",
+    executor: Annotated[ExecutorName, typer.Option(help="What trains the shards.")] = "local",
     workers: Annotated[int, typer.Option(help="Shards that are trained side by side.")] = 1,
-    device: Annotated[str, typer.Option(help="Where networks are trained: cpu, cuda, mps.")] = "cpu",
+    device: Device = "cpu",
     seed: Seed = None,
     settings: Settings = None,
     as_json: bool = console.JSON,
@@ -88,7 +88,9 @@ def import_(
     recipe: Annotated[
         str | None, typer.Option(help="A recipe whose architecture and data set they have.")
     ] = None,
-    dataset: Annotated[str | None, typer.Option(help="Data set; the recipe's by default.")] = None,
+    dataset: Annotated[
+        str | None, typer.Option(help=f"Data set; the recipe's by default: {DATASETS}.")
+    ] = None,
     classes: Annotated[str | None, typer.Option(help="Classes in logit order, separated by commas.")] = None,
     lineage: Annotated[
         str, typer.Option(help="What is known of their origin: independent, branched or imported.")

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from canon.errors import InputError
+from weightflow.data.class_groups import labels_of_classes
 from weightflow.registry import suggest
 
 
@@ -40,15 +41,23 @@ class Preprocessing:
 
     @classmethod
     def from_dict(cls, table: Mapping[str, Any]) -> Preprocessing:
-        return cls(table["divisor"], _tupled(table["mean"]), _tupled(table["std"]))
+        """As a file has it; `TypeError` where a statistic is no number."""
+        divisor, mean, std = (_tupled(table[key]) for key in ("divisor", "mean", "std"))
+        if isinstance(divisor, tuple):
+            raise TypeError(f"divisor is {divisor}, expected one number")
+        return cls(divisor, mean, std)
 
 
 def _listed(values: float | tuple[float, ...]) -> float | list[float]:
     return list(values) if isinstance(values, tuple) else values
 
 
-def _tupled(values: float | Sequence[float]) -> float | tuple[float, ...]:
-    return tuple(values) if isinstance(values, Sequence) else values
+def _tupled(values: Any) -> float | tuple[float, ...]:
+    found = tuple(values) if isinstance(values, list | tuple) else values
+    for value in found if isinstance(found, tuple) else (found,):
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise TypeError(f"{value!r} stands where a number was expected")
+    return found
 
 
 def along(values: Tensor, inputs: Tensor) -> Tensor:
@@ -140,6 +149,10 @@ class ClassificationData:
                 )
         return [known[name] for name in names]
 
+    def class_labels(self, classes: Sequence[str]) -> list[list[int]]:
+        """Labels of each class of a task, several where it is a union of classes (`data/class_groups.py`)."""
+        return labels_of_classes(self.name, classes, self.class_names)
+
 
 def stratified_parts(labels: np.ndarray, fractions: Sequence[float], seed: int) -> list[np.ndarray]:
     """Disjoint index sets that cover `labels`, each with the same share of every class.
@@ -193,14 +206,17 @@ def from_arrays(
     divisor: float,
     licence: str,
     per_feature: bool = False,
+    standardise: bool = True,
     test_fraction: float = 0.25,
     validation_fraction: float = 0.15,
     seed: int = 0,
 ) -> ClassificationData:
-    """Split one table of examples by a fixed seed and standardise it by its training part."""
+    """Split one table of examples by a fixed seed and standardise it by its training part; words stay as they are."""
     test, validation, train = stratified_parts(labels, [test_fraction, validation_fraction], seed)
     scaled = torch.from_numpy(inputs[train]).float() / divisor
-    if per_feature:
+    if not standardise:
+        preprocessing = Preprocessing(1.0, 0.0, 1.0)
+    elif per_feature:
         mean, std = scaled.double().mean(0), scaled.double().std(0, correction=0)
         preprocessing = Preprocessing(divisor, tuple(mean.tolist()), tuple(std.tolist()))
     else:

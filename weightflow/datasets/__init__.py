@@ -79,7 +79,7 @@ def load(name: str) -> ClassificationData:
         return backbone_features.through(load(images), backbone, name)
     before, _, query = name.partition("?")
     source, path = SOURCES.split(before)
-    make = SOURCES.pick(source)
+    make = SOURCES.pick(source, path)
     parameters = dict(inspect.signature(make).parameters)
     arguments: dict[str, Any] = {}
     if ("path" in parameters) != bool(path):

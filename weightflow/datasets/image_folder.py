@@ -74,7 +74,7 @@ def _in_folder(root: Path) -> tuple[Found, list[Path]]:
 def _in_archive(path: Path) -> Found:
     try:
         archive = zipfile.ZipFile(path)
-    except (OSError, zipfile.BadZipFile) as error:
+    except Exception as error:  # zipfile raises whatever it met: struct.error, NotImplementedError, ...
         raise InputError(f"{path} is not a zip archive: {error}") from None
     found: Found = {}
     members = [m for m in sorted(archive.namelist()) if is_image(m) and m.count("/") >= 1]

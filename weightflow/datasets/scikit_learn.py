@@ -37,12 +37,15 @@ def _table(name: str) -> ClassificationData:
 
 
 def iris() -> ClassificationData:
+    """150 flowers of three species, four measurements each."""
     return _table("iris")
 
 
 def wine() -> ClassificationData:
+    """178 wines of three cultivars, 13 measurements each."""
     return _table("wine")
 
 
 def breast_cancer() -> ClassificationData:
+    """569 tumours, malignant or benign, 30 measurements each."""
     return _table("breast_cancer")

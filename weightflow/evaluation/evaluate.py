@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from canon.errors import InputError
 from canon.types import StateDict
 from weightflow import datasets
-from weightflow.batched.inference import accuracies, answer_many, forward_many, in_task, probabilities
-from weightflow.batched.stacked_networks import StackedNetworks
+from weightflow.batched.class_axes import class_table
+from weightflow.batched.inference import (
+    accuracies,
+    answer_many,
+    forward_many,
+    in_task,
+    name_right,
+    probabilities,
+)
 from weightflow.batched.tasks import Task
 from weightflow.evaluation import bootstrap
 from weightflow.evaluation.calibration import calibration_error
 from weightflow.networks.architectures import Architecture
-from weightflow.zoo.store import Zoo
 
 
 @dataclass(frozen=True)
@@ -77,16 +82,25 @@ class Judged:
         """Expected calibration error of each network, a fraction."""
         return calibration_error(self.confidence, self.predicted == self.labels, self.counted)
 
+    def recall(self, classes: int) -> Float[Tensor, "networks classes"]:
+        """The share of each class's examples that each network gets right; NaN for classes it does not know."""
+        right = ((self.predicted == self.labels) & self.counted).double()
+        member = torch.nn.functional.one_hot(self.labels, classes).double()
+        return (right @ member) / (self.counted.double() @ member)
+
+    @property
+    def balanced_accuracy(self) -> Float[Tensor, " networks"]:
+        """Mean recall of each network's classes: what its accuracy is where all have as many examples."""
+        return self.recall(int(self.labels.max()) + 1).nanmean(dim=1)
+
     def by_class(self, names: Sequence[str]) -> dict[str, float]:
         """Mean accuracy on each class, over the networks that know it."""
-        right = (self.predicted == self.labels) & self.counted
-        found = {}
-        for label, name in enumerate(names):
-            own = self.labels == label
-            knows = self.counted[:, own].any(dim=1)
-            if bool(knows.any()):
-                found[name] = round(float(right[knows][:, own].double().mean()), 6)
-        return found
+        return named(self.recall(len(names)).nanmean(dim=0), names)
+
+
+def named(by_class: Float[Tensor, " classes"], names: Sequence[str]) -> dict[str, float]:
+    """Figures by the names of their classes, without those that no network knows (NaN)."""
+    return {n: round(v, 6) for n, v in zip(names, by_class.tolist(), strict=True) if not math.isnan(v)}
 
 
 def judge(architecture: Architecture, state: StateDict, tasks: Sequence[Task]) -> Judged:
@@ -95,7 +109,7 @@ def judge(architecture: Architecture, state: StateDict, tasks: Sequence[Task]) -
     test = data.test.open_for_evaluation()
     answers = answer_many(architecture, state, test.inputs, data, tasks, labels=test.labels)
     return Judged(
-        answers.labels,
+        name_right(answers.labels, test.labels, data, tasks),
         answers.confidence,
         in_task(test.labels, data, tasks),
         test.labels,
@@ -112,20 +126,15 @@ def judge_ensembles(
     """
     data = datasets.load(task.dataset)
     test = data.test.open_for_evaluation()
-    index = torch.tensor(data.class_index(task.classes))
-    own = torch.isin(test.labels, index).nonzero().squeeze(1)
+    position = class_table(data, [task], len(task.classes))[0][0]
+    own = (position[test.labels] >= 0).nonzero().squeeze(1)
     p = probabilities(architecture, state, test.inputs[own], data, task)
-    truth = test.labels[own]
+    truth = position[test.labels[own]]
     return {
-        size: float((index[p[:size].mean(0).argmax(-1)] == truth).double().mean())
+        size: float((p[:size].mean(0).argmax(-1) == truth).double().mean())
         for size in sizes
         if size <= len(p)
     }
-
-
-def chance(tasks: Sequence[Task]) -> float:
-    """Mean accuracy of guessing evenly among each task's classes."""
-    return sum(1 / len(task.classes) for task in tasks) / len(tasks)
 
 
 def describe(judged: Judged, architecture: Architecture) -> dict[str, Any]:
@@ -137,58 +146,9 @@ def describe(judged: Judged, architecture: Architecture) -> dict[str, Any]:
             **Spread.of(judged.accuracy).to_dict(),
             "max": round(float(judged.accuracy.max()), 6),
         },
+        "balanced_accuracy": Spread.of(judged.balanced_accuracy).to_dict(),
         "calibration_error": Spread.of(judged.calibration).to_dict(),
     }
-
-
-def evaluate_zoo(
-    networks: Zoo | StackedNetworks, progress: Callable[[int], None] = lambda networks: None
-) -> dict[str, Any]:
-    """Test accuracy of every network, overall, by split, by class and by prompt; ensembles.
-
-    Of a zoo one shard is in memory at a time.
-    """
-    if len(networks) == 0:
-        raise InputError(f"{networks!r} holds no network")
-    tasks, architecture = _tasks(networks), networks.architecture
-    found = []
-    for part in _parts(networks):
-        found.append(judge(architecture, part.state, part.tasks))
-        progress(len(part))
-    judged = Judged.joined(found)
-    return {
-        "zoo": describe(judged, architecture),
-        "chance": round(chance(tasks), 6),
-        "splits": {
-            name: Spread.of(judged.accuracy[rows]).to_dict()
-            for name, rows in _grouped([task.split for task in tasks]).items()
-        },
-        "classes": judged.by_class(datasets.load(tasks[0].dataset).class_names),
-        "prompts": [
-            {
-                "classes": list(classes),
-                "networks": len(rows),
-                **Spread.of(judged.accuracy[rows]).to_dict(),
-                **_together(networks, rows),
-            }
-            for classes, rows in _grouped([task.classes for task in tasks]).items()
-        ],
-    }
-
-
-def _tasks(networks: Zoo | StackedNetworks) -> list[Task]:
-    if isinstance(networks, StackedNetworks):
-        return list(networks.tasks)
-    return [record.task for record in networks.records]
-
-
-def _parts(networks: Zoo | StackedNetworks) -> Iterator[StackedNetworks]:
-    """All networks in their order, a shard of a zoo at a time."""
-    if isinstance(networks, StackedNetworks):
-        yield networks
-        return
-    for _, rows in groupby(range(len(networks)), lambda row: networks.records[row].shard):
-        yield networks.stacked(rows)
 
 
 @torch.no_grad()
@@ -212,18 +172,3 @@ def judge_together(
         count[labels] += 1
     predicted = (total / count.clamp(min=1)).argmax(-1)
     return float((predicted == test.labels[rows]).double().mean())
-
-
-def _together(networks: Zoo | StackedNetworks, rows: list[int]) -> dict[str, Any]:
-    if len(rows) < 2:
-        return {"ensemble": None, "ensemble_reason": "one network is no ensemble"}
-    own = networks[rows] if isinstance(networks, StackedNetworks) else networks.stacked(rows)
-    accuracy = judge_ensembles(networks.architecture, own.state, own.tasks[0], [len(rows)])[len(rows)]
-    return {"ensemble": round(accuracy, 6)}
-
-
-def _grouped(keys: Sequence[Any]) -> Mapping[Any, list[int]]:
-    groups: dict[Any, list[int]] = {}
-    for row, key in enumerate(keys):
-        groups.setdefault(key, []).append(row)
-    return groups

@@ -23,6 +23,11 @@ class SampleConfig:
 
     `noise` scales the noise at the start: below 1 networks of one prompt are more accurate each and more alike, at
     0 every seed gives one network.
+
+    Example:
+        >>> import weightflow
+        >>> weightflow.SampleConfig(method="rk4", steps=3).evaluations
+        9
     """
 
     method: str = "euler"

@@ -19,6 +19,7 @@ from canon.types import PathLike, StateDict
 from weightflow.batched import batch_norm
 from weightflow.batched.stacked_networks import StackedNetworks
 from weightflow.batched.tasks import Task
+from weightflow.data.class_groups import labels_of_classes
 from weightflow.device import usable_device
 from weightflow.flow.denoising import DENOISERS, Noise, denoise
 from weightflow.flow.sampling_config import ADAPTIVE_SHARE, SampleConfig
@@ -31,7 +32,7 @@ from weightflow.models.residual import make_generator
 from weightflow.networks.classifier import Classifier
 from weightflow.registry import suggest
 from weightflow.text import Prompt, PromptBatch, TextEncoder, as_prompts, encode_prompts, load_encoder
-from weightflow.text.description import encode as encode_descriptions
+from weightflow.text.description import encode_groups, group_of
 from weightflow.training import run_store as runs
 from weightflow.training.state_dicts import unpack
 
@@ -108,8 +109,8 @@ class Flow(Pretrained):
 
     Example:
         >>> import weightflow
-        >>> weightflow.load("runs/digits")  # doctest: +SKIP
-        Flow('runs/digits', mlp, 444 parameters, up to 6 classes of the 10 known of digits)
+        >>> weightflow.load("runs/digits")
+        Flow('runs/digits', mlp, ... parameters, up to ... classes of the 10 known of digits)
     """
 
     def __init__(self, folder: PathLike, device: str | torch.device = "cpu") -> None:
@@ -167,14 +168,46 @@ class Flow(Pretrained):
 
     def prompts(self, prompts: Sequence[Prompt]) -> PromptBatch:
         """Encode prompts for this run; `InputError` where one names more classes than it supports."""
-        return encode_prompts(self.encoder, prompts, self.architecture.classes)
+        data = self.header.data
+        for prompt in prompts:
+            self.check_groups(prompt)
+        names = data.classes if data.groups else ()
+        return encode_prompts(self.encoder, prompts, self.architecture.classes, names)
+
+    def check_groups(self, prompt: Prompt) -> None:
+        """`InputError` where classes made of classes overlap, leave no `other`, or are new to the run."""
+        data = self.header.data
+        groups = [group_of(d, data.classes) for d in prompt.descriptions]
+        unions = [d.name for d, group in zip(prompt.descriptions, groups, strict=True) if group]
+        if unions and not data.groups:
+            raise InputError(
+                f"'{unions[0]}' is a union of classes, and this run was trained on single classes; build a zoo "
+                "with tasks.unions and train on it"
+            )
+        if data.groups and all(
+            group is not None or d.name in data.classes
+            for d, group in zip(prompt.descriptions, groups, strict=True)
+        ):
+            labels_of_classes(data.dataset, self.record_classes(prompt), data.classes)
+
+    def record_classes(self, prompt: Prompt) -> tuple[str, ...]:
+        """What a record says of each class: its name, and for a union with a name what it is made of."""
+        data = self.header.data
+        if not data.groups:
+            return prompt.classes
+        return tuple(
+            f"{d.name} = {d.words[0]}"
+            if group_of(d, data.classes) is not None and d.words[0] != d.name
+            else d.name
+            for d in prompt.descriptions
+        )
 
     def neighbours(self, prompt: Prompt, count: int = 1) -> list[Neighbour]:
         """The `count` nearest known classes of each class in the prompt; none where the run takes no words."""
         if self.header.config.encoder == "none":
             return []
-        known = self.encoder.encode(self.known_classes)
-        asked = encode_descriptions(self.encoder, prompt.descriptions)
+        known, data = self.encoder.encode(self.known_classes), self.header.data
+        asked = encode_groups(self.encoder, prompt.descriptions, data.classes if data.groups else ())
         near = (asked @ known.T / self.encoder.width).topk(min(count, len(known)), dim=1)
         return [
             Neighbour(described, self.known_classes[i], cosine)
@@ -303,9 +336,9 @@ class Flow(Pretrained):
 
         Example:
             >>> import weightflow
-            >>> flow = weightflow.load("runs/digits")  # doctest: +SKIP
-            >>> flow.sample("three, seven", 100)  # doctest: +SKIP
-            StackedNetworks(100 networks, mlp, 444 parameters, 2 classes)
+            >>> flow = weightflow.load("runs/digits")
+            >>> flow.sample("three, seven", 100)
+            StackedNetworks(100 networks, mlp, ... parameters, 2 classes)
         """
         if count < 1:
             raise InputError(f"count is {count}; ask for 1 network or more")
@@ -316,7 +349,9 @@ class Flow(Pretrained):
         prompts = [prompt for prompt in as_prompts(classes) for _ in range(count)]
         seeds = [seed + number for number in range(count)] * (len(prompts) // count)
         changed = dataclasses.replace(config or self.sampling, **settings)
-        tasks = [Task(self.header.zoo.dataset, prompt.classes, "generated") for prompt in prompts]
+        tasks = [
+            Task(self.header.zoo.dataset, self.record_classes(prompt), "generated") for prompt in prompts
+        ]
         return StackedNetworks(self.sample_states(prompts, seeds, changed), tasks, self.architecture)
 
     def sample_states(
@@ -330,7 +365,7 @@ class Flow(Pretrained):
 
     def with_statistics(self, state: StateDict, prompts: Sequence[Prompt]) -> StateDict:
         """Running statistics of batch norm from training examples of each prompt's classes."""
-        classes = [prompt.classes for prompt in prompts]
+        classes = [self.record_classes(prompt) for prompt in prompts]
         return batch_norm.of_classes(self.architecture, state, self.header.zoo.dataset, classes)
 
     @overload
@@ -374,9 +409,10 @@ class Flow(Pretrained):
 
         Example:
             >>> import weightflow
-            >>> flow = weightflow.load("runs/digits")  # doctest: +SKIP
-            >>> flow.generate("three, seven").name(image)  # doctest: +SKIP
-            ['seven']
+            >>> import torch
+            >>> network = weightflow.load("runs/digits").generate("three, seven")
+            >>> network(torch.zeros(5, 64)).shape
+            torch.Size([5, 2])
         """
         networks = self.sample(classes, 1 if count is None else count, seed, config)
         prompt = as_prompts(classes)[0]

@@ -1,14 +1,14 @@
 """Many prompts, many networks: generated populations are written as zoos, so that every tool reads them.
 
-Networks are written as they come, a shard for each group of prompts, and the manifest last, or when the
-work is interrupted: what is finished then is a sound zoo.
+Networks are written as they come, in shards of bounded size, and the manifest last, or when the work is
+interrupted: what is finished then is a sound zoo.
 """
 
 from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -21,11 +21,13 @@ from weightflow.zoo import unfinished
 from weightflow.zoo.store import Record, read_manifest, write_manifest, write_shard
 
 WORK = "weightflow sample"
+SHARD_ENTRIES = 2**25
+"""Numbers of the networks that are in memory at once: a shard has at most 128 MiB, or one network."""
 
 
 @dataclass(frozen=True)
 class Made:
-    """The networks of one prompt, written. `seconds` is its share of the time that its group took."""
+    """The networks of one prompt, written. `seconds` is what they took, or their share of a common shard."""
 
     prompt: Prompt
     ids: tuple[str, ...]
@@ -33,15 +35,19 @@ class Made:
     seconds: float
 
 
-def prompts_in(lines: Iterable[str], name: str) -> Iterator[Prompt]:
-    """One prompt a line, as the lines come; empty lines are left out. `InputError` says which line is bad."""
+def prompts_in(lines: Iterable[str], name: str, known: Collection[str] = ()) -> Iterator[Prompt]:
+    """One prompt a line, as the lines come; empty lines are left out, and so is a byte-order mark.
+
+    `InputError` says which line is bad.
+    """
     found = False
     for number, line in enumerate(lines, start=1):
-        if not line.strip():
+        line = line.removeprefix("\ufeff").strip()
+        if not line:
             continue
         found = True
         try:
-            prompt = Prompt.parse(line.strip())
+            prompt = Prompt.parse(line, known)
         except InputError as error:
             raise InputError(f"{name}, line {number}: {error}") from None
         yield prompt
@@ -49,13 +55,22 @@ def prompts_in(lines: Iterable[str], name: str) -> Iterator[Prompt]:
         raise InputError(f"{name} holds no prompt; write one a line, for instance: three, seven, nine")
 
 
-def read_prompts(path: Path) -> list[Prompt]:
+def read_prompts(path: Path, known: Collection[str] = ()) -> list[Prompt]:
     """All prompts of a file, checked."""
     try:
         with open(path, encoding="utf-8") as file:
-            return list(prompts_in(file, str(path)))
+            return list(prompts_in(file, str(path), known))
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"the prompts in {path} cannot be read: {error}") from None
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Networks of one prompt within one shard: those with the seeds number `start` to `stop`."""
+
+    prompt: Prompt
+    start: int
+    stop: int
 
 
 def generate_zoo(
@@ -65,25 +80,30 @@ def generate_zoo(
     seed: int,
     config: SampleConfig,
     folder: Path,
+    progress: Callable[[int], None] = lambda networks: None,
+    stop: Callable[[], bool] = lambda: False,
 ) -> Generator[Made, None, None]:
     """`count` networks for each prompt, written as a zoo with lineage "generated"; tells of each prompt.
 
-    A list of prompts is checked before the first network is made and done in groups of the batch size; of
-    any other iterable each prompt is done as it comes. Stopped halfway, what is finished is a zoo. An earlier
-    generated zoo in the folder is replaced at the end (until then the new one lies beside it; where the work
-    fails the earlier one stays), anything else is refused.
+    A list of prompts is checked before the first network is made, and several share a shard; of any other
+    iterable each prompt is done as it comes. `progress` hears of networks that are on disk. Before each shard
+    `stop` is asked; stopped or failed halfway, what is finished is a zoo. An earlier generated zoo in the folder
+    is replaced at the end (until then the new one lies beside it; where the work fails the earlier one stays),
+    anything else is refused.
     """
     if count < 1:
         raise InputError(f"--count is {count}; ask for 1 network or more")
+    if not -(2**63) <= seed <= 2**63 - count:
+        raise InputError(
+            f"--seed is {seed}; with {count} networks it is a number from -2^63 to 2^63 - {count}"
+        )
     unfinished.recover(folder)
     earlier = _holds_earlier(folder)
     place = unfinished.beside(folder) if earlier else folder
     if earlier and (place / "zoo.json").exists() and read_manifest(place).get("lineage") == "generated":
         shutil.rmtree(place)  # its writer was killed before it could put it in its place
-    group = 1
     if isinstance(prompts, Sequence):
         flow.prompts(prompts)
-        group = max(1, config.batch_size // count)
     header = {
         "architecture": flow.architecture.to_dict(),
         "dataset": flow.header.zoo.dataset,
@@ -91,12 +111,28 @@ def generate_zoo(
         "lineage": "generated",
         "recipe": {"run": str(flow.folder.resolve()), "method": config.method, "steps": config.steps},
     }
-    shards, waiting, failed = 0, iter(prompts), False
+    size = max(1, min(config.batch_size, SHARD_ENTRIES // flow.architecture.parameters))
+    shards, first, failed, seconds = 0, 0, False, 0.0
+    ids: list[str] = []
     try:
-        while part := list(islice(waiting, group)):
-            made = _make(flow, part, count, seed, config, place, shards, shards * group * count)
-            shards += 1
-            yield from made
+        for parts in _parts(prompts, count, size):
+            if stop():
+                break
+            begin = time.perf_counter()
+            if shards == 0:
+                unfinished.begin(place, WORK)
+            made = _write(flow, parts, seed, config, place, shards, first)
+            shards, first = shards + 1, first + len(made)
+            seconds += (time.perf_counter() - begin) / len(parts)
+            progress(len(made))
+            waiting = iter(made)
+            for part in parts:
+                ids += islice(waiting, part.stop - part.start)
+                if part.stop == count:
+                    yield Made(part.prompt, tuple(ids), tuple(range(seed, seed + count)), seconds)
+                    ids = []
+            if not ids:
+                seconds = 0.0
     except Exception:
         failed = True
         raise
@@ -110,38 +146,44 @@ def generate_zoo(
                 unfinished.exchange(place, folder)
 
 
-def _make(
+def _parts(prompts: Iterable[Prompt], count: int, size: int) -> Iterator[list[_Part]]:
+    """What is made together, at most `size` networks: several whole prompts of a list, or a part of one."""
+    if isinstance(prompts, Sequence) and count <= size:
+        waiting = iter(prompts)
+        while some := list(islice(waiting, size // count)):
+            yield [_Part(prompt, 0, count) for prompt in some]
+        return
+    for prompt in prompts:
+        for start in range(0, count, size):
+            yield [_Part(prompt, start, min(start + size, count))]
+
+
+def _write(
     flow: Flow,
-    prompts: Sequence[Prompt],
-    count: int,
+    parts: Sequence[_Part],
     seed: int,
     config: SampleConfig,
     folder: Path,
     shard: int,
     first: int,
-) -> list[Made]:
-    begin, seeds = time.perf_counter(), tuple(seed + i for i in range(count))
-    asked = [prompt for prompt in prompts for _ in seeds]
-    state = flow.sample_states(asked, seeds * len(prompts), config)
-    seconds = (time.perf_counter() - begin) / len(prompts)
+) -> list[str]:
+    """Make the networks of one shard and write it; their ids, from number `first` on."""
+    asked = [(part.prompt, seed + place) for part in parts for place in range(part.start, part.stop)]
+    state = flow.sample_states([prompt for prompt, _ in asked], [own for _, own in asked], config)
     records = [
         Record(
             id=f"g{first + row:06d}",
-            seed=seeds[row % count],
+            seed=own,
             dataset=flow.header.zoo.dataset,
             split="generated",
-            classes=prompt.classes,
+            classes=flow.record_classes(prompt),
             lineage="generated",
+            words=prompt.words,
         )
-        for row, prompt in enumerate(asked)
+        for row, (prompt, own) in enumerate(asked)
     ]
-    if shard == 0:
-        unfinished.begin(folder, WORK)
     write_shard(folder, shard, state, records)
-    return [
-        Made(prompt, tuple(r.id for r in records[i * count : (i + 1) * count]), seeds, seconds)
-        for i, prompt in enumerate(prompts)
-    ]
+    return [record.id for record in records]
 
 
 def _holds_earlier(folder: Path) -> bool:

@@ -16,6 +16,7 @@ class ModelConfig:
     `conditioning` is what it is told of a prompt; `modulated` how time and prompt reach the layers.
     `centred`: text tokens come less what the training prompts have in common. `positions`: the spread that learned
     positions begin with; where tokens of weights and of text must find each other by them, wide is fast.
+    `edges`: tokens of weights also exchange messages along the weights between them, see `models/edges.py`.
     `own_maps`: every token has linear maps into and out of the model of its own, not one a block of tokens.
     """
 
@@ -30,6 +31,7 @@ class ModelConfig:
     centred: bool = False
     positions: float = 0.02
     own_maps: bool = False
+    edges: bool = False
 
     def __post_init__(self) -> None:
         pick(CONDITIONINGS, self.conditioning, "conditioning")

@@ -4,6 +4,8 @@ Every token of weights passes through the linear map of its block, or one of its
 attends in both directions to all others and to the tokens of the text. Where tokens of text stand for
 classes, tokens of weights that stand for a class carry that class's words directly.
 
+With edges, tokens of weights also exchange messages along the weights between them (`models/edges.py`).
+
 Modulated: time and the mean of the text tokens shift, scale and gate each layer (adaLN-zero, Peebles &
 Xie 2023, arXiv:2212.09748), so that every token is conditioned twice. Plain: time is one more token of a
 pre-norm transformer (G.pt, Peebles et al. 2022, arXiv:2209.12892; Text2Weight; Tina).
@@ -20,6 +22,7 @@ from torch.nn import functional as F
 
 from weightflow.models.conditioning import CONDITIONINGS
 from weightflow.models.config import ModelConfig
+from weightflow.models.edges import Edges, LastEdges
 from weightflow.models.per_token_linear import OwnLinear
 from weightflow.models.text_standardization import word_map
 from weightflow.representation.layout import Block, Layout
@@ -105,6 +108,9 @@ class WeightTransformer(nn.Module):
         self.modulation = _modulation(width, 2) if config.modulated else None
         for parameter in self.decoders.parameters():
             nn.init.zeros_(parameter)
+        linked = config.edges and bool(layout.links)
+        self.edges = nn.ModuleList(Edges(layout, width) for _ in range(config.depth if linked else 0))
+        self.last_edges = LastEdges(layout, width) if linked else None
 
     def forward(
         self,
@@ -123,13 +129,16 @@ class WeightTransformer(nn.Module):
         x = torch.cat([first.unsqueeze(1), words, self._embed(x_t, words)], dim=1)
         seen = torch.cat([torch.ones_like(given), told, given.new_ones(len(x), self.layout.tokens)], dim=1)
         mask, condition = seen[:, None, None, :], F.silu(time + pooled)
-        for layer in self.layers:
+        for number, layer in enumerate(self.layers):
             x = layer(x, condition, mask)
+            if self.edges:
+                others, weights = x[:, : -self.layout.tokens], x[:, -self.layout.tokens :]
+                x = torch.cat([others, self.edges[number](weights, x_t)], dim=1)
         x = self.norm(x[:, -self.layout.tokens :])
         if self.modulation is not None:
             shift, scale = self.modulation(condition).unsqueeze(1).chunk(2, dim=-1)
             x = x * (1 + scale) + shift
-        return self._decode(x)
+        return self._decode(x, x_t, present)
 
     def _embed(self, x_t: Tensor, words: Tensor) -> Tensor:
         parts = []
@@ -140,12 +149,12 @@ class WeightTransformer(nn.Module):
             parts.append(part)
         return torch.cat(parts, dim=1) + self.positions
 
-    def _decode(self, x: Tensor) -> Tensor:
-        parts = [
-            F.pad(decoder(rows), (0, self.layout.width - block.width))
-            for block, decoder, rows in zip(self.layout.blocks, self.decoders, self._split(x), strict=True)
-        ]
-        return torch.cat(parts, dim=1)
+    def _decode(self, x: Tensor, x_t: Tensor, present: Tensor) -> Tensor:
+        if self.last_edges is None:
+            rows = [decoder(part) for decoder, part in zip(self.decoders, self._split(x), strict=True)]
+        else:
+            rows = self.last_edges(x, x_t, list(self.decoders), present)
+        return torch.cat([F.pad(part, (0, self.layout.width - part.shape[-1])) for part in rows], dim=1)
 
     def _split(self, x: Tensor) -> tuple[Tensor, ...]:
         return x.split([block.tokens for block in self.layout.blocks], dim=1)

@@ -6,11 +6,16 @@ measured is null, with the reason in a key beside it.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from dataclasses import asdict
+from functools import cache, partial
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from weightflow.evaluation.context import open_known
+from canon.io.files import sha256
+from weightflow.evaluation.context import Known, open_known
 from weightflow.evaluation.evaluate import describe, judge
 from weightflow.flow.sampling_config import SampleConfig
 from weightflow.report.baselines import opponents
@@ -20,6 +25,7 @@ from weightflow.report.environment import environment
 from weightflow.report.fine_tuning import starts
 from weightflow.report.generated import Generated, generate, scatter
 from weightflow.report.novelty import novelty
+from weightflow.report.parts import Parts
 from weightflow.report.pca_map import principal_map
 from weightflow.report.speed import speed
 from weightflow.report.splits import SPLITS, missing, split_figures
@@ -35,47 +41,77 @@ def make_report(
     seed: int = 0,
     limit: int = 200,
     config: SampleConfig | None = None,
-    say: Callable[[str], None] = lambda text: None,
+    progress: Callable[[int, str], None] = lambda parts, note: None,
+    parts: Parts | None = None,
 ) -> dict[str, Any]:
     """Generate networks for up to `limit` tasks of each split and measure everything on test images.
 
-    `config` says how to sample, by default as the run says.
+    `config` says how to sample, by default as the run says. `parts` keeps what is measured, so that a report
+    which was stopped goes on.
 
     Raises `InputError` where the run's zoo has moved or changed.
     """
-    known = open_known(folder, config)
-    sampled = known.config
-    splits: dict[str, Any] = {}
-    made: dict[str, Generated] = {}
-    beside = {}
-    for split in SPLITS:
-        if not known.zoo.rows(split):
-            splits |= missing(known, split)
-            continue
-        say(f"{split.replace('_', ' ')}: generating and judging")
-        made[split] = generate(known, split, seed, limit)
-        beside[split] = opponents(known, made[split].tasks, seed)
-        splits[split] = split_figures(known, made[split], beside[split])
-    focus = "unseen_combinations" if "unseen_combinations" in made else "seen"
-    say("novelty, speed, solvers, guidance")
-    found = {
-        "zoo": describe(judge(known.zoo.architecture, known.state, known.tasks), known.zoo.architecture)
-        | {"count": len(known.zoo)},
-        "splits": splits,
-        "focus": focus,
-        "novelty": novelty(known, made[focus], made["seen"]),
-        "speed": speed(known),
-        "solvers": solvers(known, made[focus].tasks, seed),
-        "guidance": guidance(known, made[focus].tasks, seed),
+    known, parts = open_known(folder, config), Parts() if parts is None else parts
+    parts.open(_identity(known, seed, limit))
+    there = [split for split in SPLITS if known.zoo.rows(split)]
+    focus = "unseen_combinations" if "unseen_combinations" in there else "seen"
+
+    @cache
+    def made(split: str) -> Generated:
+        return generate(known, split, seed, limit)
+
+    def split_part(split: str) -> dict[str, Any]:
+        beside = opponents(known, made(split).tasks, seed)
+        shown = scatter(known, made(split), beside) if split == focus else None
+        return {"figures": split_figures(known, made(split), beside), "scatter": shown}
+
+    measures: dict[str, Callable[[], Any]] = {
+        **{f"split {split}": partial(split_part, split) for split in there},
+        "zoo": lambda: describe(
+            judge(known.zoo.architecture, known.state, known.tasks), known.zoo.architecture
+        ),
+        "novelty": lambda: novelty(known, made(focus), made("seen")),
+        "speed": lambda: speed(known),
+        "solvers": lambda: solvers(known, made(focus).tasks, seed),
+        "guidance": lambda: guidance(known, made(focus).tasks, seed),
+        "diversity": lambda: diversity(known, made(focus).tasks, seed),
+        "fine_tuning": lambda: starts(known, made(focus), seed),
+        "ensembles": lambda: ensembles(known, made(focus).tasks, seed),
+        "map": lambda: principal_map(known, made(focus)),
     }
-    say("fine-tuning, ensembles, diversity")
-    return found | {
-        "diversity": diversity(known, made[focus].tasks, seed),
-        "fine_tuning": starts(known, made[focus], seed),
-        "ensembles": ensembles(known, made[focus].tasks, seed),
+    found: dict[str, Any] = {}
+    for number, (name, measure) in enumerate(measures.items(), start=1):
+        progress(0, f"{name.replace('_', ' ')} ({number} of {len(measures)})")
+        found[name] = parts.get(name, measure)
+        progress(1, "")
+    by_split = {split: found.pop(f"split {split}") for split in there}
+    sampled = known.config
+    return {
+        **found,
+        "zoo": found["zoo"] | {"count": len(known.zoo)},
+        "splits": {
+            key: value
+            for split in SPLITS
+            for key, value in (
+                {split: by_split[split]["figures"]} if split in by_split else missing(known, split)
+            ).items()
+        },
+        "focus": focus,
         "sample": {"method": sampled.method, "steps": sampled.steps, "guidance": sampled.guidance},
-        "scatter": scatter(known, made[focus], beside[focus]),
-        "map": principal_map(known, made[focus]),
+        "scatter": by_split[focus]["scatter"],
         "training": runs.read_metrics(folder),
         "environment": environment(seed),
     }
+
+
+def _identity(known: Known, seed: int, limit: int) -> str:
+    """What the figures depend on: the generator, its zoo, how it is sampled, seed, limit and this version."""
+    said = {
+        "checkpoint": sha256(known.flow.folder / "checkpoint.safetensors"),
+        "zoo": known.zoo.identity,
+        "sample": asdict(known.config),
+        "seed": seed,
+        "limit": limit,
+        "version": metadata.version("weightflow"),
+    }
+    return json.dumps(said, sort_keys=True)

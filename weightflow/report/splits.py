@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from weightflow.evaluation.chance import chance
 from weightflow.evaluation.context import Known
-from weightflow.evaluation.evaluate import Spread, chance
+from weightflow.evaluation.evaluate import Spread
 from weightflow.evaluation.novelty import novel_and_good
 from weightflow.report.baselines import Opponent
 from weightflow.report.generated import Generated

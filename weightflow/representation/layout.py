@@ -14,7 +14,7 @@ Entries of a token beyond its pieces are zero and are masked out of every loss.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from math import ceil, prod
 from typing import Any
@@ -58,11 +58,35 @@ class Block:
 
 
 @dataclass(frozen=True)
+class Link:
+    """Weights from the tokens of block `units` to those of block `rows`, by index.
+
+    They begin at entry `start` of a row: (`before`, units, `after`) numbers, such as the positions of a kernel.
+    """
+
+    rows: int
+    units: int
+    start: int
+    before: int
+    count: int
+    after: int
+
+    def weights(self, tokens: Float[Tensor, "networks rows width"]) -> Float[Tensor, "networks rows units"]:
+        """One weight from each unit to each row: the mean where there are several. `tokens` are of `rows`."""
+        own = tokens[..., self.start : self.start + self.before * self.count * self.after]
+        return own.unflatten(-1, (self.before, self.count, self.after)).mean((-3, -1))
+
+
+@dataclass(frozen=True)
 class Layout:
-    """The map for one architecture. Immutable, stored with every run as `layout.json`."""
+    """The map for one architecture. Immutable, stored with every run as `layout.json`.
+
+    `links` say which entries of tokens are weights from which other tokens.
+    """
 
     scheme: str
     blocks: tuple[Block, ...]
+    links: tuple[Link, ...] = ()
 
     @property
     def tokens(self) -> int:
@@ -110,6 +134,7 @@ class Layout:
                 )
                 for b in data["blocks"]
             ),
+            tuple(Link(**link) for link in data.get("links", ())),
         )
 
 
@@ -203,7 +228,24 @@ SCHEMES: dict[str, Callable[[Architecture, int], tuple[Block, ...]]] = {
 def make_layout(architecture: Architecture, scheme: str = "units", width: int = 576) -> Layout:
     """Lay out an architecture; `width` is the chunk length of what is cut into chunks."""
     blocks = pick(SCHEMES, scheme, "layout")(architecture, width)
-    return Layout(scheme, tuple(_mark_counters(block, architecture.counters) for block in blocks))
+    marked = tuple(_mark_counters(block, architecture.counters) for block in blocks)
+    return Layout(scheme, marked, tuple(_links(architecture, marked)))
+
+
+def _links(architecture: Architecture, blocks: Sequence[Block]) -> Iterator[Link]:
+    """Of every tensor that units or classes own by one axis, and whose other axis is the units of a block."""
+    of_group = {block.name: index for index, block in enumerate(blocks) if block.kind == "units"}
+    for index, block in enumerate(blocks):
+        start = 0
+        for piece in block.pieces:
+            others = [axis for axis in range(len(piece.shape)) if axis != piece.axis]
+            for place, axis in enumerate(others):
+                group = _plain_group(architecture.spec, piece.tensor, axis)
+                if piece.axis is not None and group in of_group:
+                    sizes = [piece.shape[a] for a in others]
+                    before, after = prod(sizes[:place]), prod(sizes[place + 1 :])
+                    yield Link(index, of_group[group], start, before, sizes[place], after)
+            start += piece.width
 
 
 def _mark_counters(block: Block, counters: frozenset[str]) -> Block:

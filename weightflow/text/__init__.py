@@ -25,18 +25,21 @@ __all__ = [
 
 
 def _wordllama(rest: str) -> TextEncoder:
+    """Static word vectors of the package wordllama, 256 numbers; no download."""
     from weightflow.text.wordllama_encoder import WordLlamaEncoder
 
     return Cached(WordLlamaEncoder())
 
 
 def _table(rest: str) -> TextEncoder:
+    """table:FILE.npz, arrays `names` and `vectors`: vectors of your own, for these names alone."""
     from weightflow.text.table_encoder import TableEncoder
 
     return TableEncoder(rest)
 
 
 def _open_clip(rest: str) -> TextEncoder:
+    """open_clip:MODEL:WEIGHTS, a CLIP of open_clip by its pretrained tag or a local file; reads images too."""
     from weightflow.text.open_clip_encoder import OpenClipEncoder
 
     model, _, weights = rest.partition(":")
@@ -46,6 +49,7 @@ def _open_clip(rest: str) -> TextEncoder:
 
 
 def _none(rest: str) -> TextEncoder:
+    """No words: for zoos whose networks all have one task."""
     from weightflow.text.null_encoder import Wordless
 
     return Wordless()
@@ -64,7 +68,7 @@ ENCODERS = Registry("text encoder", "weightflow.encoders", _OWN)
 def load_encoder(name: str) -> TextEncoder:
     """The encoder that `name` describes; one object for one name."""
     kind, rest = ENCODERS.split(name)
-    found = ENCODERS.pick(kind)(rest)
+    found = ENCODERS.pick(kind, rest)(rest)
     if not isinstance(found, TextEncoder):
         raise InputError(
             f"text encoder '{name}' is a {type(found).__name__}; expected a function of the text behind the "

@@ -9,7 +9,8 @@ cat | image:tom.png                    words and images
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import unicodedata
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,6 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from canon.errors import InputError
+from weightflow.data.class_groups import members
 from weightflow.text.encoder import TextEncoder
 
 IMAGE = "image:"
@@ -36,9 +38,21 @@ class Description:
         """A class whose name says everything."""
         return cls(name, (name,))
 
+    @property
+    def said(self) -> str:
+        """Its words as they are written in a prompt; its name where it is described by images alone."""
+        return " | ".join(self.words) or self.name
+
     @classmethod
-    def parse(cls, text: str) -> Description:
-        """`[NAME =] WORDS | WORDS | image:FILE | FILE`; `InputError` where a part is empty."""
+    def parse(cls, text: str, known: Collection[str] = ()) -> Description:
+        """`[NAME =] WORDS | WORDS | image:FILE | FILE`; `InputError` where a part is empty.
+
+        A text that is the name of a `known` class stands for it, whatever signs are in it. Names are compared
+        and kept in Unicode's composed form (NFC), in which data sets keep them too.
+        """
+        text = unicodedata.normalize("NFC", text)
+        if text.strip() in known:
+            return cls.of(text.strip())
         name, equals, rest = (part.strip() for part in text.partition("="))
         ways = [way.strip() for way in (rest if equals else name).split("|")]
         first_image = next((i for i, way in enumerate(ways) if way.startswith(IMAGE)), len(ways))
@@ -55,6 +69,42 @@ def encode(encoder: TextEncoder, descriptions: Sequence[Description]) -> Float[T
     """One vector a class, root mean square 1: the mean over its words and images where it has several."""
     words = _table(encoder.encode, [w for d in descriptions for w in d.words])
     images = _table(encoder.encode_images, [i for d in descriptions for i in d.images])
+    return _rows(encoder, descriptions, words, images)
+
+
+def encode_groups(
+    encoder: TextEncoder, descriptions: Sequence[Description], class_names: Sequence[str]
+) -> Float[Tensor, "descriptions width"]:
+    """As `encode`, of classes that may be made of known classes: a union has the mean of its members' vectors,
+    `other` zeros."""
+    groups = [group_of(d, class_names) for d in descriptions]
+    plain = encode(encoder, [d for d, group in zip(descriptions, groups, strict=True) if group is None])
+    names = list(dict.fromkeys(name for group in groups if group for name in group))
+    vector, others = dict(zip(names, encoder.encode(names), strict=True)), iter(plain)
+    rows = [
+        next(others)
+        if group is None
+        else _mean([vector[name] for name in group])
+        if group
+        else torch.zeros(encoder.width)
+        for group in groups
+    ]
+    return torch.stack(rows) if rows else plain
+
+
+def group_of(description: Description, class_names: Sequence[str]) -> tuple[str, ...] | None:
+    """The known classes that a described class is made of, none for `other`; None where it is no such class."""
+    if description.images or len(description.words) != 1:
+        return None
+    return members(description.words[0], class_names)
+
+
+def _rows(
+    encoder: TextEncoder,
+    descriptions: Sequence[Description],
+    words: dict[str, Tensor],
+    images: dict[str, Tensor],
+) -> Tensor:
     found = [[words[w] for w in d.words] + [images[i] for i in d.images] for d in descriptions]
     rows = [ways[0] if len(ways) == 1 else _mean(ways) for ways in found]
     return torch.stack(rows) if rows else torch.empty(0, encoder.width)

@@ -23,6 +23,15 @@ class TextEncoder(ABC):
     """`identity` names the encoder and all that decides its vectors; `width` is their length.
 
     `sees`: it has vectors for images too, in the space of the words.
+
+    Example:
+        >>> import torch, weightflow
+        >>> class Lengths(weightflow.TextEncoder):
+        ...     identity, width = "lengths", 2
+        ...     def vectors(self, descriptions):
+        ...         return torch.tensor([[len(d), 1.0] for d in descriptions])
+        >>> Lengths().encode(["seven"]).shape
+        torch.Size([1, 2])
     """
 
     identity: str

@@ -32,7 +32,12 @@ class OpenClipEncoder(TextEncoder):
     sees = True
 
     def __init__(self, model: str, weights: str) -> None:
-        import open_clip
+        try:
+            import open_clip
+        except ModuleNotFoundError:
+            raise InputError(
+                "the text encoder open_clip is not installed; run: pip install 'weightflow[clip]'"
+            ) from None
 
         local = Path(weights).is_file()
         if model not in open_clip.list_models():

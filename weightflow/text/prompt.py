@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from canon.errors import InputError
-from weightflow.text.description import Description, encode
+from weightflow.text.description import Description, encode_groups
 from weightflow.text.encoder import TextEncoder
 
 LONGEST = 100_000
@@ -61,16 +61,25 @@ class Prompt:
     def descriptions(self) -> tuple[Description, ...]:
         return self.described or tuple(Description.of(name) for name in self.classes)
 
+    @property
+    def words(self) -> tuple[str, ...]:
+        """What was said of each class; nothing where all are described by their names."""
+        said = tuple(description.said for description in self.descriptions)
+        return () if said == self.classes else said
+
     @classmethod
-    def parse(cls, text: str) -> Prompt:
-        """Comma-separated descriptions as people type them; one that has a comma stands in double quotes."""
+    def parse(cls, text: str, known: Collection[str] = ()) -> Prompt:
+        """Comma-separated descriptions as people type them; one that has a comma stands in double quotes.
+
+        A description that is the name of a `known` class stands for it, though it have `=` or `|` in it.
+        """
         if len(text) > LONGEST:
             raise InputError(f"the prompt has {len(text)} characters; at most {LONGEST} are read")
         try:
             parts = next(csv.reader([text.replace("\n", " ")], skipinitialspace=True, strict=True), [])
         except csv.Error as error:
             raise InputError(f"the prompt '{text}' cannot be read: {error}") from None
-        described = tuple(Description.parse(part) for part in parts or [""])
+        described = tuple(Description.parse(part, known) for part in parts or [""])
         return cls(tuple(d.name for d in described), described)
 
 
@@ -111,15 +120,20 @@ class PromptBatch:
         return PromptBatch(self.vectors, torch.zeros_like(self.present))
 
 
-def encode_prompts(encoder: TextEncoder, prompts: Sequence[Prompt], classes: int) -> PromptBatch:
-    """Encode prompts and pad them to `classes`; `InputError` where one names more."""
+def encode_prompts(
+    encoder: TextEncoder, prompts: Sequence[Prompt], classes: int, class_names: Sequence[str] = ()
+) -> PromptBatch:
+    """Encode prompts and pad them to `classes`; `InputError` where one names more.
+
+    With `class_names`, classes may be unions of these, or `other`.
+    """
     for prompt in prompts:
         if len(prompt.classes) > classes:
             raise InputError(
                 f"the prompt names {len(prompt.classes)} classes; this run was built for {classes} at most"
             )
     distinct = list(dict.fromkeys(d for prompt in prompts for d in prompt.descriptions))
-    found = dict(zip(distinct, encode(encoder, distinct), strict=True))
+    found = dict(zip(distinct, encode_groups(encoder, distinct, class_names), strict=True))
     vectors = torch.zeros(len(prompts), classes, encoder.width)
     present = torch.zeros(len(prompts), classes, dtype=torch.bool)
     for row, prompt in enumerate(prompts):

@@ -106,7 +106,8 @@ def reorder_classes(architecture: Architecture, layout: Layout, batch: Batch, or
     rows = torch.where(present, order, -1)
     tokens = _of_coordinates(layout)
     z = tokens.encode(move_classes(architecture, tokens.decode(batch.z), rows))
-    return Batch(z, PromptBatch(vectors, present), batch.labels.gather(1, order))
+    moved = order.argsort(dim=1).gather(1, batch.labels.clamp(min=0))
+    return Batch(z, PromptBatch(vectors, present), torch.where(batch.labels >= 0, moved, -1))
 
 
 def _of_coordinates(layout: Layout) -> Layout:

@@ -11,7 +11,7 @@ from weightflow.text import PromptBatch
 
 @dataclass(frozen=True)
 class Batch:
-    """`z` (networks, tokens, width); `labels` (networks, classes), 0 where a task has fewer."""
+    """`z` (networks, tokens, width); `labels` (networks, labels of the data): the logit of each, -1 for none."""
 
     z: Tensor
     prompts: PromptBatch

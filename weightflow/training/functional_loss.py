@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from canon.errors import InputError
-from weightflow.batched.class_axes import masked_cross_entropy
+from weightflow.batched.class_axes import class_table, masked_cross_entropy
 from weightflow.batched.inference import forward_many
 from weightflow.batched.tasks import Task
 from weightflow.datasets import ClassificationData, Split
@@ -93,10 +93,8 @@ class Behaviour:
         }
 
     def labels(self, tasks: Sequence[Task]) -> Tensor:
-        """Label of each logit (tasks, classes); 0 where a task has fewer."""
-        index = [torch.tensor(self.data.class_index(task.classes)) for task in tasks]
-        width = self.coordinates.architecture.classes
-        return torch.stack([torch.nn.functional.pad(row, (0, width - len(row))) for row in index])
+        """Logit of each label of the data (tasks, labels), -1 where it is in no class of the task."""
+        return class_table(self.data, tasks, self.coordinates.architecture.classes)[0]
 
     def loss(
         self,
@@ -113,11 +111,13 @@ class Behaviour:
         self, labels: Tensor, present: Tensor, split: Split, generator: torch.Generator
     ) -> tuple[Tensor, Tensor]:
         """Random examples of each task: their logits (tasks, images), and inputs (tasks, images, *shape)."""
-        targets = torch.rand(len(labels), self.images, generator=generator) * present.sum(1, keepdim=True)
         rows, counts = self._rows[split]
-        wanted = labels.gather(1, targets.long())
+        own = (labels < 0).long().argsort(dim=1, stable=True)  # labels of the task first
+        place = torch.rand(len(labels), self.images, generator=generator) * (labels >= 0).sum(1, keepdim=True)
+        wanted = own.gather(1, place.long())
+        targets = labels.gather(1, wanted)
         place = (torch.rand(wanted.shape, generator=generator) * counts[wanted]).long()
-        return targets.long(), split.inputs[rows[wanted, place]]
+        return targets, split.inputs[rows[wanted, place]]
 
     def log_probabilities(
         self,
@@ -136,9 +136,15 @@ class Behaviour:
         return self._readout.scores(output, self._text(labels, present))
 
     def _text(self, labels: Tensor, present: Tensor) -> Tensor:
-        names, counts = self.data.class_names, present.sum(1).tolist()
-        tasks = [[names[i] for i in row[:k]] for row, k in zip(labels.tolist(), counts, strict=True)]
-        return self._readout.targets(tasks, labels.shape[1])
+        if self._readout.width is None:
+            return self._readout.targets([()] * len(labels), present.shape[1])
+        names = self.data.class_names
+        tasks = [[names[i] for i in sorted(_in(row), key=row.__getitem__)] for row in labels.tolist()]
+        return self._readout.targets(tasks, present.shape[1])
+
+
+def _in(row: Sequence[int]) -> list[int]:
+    return [label for label, logit in enumerate(row) if logit >= 0]
 
 
 def _rows_of_classes(split: Split, classes: int) -> tuple[Tensor, Tensor]:

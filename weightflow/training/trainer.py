@@ -11,6 +11,7 @@ import copy
 import math
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,6 +43,7 @@ from weightflow.training.state_dicts import optimizer_tensors, pack, restore_opt
 from weightflow.training.unseen_tasks import TasksBeyond
 from weightflow.zero_shot.fit import fit_anchors
 from weightflow.zoo import unfinished
+from weightflow.zoo.builders.file_lock import holding
 from weightflow.zoo.canonicalize import is_canonical, read_frame
 from weightflow.zoo.splits import learn_and_choose, only_task
 from weightflow.zoo.store import Zoo
@@ -100,7 +102,7 @@ class Trainer:
             architecture,
             layout,
             encoder.identity,
-            Facts.of(self.data, {c for i in rows["seen"] for c in zoo.records[i].classes}),
+            Facts.of_tasks(self.data, [zoo.records[i].classes for i in rows["seen"]]),
         )
         self.generator = torch.Generator().manual_seed(config.seed)
         with torch.random.fork_rng(devices=[]):
@@ -125,9 +127,26 @@ class Trainer:
             fused=True,
         )
         self.progress = Progress()
+        self.saved = 0
 
-    def run(self, on_step: Callable[[int, str], None] = lambda steps, note: None) -> Progress:
-        """Train to the end, saving as it goes. Raises `WorkError` with step and cause on NaN."""
+    def run(
+        self,
+        on_step: Callable[[int, str], None] = lambda steps, note: None,
+        stop: Callable[[], bool] = lambda: False,
+    ) -> Progress:
+        """Train to the end, saving as it goes. Raises `WorkError` with step and cause on NaN.
+
+        After each step `stop` is asked: where it is true, the state is saved and the run ends early.
+        `InputError` where another process is training in the folder.
+        """
+        with _writing(self.folder):
+            if runs.checkpoint_step(self.folder) not in (None, self.saved):
+                raise InputError(
+                    f"{self.folder} was trained on by another process meanwhile; go on with it: --resume"
+                )
+            return self._run(on_step, stop)
+
+    def _run(self, on_step: Callable[[int, str], None], stop: Callable[[], bool]) -> Progress:
         config, started = self.config, time.monotonic()
         while not self.finished:
             note = ""
@@ -139,9 +158,12 @@ class Trainer:
             last = self.progress.step == config.steps
             if last or self.progress.step % config.evaluate_every == 0:
                 note = self._evaluate(terms, time.monotonic() - started)
-            if self.finished or self.progress.step % config.save_every == 0:
+            ended = stop()
+            if self.finished or ended or self.progress.step % config.save_every == 0:
                 self.save()
             on_step(1, note)
+            if ended:
+                break
         return self.progress
 
     @property
@@ -231,6 +253,7 @@ class Trainer:
             "stale": str(p.stale),
         }
         checkpoint.write(self.folder / "state.safetensors", tensors, counters)
+        self.saved = p.step
         runs.write_checkpoint(
             self.folder,
             self.model.state_dict(),
@@ -260,12 +283,14 @@ class Trainer:
         self.progress = Progress(
             int(m["step"]), float.fromhex(m["best"]), int(m["best_step"]), int(m["stale"])
         )
+        self.saved = self.progress.step
         runs.cut_metrics(self.folder, self.progress.step)
 
 
 def _prompts(zoo: Zoo, rows: list[int], config: TrainConfig) -> PromptBatch:
     prompts = [Prompt(zoo.records[i].classes) for i in rows]
-    return encode_prompts(load_encoder(config.encoder), prompts, zoo.architecture.classes)
+    names = datasets.load(zoo.dataset).class_names
+    return encode_prompts(load_encoder(config.encoder), prompts, zoo.architecture.classes, names)
 
 
 def _batches(zoo: Zoo, rows: list[int], prompts: PromptBatch) -> Iterator[tuple[StateDict, Tensor]]:
@@ -287,17 +312,33 @@ def _warmup_cosine(step: int, config: TrainConfig) -> float:
 
 
 def start(zoo: Zoo, config: TrainConfig, folder: Path) -> Trainer:
-    """A new run in an empty folder."""
-    if not is_begun(folder):
-        unfinished.require_free(folder, WORK)
-    else:
-        raise InputError(f"{folder} is not empty; choose another name, or go on with it: --resume")
+    """A new run in an empty folder; `InputError` where another process begins one there."""
+    _require_free(folder)
     trainer = Trainer(zoo, config, folder)
-    unfinished.begin(folder, WORK)
-    runs.write_header(folder, trainer.header)
-    trainer.save()
-    unfinished.finish(folder)
+    with _writing(folder):
+        _require_free(folder)  # another process may have come first
+        unfinished.begin(folder, WORK)
+        runs.write_header(folder, trainer.header)
+        trainer.save()
+        unfinished.finish(folder)
     return trainer
+
+
+def _require_free(folder: Path) -> None:
+    if is_begun(folder):
+        raise InputError(f"{folder} is not empty; choose another name, or go on with it: --resume")
+    unfinished.require_free(folder, WORK)
+
+
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    """Hold the run's folder; `InputError` at once where another process does."""
+    with holding(folder / unfinished.LOCK, wait=False) as mine:
+        if not mine:
+            raise InputError(
+                f"another process is training in {folder}; wait until it ends, or choose another folder"
+            )
+        yield
 
 
 def is_begun(folder: Path) -> bool:
@@ -320,6 +361,7 @@ def resume(zoo: Zoo, folder: Path) -> Trainer:
         )
     trainer = Trainer(zoo, header.config, folder)
     if (folder / "state.safetensors").exists():
-        trainer.restore()
-        trainer.complete()
+        with _writing(folder):
+            trainer.restore()
+            trainer.complete()
     return trainer

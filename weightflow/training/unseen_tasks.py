@@ -7,10 +7,14 @@ and neither does a held-out class.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from canon.errors import InputError
+from weightflow.data.class_groups import members
 from weightflow.datasets import ClassificationData
 from weightflow.text import PromptBatch, TextEncoder
 from weightflow.zoo.store import Zoo
@@ -24,32 +28,63 @@ class TasksBeyond:
     def __init__(self, zoo: Zoo, data: ClassificationData, encoder: TextEncoder) -> None:
         seen = [zoo.records[i].classes for i in zoo.rows("seen")]
         held_out = {record.classes for record in zoo.records if record.split != "seen"}
-        names = [name for name in data.class_names if any(name in classes for classes in seen)]
-        self._sizes = torch.tensor([len(classes) for classes in seen])
+        known = {label for classes in seen for own in data.class_labels(classes) for label in own}
+        names = [name for label, name in enumerate(data.class_names) if label in known]
+        self._shapes = [_shape(data, classes) for classes in seen]
         self._labels = torch.tensor(data.class_index(names))
         self._vectors = encoder.encode(names)
-        self._held_out = {frozenset(data.class_index(classes)) for classes in held_out}
+        self._all = len(data.class_names)
+        self._held_out = {_key(data.class_labels(classes)) for classes in held_out}
         self._classes = zoo.architecture.classes
 
     def draw(self, count: int, generator: torch.Generator) -> tuple[PromptBatch, Tensor]:
-        """Prompts for `count` tasks and their labels (count, classes), 0 where a task has fewer."""
+        """Prompts for `count` tasks and the logit of each label (count, labels of the data), -1 for none."""
         vectors = torch.zeros(count, self._classes, self._vectors.shape[1])
         present = torch.zeros(count, self._classes, dtype=torch.bool)
-        labels = torch.zeros(count, self._classes, dtype=torch.long)
+        labels = torch.full((count, self._all), -1)
         for row in range(count):
-            chosen = self._combination(generator)
-            vectors[row, : len(chosen)] = self._vectors[chosen]
-            present[row, : len(chosen)] = True
-            labels[row, : len(chosen)] = self._labels[chosen]
+            for logit, chosen in enumerate(self._combination(generator)):
+                present[row, logit] = True
+                if len(chosen):
+                    vectors[row, logit] = self._vector(chosen)
+                    labels[row, self._labels[chosen]] = logit
+                else:  # other: what no class names; no later class may lose to it
+                    labels[row, labels[row] < 0] = self._classes + logit
+            labels[row] = torch.where(labels[row] >= self._classes, labels[row] - self._classes, labels[row])
         return PromptBatch(vectors, present), labels
 
-    def _combination(self, generator: torch.Generator) -> Tensor:
+    def _full_key(self, groups: Sequence[Tensor]) -> frozenset[frozenset[int]]:
+        """With the labels that `other` stands for."""
+        named = [self._labels[own].tolist() for own in groups]
+        left = sorted(set(range(self._all)) - {label for own in named for label in own})
+        return _key([own or left for own in named])
+
+    def _vector(self, chosen: Tensor) -> Tensor:
+        """As `encode_groups` makes them of a class or a union."""
+        if len(chosen) == 1:
+            return self._vectors[chosen[0]]
+        return F.normalize(self._vectors[chosen].mean(0), dim=-1) * self._vectors.shape[1] ** 0.5
+
+    def _combination(self, generator: torch.Generator) -> list[Tensor]:
+        """Classes of the shape of a training task: as many of as many members, places of known classes."""
         for _ in range(ATTEMPTS):
-            size = int(self._sizes[torch.randint(len(self._sizes), (1,), generator=generator)])
-            chosen = torch.randperm(len(self._labels), generator=generator)[:size]
-            if frozenset(self._labels[chosen].tolist()) not in self._held_out:
-                return chosen
+            shape = self._shapes[int(torch.randint(len(self._shapes), (1,), generator=generator))]
+            chosen = torch.randperm(len(self._labels), generator=generator)[: sum(shape)]
+            groups = list(chosen.split(shape))
+            if self._full_key(groups) not in self._held_out:
+                return groups
         raise InputError(
             f"behaviour.beyond: {ATTEMPTS} draws found no combination of classes that the zoo does not hold "
             "out; set it to 0, or use a zoo with more classes"
         )
+
+
+def _shape(data: ClassificationData, classes: Sequence[str]) -> list[int]:
+    """How many classes of the data set each class is made of, 0 for `other`."""
+    groups = [members(text, data.class_names) for text in classes]
+    return [1 if group is None else len(group) for group in groups]
+
+
+def _key(labels: Sequence[Sequence[int]]) -> frozenset[frozenset[int]]:
+    """A combination whatever its order."""
+    return frozenset(frozenset(own) for own in labels)

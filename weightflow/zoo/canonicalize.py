@@ -20,10 +20,19 @@ from weightflow.batched.class_axes import gather_classes, scatter_classes, widen
 from weightflow.batched.tasks import Task
 from weightflow.networks.architectures import Architecture
 from weightflow.zoo import unfinished
-from weightflow.zoo.store import Zoo, read_manifest, write_zoo
+from weightflow.zoo.store import (
+    Zoo,
+    read_manifest,
+    read_shard_records,
+    shard_path,
+    write_manifest,
+    write_shard,
+)
 
 WORK = "weightflow canonicalize"
 FRAME = "frame.safetensors"
+SHARD = 500
+"""Networks of a canonical zoo in one shard."""
 
 
 def follow(
@@ -37,7 +46,10 @@ def follow(
 
 
 def canonicalize_zoo(zoo: Zoo, out: Path, progress: Callable[[int], None] = lambda n: None) -> None:
-    """Write the canonical zoo and its frame to `out`; ids, tasks, seeds and accuracies are kept."""
+    """Write the canonical zoo and its frame to `out`; ids, tasks, seeds and accuracies are kept.
+
+    Where it was stopped, the same call goes on: the frame and the finished shards are kept.
+    """
     if out.resolve() == zoo.path.resolve():
         raise InputError(f"{out} is the zoo itself; name another folder for the canonical one")
     if not (out / FRAME).exists() or unfinished.is_unfinished(out, WORK):
@@ -46,26 +58,53 @@ def canonicalize_zoo(zoo: Zoo, out: Path, progress: Callable[[int], None] = lamb
         raise InputError(
             f"{out} holds the canonical form of another zoo than {zoo.path}; choose another name, or delete it"
         )
-    architecture, records = zoo.architecture, zoo.records
-    seen = zoo.rows("seen") or zoo.rows()
-    wide = widen(architecture, len(datasets.load(zoo.dataset).class_names))
+    frame = _frame_of(zoo, out)
+    shards = [range(len(zoo))[start : start + SHARD] for start in range(0, len(zoo), SHARD)]
+    for index, rows in enumerate(shards):
+        records = [zoo.records[row] for row in rows]
+        if not _is_written(out, index, [record.id for record in records]):
+            # everyone takes the one way into the frame that any other network takes later
+            state = follow(zoo.architecture, frame, zoo.load(rows), [record.task for record in records])
+            write_shard(out, index, state, records)
+        progress(len(rows))
+    left_out = ("format", "shards", "records_sha256", "sha256")
+    header = {key: value for key, value in zoo.manifest.items() if key not in left_out}
+    write_manifest(out, {**header, "canonical": {"source": zoo.identity}}, len(shards))
+    unfinished.finish(out)
 
-    wide_state = scatter_classes(architecture, zoo.load(seen), [records[i].task for i in seen])
-    frame = align_many(wide.spec, wide_state).frame
-    progress(len(seen))
-    # everyone takes the one way into the frame that any other network takes later
-    state = follow(architecture, frame, zoo.load(), [record.task for record in records])
-    progress(len(records) - len(seen))
-    if (out / FRAME).exists():
-        unfinished.mark(out, WORK)
+
+def _frame_of(zoo: Zoo, out: Path) -> StateDict:
+    """The frame that a stopped call left in `out`, or else a new one, written there."""
+    if unfinished.is_unfinished(out, WORK) and (frame := _begun(zoo, out)):
+        return frame
+    seen = zoo.rows("seen") or zoo.rows()
+    wide = widen(zoo.architecture, len(datasets.load(zoo.dataset).class_names))
+    state = scatter_classes(zoo.architecture, zoo.load(seen), [zoo.records[i].task for i in seen])
+    frame = align_many(wide.spec, state).frame
+    if (out / FRAME).exists() and not unfinished.is_unfinished(out, WORK):
+        unfinished.mark(out, WORK)  # whole once, and damaged: what is sound stays
+        (out / "zoo.json").unlink(missing_ok=True)
     else:
         unfinished.begin(out, WORK)
-    checkpoint.write(out / FRAME, frame)
-    header = {
-        key: value for key, value in zoo.manifest.items() if key not in ("format", "shards", "records_sha256")
-    }
-    write_zoo(out, {**header, "canonical": {"source": zoo.identity}}, state, records)
-    unfinished.finish(out)
+    checkpoint.write(out / FRAME, frame, {"source": zoo.identity})
+    return frame
+
+
+def _begun(zoo: Zoo, out: Path) -> StateDict:
+    """The frame in `out` where it is of this zoo; nothing where it is damaged or of another one."""
+    try:
+        found = checkpoint.read(out / FRAME)
+    except InputError:
+        return {}
+    return found.state if found.metadata.get("source") == zoo.identity else {}
+
+
+def _is_written(out: Path, index: int, ids: Sequence[str]) -> bool:
+    path = shard_path(out, index)
+    try:
+        return path.exists() and [record.id for record in read_shard_records(path)] == list(ids)
+    except InputError:
+        return False
 
 
 def is_canonical(zoo: Zoo) -> bool:

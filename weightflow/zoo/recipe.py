@@ -13,7 +13,7 @@ import numpy as np
 from canon.errors import InputError
 from weightflow import config, datasets
 from weightflow.batched.config import TrainingRecipe
-from weightflow.batched.tasks import Task, deal_combinations, draw_tasks
+from weightflow.batched.tasks import Task, deal_combinations, deal_groupings, draw_tasks
 from weightflow.networks.architectures import Architecture
 from weightflow.networks.readout import Logits, cosine
 from weightflow.registry import pick, suggest
@@ -47,6 +47,9 @@ class TaskRecipe:
     but those of `unseen_by_backbone`. Where such a split has fewer classes than `sizes`, a task has as many
     as there are. `shuffled`: each task has its own logit order; the data set's order otherwise.
     `networks_per_task` networks in a row have one task and differ by their seeds; counts are of networks.
+
+    With `unions` a class of a task is made of so many classes, from the first number to the second; the share
+    `other` of tasks has a class for all classes that the task does not name.
     """
 
     sizes: tuple[int, ...] = (3, 6)
@@ -61,8 +64,20 @@ class TaskRecipe:
     unseen_by_backbone: int = 0
     shuffled: bool = True
     networks_per_task: int = 1
+    unions: tuple[int, ...] = ()
+    other: float = 0.0
 
     def __post_init__(self) -> None:
+        if self.unions and (len(self.unions) != 2 or not 1 <= self.unions[0] <= self.unions[1]):
+            raise InputError(
+                f"tasks.unions is a smallest and a largest number of classes, from 1 on, found {self.unions}"
+            )
+        if not 0 <= self.other <= 1:
+            raise InputError(f"tasks.other is {self.other}; it is the share of tasks with a class 'other'")
+        if self.other and self.held_out:
+            raise InputError(
+                "tasks.other means all other classes of the data, held-out ones too: set tasks.held_out to 0"
+            )
         if self.networks_per_task < 1:
             raise InputError(f"tasks.networks_per_task is {self.networks_per_task}; it must be at least 1")
 
@@ -79,6 +94,13 @@ class ZooRecipe:
     `lineage`: independent networks have their own initialisations, or share `initialisations` of them
     (0: each its own); branched ones are all fine-tuned from one base, trained by `base` on all classes
     that are not held out.
+
+    Example:
+        >>> from weightflow.zoo.recipe import ArchitectureChoice
+        >>> import weightflow
+        >>> mlp = ArchitectureChoice("mlp", {"inputs": 4, "hidden": [8]})
+        >>> weightflow.ZooRecipe("iris", mlp).tasks.networks
+        800
     """
 
     dataset: str
@@ -117,13 +139,34 @@ class ZooRecipe:
         if len(t.sizes) != 2:
             raise InputError(f"tasks.sizes is a smallest and a largest number of classes, found {t.sizes}")
         sizes = (t.sizes[0], t.sizes[1])
-        pools = deal_combinations(
-            self.known_classes(),
-            sizes,
-            validation_fraction=t.validation_fraction,
-            unseen_fraction=t.unseen_fraction,
-            seed=self.seed,
-        )
+        if t.unions or t.other:
+            if self.readout.encoder:
+                raise InputError(
+                    "tasks.unions and tasks.other are for networks with logits; leave readout out"
+                )
+            if t.other and self.excluded_classes():
+                raise InputError(
+                    "tasks.other would name classes that the backbone was trained without; set it to 0"
+                )
+            unions = (t.unions[0], t.unions[1]) if t.unions else (1, 1)
+            names = self.known_classes()
+            pools = deal_groupings(
+                names,
+                sizes,
+                unions=unions,
+                other=t.other,
+                validation_fraction=t.validation_fraction,
+                unseen_fraction=t.unseen_fraction,
+                seed=self.seed,
+            )
+        else:
+            pools = deal_combinations(
+                self.known_classes(),
+                sizes,
+                validation_fraction=t.validation_fraction,
+                unseen_fraction=t.unseen_fraction,
+                seed=self.seed,
+            )
         others = {
             "unseen_classes": (t.unseen_classes, self.held_out_classes()),
             "unseen_by_backbone": (t.unseen_by_backbone, self.excluded_classes()),

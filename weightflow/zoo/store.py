@@ -41,7 +41,10 @@ FORMAT = "weightflow-zoo-1"
 
 @dataclass(frozen=True)
 class Record:
-    """One network of a zoo. Accuracies are fractions on training and validation examples."""
+    """One network of a zoo. Accuracies are fractions on training and validation examples.
+
+    `words` are what was said of each class of a generated network, where that is not its name.
+    """
 
     id: str
     seed: int
@@ -54,18 +57,22 @@ class Record:
     steps: int | None = None
     shard: int = 0
     row: int = 0
+    words: tuple[str, ...] = ()
 
     @property
     def task(self) -> Task:
         return Task(self.dataset, self.classes, self.split)
 
     def to_json(self) -> str:
-        return json.dumps(dataclasses.asdict(self), sort_keys=True)
+        said = dataclasses.asdict(self)
+        if not self.words:
+            del said["words"]
+        return json.dumps(said, sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str) -> Record:
         data = _RECORD(parse_json(text, 1 << 20))
-        return cls(**{**data, "classes": tuple(data["classes"])})
+        return cls(**{**data, "classes": tuple(data["classes"]), "words": tuple(data.get("words", ()))})
 
 
 _NAME = text(limit=1000)
@@ -85,6 +92,7 @@ _RECORD = record(
         "steps": optional(integer(0)),
         "shard": integer(0),
         "row": integer(0),
+        "words": items(_NAME, 100_000),
     },
 )
 
@@ -185,8 +193,13 @@ class Zoo(Dataset[StateDict]):
 
     Example:
         >>> import weightflow
-        >>> zoo = weightflow.Zoo("zoos/digits")  # doctest: +SKIP
-        >>> len(zoo), zoo.records[0].classes, zoo[0]["0.weight"].shape  # doctest: +SKIP
+        >>> zoo = weightflow.Zoo("zoos/digits")
+        >>> zoo
+        Zoo('zoos/digits', ... networks, mlp, ... parameters, digits)
+        >>> len(zoo) == len(zoo.records)
+        True
+        >>> list(zoo[0])
+        ['1.weight', '1.bias', '3.weight', '3.bias']
     """
 
     def __init__(self, path: PathLike) -> None:

@@ -13,6 +13,8 @@ from canon.errors import InputError
 from canon.io.files import atomic_write
 
 MARK = ".unfinished"
+LOCK = ".lock"
+"""Held by the process that writes into a folder; it stays there."""
 
 
 def begin(folder: Path, work: str) -> None:
@@ -23,7 +25,7 @@ def begin(folder: Path, work: str) -> None:
     require_free(folder, work)
     mark(folder, work)
     for path in folder.iterdir():
-        if path.name != MARK:
+        if path.name not in (MARK, LOCK):
             shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
@@ -84,4 +86,4 @@ def _old(folder: Path) -> Path:
 
 
 def _is_temporary(path: Path) -> bool:
-    return path.name.startswith(".") and path.name.endswith(".tmp")
+    return path.name == LOCK or (path.name.startswith(".") and path.name.endswith(".tmp"))

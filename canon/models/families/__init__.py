@@ -49,7 +49,7 @@ def recognise(
     *,
     assume: Iterable[str] = (),
     config: Mapping[str, Any] | None = None,
-    prove: bool = True,
+    verify: bool = True,
 ) -> Recognition:
     """The spec of a checkpoint, from its metadata or its keys and shapes, and what it assumes.
 
@@ -63,7 +63,7 @@ def recognise(
     built = None if name or assume else from_metadata(metadata)
     if built is not None:
         module, inputs = built
-        spec = trace(module, inputs, prove=prove)
+        spec = trace(module, inputs, verify=verify)
         spec.check(state)
         return Recognition(spec)
     tried = []
@@ -71,7 +71,7 @@ def recognise(
         if name is None and not family.fits(Tensors(state)):
             continue
         try:
-            return sketched(label, family, state, given, name is not None, prove)
+            return sketched(label, family, state, given, name is not None, verify)
         except Unfit as error:
             tried.append(f"{label}: {error}")
     reasons = f" ({'; '.join(tried)})" if tried else ""

@@ -63,7 +63,7 @@ def has_under(prefix: str, key: str) -> Callable[[Tensors], bool]:
 
 
 def sketched(
-    label: str, family: Family, state: Mapping[str, Tensor], given: Hyperparameters, named: bool, prove: bool
+    label: str, family: Family, state: Mapping[str, Tensor], given: Hyperparameters, named: bool, verify: bool
 ) -> Recognition:
     """The spec of `state` as one of the family, which a person named or not.
 
@@ -90,7 +90,7 @@ def sketched(
     if unread:
         raise Unfit(f"it has no {', '.join(unread[:3])}")
     sketch = Sketch(state, lambda held, x: family.forward(held, x, given))
-    spec = trace(sketch, (example,), prove=prove)
+    spec = trace(sketch, (example,), verify=verify)
     architecture: tuple[str, ...]
     if named:
         architecture = (f"the family {label} (--family)",)

@@ -214,3 +214,13 @@ def test_a_users_script_passes_strict_type_checking(tmp_path):
         env=os.environ | {"MYPYPATH": str(Path(canon.__file__).parents[1])},
     )
     assert done.returncode == 0, done.stdout
+
+
+def test_canon_needs_no_package_that_weightflow_alone_uses():
+    code = (
+        "import sys\nfor name in ('open_clip', 'sklearn', 'wordllama', 'weightflow', 'torchdiffeq', 'timm'):\n"
+        "    sys.modules[name] = None\nimport canon\nfor name in canon.__all__:\n    getattr(canon, name)\n"
+        "import canon.cli.main\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=os.getcwd())
+    assert done.returncode == 0, done.stderr

@@ -13,7 +13,7 @@ from canon.errors import InputError, WorkError
 
 
 def command(act):
-    app = console.application("An example.")
+    app = console.application("An example.", "1.0")
 
     @app.command()
     def go(count: int = 1) -> None:

@@ -114,9 +114,9 @@ def test_the_spec_of_a_bare_checkpoint_holds_for_the_network(name):
     family = "resnet" if name == "cifar resnet" else None
     found = recognise(state, name=family, assume=ASSUMED.get(name, ())).spec
     traced = canon.trace(module, example)
-    proof = canon.prove(module, example, found)
-    assert proof.holds, proof.failed
-    assert proof.spec == found  # no scale was taken away either
+    check = canon.check_groups(module, example, found)
+    assert check.holds, check.failed
+    assert check.spec == found  # no scale was taken away either
     assert sum(g.size for g in found.groups.values()) == sum(g.size for g in traced.groups.values())
     assert found.statistics == traced.statistics
 
@@ -132,7 +132,7 @@ def test_heads_that_the_shapes_do_not_tell_stay():
         (5, True),
         (8, False),
     }
-    assert canon.prove(module, torch.randn(1, 3, 16, 16), told).holds
+    assert canon.check_groups(module, torch.randn(1, 3, 16, 16), told).holds
 
 
 def test_an_unknown_activation_claims_no_scale():

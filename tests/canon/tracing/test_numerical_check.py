@@ -1,4 +1,4 @@
-"""The proof accepts symmetries and nothing else."""
+"""The check accepts symmetries and nothing else."""
 
 import pytest
 import torch
@@ -30,10 +30,10 @@ def spec(row, bias, column):
 
 
 def test_a_symmetry_passes():
-    proof = canon.prove(mlp(), torch.randn(4, 3), spec(True, True, True))
-    assert proof.holds
-    assert proof.difference < 1e-12
-    assert proof.spec == spec(True, True, True)
+    check = canon.check_groups(mlp(), torch.randn(4, 3), spec(True, True, True))
+    assert check.holds
+    assert check.difference < 1e-12
+    assert check.spec == spec(True, True, True)
 
 
 @pytest.mark.parametrize(
@@ -41,40 +41,40 @@ def test_a_symmetry_passes():
     [((True, True, False), "2"), ((True, False, True), "0"), ((False, True, True), "0")],
 )
 def test_a_wrong_pairing_is_frozen_and_named_with_the_operation_that_broke_it(wrong, culprit):
-    proof = canon.prove(mlp(), torch.randn(4, 3), spec(*wrong))
-    assert proof.spec.frozen["units"].endswith(f"broken by linear in {culprit}")
-    assert proof.failed["units"] > 1e-3
-    assert not proof.spec.groups
-    assert "the proof failed" in proof.spec.frozen["units"]
+    check = canon.check_groups(mlp(), torch.randn(4, 3), spec(*wrong))
+    assert check.spec.frozen["units"].endswith(f"broken by linear in {culprit}")
+    assert check.failed["units"] > 1e-3
+    assert not check.spec.groups
+    assert "the numerical check failed" in check.spec.frozen["units"]
 
 
 def test_a_wrong_scale_is_taken_away_and_the_group_stays():
     module = nn.Sequential(nn.Linear(3, 6), nn.GELU(), nn.Linear(6, 2))
-    proof = canon.prove(module, torch.randn(4, 3), spec(True, True, True))
-    assert proof.holds
-    assert proof.spec.groups["units"].scale == "none"
-    assert all(f.power == 0 for axes in proof.spec.axes.values() for a in axes for s in a.segments for f in s)
+    check = canon.check_groups(module, torch.randn(4, 3), spec(True, True, True))
+    assert check.holds
+    assert check.spec.groups["units"].scale == "none"
+    assert all(f.power == 0 for axes in check.spec.axes.values() for a in axes for s in a.segments for f in s)
 
 
 def test_zero_initialised_branches_count():
-    """With the last layer at zero any pairing would pass unless the proof perturbs it."""
+    """With the last layer at zero any pairing would pass unless the check perturbs it."""
     module = mlp()
     nn.init.zeros_(module[2].weight)
-    assert canon.prove(module, torch.randn(4, 3), spec(True, True, False)).failed
+    assert canon.check_groups(module, torch.randn(4, 3), spec(True, True, False)).failed
 
 
 def test_a_network_that_lets_nothing_through_is_redrawn():
-    """Dead units hide every mistake: the proof must not pass on outputs that are constant."""
+    """Dead units hide every mistake: the check must not pass on outputs that are constant."""
     module = mlp()
     nn.init.constant_(module[0].bias, -1e3)
     with torch.no_grad():
         module[0].bias[0] -= 1
-    assert canon.prove(module, torch.randn(4, 3), spec(True, True, False)).failed
-    assert canon.prove(module, torch.randn(4, 3), spec(True, True, True)).spec.groups
+    assert canon.check_groups(module, torch.randn(4, 3), spec(True, True, False)).failed
+    assert canon.check_groups(module, torch.randn(4, 3), spec(True, True, True)).spec.groups
 
 
 def test_inputs_of_zeros_do_not_hide_the_first_layer():
-    assert canon.prove(mlp(), torch.zeros(4, 3), spec(False, True, True)).failed
+    assert canon.check_groups(mlp(), torch.zeros(4, 3), spec(False, True, True)).failed
 
 
 def test_what_no_output_depends_on_is_frozen():
@@ -83,14 +83,14 @@ def test_what_no_output_depends_on_is_frozen():
             return super().forward(x) * 0.0 + x[:, :2]
 
     deaf = Deaf(nn.Linear(3, 6), nn.ReLU(), nn.Linear(6, 2))
-    proof = canon.prove(deaf, torch.randn(4, 3), spec(True, True, True))
-    assert not proof.spec.groups
-    assert "could not exercise" in proof.spec.frozen["units"]
+    check = canon.check_groups(deaf, torch.randn(4, 3), spec(True, True, True))
+    assert not check.spec.groups
+    assert "could not exercise" in check.spec.frozen["units"]
 
 
 def test_a_spec_of_another_network_is_refused():
     with pytest.raises(InputError, match=r"0\.weight has shape \(5, 3\)"):
-        canon.prove(
+        canon.check_groups(
             nn.Sequential(nn.Linear(3, 5), nn.ReLU(), nn.Linear(5, 2)), torch.randn(4, 3), spec(1, 1, 1)
         )
 
@@ -107,5 +107,5 @@ def test_the_operation_after_a_norm_is_named():
         "2.weight": (Axis.fixed(2), Axis.units("units", 6)),
         "2.bias": (Axis.fixed(2),),
     }
-    proof = canon.prove(module, torch.randn(4, 3), PermutationSpec({"units": Group("units", 6)}, axes))
-    assert proof.spec.frozen["units"].endswith("broken by layer_norm in 1")
+    check = canon.check_groups(module, torch.randn(4, 3), PermutationSpec({"units": Group("units", 6)}, axes))
+    assert check.spec.frozen["units"].endswith("broken by layer_norm in 1")

@@ -127,6 +127,21 @@ def test_a_backbone_is_the_same_for_the_same_seed(images, backbone, tmp_path):
     assert all(torch.equal(again[name], before[name]) for name in before)
 
 
+def test_a_training_asked_to_stop_keeps_the_mini_batch_it_was_at(images, backbone, tmp_path):
+    def trainer():
+        excluded = ["grey thing", "red thing"]
+        return BackboneTrainer(datasets.load(images), TINY, tmp_path / "b.safetensors", excluded)
+
+    steps: list[int] = []
+    for at in (1, 2):
+        stopped = trainer()
+        assert stopped.run(lambda n, note: steps.append(n), lambda at=at: sum(steps) == at) is None
+        assert (stopped.saved, trainer().done) == (at, at)
+    assert trainer().run() is not None
+    found, whole = (checkpoint.read(path).state for path in (tmp_path / "b.safetensors", backbone))
+    assert all(torch.equal(found[name], whole[name]) for name in whole)
+
+
 def test_a_training_that_was_stopped_goes_on_bit_for_bit(images, backbone, tmp_path):
     class Stop(Exception):
         pass

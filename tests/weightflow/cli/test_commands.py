@@ -80,7 +80,10 @@ def test_the_pipeline_by_its_commands(tmp_path, capsys):
         ),
         (["sample", "{run}", "--classes", "one, two", "--count", "-1", "--out", "{new}"], "--count is -1"),
         (["sample", "{run}", "--classes", "one, \U0001f700", "--out", "{new}"], "wordllama has no vector"),
-        (["sample", "{run}", "--classes", "one, two", "--method", "rk5", "--out", "{new}"], "no solver"),
+        (
+            ["sample", "{run}", "--classes", "one, two", "--method", "rk5", "--out", "{new}"],
+            "'rk5' is not one of 'euler'",
+        ),
         (
             ["sample", "{run}", "--classes", "one, two", "--steps", "0", "--out", "{new}"],
             "must be at least 1",
@@ -88,12 +91,15 @@ def test_the_pipeline_by_its_commands(tmp_path, capsys):
         (["sample", "{run}", "--classes", "image:cat.png, two", "--out", "{new}"], "reads words alone"),
         (
             ["sample", "{run}", "--classes", "one, two", "--method", "ddpm", "--out", "{new}"],
-            "ancestral, ddim",
+            "'ddim', 'ancestral'",
         ),
         (["sample", "{zoo}", "--classes", "one, two", "--out", "{new}"], "is not a run"),
         (["train", "{new}", "--out", "{new}"], "is not a zoo"),
         (["train", "{zoo}", "--out", "{run}"], "is not empty"),
-        (["train", "{zoo}", "--out", "{new}", "--preset", "weightflo"], "no preset is called 'weightflo'"),
+        (
+            ["train", "{zoo}", "--out", "{new}", "--preset", "weightflo"],
+            "'weightflo' is not one of 'weightflow'",
+        ),
         (["train", "{zoo}", "--out", "{new}", "--preset", "t2w-small"], "'prior_attention' loses the order"),
         (["train", "{zoo}", "--out", "{new}", "--set", "stps=3"], "unknown setting 'stps'; nearest: steps"),
         (
@@ -101,7 +107,10 @@ def test_the_pipeline_by_its_commands(tmp_path, capsys):
             "'steps' is not a setting; write name=value",
         ),
         (["train", "{zoo}", "--out", "{new}", "--set", "steps=many"], "'steps' is int, found 'many'"),
-        (["train", "{zoo}", "--out", "{new}", "--objective", "gan"], "no path is called 'gan'"),
+        (
+            ["train", "{zoo}", "--out", "{new}", "--objective", "gan"],
+            "'gan' is not one of 'flow', 'diffusion'",
+        ),
         (["zoo", "build", "mnist2", "--out", "{new}"], "no recipe is called 'mnist2'"),
         (["report", "{run}", "--limit", "0"], "--limit is 0"),
         (["evaluate", "{run}"], "is not a zoo"),
@@ -176,3 +185,54 @@ def test_ctrl_c_says_how_to_go_on(zoo, tmp_path):
     _, error = process.communicate(timeout=60)
     assert process.returncode == 130
     assert f"go on with: weightflow train {zoo.path} --out {out} --resume" in error
+
+
+def test_the_choices_that_help_lists_are_those_that_there_are():
+    from typing import get_args
+
+    from weightflow import datasets
+    from weightflow.cli import options
+    from weightflow.export.export import FORMATS
+    from weightflow.flow.denoising import DENOISERS
+    from weightflow.flow.schedule import SCHEDULES
+    from weightflow.flow.solver import SOLVERS
+    from weightflow.training import presets
+    from weightflow.zoo import recipe
+    from weightflow.zoo.builders.executors import EXECUTORS
+
+    assert set(get_args(options.PresetName)) == set(presets.built_in())
+    assert set(get_args(options.SolverName)) == {*SOLVERS, *DENOISERS}
+    assert set(get_args(options.PathName)) == set(SCHEDULES)
+    assert set(get_args(options.ExecutorName)) == set(EXECUTORS)
+    assert set(get_args(options.FormatName)) == {*FORMATS, "pretrained"}
+    named = options.RECIPES.partition(";")[0].split(", ")
+    assert set(named) == {name for name in recipe.built_in() if not name.endswith("-small")}
+    own = datasets._OWN
+    assert [name.partition(":")[0] for name in options.DATASETS.split(", ")[:-1]] == list(own)
+
+
+@pytest.mark.parametrize("kind", ["recipes", "presets", "architectures", "datasets", "encoders"])
+def test_list_describes_every_name(capsys, kind):
+    assert call("list", kind, "--json") == 0
+    found = result(capsys)
+    assert len(found) >= 4
+    assert all(found.values())
+    assert call("list", "networks") == 2
+
+
+def test_version_is_that_of_the_package(capsys):
+    import canon
+    import weightflow
+    from canon.cli.main import app as canon_app
+
+    assert call("--version") == 0
+    assert capsys.readouterr().out.strip() == weightflow.__version__
+    assert console.guarded(canon_app, ["--version"], name="canon") == 0
+    assert capsys.readouterr().out.strip() == canon.__version__
+
+
+@pytest.mark.parametrize("typed", [("trian", "x"), ("train", "x", "--otu", "y"), ("zoo", "biuld")])
+def test_a_typo_gets_a_suggestion(capsys, typed):
+    assert call(*typed) == 2
+    said = capsys.readouterr().err
+    assert {"trian": "train", "train": "--out", "zoo": "build"}[typed[0]] in said

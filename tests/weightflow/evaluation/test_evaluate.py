@@ -1,5 +1,6 @@
 """Accuracy, calibration, intervals, ensembles: laws of the figures that everything else is judged by."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -8,7 +9,10 @@ from weightflow import datasets
 from weightflow.batched.tasks import Task
 from weightflow.evaluation import bootstrap
 from weightflow.evaluation.calibration import calibration_error
-from weightflow.evaluation.evaluate import chance, evaluate_zoo, judge, judge_ensembles
+from weightflow.evaluation.chance import chance, chances
+from weightflow.evaluation.evaluate import judge, judge_ensembles
+from weightflow.evaluation.population import evaluate_zoo
+from weightflow.networks.architectures import Architecture
 from weightflow.zoo.store import Zoo, write_zoo
 
 
@@ -68,9 +72,39 @@ def test_an_empty_population_is_named(zoo, tmp_path):
     header = {"architecture": zoo.architecture.to_dict(), "dataset": "digits"}
     (tmp_path / "empty").mkdir()
     write_zoo(tmp_path / "empty", header, {}, [])
-    with pytest.raises(InputError, match="empty holds no network"):
+    with pytest.raises(InputError, match="holds no network"):
         evaluate_zoo(Zoo(tmp_path / "empty"))
 
 
-def test_chance_is_one_over_the_number_of_classes():
-    assert chance([Task("digits", ("a", "b")), Task("digits", ("a", "b", "c", "d"))]) == 0.375
+def test_chance_is_the_share_of_the_largest_class():
+    task = Task("digits", ("one", "two"))
+    labels = datasets.load("digits").test.open_for_evaluation().labels
+    counts = [int((labels == label).sum()) for label in (1, 2)]
+    assert chances([task]) == [pytest.approx(max(counts) / sum(counts))]
+    assert chance([task, Task("digits", ("one", "two", "three"))]) < chance([task])
+
+
+def test_unbalanced_classes_have_a_balanced_accuracy_beside_accuracy(tmp_path):
+    rng = np.random.default_rng(0)
+    inputs, labels = rng.normal(size=(400, 4)).astype("float32"), np.array([0] * 360 + [1] * 40)
+    np.savez(tmp_path / "u.npz", inputs=inputs, labels=labels, class_names=["many", "few"])
+    task = Task(f"npz:{tmp_path / 'u.npz'}", ("many", "few"))
+    architecture = Architecture("linear_head", {"inputs": 4}, (4,), 2)
+    always = {n: torch.zeros(1, *shape) for n, shape in architecture.shapes.items()}
+    bias = next(n for n in always if n.endswith("bias"))
+    always[bias][0] = torch.tensor([1.0, 0.0])  # it answers "many" whatever it sees
+    judged = judge(architecture, always, [task])
+    assert chances([task]) == [pytest.approx(0.9)]
+    assert float(judged.accuracy) == pytest.approx(0.9)
+    assert float(judged.balanced_accuracy) == pytest.approx(0.5)
+
+
+def test_a_stopped_evaluation_says_how_many_networks_its_figures_are_of(zoo, monkeypatch):
+    monkeypatch.setattr("weightflow.evaluation.population.together", lambda architecture: 16)
+    done = []
+    found = evaluate_zoo(zoo, done.append, lambda: len(done) == 2)
+    assert (found["judged"], found["networks"]) == (sum(done), len(zoo))
+    assert found["judged"] < len(zoo)
+    whole = evaluate_zoo(zoo)
+    assert whole["judged"] == len(zoo)
+    assert found["prompts"][0]["mean"] == pytest.approx(whole["prompts"][0]["mean"])

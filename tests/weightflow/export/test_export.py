@@ -248,7 +248,10 @@ def test_a_table_of_vectors_travels_with_its_generator(zoo, tiny_config, tmp_pat
     [
         (["{run}", "--out", "{new}"], "is a run; write its generator with --format pretrained"),
         (["{nets}", "--format", "pretrained", "--out", "{new}"], "is not a run"),
-        (["{nets}", "--format", "tflite", "--out", "{new}"], "no format is called 'tflite'"),
+        (
+            ["{nets}", "--format", "tflite", "--out", "{new}"],
+            "'tflite' is not one of 'safetensors', 'pt2', 'onnx', 'pretrained'",
+        ),
         (["{nets}", "--count", "0", "--out", "{new}"], "--count is 0"),
         (["{empty}", "--out", "{new}"], "holds no network"),
         (["{run}", "--format", "pretrained", "--out", "{nets}"], "is not an empty folder"),

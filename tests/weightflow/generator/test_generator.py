@@ -8,7 +8,7 @@ import torch
 import weightflow
 from canon.errors import InputError, WorkError
 from weightflow import datasets
-from weightflow.evaluation.evaluate import evaluate_zoo
+from weightflow.evaluation.population import evaluate_zoo
 from weightflow.generator.decode import decode
 from weightflow.generator.generator import Flow, SampleConfig
 from weightflow.generator.populations import generate_zoo
@@ -156,7 +156,11 @@ def test_generated_networks_are_a_zoo(flow, tmp_path):
     assert opened.verify() == []
     found = evaluate_zoo(opened)
     assert [p["networks"] for p in found["prompts"]] == [3, 3]
-    assert found["chance"] == pytest.approx((1 / 3 + 1 / 2) / 2, abs=1e-6)
+    data = datasets.load("digits")
+    counts = data.test.open_for_evaluation().labels.bincount()
+    own = [counts[data.class_index(prompt.classes)].double() for prompt in both]
+    shares = [float(n.max() / n.sum()) for n in own]
+    assert found["chance"] == pytest.approx(sum(shares) / 2, abs=1e-6)
 
 
 def test_generating_again_replaces_generated_networks_only(flow, zoo, tmp_path):

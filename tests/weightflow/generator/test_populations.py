@@ -8,11 +8,13 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 from canon.cli import console
 from canon.errors import InputError
 from weightflow.cli.main import app
 from weightflow.flow.sampling_config import SampleConfig
+from weightflow.generator import populations
 from weightflow.generator.generator import Flow
 from weightflow.generator.populations import generate_zoo, prompts_in, read_prompts
 from weightflow.text import Prompt
@@ -67,14 +69,103 @@ def test_one_by_one_and_in_groups_give_the_same_networks(run, tmp_path):
         assert (tensor - b.load()[name]).abs().max() < 1e-5
 
 
-def test_a_bad_line_keeps_what_came_before_it(run, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(sys, "stdin", io.StringIO("one, two\nthree\n"))
-    assert call("sample", run, "--prompts", "-", "--out", tmp_path / "nets", "--json") == 2
+@pytest.mark.parametrize("as_json", [True, False])
+def test_a_bad_line_is_answered_with_its_error_and_the_next_one_follows(
+    run, tmp_path, capsys, monkeypatch, as_json
+):
+    lines = "\ufeffone, two\nthree\n\none, two, three, four, five\nfive, six\n"
+    monkeypatch.setattr(sys, "stdin", io.StringIO(lines))
+    arguments = ["sample", run, "--prompts", "-", "--out", tmp_path / "nets"]
+    assert call(*arguments, *(["--json"] if as_json else [])) == 1
     out, err = capsys.readouterr()
-    assert json.loads(out)["classes"] == ["one", "two"]
-    assert "standard input, line 2: the prompt names one class" in err
-    assert len(Zoo(tmp_path / "nets")) == 1
+    assert "2 lines not answered: 2, 4" in err
+    if as_json:
+        told = [json.loads(line) for line in out.splitlines()]
+        assert [line.get("classes") for line in told] == [["one", "two"], None, None, ["five", "six"]]
+        assert "the prompt names one class" in told[1]["error"]
+        assert (told[2]["line"], told[2]["prompt"]) == (4, "one, two, three, four, five")
+    else:
+        assert "standard input, line 2: the prompt names one class" in err
+    assert [r.classes for r in Zoo(tmp_path / "nets").records] == [("one", "two"), ("five", "six")]
     assert Zoo(tmp_path / "nets").verify() == []
+
+
+def test_many_networks_of_one_prompt_are_written_in_shards_of_bounded_size(run, tmp_path, monkeypatch):
+    flow, heard = Flow(run), []
+    monkeypatch.setattr(populations, "SHARD_ENTRIES", 3 * flow.architecture.parameters)
+    prompts = [Prompt(("one", "two")), Prompt(("three", "four"))]
+    made = list(generate_zoo(flow, prompts, 7, 5, SampleConfig(), tmp_path / "nets", heard.append))
+    assert heard == [3, 3, 1, 3, 3, 1]
+    zoo = Zoo(tmp_path / "nets")
+    assert [m.ids for m in made] == [tuple(r.id for r in zoo.records[i : i + 7]) for i in (0, 7)]
+    assert [r.seed for r in zoo.records] == [*range(5, 12)] * 2
+    monkeypatch.undo()
+    list(generate_zoo(flow, prompts, 7, 5, SampleConfig(), tmp_path / "whole"))
+    for name, tensor in Zoo(tmp_path / "whole").load().items():
+        assert torch.allclose(tensor, zoo.load()[name], atol=1e-5)
+
+
+@pytest.mark.parametrize("shards", [0, 1, 2])
+def test_an_interrupt_keeps_what_was_told_and_says_how_much(run, tmp_path, capsys, monkeypatch, shards):
+    (tmp_path / "many.txt").write_text("one, two\n" * 40)
+    real, seen = Flow.sample_states, []
+
+    def sample(self, *arguments):
+        seen.append(len(arguments[0]))
+        if len(seen) == shards + 1:
+            raise KeyboardInterrupt
+        return real(self, *arguments)
+
+    monkeypatch.setattr(Flow, "sample_states", sample)
+    monkeypatch.setattr(populations, "SHARD_ENTRIES", 16 * Flow(run).architecture.parameters)
+    out = tmp_path / "nets"
+    options = ["--prompts", tmp_path / "many.txt", "--count", 2, "--out", out, "--json"]
+    assert call("sample", run, *options) == 130
+    told, err = capsys.readouterr()
+    ids = [i for line in told.splitlines() for i in json.loads(line)["ids"]]
+    assert len(ids) == 16 * shards
+    if shards:
+        assert f"{len(ids)} networks in {out}, a sound zoo" in err
+        assert [r.id for r in Zoo(out).records] == ids
+        assert Zoo(out).verify() == []
+    else:
+        assert "nothing was written; run the same command again" in err
+    assert call("sample", run, "--classes", "one, two", "--out", out, "-q") == 0
+    assert len(Zoo(out)) == 1
+
+
+def test_a_signal_lets_the_shard_at_hand_be_told(run, tmp_path, capsys, monkeypatch):
+    (tmp_path / "many.txt").write_text("one, two\n" * 40)
+    real = Flow.sample_states
+
+    def sample(self, *arguments):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return real(self, *arguments)
+
+    monkeypatch.setattr(Flow, "sample_states", sample)
+    monkeypatch.setattr(populations, "SHARD_ENTRIES", 16 * Flow(run).architecture.parameters)
+    out = tmp_path / "nets"
+    assert call("sample", run, "--prompts", tmp_path / "many.txt", "--out", out, "--json") == 143
+    told, err = capsys.readouterr()
+    assert len(told.splitlines()) == 16 == len(Zoo(out))
+    assert "16 networks in" in err
+
+
+def test_a_file_of_prompts_may_begin_with_a_byte_order_mark(tmp_path):
+    (tmp_path / "prompts.txt").write_bytes(b"\xef\xbb\xbfone, two\r\nthree, four\r\n")
+    assert [p.classes for p in read_prompts(tmp_path / "prompts.txt")] == [("one", "two"), ("three", "four")]
+
+
+def test_a_class_described_by_a_known_one_is_judged_on_its_examples(run, tmp_path, capsys):
+    assert call("sample", run, "--classes", "drei = three, seven", "--out", tmp_path / "a", "-q") == 0
+    assert call("sample", run, "--classes", "three, seven", "--out", tmp_path / "b", "-q") == 0
+    capsys.readouterr()
+    found = []
+    for folder in ("a", "b"):
+        assert call("evaluate", tmp_path / folder, "--json") == 0
+        found.append(json.loads(capsys.readouterr().out))
+    assert found[0]["prompts"][0]["classes"] == ["drei", "seven"]
+    assert found[0]["zoo"]["accuracy"] == found[1]["zoo"]["accuracy"]
 
 
 def test_ctrl_c_leaves_a_sound_zoo_of_what_is_finished(run, tmp_path):
@@ -91,7 +182,7 @@ def test_ctrl_c_leaves_a_sound_zoo_of_what_is_finished(run, tmp_path):
     process.send_signal(signal.SIGINT)
     _, error = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert f"what was finished is in {out}, a sound zoo" in error
+    assert f"1 network in {out}, a sound zoo" in error
     assert len(Zoo(out)) == 1
     assert Zoo(out).verify() == []
 

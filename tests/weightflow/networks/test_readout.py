@@ -19,7 +19,8 @@ from weightflow.batched.inference import predict_many
 from weightflow.batched.initialization import initialise
 from weightflow.batched.tasks import Task
 from weightflow.batched.training import train_many
-from weightflow.evaluation.evaluate import evaluate_zoo, judge
+from weightflow.evaluation.evaluate import judge
+from weightflow.evaluation.population import evaluate_zoo
 from weightflow.export.export import export_zoo
 from weightflow.generator.decode import to_module
 from weightflow.generator.generator import Flow, SampleConfig

@@ -1,6 +1,7 @@
 """Text encoders and prompts. The CLIP encoder here has random weights: it tests the code path alone."""
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -247,3 +248,24 @@ def test_prompts_are_padded_in_logit_order():
 def test_too_many_classes_are_refused():
     with pytest.raises(InputError, match="names 3 classes; this run was built for 2 at most"):
         encode_prompts(load_encoder("wordllama"), [Prompt(("one", "two", "six"))], 2)
+
+
+def test_names_are_compared_in_the_composed_form_of_unicode():
+    composed, decomposed = "café", "cafe\u0301"
+    assert Prompt.parse(f"{decomposed}, tea").classes == (composed, "tea")
+
+
+def test_a_known_class_may_have_the_signs_of_a_description_in_its_name():
+    known = {"a=b", "x | y"}
+    prompt = Prompt.parse("a=b, x | y, c = d", known)
+    assert prompt.classes == ("a=b", "x | y", "c")
+    assert prompt.words == ("a=b", "x | y", "d")
+    assert Prompt.parse("one, two").words == ()
+
+
+def test_a_missing_open_clip_is_one_line_with_the_cure(monkeypatch):
+    from weightflow.text import load_encoder
+
+    monkeypatch.setitem(sys.modules, "open_clip", None)
+    with pytest.raises(InputError, match=r"pip install 'weightflow\[clip\]'"):
+        load_encoder("open_clip:ViT-B-32:a-tag-that-no-other-test-names")

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import multiprocessing
 import os
 import shutil
 import signal
@@ -18,6 +19,7 @@ from canon.errors import InputError, WorkError
 from canon.io import checkpoint
 from weightflow.training import run_store as runs
 from weightflow.training.trainer import resume, start
+from weightflow.zoo.builders.file_lock import holding
 from weightflow.zoo.builders.local import build_zoo
 from weightflow.zoo.splits import learn_and_choose
 from weightflow.zoo.store import Zoo, shard_path
@@ -59,7 +61,7 @@ def test_a_run_killed_at_any_moment_resumes_bit_for_bit(zoo, run, tiny_config, t
     folder = tmp_path / "run"
     start(zoo, tiny_config, folder)
     code = (
-        "import sys, time; from pathlib import Path; import weightflow.train as t; from weightflow.zoo.store import Zoo\n"
+        "import sys, time; from pathlib import Path; import weightflow.training.trainer as t; from weightflow.zoo.store import Zoo\n"
         "trainer = t.resume(Zoo(sys.argv[1]), Path(sys.argv[2]))\n"
         "print('ready', flush=True); trainer.run(lambda steps, note: time.sleep(0.05))"
     )
@@ -111,7 +113,7 @@ def test_a_translated_model_learns_the_same(zoo, run, tmp_path):
     """In a process of its own: the compiler does not see through the checks of shapes that tests switch on."""
     code = (
         "import sys; from pathlib import Path; from tests.population import TINY_RUN; "
-        "from weightflow.training.presets import read_preset; from weightflow.train import start; "
+        "from weightflow.training.presets import read_preset; from weightflow.training.trainer import start; "
         "from weightflow.zoo.store import Zoo; "
         "config = read_preset('weightflow', {**TINY_RUN, 'compile': True}); "
         "start(Zoo(Path(sys.argv[1])), config, Path(sys.argv[2])).run()"
@@ -210,3 +212,48 @@ def test_a_damaged_zoo_stops_before_anything_is_written(zoo, tiny_config, tmp_pa
     with pytest.raises(InputError, match="is damaged"):
         start(Zoo(tmp_path / "zoo"), tiny_config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def begin_when_told(zoo, config, folder, ready, go, answers):
+    """A process that begins a run at the same moment as another one."""
+    ready.release()
+    go.wait()
+    try:
+        start(Zoo(zoo), config, folder).run()
+        answers.put("trained")
+    except InputError as error:
+        answers.put(str(error))
+
+
+def test_two_processes_in_one_folder_are_one_run(zoo, tiny_config, tmp_path):
+    context = multiprocessing.get_context("spawn")
+    ready, go, answers = context.Semaphore(0), context.Event(), context.Queue()
+    config = dataclasses.replace(tiny_config, steps=30)
+    both = [
+        context.Process(target=begin_when_told, args=(zoo.path, config, tmp_path / "run", ready, go, answers))
+        for _ in range(2)
+    ]
+    for process in both:
+        process.start()
+    for _ in both:
+        ready.acquire()
+    go.set()
+    found = sorted(answers.get(timeout=120) for _ in both)
+    for process in both:
+        process.join()
+    assert found[1] == "trained"
+    assert "another process is training in" in found[0] or "is not empty" in found[0]
+    steps = [line["step"] for line in runs.read_metrics(tmp_path / "run")]
+    assert steps == sorted(set(steps))
+
+
+def test_a_run_that_another_process_trains_is_left_alone(zoo, tiny_config, tmp_path):
+    trainer = start(zoo, tiny_config, tmp_path / "run")
+    message = "another process is training in .*; wait until it ends, or choose another folder"
+    with holding(tmp_path / "run" / ".lock", wait=False):
+        for work in (trainer.run, lambda: resume(zoo, tmp_path / "run")):
+            with pytest.raises(InputError, match=message):
+                work()
+    resume(zoo, tmp_path / "run").run()
+    with pytest.raises(InputError, match="was trained on by another process meanwhile"):
+        trainer.run()

@@ -30,7 +30,7 @@ PARAMETERS = {
 
 def test_every_recipe_is_listed_here_and_has_a_small_size():
     names = {name for name in built_in() if not name.endswith("-small")}
-    assert names - {"digits", "specialists_digits"} == PARAMETERS.keys()
+    assert names - {"digits", "digits_groupings", "specialists_digits"} == PARAMETERS.keys()
     assert {name + "-small" for name in PARAMETERS} <= built_in().keys()
 
 

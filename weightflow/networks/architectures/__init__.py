@@ -120,7 +120,7 @@ class Architecture:
 
     @cached_property
     def spec(self) -> PermutationSpec:
-        """The permutation groups, derived and proved by `canon`."""
+        """The permutation groups, derived and verified numerically by `canon`."""
         import canon
 
         return canon.trace(self.build().eval(), (self.example(2),))

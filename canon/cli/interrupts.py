@@ -1,0 +1,98 @@
+"""Ctrl-C and SIGTERM: what a command keeps, and the line that says so.
+
+Without `deferred`, a signal raises `KeyboardInterrupt` where the program stands. Work whose state is whole
+only between two steps asks `deferred` instead: the first signal then sets a flag, a second one raises.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Requests:
+    """The signals that were received; calling it tells whether the command was asked to end."""
+
+    def __init__(self) -> None:
+        self.received: list[int] = []
+        self.notes: list[str] = []
+        self.deferring = 0
+
+    def __call__(self) -> bool:
+        return bool(self.received)
+
+    @property
+    def exit_code(self) -> int:
+        """128 and the number of the first signal, as shells have it: 130 for Ctrl-C, 143 for SIGTERM."""
+        return 128 + (self.received[0] if self.received else signal.SIGINT)
+
+    def _receive(self, number: int, frame: Any) -> None:
+        self.received.append(number)
+        if not self.deferring or len(self.received) > 1:
+            raise KeyboardInterrupt
+        again = "; Ctrl-C again stops at once" if number == signal.SIGINT else ""
+        print(f"stopping after this step{again}", file=sys.stderr, flush=True)
+
+
+_current = Requests()
+
+
+@contextmanager
+def receiving() -> Iterator[Requests]:
+    """Within the block, Ctrl-C and SIGTERM are noted in what is handed out, and raise `KeyboardInterrupt`."""
+    global _current
+    if threading.current_thread() is not threading.main_thread():
+        yield Requests()
+        return
+    outer, _current = _current, Requests()
+    before = {number: signal.signal(number, _current._receive) for number in _SIGNALS}
+    try:
+        yield _current
+    finally:
+        _current = outer
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def deferred() -> Iterator[Requests]:
+    """Within the block, the first signal only makes the handed-out `Requests` true.
+
+    The work ends the block at the next point where its state is whole; then `KeyboardInterrupt` is raised.
+    """
+    requests = _current
+    requests.deferring += 1
+    try:
+        yield requests
+    finally:
+        requests.deferring -= 1
+    if requests():
+        stop = KeyboardInterrupt()
+        for note in requests.notes:
+            stop.add_note(note)
+        raise stop
+
+
+@contextmanager
+def on_interrupt(message: str) -> Iterator[None]:
+    """Within the block, Ctrl-C or SIGTERM ends the command with `message`: what is kept and how to go on."""
+    try:
+        yield
+    except (KeyboardInterrupt, Exception) as stop:  # libraries turn the one into the other
+        stop.add_note(message)
+        raise
+
+
+def message_of(stop: BaseException | None) -> str:
+    """The line for an interrupt: the innermost message of `on_interrupt`."""
+    notes: list[str] = []
+    while stop is not None:
+        notes += getattr(stop, "__notes__", [])
+        stop = stop.__cause__ or stop.__context__
+    return f"interrupted: {notes[0] if notes else 'nothing was written; run the same command again'}"
