@@ -116,7 +116,7 @@ def align(
         >>> aligned.report["objective_after"] >= aligned.report["objective_before"]
         True
     """
-    first, second = sources((a, b), ("A", "B"))
+    first, second = sources((a, b), ("A", "B"), kept=1)
     resolved = code_of(model, example_inputs, spec, family, assume).resolve(first, second)
     order = None if order_seed is None else torch.Generator().manual_seed(order_seed)
     matcher = matcher_for(method, Means(start, order, resolved.runnable, as_data(data), batch_size))

@@ -6,7 +6,7 @@ import copy
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from canon.actions.transform import Transform
 from canon.errors import InputError
 from canon.io import checkpoint
-from canon.io.checkpoint import Checkpoint, require_finite, require_same
+from canon.io.checkpoint import Checkpoint, require_finite, require_same, with_counters_of
 from canon.models.loading import Hints, Inputs, Runnable, find_runnable, load
 from canon.models.spec_resolution import CHECKED, Resolved, described, require_symmetries, resolve
 from canon.spec import PermutationSpec
@@ -119,9 +119,14 @@ def _require_network(found: Checkpoint, name: str) -> None:
         )
 
 
-def sources(networks: Sequence[Network], names: Sequence[str]) -> tuple[Source, ...]:
-    """Read networks of one architecture; `InputError` lists the keys and shapes that differ."""
-    found = tuple(source(network, name) for network, name in zip(networks, names, strict=True))
+def sources(networks: Sequence[Network], names: Sequence[str], kept: int = 0) -> tuple[Source, ...]:
+    """Read networks of one architecture; `InputError` lists the keys and shapes that differ.
+
+    All get the batch counters of the one at `kept`, whose keys the result has.
+    """
+    read = [source(network, name) for network, name in zip(networks, names, strict=True)]
+    like = read[kept].found.state
+    found = tuple(replace(one, found=with_counters_of(one.found, like)) for one in read)
     for other in found[1:]:
         require_same(found[0].found.state, other.found.state, found[0].name, other.name)
     return found

@@ -34,6 +34,7 @@ __all__ = [
     "read",
     "require_finite",
     "require_same",
+    "with_counters_of",
     "write",
 ]
 
@@ -51,7 +52,6 @@ class Checkpoint:
         container: what a trainer put around the tensors.
         format: the suffix of files of its format.
         folder: the folder that it came from, where it is one of Hugging Face's.
-        own_keys: the file's key for each of `state`, where they are not the same (`canon.io.prefixes`).
 
     Example:
         >>> import canon, torch
@@ -67,7 +67,6 @@ class Checkpoint:
     container: Container | None = None
     format: str = ".pt"
     folder: ModelFolder | None = None
-    own_keys: Mapping[str, str] = field(default_factory=dict)
 
     def with_state(self, state: Mapping[str, Tensor]) -> Checkpoint:
         """The same file with other numbers: keys, order, dtypes, metadata and tied tensors are kept."""
@@ -77,18 +76,6 @@ class Checkpoint:
             owner = first.setdefault(_place(old), name) if old.numel() else name
             kept[name] = kept[owner] if owner != name else state[name].to(old.dtype)
         return replace(self, state=kept, metadata=dict(self.metadata))
-
-    def rekeyed(self, own: str, internal: str) -> Checkpoint:
-        """The same network with keys that start with `internal` where the file's start with `own`."""
-        if own == internal:
-            return self
-        keys = {internal + key[len(own) :]: key for key in self.state}
-        return replace(self, state={new: self.state[old] for new, old in keys.items()}, own_keys=keys)
-
-    @property
-    def own_state(self) -> dict[str, Tensor]:
-        """The tensors by the file's own keys."""
-        return {self.own_keys.get(name, name): tensor for name, tensor in self.state.items()}
 
 
 def _place(tensor: Tensor) -> tuple[Any, ...]:
@@ -145,6 +132,22 @@ def require_same(a: Mapping[str, Tensor], b: Mapping[str, Tensor], who_a: str, w
         )
 
 
+def with_counters_of(found: Checkpoint, like: Mapping[str, Tensor]) -> Checkpoint:
+    """`found` with batch norms' `num_batches_tracked` where `like` has them, and without where it has none.
+
+    Files from before torch counted batches lack them. They take no part in evaluation.
+    """
+    if {name for name in found.state if _counter(name)} == {name for name in like if _counter(name)}:
+        return found
+    known = {name: t for name, t in found.state.items() if name in like or not _counter(name)}
+    lacking = {name: t for name, t in like.items() if _counter(name) and name not in known}
+    return replace(found, state=known | lacking)
+
+
+def _counter(name: str) -> bool:
+    return name.rpartition(".")[2] == "num_batches_tracked"
+
+
 def require_finite(state: Mapping[str, Tensor], who: str) -> None:
     """Raise `InputError` where a tensor holds NaN or infinity: no matching can make sense of it.
 
@@ -197,7 +200,6 @@ def write(
     Raises `InputError` where the path cannot be written and `WorkError` where the disk is full.
     """
     found = state if isinstance(state, Checkpoint) else Checkpoint(dict(state))
-    found = replace(found, state=found.own_state, own_keys={})
     metadata = found.metadata if metadata is None else metadata
     if found.folder is not None and is_folder_name(path):
 

@@ -59,8 +59,6 @@ class Hints:
     input: str | None = None
     assume: tuple[str, ...] = ()
     example_inputs: Inputs | None = None
-    built: tuple[nn.Module, Inputs | None] | None = None
-    """What `model` made, where it was called already."""
 
     @property
     def model_name(self) -> str:
@@ -86,7 +84,7 @@ def find_runnable(found: Checkpoint, hints: Hints) -> Runnable | None:
     """The network's code: from `hints.model` ("package.module:build", "file.py:build") or its program."""
     if hints.model is None:
         return None if found.program is None else _from_program(found.program)
-    module, inputs = hints.built or call_model(hints)
+    module, inputs = build(hints.model) if isinstance(hints.model, str) else _built(hints)
     if hints.input is not None:
         inputs = parse_input(hints.input)
     if hints.example_inputs is not None:
@@ -104,10 +102,7 @@ def find_runnable(found: Checkpoint, hints: Hints) -> Runnable | None:
     return Runnable(module.eval(), inputs)
 
 
-def call_model(hints: Hints) -> tuple[nn.Module, Inputs | None]:
-    """The module that `hints.model` names, makes or is, and the example inputs that it gives."""
-    if isinstance(hints.model, str):
-        return build(hints.model)
+def _built(hints: Hints) -> tuple[nn.Module, Inputs | None]:
     if isinstance(hints.model, nn.Module):
         return copy.deepcopy(hints.model), None  # what the user holds is left as it is
     assert callable(hints.model)
