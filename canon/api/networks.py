@@ -16,6 +16,7 @@ from canon.actions.transform import Transform
 from canon.errors import InputError
 from canon.io import checkpoint
 from canon.io.checkpoint import Checkpoint, require_finite, require_same, with_counters_of
+from canon.models.config_check import agreed_config, require_fitting_config
 from canon.models.loading import Hints, Inputs, Runnable, find_runnable, load
 from canon.models.spec_resolution import CHECKED, Resolved, described, require_symmetries, resolve
 from canon.spec import PermutationSpec
@@ -107,6 +108,7 @@ def source(network: Network, name: str) -> Source:
         )
     _require_network(found, name)
     require_finite(found.state, name)
+    require_fitting_config(found, name)
     return Source(found, name, network)
 
 
@@ -168,7 +170,8 @@ class Code:
             return Resolved(
                 self.spec, "the given spec", f"assuming {assumption}", runnable, (assumption,), stated=True
             )
-        return resolve(known, hints, runnable)
+        config = agreed_config([n.found for n in networks], [n.name for n in networks])
+        return resolve(known, hints, runnable, config)
 
     def runnable(self, *networks: Source) -> Runnable | None:
         """The code of the networks, or None where it is not known."""

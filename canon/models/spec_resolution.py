@@ -11,6 +11,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -40,11 +41,17 @@ class Resolved:
     stated: bool = False
 
 
-def resolve(found: Checkpoint, hints: Hints = Hints(), runnable: Runnable | None = None) -> Resolved:
+def resolve(
+    found: Checkpoint,
+    hints: Hints = Hints(),
+    runnable: Runnable | None = None,
+    config: Mapping[str, Any] | None = None,
+) -> Resolved:
     """The spec of `found`: from the hints, from its program, or recognised by keys and shapes.
 
     A spec from a file is verified wherever the network's code is known, and assumed elsewhere. `runnable` is
-    the code where `find_runnable` has found it already. Raises `InputError` where nothing fits, or where
+    the code where `find_runnable` has found it already, `config` the configuration if it is not the one beside
+    the file. Raises `InputError` where nothing fits, or where
     a group of the spec changes the function; the message names the ways out.
     """
     runnable = runnable or find_runnable(found, hints)
@@ -71,7 +78,7 @@ def resolve(found: Checkpoint, hints: Hints = Hints(), runnable: Runnable | None
         return Resolved(trace(found.program), "traced from the exported program", CHECKED, runnable)
     from canon.models.families import recognise
 
-    config = read_config(found.path)
+    config = read_config(found.path) if config is None else config
     known = recognise(
         found.state, metadata=found.metadata, name=hints.family, assume=hints.assume, config=config
     )
