@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from canon import alignment
-from canon.api.networks import Model, Network, Path, Weights, code_of, source, sources
+from canon.api.networks import Model, Network, Path, Weights, code_of, prefixes, source, sources
 from canon.io.examples import Data
 from canon.matching.registry import Means, matcher_for
 from canon.spec import PermutationSpec
@@ -129,7 +129,9 @@ def align(
         generator=torch.Generator().manual_seed(seed),
         names=(first.name, second.name),
     )
-    return second.give_back(done.aligned, done.report, done.transform)
+    return second.give_back(
+        done.aligned, done.report | {"prefixes": prefixes((first, second))}, done.transform
+    )
 
 
 @overload

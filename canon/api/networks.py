@@ -16,6 +16,7 @@ from canon.actions.transform import Transform
 from canon.errors import InputError
 from canon.io import checkpoint
 from canon.io.checkpoint import Checkpoint, require_finite, require_same, with_counters_of
+from canon.io.prefixes import with_keys_like
 from canon.models.config_check import agreed_config, require_fitting_config
 from canon.models.loading import Hints, Inputs, Runnable, find_runnable, load
 from canon.models.spec_resolution import CHECKED, Resolved, described, require_symmetries, resolve
@@ -65,11 +66,12 @@ class Weights(dict[str, Tensor]):
 
 @dataclass(frozen=True)
 class Source:
-    """A network that was given: its tensors, its name in messages, and itself."""
+    """A network that was given: its tensors, its name in messages, itself, and what stood before its keys."""
 
     found: Checkpoint
     name: str
     given: Network
+    prefix: str = ""
 
     @property
     def module(self) -> nn.Module | None:
@@ -124,14 +126,27 @@ def _require_network(found: Checkpoint, name: str) -> None:
 def sources(networks: Sequence[Network], names: Sequence[str], kept: int = 0) -> tuple[Source, ...]:
     """Read networks of one architecture; `InputError` lists the keys and shapes that differ.
 
-    All get the batch counters of the one at `kept`, whose keys the result has.
+    All get the prefix of keys and the batch counters of the one at `kept`, whose keys the result has.
     """
     read = [source(network, name) for network, name in zip(networks, names, strict=True)]
     like = read[kept].found.state
-    found = tuple(replace(one, found=with_counters_of(one.found, like)) for one in read)
+    alike = [_like(one, like) for one in read]
+    whole = max((theirs for _, theirs in alike), key=len)
+    found = tuple(replace(one, prefix=whole) if n == kept else one for n, (one, _) in enumerate(alike))
     for other in found[1:]:
         require_same(found[0].found.state, other.found.state, found[0].name, other.name)
     return found
+
+
+def _like(one: Source, like: Mapping[str, Tensor]) -> tuple[Source, str]:
+    found, prefix, theirs = with_keys_like(one.found, like)
+    return replace(one, found=with_counters_of(found, like), prefix=prefix), theirs
+
+
+def prefixes(networks: Sequence[Source]) -> dict[str, str]:
+    """What stood before the keys of each network, where that is not the same for all: for reports."""
+    found = {network.name: network.prefix for network in networks}
+    return found if len(set(found.values())) > 1 else {}
 
 
 @dataclass(frozen=True)

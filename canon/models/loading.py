@@ -21,6 +21,7 @@ from torch.func import functional_call
 from canon.errors import InputError
 from canon.io.checkpoint import Checkpoint, require_same
 from canon.io.files import require_file
+from canon.io.prefixes import module_like
 from canon.tracing.exported_graph import copy_module
 from canon.types import State
 
@@ -96,6 +97,7 @@ def find_runnable(found: Checkpoint, hints: Hints) -> Runnable | None:
             f"{hints.model_name} gave no example inputs; add --input, as in --input 1x3x224x224 "
             "(in Python: example_inputs=torch.randn(1, 3, 224, 224))"
         )
+    module = module_like(module, found.state)
     load(module, found.state, hints.model_name)
     if isinstance(inputs, dict):
         return Runnable(module.eval(), (), inputs)

@@ -19,6 +19,7 @@ from canon.errors import InputError
 from canon.io.checkpoint import Checkpoint
 from canon.io.files import require_file
 from canon.io.model_config import read_config
+from canon.io.prefixes import prefix_of
 from canon.models.loading import Hints, Runnable, find_runnable, load
 from canon.spec import Axis, PermutationSpec
 
@@ -67,7 +68,9 @@ def resolve(
         from canon.tracing.trace import trace
 
         traced = _within(trace(runnable.module, runnable.examples), found)
-        return Resolved(traced, f"traced from {hints.model_name}", CHECKED, runnable)
+        source = f"traced from {hints.model_name}"
+        prefix = prefix_of(runnable.module)
+        return Resolved(traced, source + f", under the prefix {prefix}" * bool(prefix), CHECKED, runnable)
     if hints.family is None and found.program is not None:
         from canon.tracing.trace import trace
 
@@ -83,6 +86,7 @@ def resolve(
         found.state, metadata=found.metadata, name=hints.family, assume=hints.assume, config=config
     )
     source = f"family {hints.family}" if hints.family else "recognised by keys and shapes"
+    source += f" after the prefix {known.prefix}" if known.prefix else ""
     evidence = CHECKED
     if known.assumptions:
         evidence = f"assuming {'; '.join(known.assumptions)}"
