@@ -89,7 +89,8 @@ def align(
         spec: the symmetries, or the path of a JSON file of them, instead of code. Taken as an assumption.
         family: the name of an architecture family, for state dicts without code.
         assume: what keys and shapes do not tell, such as "heads=12"; see `canon align --help`.
-        method: "weights", "transfusion", "activations" or "straight-through".
+        method: "weights"; "transfusion", where heads of attention are matched by their singular values;
+            "activations" or "straight-through".
         start: where matching starts; "auto" tries several and keeps the best.
         data: examples for the methods that run the network: inputs, or inputs and class numbers.
         balance: match in balanced scales, and give the units of the result the scales of those of `a`.

@@ -59,8 +59,9 @@ Method = Annotated[
     MethodName,
     typer.Option(
         "--method",
-        help="weights or transfusion, which also choose the signs of odd units (tanh, sin); activations and "
-        "straight-through run the network on examples and leave signs as they are.",
+        help="weights, or transfusion, which matches heads of attention by their singular values; both also choose the "
+        "signs of odd units (tanh, sin). activations and straight-through run the network on examples and leave "
+        "signs as they are.",
     ),
 ]
 Start = Annotated[
