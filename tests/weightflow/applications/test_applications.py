@@ -88,7 +88,7 @@ def test_the_order_of_a_networks_units_does_not_matter(flow, zoo):
 
 
 def test_a_run_without_frame_cannot_place_other_networks(raw_zoo, tiny_config, tmp_path):
-    start(raw_zoo, tiny_config, tmp_path / "run")
+    start(raw_zoo, tiny_config, tmp_path / "run").run(stop=lambda: True)
     given = network(raw_zoo, 0)
     with pytest.raises(InputError, match="was trained on a zoo that is not canonical"):
         enhance(Flow(tmp_path / "run"), given.state, [given.task], 0.5, [0])

@@ -150,7 +150,9 @@ def test_nan_stops_with_the_step_and_the_cause(zoo, tiny_config, tmp_path):
 
 
 def test_a_folder_with_content_is_refused(zoo, run, tiny_config):
-    with pytest.raises(InputError, match="is not empty; choose another name, or go on with it: --resume"):
+    with pytest.raises(
+        InputError, match="is not empty; choose another name, or go on with it: weightflow train .* --resume"
+    ):
         start(zoo, tiny_config, run)
 
 
