@@ -156,7 +156,7 @@ def headline() -> str:
             )
         )
 
-    row = next(r for r in read_result("specialists")["rows"] if r["table"] == "accuracy")
+    row = _means([r for r in read_result("specialists")["rows"] if r["table"] == "accuracy"])
     add("specialists: 4 hidden units for 10 of 57 classes", row, _best(row["baselines"]), row["chance"],
         row["baselines"]["generalist"])  # fmt: skip
     digits = read_result("demo")["rows"][0]
@@ -184,36 +184,67 @@ def headline() -> str:
     return markdown((*head, "best trivial baseline", "chance"), rows)
 
 
+def _means(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Mean over seeds of the accuracies, and of each baseline."""
+    mean = {key: float(np.mean([r[key] for r in rows])) for key in ("accuracy", "trained", "chance")}
+    names = [n for n, v in rows[0]["baselines"].items() if v is not None]
+    return {**mean, "baselines": {n: float(np.mean([r["baselines"][n] for r in rows])) for n in names}}
+
+
 def specialists() -> str:
     result = read_result("specialists")
-    rows = []
-    for r in result["rows"]:
-        if r["table"] == "accuracy":
-            named = {
-                "generated": r["accuracy"],
-                "trained on the task": r["trained"],
-                **r["baselines"],
-                "chance": r["chance"],
-            }
-            rows += [(name.replace("_", " "), _per_cent(value)) for name, value in named.items()]
-    return (
-        markdown(("heads with 4 hidden units, unseen combinations", "accuracy, %"), rows)
-        + f"\n\n{origin(result)}"
-    )
+    rows = [r for r in result["rows"] if r["table"] == "accuracy"]
+    body = [
+        ("generated", spread([r["accuracy"] for r in rows])),
+        ("trained on the task", spread([r["trained"] for r in rows])),
+        *(
+            (name.replace("_", " "), spread([r["baselines"][name] for r in rows]))
+            for name in _means(rows)["baselines"]
+        ),
+        ("chance", spread([rows[0]["chance"]])),
+    ]
+    head = ("heads with 4 hidden units, unseen combinations", "accuracy, %")
+    return markdown(head, body) + f"\n\n{origin(result)}"
 
 
 def specialists_diversity() -> str:
-    rows = [
-        (
-            "trained from independent seeds"
-            if r["variant"] == "trained"
-            else f"generated, noise x {r['noise']:g}",
-            *(_per_cent(r[key]) for key in ("one", "ensemble", "disagreement")),
+    rows = [r for r in read_result("specialists")["rows"] if r["table"] == "diversity"]
+    body = []
+    for noise in dict.fromkeys(r.get("noise") for r in rows):
+        same = [r for r in rows if r.get("noise") == noise]
+        name = "trained from independent seeds" if noise is None else f"generated, noise x {noise:g}"
+        chosen = sum(r.get("default") == noise for r in same if noise is not None)
+        body.append(
+            (
+                name + (f" (chosen for {chosen} of {len(same)} seeds)" if chosen else ""),
+                *(spread([r[key] for r in same]) for key in ("one", "ensemble", "disagreement")),
+            )
         )
-        for r in read_result("specialists")["rows"]
-        if r["table"] == "diversity"
-    ]
-    return markdown(("eight networks of one prompt, %", "one", "ensemble", "disagreement of two"), rows)
+    return markdown(("eight networks of one prompt, %", "one", "ensemble", "disagreement of two"), body)
+
+
+def pictures() -> str:
+    """Accuracy by the number of pictures: linear heads, then narrow ones."""
+    result = read_result("pictures")
+    rows, body = result["rows"], []
+    counts = sorted({r["pictures"] for r in rows})
+    for networks in dict.fromkeys(r["networks"] for r in rows):
+        own = [r for r in rows if r["networks"] == networks]
+        for group in dict.fromkeys(r["group"] for r in own):
+            for way, named in (("pictures", "pictures alone"), ("both", "words and pictures")):
+                values = [
+                    [
+                        r["accuracy"]
+                        for r in own
+                        if (r["group"], r["pictures"]) == (group, count)
+                        and r["way"] == ("words" if not count and way == "both" else way)
+                    ]
+                    for count in counts
+                ]
+                cells = [spread(v) if v else "–" for v in values]
+                body.append((f"{group}, {networks}", named, *cells))
+    head = [str(c) if c < 1000 else "all" for c in counts]
+    return markdown(("accuracy, %", "pictures of a class:", *head), body) + f"\n\n{origin(result)}"
 
 
 def specialists_curve() -> str:
@@ -684,6 +715,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "specialists diversity": specialists_diversity,
     "specialists curve": specialists_curve,
     "specialists aims": lambda: aims("specialists"),
+    "pictures": pictures,
+    "pictures aims": lambda: aims("pictures"),
     "compatibility": compatibility,
     "compatibility aims": lambda: aims("compatibility"),
     "symmetries": symmetries,

@@ -3,7 +3,9 @@
 Heads of four hidden units for ten of 57 known classes (recipe `specialists`). Each generator is asked for networks
 of combinations that it never saw, beside networks trained on the very tasks, one network for all classes, a
 hypernetwork and all trivial baselines; then for eight networks of one prompt, beside eight trained from independent
-seeds; then by other numbers of steps and another solver.
+seeds; then by other numbers of steps and another solver. The scale of the noise is chosen first, on validation
+combinations and validation images: the smallest of a few at which two networks of a prompt differ three quarters as
+much as two trained ones.
 
 python -m benchmarks.specialists --zoo zoos/specialists-canonical --encoder table:vectors.npz
 
@@ -22,7 +24,9 @@ from typing import Any
 
 from benchmarks.common import aim, write_result
 from benchmarks.runs import unseen_tasks
+from canon.types import StateDict
 from weightflow.batched.tasks import Task
+from weightflow.data.types import Split
 from weightflow.evaluation.baselines import BASELINES, Inapplicable, answer
 from weightflow.evaluation.chance import chance
 from weightflow.evaluation.context import Known, open_known
@@ -49,7 +53,9 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 SOLVERS = {"euler 1": ("euler", 1), "euler 4": ("euler", 4), "euler 8": ("euler", 8), "rk4 3": ("rk4", 3)}
 # scales of the noise at the start; the generator is trained with 1
-NOISE = (0.0, 0.25, 0.5, 0.75, 0.85, 1.0)
+NOISE = (0.0, 0.25, 0.5, 0.65, 0.75, 0.85, 1.0)
+# of the disagreement of trained networks, on validation images, that the scale is chosen for; the aim is 0.7 on test
+WANTED_DISAGREEMENT = 0.75
 STEPS = {"small": 1500, "paper": 10_000}
 TASKS, GROUPS = {"small": 100, "paper": 200}, {"small": 16, "paper": 40}
 # trivial ways to have a network: retrieval, means, noise, regression; not our own generator with other words
@@ -110,15 +116,38 @@ def trained_accuracy(known: Known, tasks: Sequence[Task]) -> float:
 
 def diversity_row(known: Known, who: dict[str, Any], tasks: Sequence[Task], noise: float) -> dict[str, Any]:
     """Of eight networks a prompt; `noise` scales the noise that they are made of."""
-    prompts = [Prompt(task.classes) for task in tasks for _ in range(8)]
-    seeds = range(1000 * (who["seed"] + 1), 1000 * (who["seed"] + 1) + len(prompts))
-    state = known.flow.sample_states(prompts, seeds, replace(known.config, noise=noise))
+    state = eight_of_each(known, tasks, noise, who["seed"])
     who = {**who, "table": "diversity", "noise": noise, "default": known.config.noise}
     return {**who, **_means(known, state, tasks)}
 
 
-def _means(known: Known, state: Any, tasks: Sequence[Task]) -> dict[str, Any]:
-    figures = measure_diversity(known, state, tasks).to_dict()
+def eight_of_each(known: Known, tasks: Sequence[Task], noise: float, seed: int) -> StateDict:
+    prompts = [Prompt(task.classes) for task in tasks for _ in range(8)]
+    seeds = range(1000 * (seed + 1), 1000 * (seed + 1) + len(prompts))
+    return known.flow.sample_states(prompts, seeds, replace(known.config, noise=noise))
+
+
+def noise_rows(known: Known, who: dict[str, Any], count: int) -> list[dict[str, Any]]:
+    """Diversity on validation combinations and images by the scale of the noise, and which one is chosen."""
+    tasks = list({frozenset(t.classes): t for t in known.tasks_of(known.zoo.rows("validation"))}.values())[
+        :count
+    ]
+    images, who = known.data.validation, {**who, "table": "noise, validation images"}
+    rows = [
+        {**who, "noise": n, **_means(known, eight_of_each(known, tasks, n, who["seed"]), tasks, images)}
+        for n in NOISE
+    ]
+    trained = _means(known, train_alike(known, tasks), tasks, images)
+    enough = WANTED_DISAGREEMENT * trained["disagreement"]
+    chosen = next((r["noise"] for r in rows if r["disagreement"] >= enough), NOISE[-1])
+    beside = {**who, "variant": "trained", "noise": None, **trained}
+    return [{**r, "chosen": r["noise"] == chosen} for r in rows] + [{**beside, "chosen": False}]
+
+
+def _means(
+    known: Known, state: StateDict, tasks: Sequence[Task], split: Split | None = None
+) -> dict[str, Any]:
+    figures = measure_diversity(known, state, tasks, split).to_dict()
     return {"tasks": len(tasks), **{name: figure["mean"] for name, figure in figures.items()}}
 
 
@@ -128,11 +157,16 @@ def measure(zoo: Zoo, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
             known, seconds = trained_generator(zoo, variant, seed, options)
             tasks = unseen_tasks(known, seed, TASKS[options.size])
             who = {"variant": variant, "seed": seed}
+            if variant == OURS:
+                tried = noise_rows(known, who, GROUPS[options.size])
+                yield from tried
+                noise = next(r["noise"] for r in tried if r["chosen"])
+                known = replace(known, config=replace(known.config, noise=noise))
             row = accuracy_row(known, who, tasks, beside=variant == OURS)
             yield {**row, "trained": trained_accuracy(known, tasks), "training_seconds": round(seconds, 1)}
             groups = tasks[: GROUPS[options.size]]
-            for noise in NOISE if variant == OURS else NOISE[-1:]:
-                yield diversity_row(known, who, groups, noise)
+            for scale in NOISE if variant == OURS else NOISE[-1:]:
+                yield diversity_row(known, who, groups, scale)
             if variant == OURS:
                 trained = _means(known, train_alike(known, groups), groups)
                 yield {"variant": "trained", "seed": seed, "table": "diversity", **trained}

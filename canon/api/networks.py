@@ -86,7 +86,7 @@ class Source:
         made: Any = copy.deepcopy(self.module)
         load(made, found.state, self.name)
         made.report, made.transform = report, transform
-        return made  # type: ignore[no-any-return]
+        return made
 
 
 def source(network: Network, name: str) -> Source:

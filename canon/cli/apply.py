@@ -13,7 +13,7 @@ from canon.cli.options import Network, Out
 
 
 def apply(
-    t: Annotated[Path, typer.Argument(metavar="T", help="A transform that --transform wrote.")],
+    t: Annotated[Path, typer.Argument(metavar="T", help="A transform that `canon align --transform` wrote.")],
     a: Network,
     out: Out,
     kind: Annotated[

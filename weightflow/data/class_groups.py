@@ -26,10 +26,12 @@ def members(text: str, class_names: Sequence[str]) -> tuple[str, ...] | None:
     said = text.partition("=")[2].strip() or text
     if said == OTHER and said not in class_names:
         return ()
-    parts = tuple(part.strip() for part in said.split(OR))
+    parts = tuple(part.strip() for part in f" {said} ".split(OR))
     strange = [part for part in parts if part not in class_names]
     if said in class_names or len(parts) < 2 or len(strange) == len(parts):
         return None
+    if "" in parts:
+        raise InputError(f"'{said}' has no class on one side of `or`; name two or more different classes")
     if strange:
         raise InputError(
             f"'{said}' is a union of classes, and '{strange[0]}' is not a known class; nearest: "

@@ -31,6 +31,11 @@ class Facts:
         _, through, file = self.dataset.rpartition(THROUGH)
         return file if through else None
 
+    @property
+    def images(self) -> str:
+        """The data set whose images the backbone saw; the data set itself where there is no backbone."""
+        return self.dataset.rpartition(THROUGH)[0] or self.dataset
+
     @classmethod
     def of(cls, data: ClassificationData, known: Iterable[str] | None = None) -> Facts:
         """Of a data set; `known` are classes by name, all by default."""

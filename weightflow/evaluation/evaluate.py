@@ -23,22 +23,24 @@ from weightflow.batched.inference import (
     probabilities,
 )
 from weightflow.batched.tasks import Task
-from weightflow.evaluation import bootstrap
+from weightflow.data.types import Split
 from weightflow.evaluation.calibration import calibration_error
+from weightflow.evaluation.interval import interval
 from weightflow.networks.architectures import Architecture
 
 
 @dataclass(frozen=True)
 class Spread:
-    """Mean and standard deviation over networks, and the bootstrap interval (95 %) of the mean."""
+    """Mean and standard deviation over networks, and Student's t interval (95 %) of the mean."""
 
     mean: float
     std: float
     interval: list[float] | None = None
 
     @classmethod
-    def of(cls, values: Float[Tensor, " networks"]) -> Spread:
-        found = bootstrap.interval(values, torch.Generator().manual_seed(0))
+    def of(cls, values: Float[Tensor, " networks"], least: float = 0.0) -> Spread:
+        """Of fractions; `least` is -1 for differences of fractions."""
+        found = interval(values, bounds=(least, 1.0))
         return cls(found.mean, float(values.double().std(correction=0)), found.ends())
 
     def to_dict(self) -> dict[str, Any]:
@@ -103,10 +105,12 @@ def named(by_class: Float[Tensor, " classes"], names: Sequence[str]) -> dict[str
     return {n: round(v, 6) for n, v in zip(names, by_class.tolist(), strict=True) if not math.isnan(v)}
 
 
-def judge(architecture: Architecture, state: StateDict, tasks: Sequence[Task]) -> Judged:
-    """Run stacked networks on the test images of their data set."""
+def judge(
+    architecture: Architecture, state: StateDict, tasks: Sequence[Task], split: Split | None = None
+) -> Judged:
+    """Run stacked networks on the test images of their data set, or on another `split` to choose settings on."""
     data = datasets.load(tasks[0].dataset)
-    test = data.test.open_for_evaluation()
+    test = split or data.test.open_for_evaluation()
     answers = answer_many(architecture, state, test.inputs, data, tasks, labels=test.labels)
     return Judged(
         name_right(answers.labels, test.labels, data, tasks),
@@ -118,14 +122,18 @@ def judge(architecture: Architecture, state: StateDict, tasks: Sequence[Task]) -
 
 
 def judge_ensembles(
-    architecture: Architecture, state: StateDict, task: Task, sizes: Sequence[int]
+    architecture: Architecture,
+    state: StateDict,
+    task: Task,
+    sizes: Sequence[int],
+    split: Split | None = None,
 ) -> dict[int, float]:
     """Accuracy of ensembles of the first so many stacked networks, which average their probabilities.
 
-    Sizes beyond the number of networks are left out.
+    Sizes beyond the number of networks are left out. Examples as of `judge`.
     """
     data = datasets.load(task.dataset)
-    test = data.test.open_for_evaluation()
+    test = split or data.test.open_for_evaluation()
     position = class_table(data, [task], len(task.classes))[0][0]
     own = (position[test.labels] >= 0).nonzero().squeeze(1)
     p = probabilities(architecture, state, test.inputs[own], data, task)

@@ -11,7 +11,7 @@ from canon.types import StateDict
 from weightflow.networks.architectures import Architecture
 from weightflow.networks.readout import Compared, Cosine
 from weightflow.representation import Coordinates
-from weightflow.text import Prompt, PromptBatch
+from weightflow.text import Prompt, PromptBatch, TextEncoder
 
 
 def decode(coordinates: Coordinates, z: Tensor, prompts: PromptBatch) -> StateDict:
@@ -22,10 +22,15 @@ def decode(coordinates: Coordinates, z: Tensor, prompts: PromptBatch) -> StateDi
     return coordinates.decode(z, prompts.present)
 
 
-def to_module(architecture: Architecture, state: Mapping[str, Tensor], prompt: Prompt) -> nn.Module:
+def to_module(
+    architecture: Architecture,
+    state: Mapping[str, Tensor],
+    prompt: Prompt,
+    seeing: TextEncoder | None = None,
+) -> nn.Module:
     """One unstacked, possibly padded state as a module in evaluation mode with one logit for each class."""
     module = architecture.build(len(prompt.classes))
     module.load_state_dict(architecture.trim(state, len(prompt.classes)))
     if isinstance(architecture.readout, Cosine):
-        module = Compared(module, architecture.readout, prompt)
+        module = Compared(module, architecture.readout, prompt, seeing)
     return module.eval()

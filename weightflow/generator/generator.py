@@ -28,13 +28,16 @@ from weightflow.flow.velocity import Guided
 from weightflow.generator.assets import files_of, naming, require_kind, with_own_files
 from weightflow.generator.decode import decode, to_module
 from weightflow.generator.model_card import REPORT, card_of, read_report
-from weightflow.models.residual import make_generator
+from weightflow.models.residual import Anchored, make_generator
 from weightflow.networks.classifier import Classifier
 from weightflow.registry import suggest
+from weightflow.seeds import stream
 from weightflow.text import Prompt, PromptBatch, TextEncoder, as_prompts, encode_prompts, load_encoder
 from weightflow.text.description import encode_groups, group_of
 from weightflow.training import run_store as runs
 from weightflow.training.state_dicts import unpack
+from weightflow.zero_shot.pictures import FILE as PICTURES
+from weightflow.zero_shot.pictures import Seeing
 
 # Entries that a processor moves together: more do not fit its caches, and their memory is not kept by the
 # allocator from one step to the next. Large networks still go a few at a time.
@@ -63,7 +66,17 @@ class Pretrained(ModelHubMixin, library_name="weightflow", tags=["weight-generat
         zoo = dataclasses.replace(header.zoo, path=Path(header.zoo.path).name)
         runs.write_header(save_directory, naming(dataclasses.replace(header, zoo=zoo), Path()))
         weights = runs.read_checkpoint(flow.folder, header)
-        runs.write_checkpoint(save_directory, {}, weights.average, weights.coordinates, weights.frame, 0)
+        runs.write_checkpoint(
+            save_directory,
+            {},
+            weights.average,
+            weights.coordinates,
+            weights.frame,
+            weights.step,
+            weights.trained,
+        )
+        if (flow.folder / PICTURES).exists():
+            shutil.copyfile(flow.folder / PICTURES, save_directory / PICTURES)
         if read_report(flow.folder) is not None:
             shutil.copyfile(flow.folder / REPORT, save_directory / REPORT)
         self._hub_mixin_config = {"format": runs.FORMAT, "architecture": flow.architecture.to_dict()}
@@ -81,7 +94,7 @@ class Pretrained(ModelHubMixin, library_name="weightflow", tags=["weight-generat
         **arguments: Any,
     ) -> Any:
         if Path(model_id).is_dir():
-            return cls(model_id, **arguments)  # type: ignore[call-arg]
+            return cls(model_id, **arguments)
         folder = snapshot_download(
             model_id,
             revision=revision,
@@ -90,11 +103,11 @@ class Pretrained(ModelHubMixin, library_name="weightflow", tags=["weight-generat
             local_files_only=local_files_only,
             token=token,
         )
-        return cls(folder, **arguments)  # type: ignore[call-arg]
+        return cls(folder, **arguments)
 
     def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
         flow = cast("Flow", self)
-        return ModelCard(card_of(flow.header, read_report(flow.folder)))
+        return ModelCard(card_of(flow.header, read_report(flow.folder), flow.trained))
 
 
 class Flow(Pretrained):
@@ -105,7 +118,7 @@ class Flow(Pretrained):
         device: Where the model runs; networks come out on the processor, the same up to rounding.
 
     Raises:
-        InputError: The folder holds no run, or a damaged one.
+        InputError: The folder holds no run, a damaged one, or one that has not taken a step.
 
     Example:
         >>> import weightflow
@@ -117,6 +130,12 @@ class Flow(Pretrained):
         self.folder, self.device = Path(folder), usable_device(device)
         self.header = with_own_files(runs.read_header(self.folder), self.folder)
         weights = runs.read_checkpoint(self.folder, self.header)
+        if weights.trained == 0:
+            raise InputError(
+                f"{folder} has not trained: its weights are those of step 0; go on with: "
+                f"weightflow train {self.header.zoo.path} --out {folder} --resume"
+            )
+        self.trained = weights.trained
         self.architecture, self.coordinates = self.header.architecture, weights.coordinates
         self._frame = weights.frame
         if self.encoder.identity != self.header.encoder:
@@ -172,7 +191,44 @@ class Flow(Pretrained):
         for prompt in prompts:
             self.check_groups(prompt)
         names = data.classes if data.groups else ()
-        return encode_prompts(self.encoder, prompts, self.architecture.classes, names)
+        found = encode_prompts(self.seeing, prompts, self.architecture.classes, names)
+        if self._takes_rows and any(d.images for prompt in prompts for d in prompt.descriptions):
+            return self._with_rows(found, prompts)
+        return found
+
+    @cached_property
+    def seeing(self) -> TextEncoder:
+        """The encoder, able to read pictures through the run's backbone where it cannot by itself."""
+        if self.encoder.sees or self.header.data.backbone is None:
+            return self.encoder
+        return Seeing(self.encoder, self.header.data, self.folder)
+
+    @property
+    def converted_pictures(self) -> dict[str, str]:
+        """Picture files of prompts so far that were not like the run's images, and what was changed."""
+        return self.seeing.converted if isinstance(self.seeing, Seeing) else {}
+
+    @property
+    def _takes_rows(self) -> bool:
+        """Whether pictures give whole rows: the networks are nothing but rows over the features, with anchors."""
+        shapes, rows = self.architecture.shapes, self.architecture.class_axes
+        return (
+            isinstance(self.seeing, Seeing)
+            and isinstance(self.model, Anchored)
+            and shapes.keys() == rows.keys()
+        )
+
+    def _with_rows(self, words: PromptBatch, prompts: Sequence[Prompt]) -> PromptBatch:
+        """Behind the vectors the rows of classes that pictures show, and 1 where there is one (`Anchors`)."""
+        assert isinstance(self.seeing, Seeing)
+        shown = list(dict.fromkeys(d for prompt in prompts for d in prompt.descriptions if d.images))
+        row = {d: self.seeing.row(d) for d in shown}
+        more = torch.zeros(*words.present.shape, len(row[shown[0]]) + 1)
+        for place, prompt in enumerate(prompts):
+            for position, d in enumerate(prompt.descriptions):
+                if d.images:
+                    more[place, position, :-1], more[place, position, -1] = row[d], 1
+        return PromptBatch(torch.cat([words.vectors, more], dim=-1), words.present)
 
     def check_groups(self, prompt: Prompt) -> None:
         """`InputError` where classes made of classes overlap, leave no `other`, or are new to the run."""
@@ -184,11 +240,15 @@ class Flow(Pretrained):
                 f"'{unions[0]}' is a union of classes, and this run was trained on single classes; build a zoo "
                 "with tasks.unions and train on it"
             )
-        if data.groups and all(
-            group is not None or d.name in data.classes
-            for d, group in zip(prompt.descriptions, groups, strict=True)
-        ):
-            labels_of_classes(data.dataset, self.record_classes(prompt), data.classes)
+        if data.groups:
+            known = [
+                text
+                for text, d, group in zip(
+                    self.record_classes(prompt), prompt.descriptions, groups, strict=True
+                )
+                if group is not None or d.name in data.classes
+            ]
+            labels_of_classes(data.dataset, known, data.classes)
 
     def record_classes(self, prompt: Prompt) -> tuple[str, ...]:
         """What a record says of each class: its name, and for a union with a name what it is made of."""
@@ -207,7 +267,7 @@ class Flow(Pretrained):
         if self.header.config.encoder == "none":
             return []
         known, data = self.encoder.encode(self.known_classes), self.header.data
-        asked = encode_groups(self.encoder, prompt.descriptions, data.classes if data.groups else ())
+        asked = encode_groups(self.seeing, prompt.descriptions, data.classes if data.groups else ())
         near = (asked @ known.T / self.encoder.width).topk(min(count, len(known)), dim=1)
         return [
             Neighbour(described, self.known_classes[i], cosine)
@@ -219,18 +279,18 @@ class Flow(Pretrained):
 
     def noise(self, seeds: Sequence[int], present: Tensor) -> Tensor:
         """Source noise of each network from its own seed, so that a network does not depend on its batch."""
-        return self._draw([torch.Generator().manual_seed(seed) for seed in seeds], present)
+        return self._draw([stream(seed) for seed in seeds], present)
 
     def _draw(self, streams: Sequence[torch.Generator], present: Tensor) -> Tensor:
         layout, source = self.coordinates.layout, self.header.config.objective.source
         drawn, used = torch.empty(len(streams), layout.tokens, layout.width), self.coordinates.used(present)
-        for network, stream in zip(drawn, streams, strict=True):
-            network.normal_(std=source, generator=stream)
+        for network, own in zip(drawn, streams, strict=True):
+            network.normal_(std=source, generator=own)
         return drawn if bool(used.all()) else drawn.mul_(used)
 
     def _later_noise(self, seeds: Sequence[int], present: Tensor) -> Noise:
         """Each network's own stream, where it stands after its source noise."""
-        streams = [torch.Generator().manual_seed(seed) for seed in seeds]
+        streams = [stream(seed) for seed in seeds]
         self._draw(streams, present)
         return lambda: self._draw(streams, present).to(self.device)
 
@@ -346,7 +406,7 @@ class Flow(Pretrained):
         if unknown:
             known = [field.name for field in dataclasses.fields(SampleConfig)]
             raise InputError(f"no setting is called '{unknown[0]}'; nearest: {suggest(unknown[0], known)}")
-        prompts = [prompt for prompt in as_prompts(classes) for _ in range(count)]
+        prompts = [prompt for prompt in as_prompts(classes, self.known_classes) for _ in range(count)]
         seeds = [seed + number for number in range(count)] * (len(prompts) // count)
         changed = dataclasses.replace(config or self.sampling, **settings)
         tasks = [
@@ -415,10 +475,15 @@ class Flow(Pretrained):
             torch.Size([5, 2])
         """
         networks = self.sample(classes, 1 if count is None else count, seed, config)
-        prompt = as_prompts(classes)[0]
+        prompt = as_prompts(classes, self.known_classes)[0]
         made = [
             Classifier(
-                to_module(self.architecture, {n: t[row] for n, t in networks.state.items()}, prompt),
+                to_module(
+                    self.architecture,
+                    {n: t[row] for n, t in networks.state.items()},
+                    prompt,
+                    self.seeing,
+                ),
                 self.header.data.preprocessing,
                 prompt.classes,
                 self._features,

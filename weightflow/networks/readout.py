@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from canon.errors import InputError
-from weightflow.text import Prompt, load_encoder
+from weightflow.text import Prompt, TextEncoder, load_encoder
 from weightflow.text.description import encode
 
 
@@ -88,9 +88,25 @@ class Cosine(Readout):
             vectors[row, : len(names)] = F.normalize(encoder.encode(names), dim=-1)
         return vectors
 
-    def described(self, prompt: Prompt) -> Float[Tensor, "one classes width"]:
-        """As `targets`, of one task whose classes are described as the prompt describes them."""
-        return F.normalize(encode(self._encoder(), prompt.descriptions), dim=-1).unsqueeze(0)
+    def described(
+        self, prompt: Prompt, seeing: TextEncoder | None = None
+    ) -> Float[Tensor, "one classes width"]:
+        """As `targets`, of one task whose classes are described as the prompt describes them.
+
+        `seeing` is the same encoder, able to read pictures too. `InputError` where there are pictures and it is
+        another.
+        """
+        encoder = self._encoder()
+        if seeing is not None and seeing.identity == encoder.identity:
+            encoder = seeing
+        shown = [d.name for d in prompt.descriptions if d.images]
+        if shown and not encoder.sees:
+            raise InputError(
+                f"'{shown[0]}' is shown by pictures, and outputs are compared with vectors of {self.encoder}, which "
+                f"reads words; describe the class in words, or use a run over the features of a backbone with "
+                f"encoder={self.encoder}"
+            )
+        return F.normalize(encode(encoder, prompt.descriptions), dim=-1).unsqueeze(0)
 
     def scores(self, output: Tensor, targets: Tensor) -> Tensor:
         return self.temperature * F.normalize(output, dim=-1) @ targets.to(output.dtype).mT
@@ -125,10 +141,12 @@ class Compared(nn.Module):
 
     targets: Tensor
 
-    def __init__(self, network: nn.Module, readout: Cosine, prompt: Prompt) -> None:
+    def __init__(
+        self, network: nn.Module, readout: Cosine, prompt: Prompt, seeing: TextEncoder | None = None
+    ) -> None:
         super().__init__()
         self.network, self.readout, self.classes = network, readout, prompt.classes
-        self.register_buffer("targets", readout.described(prompt), persistent=False)
+        self.register_buffer("targets", readout.described(prompt, seeing), persistent=False)
 
     def forward(self, inputs: Tensor) -> Tensor:
         return self.readout.scores(self.network(inputs).unsqueeze(0), self.targets).squeeze(0)

@@ -17,6 +17,7 @@ from canon.types import StateDict
 from weightflow.batched.group_size import together
 from weightflow.batched.tasks import Task
 from weightflow.batched.training import train_many
+from weightflow.data.types import Split
 from weightflow.evaluation.context import Known
 from weightflow.evaluation.error_overlap import compare_behaviour
 from weightflow.evaluation.evaluate import Spread, judge, judge_ensembles
@@ -46,7 +47,7 @@ class Diversity:
             "gain": gain,
             "disagreement": self.disagreement,
         }
-        return {name: Spread.of(values).to_dict() for name, values in figures.items()}
+        return {name: Spread.of(values, -1.0).to_dict() for name, values in figures.items()}
 
 
 def diversity(known: Known, tasks: Sequence[Task], seed: int, most: int = 8) -> dict[str, Any]:
@@ -76,15 +77,17 @@ def train_alike(known: Known, tasks: Sequence[Task]) -> StateDict:
     return train_many(known.zoo.architecture, known.data, repeated, seeds, recipe).state
 
 
-def measure_diversity(known: Known, state: StateDict, tasks: Sequence[Task]) -> Diversity:
-    """`state` holds as many networks in a row for each task."""
+def measure_diversity(
+    known: Known, state: StateDict, tasks: Sequence[Task], split: Split | None = None
+) -> Diversity:
+    """`state` holds as many networks in a row for each task; examples as of `judge`."""
     architecture, count = known.zoo.architecture, len(next(iter(state.values()))) // len(tasks)
     rows: list[tuple[float, float, float]] = []
     for place, task in enumerate(tasks):
         some = {n: t[place * count : (place + 1) * count] for n, t in state.items()}
-        judged, same = judge(architecture, some, [task] * count), [task] * count
+        judged, same = judge(architecture, some, [task] * count, split), [task] * count
         differ = compare_behaviour(judged, same, judged, same).disagreement
-        together_ = judge_ensembles(architecture, some, task, [count])[count]
+        together_ = judge_ensembles(architecture, some, task, [count], split)[count]
         rows.append((float(judged.accuracy.mean()), together_, differ or 0.0))
     return Diversity(*torch.tensor(rows, dtype=torch.float64).T)
 

@@ -10,19 +10,20 @@ cat | image:tom.png                    words and images
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn import functional as F
 
 from canon.errors import InputError
 from weightflow.data.class_groups import members
-from weightflow.text.encoder import TextEncoder
+from weightflow.text.encoder import TextEncoder, mean_vector
 
 IMAGE = "image:"
+CLOSE = 0.75  # share of letters that two spellings have in common, as difflib counts it
 
 
 @dataclass(frozen=True)
@@ -47,12 +48,13 @@ class Description:
     def parse(cls, text: str, known: Collection[str] = ()) -> Description:
         """`[NAME =] WORDS | WORDS | image:FILE | FILE`; `InputError` where a part is empty.
 
-        A text that is the name of a `known` class stands for it, whatever signs are in it. Names are compared
+        A text that is the name of a `known` class, in large or small letters, stands for it, whatever signs are in
+        it. Names are compared
         and kept in Unicode's composed form (NFC), in which data sets keep them too.
         """
         text = unicodedata.normalize("NFC", text)
-        if text.strip() in known:
-            return cls.of(text.strip())
+        if (own := class_named(text.strip(), known)) is not None:
+            return cls.of(own)
         name, equals, rest = (part.strip() for part in text.partition("="))
         ways = [way.strip() for way in (rest if equals else name).split("|")]
         first_image = next((i for i, way in enumerate(ways) if way.startswith(IMAGE)), len(ways))
@@ -61,15 +63,40 @@ class Description:
             raise InputError(
                 f"'{text}' names no class, or an empty one; write for instance: three, seven, nine"
             )
-        words = tuple(ways[:first_image])
+        words = tuple(class_named(way, known) or way for way in ways[:first_image])
         return cls(name if equals else words[0] if words else text.strip(), words, images)
+
+
+def class_named(text: str, known: Collection[str]) -> str | None:
+    """The known class with this name; where none is spelt so, the only one that differs in capital letters alone."""
+    if text in known:
+        return text
+    alike = [name for name in known if name.casefold() == text.casefold()]
+    return alike[0] if len(alike) == 1 else None
+
+
+def misspelt(text: str, known: Collection[str]) -> str | None:
+    """The known class that a text looks like a slip of the pen for; None where it is one itself or like none."""
+    if class_named(text, known) is not None:
+        return None
+    names = {name.casefold(): name for name in known}
+    near = get_close_matches(text.casefold(), names, n=1, cutoff=CLOSE)
+    return names[near[0]] if near else None
 
 
 def encode(encoder: TextEncoder, descriptions: Sequence[Description]) -> Float[Tensor, "descriptions width"]:
     """One vector a class, root mean square 1: the mean over its words and images where it has several."""
-    words = _table(encoder.encode, [w for d in descriptions for w in d.words])
-    images = _table(encoder.encode_images, [i for d in descriptions for i in d.images])
-    return _rows(encoder, descriptions, words, images)
+    asked = list(dict.fromkeys(w for d in descriptions for w in d.words))
+    vector = dict(zip(asked, encoder.encode(asked), strict=True))
+    rows = []
+    for d in descriptions:
+        words = [vector[w] for w in d.words]
+        if d.images:
+            said = torch.stack(words) if words else torch.empty(0, encoder.width)
+            rows.append(encoder.shown(said, d.images))
+        else:
+            rows.append(mean_vector(words))
+    return torch.stack(rows) if rows else torch.empty(0, encoder.width)
 
 
 def encode_groups(
@@ -84,7 +111,7 @@ def encode_groups(
     rows = [
         next(others)
         if group is None
-        else _mean([vector[name] for name in group])
+        else mean_vector([vector[name] for name in group])
         if group
         else torch.zeros(encoder.width)
         for group in groups
@@ -97,23 +124,3 @@ def group_of(description: Description, class_names: Sequence[str]) -> tuple[str,
     if description.images or len(description.words) != 1:
         return None
     return members(description.words[0], class_names)
-
-
-def _rows(
-    encoder: TextEncoder,
-    descriptions: Sequence[Description],
-    words: dict[str, Tensor],
-    images: dict[str, Tensor],
-) -> Tensor:
-    found = [[words[w] for w in d.words] + [images[i] for i in d.images] for d in descriptions]
-    rows = [ways[0] if len(ways) == 1 else _mean(ways) for ways in found]
-    return torch.stack(rows) if rows else torch.empty(0, encoder.width)
-
-
-def _table(encode_all: Callable[[Sequence[str]], Tensor], asked: list[str]) -> dict[str, Tensor]:
-    distinct = list(dict.fromkeys(asked))
-    return dict(zip(distinct, encode_all(distinct), strict=True)) if distinct else {}
-
-
-def _mean(ways: list[Tensor]) -> Tensor:
-    return F.normalize(torch.stack(ways).mean(0), dim=-1) * len(ways[0]) ** 0.5

@@ -50,12 +50,19 @@ class TextEncoder(ABC):
         """Vectors of root mean square 1, the scale that the generator expects."""
         return self._scaled(self.vectors(descriptions)) if descriptions else torch.empty(0, self.width)
 
+    def shown(self, words: Float[Tensor, "words width"], files: Sequence[str]) -> Float[Tensor, " width"]:
+        """One vector, root mean square 1, for a class that image files show, and vectors of words or none say.
+
+        Here the mean of all of them. `InputError` where the encoder does not see.
+        """
+        return mean_vector([*words, *self.encode_images(files)])
+
     def encode_images(self, files: Sequence[str]) -> Float[Tensor, "images width"]:
         """As `encode`, of images. `InputError` where the encoder does not see."""
         if files and not self.sees:
             raise InputError(
                 f"'{files[0]}' is an image, and the text encoder {self.identity} reads words alone; describe "
-                "the class in words, or use a run that was trained with open_clip"
+                "the class in words, or use a run over the features of a backbone or one trained with open_clip"
             )
         return self._scaled(self.image_vectors(files)) if files else torch.empty(0, self.width)
 
@@ -120,6 +127,13 @@ class Cached(TextEncoder):
         self.folder.mkdir(parents=True, exist_ok=True)
         with replacing(self._path(key)) as file:
             np.save(file, vector.float().numpy())
+
+
+def mean_vector(ways: Sequence[Tensor]) -> Tensor:
+    """One vector for several ways to describe a class, root mean square 1; a single one as it is."""
+    if len(ways) == 1:
+        return ways[0]
+    return F.normalize(torch.stack(list(ways)).mean(0), dim=-1) * len(ways[0]) ** 0.5
 
 
 def cache_folder() -> Path:

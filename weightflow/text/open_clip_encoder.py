@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from canon.errors import InputError
-from canon.io.files import require_file, sha256
+from canon.io.files import sha256
+from weightflow.data.pictures import open_picture
 from weightflow.registry import suggest
 from weightflow.text.encoder import TextEncoder
 
@@ -78,15 +78,8 @@ class OpenClipEncoder(TextEncoder):
 
     @torch.no_grad()
     def image_vectors(self, files: Sequence[str]) -> Tensor:
-        images = [_read_image(file) for file in files]  # before the towers are loaded
+        for file in files:  # before the towers are loaded; one at a time, since pictures may be large
+            open_picture(file)
         model, prepare = self._towers
-        return torch.cat([model.encode_image(prepare(image).unsqueeze(0)) for image in images])
-
-
-def _read_image(file: str) -> Image.Image:
-    require_file(file)
-    try:
-        with Image.open(file) as image:
-            return image.convert("RGB")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise InputError(f"{file} cannot be read as an image ({error}); name a PNG or JPEG file") from None
+        images = (prepare(open_picture(file).convert("RGB")) for file in files)
+        return torch.cat([model.encode_image(image.unsqueeze(0)) for image in images])

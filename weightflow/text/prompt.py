@@ -17,6 +17,8 @@ from weightflow.text.encoder import TextEncoder
 
 LONGEST = 100_000
 """Characters of a prompt: several thousand classes in words."""
+MOST_PICTURES = 1000
+"""Of a prompt: a class is known well by a few dozen, and each is read whole."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,11 @@ class Prompt:
         if twice:
             raise InputError(f"the prompt names '{twice[0]}' twice; each class stands for one logit")
 
+        pictures = sum(len(d.images) for d in self.described)
+        if pictures > MOST_PICTURES:
+            raise InputError(
+                f"the prompt shows {pictures} pictures; at most {MOST_PICTURES} are read: a few dozen a class are enough"
+            )
         if self.described and tuple(d.name for d in self.described) != self.classes:
             raise InputError(
                 f"the descriptions are of {[d.name for d in self.described]}, not {self.classes}"
@@ -83,12 +90,17 @@ class Prompt:
         return cls(tuple(d.name for d in described), described)
 
 
-def as_prompts(classes: str | Sequence[str] | Prompt | Sequence[Prompt]) -> list[Prompt]:
-    """Prompts from what a person passes: "three, seven", a sequence of class names, or prompts."""
+def as_prompts(
+    classes: str | Sequence[str] | Prompt | Sequence[Prompt], known: Collection[str] = ()
+) -> list[Prompt]:
+    """Prompts from what a person passes: "three, seven", a sequence of class names, or prompts.
+
+    `known` as for `Prompt.parse`.
+    """
     if isinstance(classes, Prompt):
         return [classes]
     if isinstance(classes, str):
-        return [Prompt.parse(classes)]
+        return [Prompt.parse(classes, known)]
     names = [item for item in classes if isinstance(item, str)]
     if len(names) == len(classes):
         return [Prompt(tuple(names))]

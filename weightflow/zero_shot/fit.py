@@ -75,7 +75,7 @@ def fit_anchors(
     held = Held(
         features(zoo.architecture, network, data.validation, rows), place[data.validation.labels[rows]]
     )
-    parts = [hidden for seed in range(PARTITIONS) for hidden in _partition(len(known), seed)]
+    parts = [hidden for seed in range(PARTITIONS) for hidden in partition(len(known), seed)]
     settings = choose(found, held, parts)
     own = mean_rows(zoo, data, known)
     bias = bool(LastLayer.of(zoo.architecture).bias)
@@ -96,7 +96,8 @@ def _accuracy(found: Statistics, held: Held, hidden: Bool[Tensor, " known"], set
     return float((torch.nonzero(hidden).squeeze(1)[guessed] == held.classes[mine]).float().mean())
 
 
-def _partition(classes: int, seed: int) -> Iterator[Bool[Tensor, " known"]]:
+def partition(classes: int, seed: int) -> Iterator[Bool[Tensor, " known"]]:
+    """The known classes in parts, each hidden once."""
     order = torch.randperm(classes, generator=torch.Generator().manual_seed(seed))
     for part in order.split(max(2, round(PART * classes))):
         yield torch.zeros(classes, dtype=torch.bool).index_fill(0, part, True)
@@ -107,11 +108,8 @@ def _statistics(
 ) -> Statistics:
     rows = examples_of(data.train, known)
     inputs = features(zoo.architecture, network, data.train, rows)
-    own = (data.train.labels[rows].unsqueeze(0) == known.unsqueeze(1)).float()
-    means = own @ inputs / own.sum(1, keepdim=True)
-    spread = inputs - own.T @ means
     vectors = encoder.encode([data.class_names[i] for i in known.tolist()])
-    return Statistics.of(vectors, means, spread.T @ spread / len(spread))
+    return Statistics.of_examples(vectors, inputs, data.train.labels[rows], known)
 
 
 def _tensors(

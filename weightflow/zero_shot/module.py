@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -18,7 +19,9 @@ SAME = 0.95
 class Anchors(nn.Module):
     """Where each class of a prompt is expected, in the coordinates of the flow, one token a class.
 
-    `tensors` are those of `fit`, and `mean` and `std` (classes, width): the coordinates of the class tokens.
+    Vectors may be longer than those of words: then they end in a row over the features, as `regression.py` has them,
+    and in 1 where that row is to be taken. `tensors` are those of `fit`, and `mean` and `std` (classes, width): the
+    coordinates of the class tokens.
     """
 
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:
@@ -30,14 +33,22 @@ class Anchors(nn.Module):
     def rows(self, vectors: Float[Tensor, "*batch text"]) -> Float[Tensor, "*batch width"]:
         """Rows of the last layer: what is known where the class is, what the words say where it is not."""
         t = dict(self.named_buffers())
+        words = t["known"].shape[1]
+        if vectors.shape[-1] > words:  # some classes are shown by pictures, and their rows are given
+            given, seen = vectors[..., words:-1], vectors[..., -1:] > 0
+            shown = t["gain"] * given[..., : self.width] + t["shift"]
+            return torch.where(seen, shown, self.rows(vectors[..., :words]))
         regression = Regression(**{name: t[name] for name in Regression.__dataclass_fields__})
         near = regression.similarity(vectors, t["shift"].new_tensor(OWN))
         said = regression.rows(vectors)[..., : self.width]
         return t["gain"] * said + t["shift"] + near @ t["own"]
 
     def familiar(self, vectors: Float[Tensor, "*batch text"]) -> Bool[Tensor, "*batch one"]:
-        """Whether a class is one of the known ones."""
+        """Whether a class is one of the known ones; one that pictures show is taken as they show it."""
         t = dict(self.named_buffers())
+        words = t["known"].shape[1]
+        if vectors.shape[-1] > words:
+            return self.familiar(vectors[..., :words]) & ~(vectors[..., -1:] > 0)
         cosine = (F.normalize(F.normalize(vectors, dim=-1) - t["centre"], dim=-1) @ t["known"].T).amax(-1)
         return (cosine > SAME).unsqueeze(-1)
 

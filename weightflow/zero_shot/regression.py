@@ -53,6 +53,14 @@ class Statistics:
         variances, basis = torch.linalg.eigh(within.double())
         return cls(vectors, means, variances.clamp(min=0).float(), basis.float())
 
+    @classmethod
+    def of_examples(cls, vectors: Tensor, inputs: Tensor, labels: Tensor, known: Tensor) -> Statistics:
+        """From features (examples, features) and their labels, those of the `known` classes."""
+        own = (labels.unsqueeze(0) == known.unsqueeze(1)).float()
+        means = own @ inputs / own.sum(1, keepdim=True)
+        spread = inputs - own.T @ means
+        return cls.of(vectors, means, spread.T @ spread / len(spread))
+
     def without(self, classes: Tensor) -> Statistics:
         """The same had these classes (known,), true where one is to go, never been seen."""
         return Statistics(self.vectors[~classes], self.means[~classes], self.variances, self.basis)

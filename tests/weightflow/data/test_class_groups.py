@@ -41,6 +41,8 @@ def test_unions_names_and_other_are_read():
     ("classes", "message"),
     [
         (["cat or cat", "dog"], "names 'cat' twice"),
+        (["pet = cat or", "dog"], "'cat or' has no class on one side of `or`"),
+        (["or cat", "dog"], "'or cat' has no class on one side"),
         (["cat or dgo", "car"], "'dgo' is not a known class; nearest: dog"),
         (["cat or dog", "dog or car"], "'dog' stands in two classes, 'cat or dog' and 'dog or car'"),
         (["cat or dog", "dog"], "'dog' stands in two classes"),
@@ -122,7 +124,18 @@ def test_unions_go_from_a_prompt_through_a_zoo_to_judgement(run, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "text", ["one or two, two or three", "one or one, two", "one or tow, three", "one, other, rest = other"]
+    "text",
+    [
+        "one or two, two or three",
+        "one or two, two or three, a thing that nobody knows",
+        "one or one, two",
+        "odd = one or, two",
+        "one or tow, three",
+        "one, other, rest = other",
+        "other",
+        "other, other",
+        "zero or one or two or three or four, five or six or seven or eight or nine, other",
+    ],
 )
 def test_prompts_that_mean_nothing_write_nothing(run, tmp_path, text):
     flow = Flow(run)
