@@ -8,7 +8,18 @@ import torch
 from torch import Tensor, nn
 
 from canon import alignment
-from canon.api.networks import Model, Network, Path, Weights, code_of, prefixes, source, sources
+from canon.api.exceptions import Patterns, excepted, not_matched, require_weights, with_own_of
+from canon.api.networks import (
+    Model,
+    Network,
+    Path,
+    Weights,
+    code_of,
+    prefixes,
+    read_alike,
+    require_alike,
+    source,
+)
 from canon.io.examples import Data
 from canon.matching.registry import Means, matcher_for
 from canon.spec import PermutationSpec
@@ -35,6 +46,7 @@ def align(
     batch_size: int = ...,
     order_seed: int | None = ...,
     seed: int = ...,
+    except_for: Patterns = ...,
 ) -> M: ...
 
 
@@ -55,6 +67,7 @@ def align(
     batch_size: int = ...,
     order_seed: int | None = ...,
     seed: int = ...,
+    except_for: Patterns = ...,
 ) -> Weights: ...
 
 
@@ -74,6 +87,7 @@ def align(
     batch_size: int = 256,
     order_seed: int | None = None,
     seed: int = 0,
+    except_for: Patterns = (),
 ) -> Any:
     """Permute the hidden units of `b` so that its weights lie close to those of `a`.
 
@@ -97,6 +111,8 @@ def align(
         batch_size: examples in a batch of `data`.
         order_seed: visit groups in a random order of this seed, not in the network's own.
         seed: seed of the random inputs on which functions are compared.
+        except_for: names of tensors or modules, `*` for anything, in which the two may differ, such as heads of other
+            classes: no part of the matching. The result has those of `b`, in its new order.
 
     Returns:
         A copy of `b`, aligned: a module for a module, else `Weights`, a state dict. Its `report` is a dict with
@@ -117,8 +133,12 @@ def align(
         >>> aligned.report["objective_after"] >= aligned.report["objective_before"]
         True
     """
-    first, second = sources((a, b), ("A", "B"), kept=1)
-    resolved = code_of(model, example_inputs, spec, family, assume).resolve(first, second)
+    both = read_alike((a, b), ("A", "B"), kept=1)
+    left = excepted(both, except_for)
+    require_weights(method, left)
+    first, second = with_own_of(both, left, kept=1)
+    require_alike((first, second))
+    resolved = not_matched(code_of(model, example_inputs, spec, family, assume).resolve(first, second), left)
     order = None if order_seed is None else torch.Generator().manual_seed(order_seed)
     matcher = matcher_for(method, Means(start, order, resolved.runnable, as_data(data), batch_size))
     done = alignment.align(
@@ -130,9 +150,8 @@ def align(
         generator=torch.Generator().manual_seed(seed),
         names=(first.name, second.name),
     )
-    return second.give_back(
-        done.aligned, done.report | {"prefixes": prefixes((first, second))}, done.transform
-    )
+    report = done.report | {"prefixes": prefixes((first, second)), "except_for": sorted(left)}
+    return second.give_back(done.aligned, report, done.transform)
 
 
 @overload

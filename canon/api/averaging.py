@@ -9,7 +9,8 @@ import torch
 
 from canon.alignment import align as align_checkpoints
 from canon.api.alignment import Examples, as_data
-from canon.api.networks import Model, Network, Path, code_of, prefixes, sources
+from canon.api.exceptions import Patterns, excepted, not_matched, require_weights, with_own_of
+from canon.api.networks import Model, Network, Path, code_of, prefixes, read_alike, require_alike, sources
 from canon.errors import InputError
 from canon.matching.registry import Means, matcher_for
 from canon.merging import interpolation
@@ -38,6 +39,7 @@ def merge(
     batch_size: int = 256,
     order_seed: int | None = None,
     seed: int = 0,
+    except_for: Patterns = (),
     advance: Callable[[], object] = lambda: None,
 ) -> Any:
     """Average networks, each aligned to the first.
@@ -52,6 +54,7 @@ def merge(
         train: training inputs, or inputs and class numbers.
         model, example_inputs, spec, family, assume, method, start, balance, batch_size, order_seed, seed: as in
             `canon.align`; a method that runs the network runs it on `train`.
+        except_for: as in `canon.align`; the result has those of the first network.
         advance: called after each network, for a progress bar.
 
     Returns:
@@ -74,9 +77,13 @@ def merge(
     given: list[Any] = [*networks, *others] if isinstance(networks, (list, tuple)) else [networks, *others]
     if len(given) < 2:
         raise InputError(f"a merge needs two networks or more, found {len(given)}")
-    found = sources(given, [f"network {i}" for i in range(len(given))])
+    read = read_alike(given, [f"network {i}" for i in range(len(given))])
+    left = excepted(read, except_for)
+    require_weights(method if align else "weights", left)
+    found = with_own_of(read, left, kept=0)
+    require_alike(found)
     code, examples = code_of(model, example_inputs, spec, family, assume), as_data(train)
-    resolved = code.resolve(*found) if align else None
+    resolved = not_matched(code.resolve(*found), left) if align else None
     runnable = code.runnable(*found) if resolved is None else resolved.runnable
     order = None if order_seed is None else torch.Generator().manual_seed(order_seed)
     merged, report = merge_networks(
@@ -91,9 +98,11 @@ def merge(
         train=examples,
         batch=batch_size,
         generator=torch.Generator().manual_seed(seed),
+        left_out=left,
         advance=advance,
     )
-    return found[0].give_back(merged, report | {"prefixes": prefixes(found)})
+    report |= {"prefixes": prefixes(found), "except_for": sorted(left)}
+    return found[0].give_back(merged, report)
 
 
 def interpolate(a: Network, b: Network, weight: float = 0.5) -> Any:

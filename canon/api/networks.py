@@ -124,7 +124,28 @@ def _require_network(found: Checkpoint, name: str) -> None:
 
 
 def sources(networks: Sequence[Network], names: Sequence[str], kept: int = 0) -> tuple[Source, ...]:
-    """Read networks of one architecture; `InputError` lists the keys and shapes that differ.
+    """Read networks of one architecture; `InputError` lists the keys and shapes that differ."""
+    found = read_alike(networks, names, kept)
+    require_alike(found)
+    return found
+
+
+def require_alike(found: Sequence[Source]) -> None:
+    """`InputError` lists the keys and shapes in which networks differ from the first."""
+    for other in found[1:]:
+        try:
+            require_same(found[0].found.state, other.found.state, found[0].name, other.name)
+        except InputError as error:
+            shared = found[0].found.state.keys() & other.found.state.keys()
+            alike = sum(found[0].found.state[n].shape == other.found.state[n].shape for n in shared)
+            if 2 * alike < len(found[0].found.state):
+                raise
+            hint = "where a head may differ, leave it out of matching with --except NAME"
+            raise InputError(f"{error}; {hint}") from None
+
+
+def read_alike(networks: Sequence[Network], names: Sequence[str], kept: int = 0) -> tuple[Source, ...]:
+    """Read networks.
 
     All get the prefix of keys and the batch counters of the one at `kept`, whose keys the result has.
     """
@@ -132,10 +153,7 @@ def sources(networks: Sequence[Network], names: Sequence[str], kept: int = 0) ->
     like = read[kept].found.state
     alike = [_like(one, like) for one in read]
     whole = max((theirs for _, theirs in alike), key=len)
-    found = tuple(replace(one, prefix=whole) if n == kept else one for n, (one, _) in enumerate(alike))
-    for other in found[1:]:
-        require_same(found[0].found.state, other.found.state, found[0].name, other.name)
-    return found
+    return tuple(replace(one, prefix=whole) if n == kept else one for n, (one, _) in enumerate(alike))
 
 
 def _like(one: Source, like: Mapping[str, Tensor]) -> tuple[Source, str]:

@@ -10,7 +10,7 @@ import typer
 from canon.cli import console, formatting
 from canon.cli.inputs_outputs import check_network_output, check_outputs, examples_of, write_text
 from canon.cli.option_groups import HintOptions, MatchOptions
-from canon.cli.options import Examples, Out, TransformOut
+from canon.cli.options import Examples, ExceptFor, Out, TransformOut
 from canon.io.json_text import json_text
 
 
@@ -22,6 +22,7 @@ def align(
     hints: HintOptions,
     data: Examples = None,
     matching: MatchOptions,
+    except_for: ExceptFor = None,
     transform: TransformOut = None,
     report: Annotated[
         Path | None, typer.Option("--report", metavar="R.json", help="Write the report.")
@@ -46,7 +47,14 @@ def align(
     from canon.api import alignment
 
     with console.progress(None, "matching", quiet=quiet):
-        done = alignment.align(a, b, data=examples_of(data), **hints.arguments(), **matching.arguments())
+        done = alignment.align(
+            a,
+            b,
+            data=examples_of(data),
+            except_for=except_for or (),
+            **hints.arguments(),
+            **matching.arguments(),
+        )
     done.save(out)
     if transform is not None and done.transform is not None:
         done.transform.save(transform)

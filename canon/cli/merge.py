@@ -10,7 +10,7 @@ import typer
 from canon.cli import console, formatting
 from canon.cli.inputs_outputs import check_network_output, examples_of
 from canon.cli.option_groups import HintOptions, MatchOptions
-from canon.cli.options import Out, Repair, Train
+from canon.cli.options import ExceptFor, Out, Repair, Train
 
 
 def merge(
@@ -27,6 +27,7 @@ def merge(
     repair: Repair = "none",
     hints: HintOptions,
     matching: MatchOptions,
+    except_for: ExceptFor = None,
     json: bool = console.JSON,
     quiet: bool = console.QUIET,
 ) -> None:
@@ -50,6 +51,7 @@ def merge(
             align=aligned,
             repair=repair,
             train=examples_of(train),
+            except_for=except_for or (),
             advance=steps.advance,
             **hints.arguments(),
             **matching.arguments(),

@@ -70,6 +70,15 @@ Start = Annotated[
 Balance = Annotated[
     bool, typer.Option("--balance", help="Match in balanced scales, and give B's units the scales of A's.")
 ]
+ExceptFor = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--except",
+        metavar="NAME",
+        help="Tensors or modules in which the networks may differ, such as heads of other classes (fc, or head.*): they "
+        "take no part in matching, and the result has those of the network that it looks like. Repeatable.",
+    ),
+]
 Seed = Annotated[
     int | None,
     typer.Option("--seed", help="Match groups in a random order with this seed, not in the network's own."),

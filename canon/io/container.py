@@ -25,45 +25,75 @@ KEYS = (
     "params",
     "generator",
 )
-_AVERAGED = ("ema", "average", "swa", "teacher")
+# Parts of names of networks that lie beside one: averages of it, and its counterparts.
+_OTHERS = ("ema", "average", "swa", "teacher", "student", "discriminator", "critic")
 
 
 @dataclass(frozen=True)
 class Container:
-    """The key of the state dict, the entries beside it that are kept, and the names of those left out."""
+    """The key of the state dict, the entries beside it that are kept, and the names of those left out.
+
+    `inner` is the container under that key, where the state dict lies deeper.
+    """
 
     key: str
     beside: Mapping[str, Any] = field(default_factory=dict)
     left_out: tuple[str, ...] = ()
+    inner: Container | None = None
 
     def wrap(self, state: Any) -> dict[str, Any]:
         """What is written: the state dict under its key, and the entries beside it."""
-        return {**self.beside, self.key: state}
+        return {**self.beside, self.key: state if self.inner is None else self.inner.wrap(state)}
 
 
 def unwrap(found: Any, path: object) -> tuple[Any, Container | None]:
     """The state dict in what a file holds, and its container where it has one.
 
-    Raises `InputError` where an averaged copy lies beside the state dict: which is meant is not guessed.
+    Raises `InputError` where another network lies beside the state dict: which is meant is not guessed.
     """
     if not isinstance(found, Mapping) or all(isinstance(value, Tensor) for value in found.values()):
         return found, None
-    key = next((key for key in KEYS if _is_state(found.get(key))), None)
     states = [str(name) for name, value in found.items() if _is_state(value)]
+    key = next((key for key in KEYS if key in states), states[0] if states else None)
     if key is None:
-        if len(states) != 1:
-            return found, None
-        key = states[0]
-    averaged = [name for name in states if name != key and any(word in name.lower() for word in _AVERAGED)]
-    if averaged:
+        return _unwrap_deeper(found, path)
+    unknown = key not in KEYS
+    others = [name for name in found if name != key and _is_network(str(name), found[name], found[key])]
+    others += [name for name in states if unknown and name != key and name not in others]
+    if others:
         raise InputError(
-            f"{path} holds {key} and {', '.join(averaged)}, which are different networks; save the one that you mean "
-            "in a file of its own"
+            f"{path} holds {key} and {', '.join(map(str, others))}, which are different networks; save the one that you "
+            "mean in a file of its own"
         )
+    return found[key], _container(found, key)
+
+
+def _unwrap_deeper(found: Mapping[str, Any], path: object) -> tuple[Any, Container | None]:
+    """The state dict in a container within one, as `{"model": {"state_dict": …}}`."""
+    for key in (*KEYS, "checkpoint"):
+        value = found.get(key)
+        if isinstance(value, Mapping) and any(_is_state(value.get(inner)) for inner in KEYS):
+            state, inner = unwrap(value, path)
+            outer = _container(found, key)
+            left_out = outer.left_out + (() if inner is None else inner.left_out)
+            return state, Container(key, outer.beside, left_out, inner)
+    return found, None
+
+
+def _container(found: Mapping[str, Any], key: str) -> Container:
     others = {str(name): value for name, value in found.items() if name != key}
     left_out = tuple(name for name, value in others.items() if _holds_tensors(value))
     beside = {name: value for name, value in others.items() if name not in left_out}
-    return found[key], Container(key, beside, left_out)
+    return Container(key, beside, left_out)
+
+
+def _is_network(name: str, value: Any, chosen: Mapping[str, Any]) -> bool:
+    """Whether an entry beside the state dict is a network too: by its name, or because it has the same keys."""
+    if not _holds_tensors(value):
+        return False
+    if any(word in name.lower() for word in _OTHERS) or (name in KEYS and _is_state(value)):
+        return True
+    return _is_state(value) and value.keys() == chosen.keys()
 
 
 def _is_state(value: Any) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import torch
@@ -46,11 +46,13 @@ def merge_networks(
     train: Data | None = None,
     batch: int = 256,
     generator: torch.Generator,
+    left_out: Collection[str] = (),
     advance: Callable[[], object] = lambda: None,
 ) -> tuple[Checkpoint, dict[str, Any]]:
     """The mean of `networks` as a file like the first one's, and a report with warnings.
 
-    With `resolved` and `matcher` every other network is aligned to the first before. Raises
+    With `resolved` and `matcher` every other network is aligned to the first before. The tensors `left_out` are
+    the first's in all of them. Raises
     `InputError` where they are different architectures or not finite.
     """
     first = networks[0]
@@ -64,7 +66,7 @@ def merge_networks(
         if resolved is not None and matcher is not None:
             both = (names[0], name)
             done = align(first, network, resolved, matcher, balance=balance, generator=generator, names=both)
-            state = done.aligned.state
+            state = done.aligned.state | {key: first.state[key] for key in left_out if key in first.state}
             reports.append(done.report)
         states.append(state)
         advance()

@@ -24,7 +24,6 @@ _STRUCTURE = (
     "intermediate_size",
     "num_hidden_layers",
     "n_layer",
-    "vocab_size",
     "hidden_act",
     "activation_function",
     "hidden_activation",

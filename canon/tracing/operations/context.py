@@ -21,6 +21,20 @@ class Split:
     axes: list[Structure] | None = None
 
 
+@dataclass(eq=False)
+class Layers(Split):
+    """States of several layers over one another: each lists its own units, until all are read as one tensor.
+
+    Part 0 is the axis of layers, part 1 that of units.
+    """
+
+    layers: tuple[Structure, ...] = ()
+
+    @classmethod
+    def of(cls, layers: Sequence[Structure]) -> Layers:
+        return cls(sum(layers, ()), (len(layers),), None, tuple(layers))
+
+
 @dataclass(frozen=True)
 class Part:
     """Axis `number` of a split."""
@@ -62,6 +76,11 @@ class Context:
         if not isinstance(dim, Part):
             return dim
         split = dim.split
+        if split.axes is None and isinstance(split, Layers):
+            for other in split.layers[1:]:
+                self.units.unify(split.layers[0], other, self.because("layers are read as one"))
+                self.units.equate(split.layers[0], other)
+            split.axes = [self.fixed([len(split.layers)], "layers over one another")[0], split.layers[0]]
         if split.axes is None:
             split.axes = self.units.split(
                 split.source, split.sizes, self.because("the view does not divide it")

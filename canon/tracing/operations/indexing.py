@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from canon.tracing.axis_unification import ONE, Structure
-from canon.tracing.operations.context import Context, Dim, Part, Split, Traced, handles, unknown
+from canon.tracing.operations.context import Context, Dim, Layers, Part, Split, Traced, handles, unknown
 
 
 def take(c: Context, traced: Traced, dim: int, start: int, stop: int) -> list[Dim]:
@@ -20,10 +20,13 @@ def take(c: Context, traced: Traced, dim: int, start: int, stop: int) -> list[Di
     if (start, stop) == (0, size):
         return dims
     why = c.because("it is taken apart by position")
-    if not (isinstance(here, Part) and here.number == 0 and here.split.axes is None):
+    empty = start >= stop
+    if empty or not (isinstance(here, Part) and here.number == 0 and here.split.axes is None):
         dims[dim] = c.units.slice(c.axis(here), start, stop, why)
         return dims
     split = here.split
+    if isinstance(split, Layers):
+        return _take_layers(dims, split, start, stop)
     inner = prod(split.sizes[1:])
     source = c.units.slice(split.source, start * inner, stop * inner, why)
     count = stop - start
@@ -37,6 +40,20 @@ def take(c: Context, traced: Traced, dim: int, start: int, stop: int) -> list[Di
             else:
                 dims[n] = source if len(kept) == 1 else Part(piece, number)
     return dims
+
+
+def _take_layers(dims: list[Dim], split: Layers, start: int, stop: int) -> list[Dim]:
+    """Some of the layers: their units stay apart from those of the others."""
+    kept = split.layers[start:stop]
+    alone: list[Dim] = [ONE, *kept]
+    piece = Layers.of(kept)
+
+    def taken(dim: Dim) -> Dim:
+        if not (isinstance(dim, Part) and dim.split is split):
+            return dim
+        return alone[dim.number] if len(kept) == 1 else Part(piece, dim.number)
+
+    return [taken(dim) for dim in dims]
 
 
 @handles("slice")

@@ -259,3 +259,43 @@ def test_an_average_beside_the_network_is_asked_for(tmp_path):
     torch.save({"state_dict": state, "state_dict_ema": {"w": torch.zeros(2, 3)}}, tmp_path / "a.ckpt")
     with pytest.raises(InputError, match="holds state_dict and state_dict_ema, which are different networks"):
         checkpoint.read(tmp_path / "a.ckpt")
+
+
+W, V = {"w": torch.ones(2, 3)}, {"v": torch.zeros(2, 3)}
+
+
+@pytest.mark.parametrize(
+    "whole",
+    [
+        {"state_dict": W, "ema": {"decay": 0.9, "shadow": W}},
+        {"model": W, "model_ema": V},
+        {"generator": W, "discriminator": V},
+        {"netG": W, "netD": V},
+        {"model": W, "state_dict": V},
+        {"model": W, "best": W},
+        {"model": {"state_dict": W, "state_dict_ema": W}},
+    ],
+    ids=lambda whole: " ".join(whole),
+)
+def test_another_network_beside_it_is_asked_for(tmp_path, whole):
+    torch.save(whole, tmp_path / "a.ckpt")
+    with pytest.raises(InputError, match=r"holds \w+ and \w+, which are different networks"):
+        checkpoint.read(tmp_path / "a.ckpt")
+
+
+def test_a_container_in_a_container_is_kept(tmp_path):
+    torch.save(
+        {"checkpoint": {"model": W, "epoch": 2, "optimizer": {"state": {0: W}}}, "lr": 0.1}, tmp_path / "a.th"
+    )
+    found = checkpoint.read(tmp_path / "a.th")
+    assert found.container.left_out == ("optimizer",)
+    checkpoint.write(tmp_path / "b.th", found.with_state({"w": torch.full((2, 3), 2.0)}))
+    again = torch.load(tmp_path / "b.th", weights_only=True)
+    assert again == {"checkpoint": {"model": again["checkpoint"]["model"], "epoch": 2}, "lr": 0.1}
+    assert torch.equal(again["checkpoint"]["model"]["w"], torch.full((2, 3), 2.0))
+
+
+def test_an_optimizer_alone_is_no_network(tmp_path):
+    torch.save({"epoch": 1, "optimizer": {"state": {0: W}, "param_groups": []}}, tmp_path / "a.pt")
+    with pytest.raises(InputError, match="is not a state_dict"):
+        checkpoint.read(tmp_path / "a.pt")

@@ -141,7 +141,7 @@ def test_an_unknown_operation_freezes_what_it_touches():
 
 
 @pytest.mark.parametrize("recurrent", [nn.LSTM, nn.GRU])
-def test_a_recurrent_layer_stays_and_what_lies_before_it_moves(recurrent):
+def test_a_recurrent_layer_moves_with_what_lies_around_it(recurrent):
     module = Network(
         lambda self, x: self.out(self.recurrent(self.mid(self.up(x).relu()).relu())[0]),
         up=nn.Linear(5, 8),
@@ -150,12 +150,11 @@ def test_a_recurrent_layer_stays_and_what_lies_before_it_moves(recurrent):
         out=nn.Linear(6, 3),
     )
     spec = canon.trace(module.eval(), (torch.randn(2, 4, 5),))
-    assert {name for group in spec.groups for name, _ in spec.uses(group)} == {
-        "up.weight", "up.bias", "mid.weight",
-    }  # fmt: skip
-    reason = f"an operation that canon does not know ({recurrent.__name__.lower()} in recurrent)"
-    touched = [f"recurrent.weight_{part}_l0 axis {axis}" for part in ("ih", "hh") for axis in (0, 1)]
-    assert all(spec.frozen[name] == reason for name in (*touched, "mid.weight axis 0", "out.weight axis 1"))
+    assert sorted(group.size for group in spec.groups.values()) == [6, 7, 8]
+    weights = {name: spec.axes[f"recurrent.weight_{name}_l0"] for name in ("ih", "hh")}
+    assert weights["ih"][1].groups == spec.axes["mid.weight"][0].groups
+    assert weights["ih"][0] == weights["hh"][0]  # (gates) x (units)
+    assert weights["hh"][0].groups == weights["hh"][1].groups == spec.axes["out.weight"][1].groups
 
 
 def test_what_is_never_called_is_covered_and_stays():
