@@ -16,6 +16,7 @@ import torch
 
 from canon.io.files import atomic_write
 from canon.io.json_text import json_text
+from weightflow.evaluation.interval import interval as interval_of_mean
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -52,14 +53,11 @@ def _git(*arguments: str) -> str | None:
     return done.stdout.strip()
 
 
-def interval(values: Sequence[float], level: float = 0.95, draws: int = 10_000) -> list[float] | None:
-    """Bootstrap interval of the mean; None for fewer than two values."""
+def interval(values: Sequence[float], level: float = 0.95) -> list[float] | None:
+    """Student's t interval of the mean; None for fewer than two values."""
     if len(values) < 2:
         return None
-    rng, v = np.random.default_rng(0), np.asarray(values, dtype=np.float64)
-    means = v[rng.integers(len(v), size=(draws, len(v)))].mean(axis=1)
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
-    return [round(float(low), 6), round(float(high), 6)]
+    return interval_of_mean(torch.tensor(values, dtype=torch.float64), level).ends()
 
 
 def aim(name: str, wanted: str, values: Sequence[float], met: bool) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from weightflow import datasets
 from weightflow.applications.fuse import fuse, union_of
 from weightflow.applications.fusion_baselines import opponents, trained_as_the_zoo
 from weightflow.batched.accuracy import measured
+from weightflow.evaluation.chance import chance
 from weightflow.evaluation.evaluate import judge
 from weightflow.zoo.network_file import Network
 
@@ -59,7 +60,7 @@ def measure(demo: Demo, pairs: list[list[Network]], seed: int) -> tuple[dict[str
             validation.setdefault(name, []).append(found["validation"])
         for name, value in opponents(flow, pair, task, trained=False).items():
             accuracy.setdefault(name, []).append(value)
-        accuracy.setdefault("chance", []).append(1 / len(task.classes))
+        accuracy.setdefault("chance", []).append(chance([task]))
     return _means(accuracy), _means(validation)
 
 

@@ -317,6 +317,33 @@ def barriers() -> str:
     return markdown(head, rows)
 
 
+def planted_heads() -> str:
+    result = read_result("heads")
+    rows = [
+        (
+            r["network"],
+            f"{r['noise']:g}",
+            *(f"{100 * r['recovered'][way]:.0f}" for way in ("spectra", "pairs")),
+        )
+        for r in result["rows"]
+        if r["table"] == "planted heads"
+    ]
+    head = ("planted heads", "noise over signal", "recovered, %: transfusion", "weights")
+    return markdown(head, rows)
+
+
+def barriers_by_method() -> str:
+    result = read_result("heads")
+    ways = ("unaligned", "weights", "transfusion", "activations")
+    rows = [
+        (r["network"], f"{r['pairs']}", *(f"{r['mean'][way]:.3f}" for way in ways))
+        for r in result["rows"]
+        if r["table"] == "barriers"
+    ]
+    head = ("mean loss barrier of trained pairs", "pairs", *ways)
+    return markdown(head, rows) + f"\n\n{origin(result)}"
+
+
 def means() -> str:
     rows = [r for r in read_result("alignment")["rows"] if r["table"] == "mean of the zoo"]
     kinds = list(dict.fromkeys(r.get("kind", "torch") for r in rows))
@@ -695,6 +722,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "symmetries": symmetries,
     "planted": planted,
     "barriers": barriers,
+    "planted heads": planted_heads,
+    "barriers by method": barriers_by_method,
     "means of zoos": means,
     "alignment speed": speeds,
     "alignment aims": alignment_aims,

@@ -194,8 +194,9 @@ def verified(
 
 
 def _left_out(found: Checkpoint) -> list[str]:
-    """Entries of a trainer's container that are not written: their tensors follow the old order of units."""
-    return [] if found.container is None else list(found.container.left_out)
+    """What lies beside the weights and is not written: its tensors follow the old order of units."""
+    entries = [] if found.container is None else list(found.container.left_out)
+    return entries if found.folder is None else [*entries, *found.folder.left_out]
 
 
 def _wide(tensor: Tensor) -> Tensor:

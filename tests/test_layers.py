@@ -30,7 +30,7 @@ LAYERS = {
     ],
     "weightflow": [
         ["registry"],
-        ["config", "device"],
+        ["config", "device", "seeds"],
         ["data", "flow"],
         ["text"],
         ["networks"],

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from canon import alignment
-from canon.api.networks import Model, Network, Path, Weights, code_of, source, sources
+from canon.api.networks import Model, Network, Path, Weights, code_of, prefixes, source, sources
 from canon.io.examples import Data
 from canon.matching.registry import Means, matcher_for
 from canon.spec import PermutationSpec
@@ -89,7 +89,8 @@ def align(
         spec: the symmetries, or the path of a JSON file of them, instead of code. Taken as an assumption.
         family: the name of an architecture family, for state dicts without code.
         assume: what keys and shapes do not tell, such as "heads=12"; see `canon align --help`.
-        method: "weights", "transfusion", "activations" or "straight-through".
+        method: "weights"; "transfusion", where heads of attention are matched by their singular values;
+            "activations" or "straight-through".
         start: where matching starts; "auto" tries several and keeps the best.
         data: examples for the methods that run the network: inputs, or inputs and class numbers.
         balance: match in balanced scales, and give the units of the result the scales of those of `a`.
@@ -116,7 +117,7 @@ def align(
         >>> aligned.report["objective_after"] >= aligned.report["objective_before"]
         True
     """
-    first, second = sources((a, b), ("A", "B"))
+    first, second = sources((a, b), ("A", "B"), kept=1)
     resolved = code_of(model, example_inputs, spec, family, assume).resolve(first, second)
     order = None if order_seed is None else torch.Generator().manual_seed(order_seed)
     matcher = matcher_for(method, Means(start, order, resolved.runnable, as_data(data), batch_size))
@@ -129,7 +130,9 @@ def align(
         generator=torch.Generator().manual_seed(seed),
         names=(first.name, second.name),
     )
-    return second.give_back(done.aligned, done.report, done.transform)
+    return second.give_back(
+        done.aligned, done.report | {"prefixes": prefixes((first, second))}, done.transform
+    )
 
 
 @overload

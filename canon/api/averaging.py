@@ -9,7 +9,7 @@ import torch
 
 from canon.alignment import align as align_checkpoints
 from canon.api.alignment import Examples, as_data
-from canon.api.networks import Model, Network, Path, code_of, sources
+from canon.api.networks import Model, Network, Path, code_of, prefixes, sources
 from canon.errors import InputError
 from canon.matching.registry import Means, matcher_for
 from canon.merging import interpolation
@@ -93,7 +93,7 @@ def merge(
         generator=torch.Generator().manual_seed(seed),
         advance=advance,
     )
-    return found[0].give_back(merged, report)
+    return found[0].give_back(merged, report | {"prefixes": prefixes(found)})
 
 
 def interpolate(a: Network, b: Network, weight: float = 0.5) -> Any:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -14,10 +15,14 @@ from torch import Tensor, nn
 from canon.actions.transform import Transform
 from canon.errors import InputError
 from canon.io import checkpoint
-from canon.io.checkpoint import Checkpoint, require_finite, require_same
+from canon.io.checkpoint import Checkpoint, require_finite, require_same, with_counters_of
+from canon.io.prefixes import with_keys_like
+from canon.models.config_check import agreed_config, require_fitting_config
 from canon.models.loading import Hints, Inputs, Runnable, find_runnable, load
 from canon.models.spec_resolution import CHECKED, Resolved, described, require_symmetries, resolve
 from canon.spec import PermutationSpec
+
+_FACTOR = re.compile(r"(^|[._])lora_(A|B|down|up|embedding_A|embedding_B|magnitude_vector)([._]|$)|\.alpha$")
 
 Path = str | os.PathLike[str]
 Network = nn.Module | Mapping[str, Tensor] | Path
@@ -50,7 +55,8 @@ class Weights(dict[str, Tensor]):
         """Write the network; the suffix decides the format, and metadata and tied tensors are kept.
 
         Args:
-            path: a file whose name ends in .safetensors, .pt, .pth, .bin or .pt2.
+            path: a file whose name ends in .safetensors, .pt, .pth, .bin or .pt2; a new folder, without such an
+                ending, for a network that came from a folder.
 
         Raises:
             InputError: the path cannot be written.
@@ -60,11 +66,12 @@ class Weights(dict[str, Tensor]):
 
 @dataclass(frozen=True)
 class Source:
-    """A network that was given: its tensors, its name in messages, and itself."""
+    """A network that was given: its tensors, its name in messages, itself, and what stood before its keys."""
 
     found: Checkpoint
     name: str
     given: Network
+    prefix: str = ""
 
     @property
     def module(self) -> nn.Module | None:
@@ -79,7 +86,7 @@ class Source:
         made: Any = copy.deepcopy(self.module)
         load(made, found.state, self.name)
         made.report, made.transform = report, transform
-        return made  # type: ignore[no-any-return]
+        return made
 
 
 def source(network: Network, name: str) -> Source:
@@ -101,16 +108,45 @@ def source(network: Network, name: str) -> Source:
         raise InputError(
             f"{name} is a {type(network).__name__}; expected a module, a state dict or the path of a file"
         )
+    _require_network(found, name)
     require_finite(found.state, name)
+    require_fitting_config(found, name)
     return Source(found, name, network)
 
 
-def sources(networks: Sequence[Network], names: Sequence[str]) -> tuple[Source, ...]:
-    """Read networks of one architecture; `InputError` lists the keys and shapes that differ."""
-    found = tuple(source(network, name) for network, name in zip(networks, names, strict=True))
+def _require_network(found: Checkpoint, name: str) -> None:
+    """`InputError` where every tensor is a factor of a low-rank update: there is no network to run or to align."""
+    if found.state and all(_FACTOR.search(key) for key in found.state):
+        raise InputError(
+            f"{name} holds low-rank factors (LoRA), not a network; give the network that they were trained on, and "
+            "carry the factors over with `canon apply --kind lora`"
+        )
+
+
+def sources(networks: Sequence[Network], names: Sequence[str], kept: int = 0) -> tuple[Source, ...]:
+    """Read networks of one architecture; `InputError` lists the keys and shapes that differ.
+
+    All get the prefix of keys and the batch counters of the one at `kept`, whose keys the result has.
+    """
+    read = [source(network, name) for network, name in zip(networks, names, strict=True)]
+    like = read[kept].found.state
+    alike = [_like(one, like) for one in read]
+    whole = max((theirs for _, theirs in alike), key=len)
+    found = tuple(replace(one, prefix=whole) if n == kept else one for n, (one, _) in enumerate(alike))
     for other in found[1:]:
         require_same(found[0].found.state, other.found.state, found[0].name, other.name)
     return found
+
+
+def _like(one: Source, like: Mapping[str, Tensor]) -> tuple[Source, str]:
+    found, prefix, theirs = with_keys_like(one.found, like)
+    return replace(one, found=with_counters_of(found, like), prefix=prefix), theirs
+
+
+def prefixes(networks: Sequence[Source]) -> dict[str, str]:
+    """What stood before the keys of each network, where that is not the same for all: for reports."""
+    found = {network.name: network.prefix for network in networks}
+    return found if len(set(found.values())) > 1 else {}
 
 
 @dataclass(frozen=True)
@@ -149,7 +185,8 @@ class Code:
             return Resolved(
                 self.spec, "the given spec", f"assuming {assumption}", runnable, (assumption,), stated=True
             )
-        return resolve(known, hints, runnable)
+        config = agreed_config([n.found for n in networks], [n.name for n in networks])
+        return resolve(known, hints, runnable, config)
 
     def runnable(self, *networks: Source) -> Runnable | None:
         """The code of the networks, or None where it is not known."""

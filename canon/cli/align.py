@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from canon.cli import console, formatting
-from canon.cli.inputs_outputs import check_outputs, examples_of, write_text
+from canon.cli.inputs_outputs import check_network_output, check_outputs, examples_of, write_text
 from canon.cli.option_groups import HintOptions, MatchOptions
 from canon.cli.options import Examples, Out, TransformOut
 from canon.io.json_text import json_text
@@ -41,7 +41,8 @@ def align(
 
       canon align a.pt b.pt --model nets.py:build --input 1x3x32x32 --out c.pt --report r.json
     """
-    check_outputs(out, transform, report)
+    check_network_output(out, b)
+    check_outputs(transform, report)
     from canon.api import alignment
 
     with console.progress(None, "matching", quiet=quiet):

@@ -8,12 +8,12 @@ from typing import Annotated, Literal
 import typer
 
 from canon.cli import console
-from canon.cli.inputs_outputs import check_outputs
+from canon.cli.inputs_outputs import check_network_output
 from canon.cli.options import Network, Out
 
 
 def apply(
-    t: Annotated[Path, typer.Argument(metavar="T", help="A transform that --transform wrote.")],
+    t: Annotated[Path, typer.Argument(metavar="T", help="A transform that `canon align --transform` wrote.")],
     a: Network,
     out: Out,
     kind: Annotated[
@@ -41,7 +41,7 @@ def apply(
 
       canon apply t.safetensors adapter.safetensors --kind lora --out moved.safetensors
     """
-    check_outputs(out)
+    check_network_output(out, a)
     from canon.actions.transform_files import carry
 
     count = carry(t, a, out, kind=kind, invert=invert, fan_in_fan_out=fan_in_fan_out)

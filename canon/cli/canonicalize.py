@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from canon.cli import console, formatting
-from canon.cli.inputs_outputs import check_outputs
+from canon.cli.inputs_outputs import check_network_output, check_outputs
 from canon.cli.option_groups import HintOptions
 from canon.cli.options import Network, Out, TransformOut
 
@@ -37,7 +37,8 @@ def canonicalize(
 
       canon canonicalize vit.pt --model nets.py:build --fold --out c.safetensors
     """
-    check_outputs(out, transform)
+    check_network_output(out, a)
+    check_outputs(transform)
     from canon.api import alignment
     from canon.errors import InputError
 

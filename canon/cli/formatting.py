@@ -28,14 +28,14 @@ def alignment(report: Mapping[str, Any], out: str) -> str:
     if "nothing_moved_because" in report:
         lines.append(f"nothing moved: {report['nothing_moved_because']}")
     function = f"C computes the function of B{_evidence(report)}"
-    return "\n".join([*lines, function, *_left_out(report), f"wrote {out}"])
+    return "\n".join([*lines, function, *_prefixes(report), *_left_out(report), f"wrote {out}"])
 
 
 def merging(report: Mapping[str, Any], out: str) -> str:
     """The report of a merge in words."""
     count = len(report["networks"])
     aligned = [f"aligned, {assuming(report['assumptions'])} (not verified)"] if report["assumptions"] else []
-    return "\n".join([f"the mean of {count} networks", *aligned, f"wrote {out}"])
+    return "\n".join([f"the mean of {count} networks", *aligned, *_prefixes(report), f"wrote {out}"])
 
 
 def canonical(report: Mapping[str, Any], out: str) -> str:
@@ -44,6 +44,12 @@ def canonical(report: Mapping[str, Any], out: str) -> str:
     if "nothing_moved_because" in report:
         lines.append(f"nothing moved: {report['nothing_moved_because']}")
     return "\n".join([*lines, f"the function stayed{_evidence(report)}", *_left_out(report), f"wrote {out}"])
+
+
+def _prefixes(report: Mapping[str, Any]) -> list[str]:
+    """What stood before the keys, where that differs: networks that a wrapper held, and others."""
+    told = [f"{name} under {prefix or 'no prefix'}" for name, prefix in report["prefixes"].items()]
+    return [f"keys: {', '.join(told)}"] if told else []
 
 
 def _left_out(report: Mapping[str, Any]) -> list[str]:

@@ -28,3 +28,10 @@ def write_text(path: Path, text: str) -> None:
     from canon.io.files import atomic_write
 
     atomic_write(path, text, follow=True)
+
+
+def check_network_output(out: Path, source: Path) -> None:
+    """Fail before the work where what is made of the network `source` could not be written."""
+    from canon.io.folders import require_output
+
+    require_output(out, source)

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from canon.cli import console, formatting
-from canon.cli.inputs_outputs import check_outputs, examples_of
+from canon.cli.inputs_outputs import check_network_output, examples_of
 from canon.cli.option_groups import HintOptions, MatchOptions
 from canon.cli.options import Out, Repair, Train
 
@@ -38,7 +38,7 @@ def merge(
 
       canon merge a.pt b.pt --weights 0.7,0.3 --model nets.py:build --train x.npz --repair batch-norm -o m.pt
     """
-    check_outputs(out)
+    check_network_output(out, networks[0])
     from canon.api import averaging
     from canon.merging.merge import parse_weights
 

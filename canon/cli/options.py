@@ -5,9 +5,23 @@ from typing import Annotated, Literal
 
 import typer
 
-Network = Annotated[Path, typer.Argument(metavar="A", help="A network.", show_default=False)]
+Network = Annotated[
+    Path,
+    typer.Argument(
+        metavar="A",
+        help="A network: a file, a folder or a name in the Hugging Face cache.",
+        show_default=False,
+    ),
+]
 Other = Annotated[Path, typer.Argument(metavar="B", help="Another network.", show_default=False)]
-Out = Annotated[Path, typer.Option("--out", "-o", help="Where the result goes; the suffix is the format.")]
+Out = Annotated[
+    Path,
+    typer.Option(
+        "--out",
+        "-o",
+        help="Where the result goes: the suffix is the format; what came from a folder becomes a new folder where there is none.",
+    ),
+]
 Spec = Annotated[Path | None, typer.Option("--spec", help="Read the groups from this JSON file.")]
 Model = Annotated[
     str | None,
@@ -45,8 +59,9 @@ Method = Annotated[
     MethodName,
     typer.Option(
         "--method",
-        help="weights or transfusion, which also choose the signs of odd units (tanh, sin); activations and "
-        "straight-through run the network on examples and leave signs as they are.",
+        help="weights, or transfusion, which matches heads of attention by their singular values; both also choose the "
+        "signs of odd units (tanh, sin). activations and straight-through run the network on examples and leave "
+        "signs as they are.",
     ),
 ]
 Start = Annotated[

@@ -18,13 +18,25 @@ import torch
 from torch import Tensor
 
 from canon.errors import InputError
-from canon.io import exported_program, safetensors, torch_pickle
+from canon.io import exported_program, hub, model_folder, safetensors, torch_pickle
 from canon.io.container import Container, unwrap
-from canon.io.dtypes import computable
+from canon.io.dtypes import computable, is_mask
 from canon.io.files import replacing, require_file
+from canon.io.folders import is_folder_name
+from canon.io.formats import PICKLES, SUFFIXES, check_suffix, format_of
+from canon.io.model_folder import ModelFolder
 
-PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".th", ".tar")
-SUFFIXES = (".safetensors", *PICKLES, ".pt2")
+__all__ = [
+    "PICKLES",
+    "SUFFIXES",
+    "Checkpoint",
+    "check_suffix",
+    "read",
+    "require_finite",
+    "require_same",
+    "with_counters_of",
+    "write",
+]
 
 
 @dataclass(frozen=True)
@@ -37,6 +49,9 @@ class Checkpoint:
         program: the exported program of a `.pt2` file.
         versions: what `nn.Module.state_dict` notes about its modules (a `.pt` file keeps it).
         path: the file, beside which a configuration may lie.
+        container: what a trainer put around the tensors.
+        format: the suffix of files of its format.
+        folder: the folder that it came from, where it is one of Hugging Face's.
 
     Example:
         >>> import canon, torch
@@ -50,6 +65,8 @@ class Checkpoint:
     versions: Any = None
     path: Path | None = None
     container: Container | None = None
+    format: str = ".pt"
+    folder: ModelFolder | None = None
 
     def with_state(self, state: Mapping[str, Tensor]) -> Checkpoint:
         """The same file with other numbers: keys, order, dtypes, metadata and tied tensors are kept."""
@@ -66,9 +83,26 @@ def _place(tensor: Tensor) -> tuple[Any, ...]:
 
 
 def read(path: str | os.PathLike[str]) -> Checkpoint:
-    """The network in a file. Raises `InputError`, in one line, for whatever is wrong with the file."""
-    suffix = check_suffix(path)
+    """The network in a file, in a folder of Hugging Face's, or under a name of the Hub in the local cache.
+
+    Raises `InputError`, in one line, for whatever is wrong with it.
+    """
+    place = hub.cached(path)
+    if os.path.isdir(place):
+        folder = model_folder.find(place)
+        state: dict[str, Tensor] = {}
+        for name in folder.files:
+            part = _read_file(folder.path / name)
+            folder.check_part(name, part.state)
+            state |= part.state
+        return replace(part, state=state, folder=folder, path=folder.path / folder.files[0])
+    model_folder.refuse_part(place)
+    return replace(_read_file(place), path=Path(place))
+
+
+def _read_file(path: str | os.PathLike[str]) -> Checkpoint:
     size = require_file(path)
+    suffix = format_of(path)
     if suffix == ".safetensors":
         found = Checkpoint(*safetensors.read(path, size))
     elif suffix == ".pt2":
@@ -78,15 +112,7 @@ def read(path: str | os.PathLike[str]) -> Checkpoint:
         found = _read_state_dict(path)
     if not found.state:
         raise InputError(f"{path} holds no tensor; save a network's state_dict")
-    return replace(found, path=Path(path))
-
-
-def check_suffix(path: str | os.PathLike[str]) -> str:
-    """The suffix of `path`, in lower case; `InputError` where it is none that can be read and written."""
-    suffix = Path(path).suffix.lower()
-    if suffix not in SUFFIXES:
-        raise InputError(f"{path}: a network's file name ends in one of {', '.join(SUFFIXES)}")
-    return suffix
+    return replace(found, format=suffix)
 
 
 def require_same(a: Mapping[str, Tensor], b: Mapping[str, Tensor], who_a: str, who_b: str) -> None:
@@ -106,10 +132,31 @@ def require_same(a: Mapping[str, Tensor], b: Mapping[str, Tensor], who_a: str, w
         )
 
 
+def with_counters_of(found: Checkpoint, like: Mapping[str, Tensor]) -> Checkpoint:
+    """`found` with batch norms' `num_batches_tracked` where `like` has them, and without where it has none.
+
+    Files from before torch counted batches lack them. They take no part in evaluation.
+    """
+    if {name for name in found.state if _counter(name)} == {name for name in like if _counter(name)}:
+        return found
+    known = {name: t for name, t in found.state.items() if name in like or not _counter(name)}
+    lacking = {name: t for name, t in like.items() if _counter(name) and name not in known}
+    return replace(found, state=known | lacking)
+
+
+def _counter(name: str) -> bool:
+    return name.rpartition(".")[2] == "num_batches_tracked"
+
+
 def require_finite(state: Mapping[str, Tensor], who: str) -> None:
-    """Raise `InputError` where a tensor holds NaN or infinity: no matching can make sense of it."""
+    """Raise `InputError` where a tensor holds NaN or infinity: no matching can make sense of it.
+
+    A mask of -inf and zero is data (`canon.io.dtypes.is_mask`).
+    """
     for name, tensor in state.items():
         if tensor.is_floating_point() and not (finite := computable(tensor).isfinite()).all():
+            if is_mask(tensor):
+                continue
             bad = int((~finite).sum())
             raise InputError(
                 f"{who}: {name} holds NaN or infinity ({bad} of {tensor.numel()} values); "
@@ -146,6 +193,7 @@ def write(
 ) -> None:
     """Write a network, all of it or nothing; the suffix decides the format.
 
+    Without a suffix it is that of a network that had none either: what came from a folder becomes a folder.
     A symbolic link at `path` is replaced; with `follow`, the file that it points to is.
 
     Tied tensors stay tied in `.pt` files and are written twice in safetensors, which knows no ties.
@@ -153,7 +201,23 @@ def write(
     """
     found = state if isinstance(state, Checkpoint) else Checkpoint(dict(state))
     metadata = found.metadata if metadata is None else metadata
-    suffix = check_suffix(path)
+    if found.folder is not None and is_folder_name(path):
+
+        def write_part(place: Path, part: Mapping[str, Tensor]) -> None:
+            _write_file(place, replace(found, state=dict(part)), metadata, False)
+
+        model_folder.write(path, found.folder, found.state, write_part)
+        return
+    if found.path is None or not is_folder_name(found.path):
+        check_suffix(path)
+    _write_file(path, found, metadata, follow)
+
+
+def _write_file(
+    path: str | os.PathLike[str], found: Checkpoint, metadata: Mapping[str, str], follow: bool
+) -> None:
+    suffix = Path(path).suffix.lower()
+    suffix = suffix if suffix in SUFFIXES else found.format
     if suffix == ".safetensors":
         safetensors.write(path, found.state, metadata, follow=follow)
     elif suffix == ".pt2":

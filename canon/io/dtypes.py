@@ -1,4 +1,4 @@
-"""Floating dtypes that only store: float8 has no arithmetic, no comparison and no test for NaN of its own."""
+"""Floating dtypes that only store: float8 has no arithmetic, no comparison and no test for NaN of its own; and masks."""
 
 from __future__ import annotations
 
@@ -15,3 +15,15 @@ def computable(tensor: Tensor) -> Tensor:
 def equal(a: Tensor, b: Tensor) -> bool:
     """Whether two tensors of one shape hold the same numbers."""
     return torch.equal(computable(a), computable(b))
+
+
+def is_mask(tensor: Tensor) -> bool:
+    """Whether a tensor is a mask as attention adds it to scores: -inf here and there, and zero elsewhere."""
+    if not tensor.is_floating_point():
+        return False
+    wide = computable(tensor)
+    finite = wide.isfinite()
+    if finite.all() or not (wide[~finite] == -torch.inf).all():
+        return False
+    # A tensor of nothing but -inf is a diverged weight, not a mask.
+    return bool(finite.any()) and bool((wide[finite] == 0).all())

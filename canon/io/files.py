@@ -34,7 +34,7 @@ def replacing(path: str | os.PathLike[str], *, follow: bool = False) -> Iterator
     target = Path(os.path.realpath(path) if follow else path)
     if target.is_dir():
         raise InputError(f"{path} is a directory; name a file in it")
-    temporary = target.with_name(f".{target.name}.{os.getpid()}@{_HOST}.tmp")
+    temporary = temporary_name(target)
     try:
         _remove_left_behind(target)
         with open(temporary, "wb") as file:
@@ -44,7 +44,7 @@ def replacing(path: str | os.PathLike[str], *, follow: bool = False) -> Iterator
         os.replace(temporary, target)
         _flush_folder(target.parent)
     except OSError as error:
-        raise _explain(path, error) from error
+        raise explain(path, error) from error
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
@@ -77,7 +77,13 @@ def _flush_folder(folder: Path) -> None:
             os.close(descriptor)
 
 
-def _explain(path: str | os.PathLike[str], error: OSError) -> Exception:
+def temporary_name(target: Path) -> Path:
+    """Where this process prepares what becomes `target`: a hidden name beside it."""
+    return target.with_name(f".{target.name}.{os.getpid()}@{_HOST}.tmp")
+
+
+def explain(path: str | os.PathLike[str], error: OSError) -> Exception:
+    """What to raise where writing `path` failed: `WorkError` where the disk is full, else `InputError`."""
     if error.errno in _FULL:
         return WorkError(f"{path} was not written: {error.strerror}; free some space and run again")
     if isinstance(error, FileNotFoundError):

@@ -31,7 +31,8 @@ class Scores:
     """Gram matrices of many networks against a reference, each computed again only when it went stale.
 
     `reference` holds tensors (1, ...) or (networks, ...), `networks` holds (networks, ...), and
-    `permutation` the present arrangement, (networks, ...) as well; `accept` changes it.
+    `permutation` the present arrangement, (networks, ...) as well; `accept` changes it. Groups in `held` stay in
+    the arrangement that it gives.
     """
 
     def __init__(
@@ -40,9 +41,11 @@ class Scores:
         reference: Mapping[str, Tensor],
         networks: Mapping[str, Tensor],
         permutation: Permutation,
+        held: Permutation | None = None,
     ) -> None:
+        self.held: Mapping[str, Tensor] = held or {}
         self.spec, self.reference, self.networks = spec, reference, networks
-        self.permutation = {name: p.clone() for name, p in permutation.items()}
+        self.permutation = {name: p.clone() for name, p in {**permutation, **self.held}.items()}
         self.count = next(iter(networks.values())).shape[0]
         self.families = families(spec)
         self.tensors = [
@@ -75,6 +78,10 @@ class Scores:
     def tensors_of(self, family: Family) -> set[str]:
         """The tensors whose entries the family's units hold."""
         return {use.tensor for chosen in self.uses[family].values() for use in chosen}
+
+    def outer(self, family: Family, rows: Tensor) -> Tensor | None:
+        """The arrangement in which the family's outer group is held, for the networks `rows`."""
+        return self.held[family.outer][rows] if family.outer in self.held else None
 
     def dirty(self, family: Family) -> Tensor:
         """Indices of the networks whose scores for `family` changed since they were last asked for."""

@@ -39,7 +39,8 @@ def anchored(scores: Scores) -> float:
         wave = _best_founded(scores, waiting, known)
         least_sure = min(least_sure, _evidence(scores, wave[0], known))
         grams = [_known_grams(scores, family, everyone, known) for family in wave]
-        solved = solve_families(scores.spec, list(zip(wave, grams, strict=True)))
+        outers = [scores.outer(family, everyone) for family in wave]
+        solved = solve_families(scores.spec, list(zip(wave, grams, outers, strict=True)))
         for family, permutation in zip(wave, solved, strict=True):
             scores.accept(family, everyone, permutation)
             known |= family.members
@@ -66,13 +67,16 @@ def _known_grams(scores: Scores, family: Family, everyone: Tensor, known: set[st
 
 def signatures(scores: Scores) -> float:
     """Recognise every unit by its sorted weights, without a look at how other groups lie."""
+    everyone = torch.arange(scores.count)
     found = {
-        family: solve_family(scores.spec, family, signature_grams(scores, family))
+        family: solve_family(
+            scores.spec, family, signature_grams(scores, family), scores.outer(family, everyone)
+        )
         for family in scores.families
         if scores.uses[family]
     }
     for family, permutation in found.items():
-        scores.accept(family, torch.arange(scores.count), permutation)
+        scores.accept(family, everyone, permutation)
     return 0.0
 
 

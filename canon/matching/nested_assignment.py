@@ -6,8 +6,7 @@ heads; the inner permutations of the chosen pairs are kept. Query-key and value-
 groups of their own. Where one tensor involves two inner groups at once (query heads and channels
 within a key-value group), the inner groups of a pair take turns until none gains.
 
-After TransFusion (Rinaldi et al. 2025, arXiv:2505.22697), which recognises heads by their spectra: that
-fails where heads have equal spectra, comparing all pairs does not.
+Where the order of heads is given, as TransFusion finds it (`canon.matching.head_spectra`), only those pairs are solved.
 """
 
 from __future__ import annotations
@@ -24,8 +23,10 @@ from canon.spec import PermutationSpec
 TURNS = 50
 
 
-def solve_family(spec: PermutationSpec, family: Family, grams: Grams) -> dict[str, Tensor]:
-    """The permutation of a family's groups that maximises the score in `grams`.
+def solve_family(
+    spec: PermutationSpec, family: Family, grams: Grams, outer: Tensor | None = None
+) -> dict[str, Tensor]:
+    """The permutation of a family's groups that maximises the score in `grams`; `outer` is kept where given.
 
     Returns (networks, size) for the outer group and (networks, outer size, size) for each inner one.
     Exact while no Gram matrix involves two inner groups; a local optimum of each pair otherwise.
@@ -33,6 +34,8 @@ def solve_family(spec: PermutationSpec, family: Family, grams: Grams) -> dict[st
     if not family.inners:
         return {family.outer: linear_assignment.solve_many(grams[()])}
     pairs = {names: _by_pair(spec, family, names, gram) for names, gram in grams.items()}
+    if outer is not None:
+        pairs = {names: _given_pairs(pair, outer) for names, pair in pairs.items()}
     heads = next(iter(pairs.values())).shape[:3]
     inner: dict[str, Tensor] = {}
     # First what is known by itself, then what leans on it.
@@ -42,6 +45,8 @@ def solve_family(spec: PermutationSpec, family: Family, grams: Grams) -> dict[st
         inner[name] = _solve_inner(seen, name, inner, otherwise=still)
     if any(len(names) > 1 for names in pairs):
         _take_turns(pairs, inner)
+    if outer is not None:
+        return {family.outer: outer, **{name: q[:, :, 0] for name, q in inner.items()}}
     value = sum((_contract(pair, names, inner) for names, pair in pairs.items()), torch.zeros(()))
     outer = linear_assignment.solve_many(value)
     chosen = {name: torch.take_along_dim(q, outer[:, :, None, None], 2)[:, :, 0] for name, q in inner.items()}
@@ -49,13 +54,13 @@ def solve_family(spec: PermutationSpec, family: Family, grams: Grams) -> dict[st
 
 
 def solve_families(
-    spec: PermutationSpec, problems: Sequence[tuple[Family, Grams]]
+    spec: PermutationSpec, problems: Sequence[tuple[Family, Grams, Tensor | None]]
 ) -> list[dict[str, Tensor]]:
     """`solve_family` for several families: plain ones side by side, as pairs of heads are in any case."""
-    plain = [(family, grams[()]) for family, grams in problems if not family.inners]
+    plain = [(family, grams[()]) for family, grams, _ in problems if not family.inners]
     solved = zip(plain, linear_assignment.solve_side_by_side([gram for _, gram in plain]), strict=True)
     found = {family: {family.outer: outer} for (family, _), outer in solved}
-    return [found.get(family) or solve_family(spec, family, grams) for family, grams in problems]
+    return [found.get(f) or solve_family(spec, f, grams, outer) for f, grams, outer in problems]
 
 
 def _by_pair(spec: PermutationSpec, family: Family, names: tuple[str, ...], gram: Tensor) -> Tensor:
@@ -63,6 +68,12 @@ def _by_pair(spec: PermutationSpec, family: Family, names: tuple[str, ...], gram
     sizes = [spec.groups[name].size for name in (family.outer, *names)]
     opened = gram.unflatten(2, sizes).unflatten(1, sizes)
     return opened.movedim(1 + len(sizes), 2)
+
+
+def _given_pairs(pair: Tensor, outer: Tensor) -> Tensor:
+    """Of the pairs (h, h') those that `outer` names: (networks, h, 1, ...)."""
+    index = outer.to(pair.device).reshape(*outer.shape, *[1] * (pair.dim() - 2))
+    return torch.take_along_dim(pair, index, 2)
 
 
 def _solve_inner(pairs: Grams, name: str, inner: dict[str, Tensor], otherwise: Tensor) -> Tensor:

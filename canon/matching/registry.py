@@ -29,10 +29,21 @@ class Means:
 
 
 def weights(means: Means) -> Matcher:
-    """Git Re-Basin's weight matching, with signs; within attention it matches as TransFusion does."""
+    """Git Re-Basin's weight matching, with signs; of heads every pair is compared in full."""
+    return _by_weights(means, "pairs")
+
+
+def transfusion(means: Means) -> Matcher:
+    """The same, with heads matched by their singular values."""
+    return _by_weights(means, "spectra")
+
+
+def _by_weights(means: Means, heads: str) -> Matcher:
     from canon.matching.signed_weight_matching import match_signed
 
-    return lambda spec, a, b: match_signed(spec, a, b, start=means.start, generator=means.generator)
+    return lambda spec, a, b: match_signed(
+        spec, a, b, start=means.start, generator=means.generator, heads=heads
+    )
 
 
 def activations(means: Means) -> Matcher:
@@ -62,7 +73,7 @@ def straight_through(means: Means) -> Matcher:
 METHODS: dict[str, Callable[[Means], Matcher]] = {
     "weights": weights,
     "activations": activations,
-    "transfusion": weights,
+    "transfusion": transfusion,
     "straight-through": straight_through,
 }
 

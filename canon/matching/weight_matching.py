@@ -20,8 +20,10 @@ from torch import Tensor
 
 from canon.actions import permutation as perm
 from canon.errors import InputError
+from canon.io.dtypes import is_mask
 from canon.matching.gram import Family
 from canon.matching.gram_cache import Scores
+from canon.matching.head_spectra import match_heads
 from canon.matching.initialization import STARTS
 from canon.matching.nested_assignment import solve_families
 from canon.matching.objective_gains import gains_by_group
@@ -48,6 +50,7 @@ def match_weights(
     sweeps: int = 100,
     tolerance: float = 1e-12,
     generator: torch.Generator | None = None,
+    heads: str = "pairs",
 ) -> Match:
     """The permutation that brings networks closest to a reference in weights.
 
@@ -66,6 +69,9 @@ def match_weights(
         sweeps: the most passes over all groups.
         tolerance: a gain counts when it exceeds `tolerance` x |A| |B|.
         generator: the order of the groups is random in every sweep; without one it is that of the spec.
+        heads: how groups with others within them (heads of attention) are matched: "pairs" compares every pair in
+            full under the present arrangement, "spectra" takes the order that their singular values give and keeps
+            it (TransFusion, Rinaldi et al. 2025, arXiv:2505.22697).
 
     Returns:
         The match; objectives are inner products of weights, in float64.
@@ -84,6 +90,10 @@ def match_weights(
     began = time.perf_counter()
     if start != "auto" and start not in STARTS:
         raise InputError(f"start {start!r} is not known; choose auto, {', '.join(STARTS)}")
+    if heads not in ("pairs", "spectra"):
+        raise InputError(f"heads {heads!r} is not known; choose pairs or spectra")
+    if heads == "spectra" and start == "frank_wolfe":
+        raise InputError("Frank-Wolfe moves heads too, which spectra hold in place; choose another start")
     batch, reference, networks = _stacked(spec, reference, networks)
     count = next(iter(networks.values())).shape[0]
     size = max(1, CHUNK_BYTES // (8 * sum(prod(t.shape[1:]) for t in networks.values())))
@@ -92,7 +102,8 @@ def match_weights(
         rows = slice(first, first + size)
         ours = {name: t if len(t) == 1 else t[rows] for name, t in reference.items()}
         theirs = {name: t[rows] for name, t in networks.items()}
-        parts.append(_best_of(spec, ours, theirs, start, sweeps, tolerance, generator))
+        held = match_heads(spec, ours, theirs) if heads == "spectra" else {}
+        parts.append(_best_of(spec, ours, theirs, start, sweeps, tolerance, generator, held))
         gains.append(gains_by_group(spec, ours, theirs, parts[-1].permutation))
     return _join(spec, parts, gains, batch, time.perf_counter() - began)
 
@@ -107,6 +118,8 @@ def _stacked(spec: PermutationSpec, reference: State, networks: State) -> tuple[
         spec.check(state, batch=int(extra))
         for key, tensor in state.items():
             # A sum sees any NaN or infinity; entry by entry only where it may have overflowed.
+            if key in spec.statistics and is_mask(tensor):
+                continue
             if tensor.is_floating_point() and not (tensor.sum().isfinite() or tensor.isfinite().all()):
                 raise InputError(f"{who}: {key} holds NaN or infinity")
     batch = networks[name].dim() > len(axes)
@@ -138,12 +151,13 @@ def _best_of(
     sweeps: int,
     tolerance: float,
     generator: torch.Generator | None,
+    held: perm.Permutation,
 ) -> _Ascent:
     count = next(iter(networks.values())).shape[0]
     before = Scores(spec, reference, networks, perm.identity(spec, (count,))).objective()
 
     def begin(name: str) -> tuple[_Climb, float]:
-        scores = Scores(spec, reference, networks, perm.identity(spec, (count,)))
+        scores = Scores(spec, reference, networks, perm.identity(spec, (count,)), held)
         sure = STARTS[name](scores)
         return _Climb(scores, before, tolerance, generator), sure
 
@@ -158,7 +172,7 @@ def _best_of(
             return best
         return _keep_better(best, begin("signatures")[0].climb(sweeps).ended())
     if sum(prod(tensor.shape[1:]) for tensor in networks.values()) <= SMALL:
-        others = (begin(name)[0] for name in ("identity", "frank_wolfe"))
+        others = (begin(name)[0] for name in ("identity", *([] if held else ["frank_wolfe"])))
         return reduce(_keep_better, (climb.climb(sweeps).ended() for climb in (first, *others)))
     if first.settled():
         return first.ended()
@@ -241,7 +255,7 @@ def _step(scores: Scores, wave: list[Family], least: Tensor) -> bool:
     """Solve a wave for the networks that have news for it, accept what gains more than `least`: was there any?"""
     asked = [(family, rows) for family in wave if len(rows := scores.dirty(family))]
     grams = [scores.grams(family, rows) for family, rows in asked]
-    problems = [(family, gram) for (family, _), gram in zip(asked, grams, strict=True)]
+    problems = [(f, gram, scores.outer(f, rows)) for (f, rows), gram in zip(asked, grams, strict=True)]
     proposals = solve_families(scores.spec, problems)
     gained = False
     for (family, rows), gram, proposal in zip(asked, grams, proposals, strict=True):

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from canon.errors import InputError
+from canon.io.dtypes import is_mask
 from canon.models.loading import call
 from canon.types import State
 
@@ -75,7 +76,7 @@ def merge(states: Sequence[State], weights: Sequence[float] | None = None) -> di
     shares = normalized(len(states), weights)
     merged = {}
     for name, tensor in states[0].items():
-        if tensor.is_floating_point():
+        if tensor.is_floating_point() and not is_mask(tensor):
             total = sum(share * state[name].double() for share, state in zip(shares, states, strict=True))
             merged[name] = torch.as_tensor(total).to(tensor.dtype)
         else:

@@ -21,6 +21,7 @@ from torch.func import functional_call
 from canon.errors import InputError
 from canon.io.checkpoint import Checkpoint, require_same
 from canon.io.files import require_file
+from canon.io.prefixes import module_like
 from canon.tracing.exported_graph import copy_module
 from canon.types import State
 
@@ -96,6 +97,7 @@ def find_runnable(found: Checkpoint, hints: Hints) -> Runnable | None:
             f"{hints.model_name} gave no example inputs; add --input, as in --input 1x3x224x224 "
             "(in Python: example_inputs=torch.randn(1, 3, 224, 224))"
         )
+    module = module_like(module, found.state)
     load(module, found.state, hints.model_name)
     if isinstance(inputs, dict):
         return Runnable(module.eval(), (), inputs)
@@ -243,11 +245,17 @@ def load_into(module: nn.Module, state: Mapping[str, Tensor]) -> None:
 
 
 def with_twins(module: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """`state`, and under each of the module's keys that it lacks the tensor of a key tied to it."""
+    """`state`, and under each of the module's keys that it lacks the tensor of a key tied to it.
+
+    Files from before batch norms counted their batches lack the counters, which take no part in evaluation.
+    """
     names: dict[int, list[str]] = {}
     for name, tensor in module.state_dict(keep_vars=True).items():
         names.setdefault(id(tensor), []).append(name)
     full = dict(state)
+    for name, tensor in module.state_dict().items():
+        if name.endswith("num_batches_tracked") and name not in full:
+            full[name] = tensor
     for tied in names.values():
         known = next((name for name in tied if name in state), None)
         if known is not None:

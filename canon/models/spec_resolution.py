@@ -11,6 +11,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -18,6 +19,7 @@ from canon.errors import InputError
 from canon.io.checkpoint import Checkpoint
 from canon.io.files import require_file
 from canon.io.model_config import read_config
+from canon.io.prefixes import prefix_of
 from canon.models.loading import Hints, Runnable, find_runnable, load
 from canon.spec import Axis, PermutationSpec
 
@@ -40,11 +42,17 @@ class Resolved:
     stated: bool = False
 
 
-def resolve(found: Checkpoint, hints: Hints = Hints(), runnable: Runnable | None = None) -> Resolved:
+def resolve(
+    found: Checkpoint,
+    hints: Hints = Hints(),
+    runnable: Runnable | None = None,
+    config: Mapping[str, Any] | None = None,
+) -> Resolved:
     """The spec of `found`: from the hints, from its program, or recognised by keys and shapes.
 
     A spec from a file is verified wherever the network's code is known, and assumed elsewhere. `runnable` is
-    the code where `find_runnable` has found it already. Raises `InputError` where nothing fits, or where
+    the code where `find_runnable` has found it already, `config` the configuration if it is not the one beside
+    the file. Raises `InputError` where nothing fits, or where
     a group of the spec changes the function; the message names the ways out.
     """
     runnable = runnable or find_runnable(found, hints)
@@ -60,7 +68,9 @@ def resolve(found: Checkpoint, hints: Hints = Hints(), runnable: Runnable | None
         from canon.tracing.trace import trace
 
         traced = _within(trace(runnable.module, runnable.examples), found)
-        return Resolved(traced, f"traced from {hints.model_name}", CHECKED, runnable)
+        source = f"traced from {hints.model_name}"
+        prefix = prefix_of(runnable.module)
+        return Resolved(traced, source + f", under the prefix {prefix}" * bool(prefix), CHECKED, runnable)
     if hints.family is None and found.program is not None:
         from canon.tracing.trace import trace
 
@@ -71,11 +81,12 @@ def resolve(found: Checkpoint, hints: Hints = Hints(), runnable: Runnable | None
         return Resolved(trace(found.program), "traced from the exported program", CHECKED, runnable)
     from canon.models.families import recognise
 
-    config = read_config(found.path)
+    config = read_config(found.path) if config is None else config
     known = recognise(
         found.state, metadata=found.metadata, name=hints.family, assume=hints.assume, config=config
     )
     source = f"family {hints.family}" if hints.family else "recognised by keys and shapes"
+    source += f" after the prefix {known.prefix}" if known.prefix else ""
     evidence = CHECKED
     if known.assumptions:
         evidence = f"assuming {'; '.join(known.assumptions)}"

@@ -18,6 +18,7 @@ from torch.export import ExportedProgram
 
 from canon.actions import permutation
 from canon.actions.scaling import apply_scale
+from canon.io.dtypes import is_mask
 from canon.spec import Axis, Factor, PermutationSpec
 from canon.tracing.exported_graph import Program
 from canon.tracing.failure_localization import breaking_operation
@@ -128,6 +129,8 @@ def _lively(program: Program, spec: PermutationSpec, generator: torch.Generator)
     """The network's state with constant tensors perturbed and random running statistics."""
 
     def draw(value: Tensor, noise: Callable[[], Tensor]) -> Tensor:
+        if is_mask(value):
+            return value
         if (value.numel() > 1 and value.std() == 0) or not value.isfinite().all():
             return value.nan_to_num(0.0, 0.0, 0.0) + noise() - 0.5
         return value
@@ -139,6 +142,8 @@ def _redrawn(program: Program, spec: PermutationSpec, generator: torch.Generator
     """New weights, for a network whose own let nothing through: symmetries belong to the architecture."""
 
     def draw(value: Tensor, noise: Callable[[], Tensor]) -> Tensor:
+        if is_mask(value):
+            return value
         if value.dim() > 1:
             return (noise() - 0.5) * (24.0 / max(1, value[0].numel())) ** 0.5  # twice 1 / fan-in, for ReLU
         return noise() - 0.5 + float(value.numel() > 0 and value.mean() > 0.5)

@@ -18,6 +18,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
+from canon.io.dtypes import is_mask
 from canon.spec import Axis, Factor, Group, PermutationSpec
 from canon.tracing.axis_unification import Structure
 from canon.tracing.exported_graph import Program, Slot
@@ -228,10 +229,11 @@ class _Reader:
         running = self.context.statistics
         values = {id(slot.value): slot.identity for slot in self.program.slots if slot.kind == "state"}
         identities = {values[i] for i in running if i in values}
+        masks = {slot.identity for slot in self.program.slots if slot.kind == "state" and is_mask(slot.value)}
         return [
             name
             for name, (identity, shape) in self.program.state_identities.items()
-            if identity in identities or not shape
+            if identity in identities or not shape or identity in masks
         ]
 
     def _frozen(self, axes: dict[str, list[Structure]]) -> dict[str, str]:

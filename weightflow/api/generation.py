@@ -109,14 +109,14 @@ def train(
         steps: Steps of training; the preset's by default.
         seed: Seed of everything random.
         settings: Settings to change, such as `{"model.width": 192, "behaviour.weight": 3}`.
-        resume: Go on with the run in `out`, bit for bit, where there is one.
+        resume: Go on with the run in `out`, bit for bit, where there is one; `steps` may lengthen it.
         progress: Called after each step with 1 and a note (the held-out loss when it was measured).
 
     Returns:
         The trained generator.
 
     Raises:
-        InputError: A setting does not exist, or `out` is in use.
+        InputError: A setting does not exist, `out` is in use, or a setting cannot change in a run that has begun.
         WorkError: The loss is not finite.
 
     Example:
@@ -135,7 +135,7 @@ def start_or_resume(
 ) -> training.Trainer:
     """A trainer in `out`: that of the run there, if asked and there is one, else a new one."""
     if resume and training.is_begun(out):
-        return training.resume(zoo, out)
+        return training.resume(zoo, out, changes)
     if os.path.isfile(out):
         raise InputError(f"{out} is a file; name a folder for the run")
     return training.start(zoo, read_preset(preset, dict(changes)), out)

@@ -24,6 +24,7 @@ from weightflow.data.types import ClassificationData, Split, StoredInputs
 from weightflow.device import PRECISIONS
 from weightflow.networks.architectures import Architecture
 from weightflow.registry import pick
+from weightflow.seeds import check_seed
 
 CYCLED = ("lr", "momentum")
 
@@ -47,6 +48,7 @@ class BackboneRecipe:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        check_seed(self.seed)
         pick(PRECISIONS, self.precision, "precision")
         pick(dict.fromkeys(AUGMENTATIONS), self.augment, "augmentation")
         if min(self.epochs, self.batch_size) < 1:

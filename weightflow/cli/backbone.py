@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from canon.cli import console
-from weightflow.cli.options import Seed, Settings
+from weightflow.cli.options import Download, Seed, settings_like
 
 if TYPE_CHECKING:
     from weightflow.backbones.train import BackboneTrainer, Epoch
@@ -28,7 +28,8 @@ def train(
         str | None, typer.Option(help="Classes that it shall never see, separated by commas.")
     ] = None,
     seed: Seed = None,
-    settings: Settings = None,
+    download: Download = False,
+    settings: Annotated[list[str] | None, settings_like("epochs=10")] = None,
     as_json: bool = console.JSON,
     quiet: bool = console.QUIET,
 ) -> None:
@@ -44,7 +45,12 @@ def train(
 
     check_suffix(out)
     changes = config.replace_nested(config.dotted(settings or []), {"seed": seed})
-    recipe, data = config.build(BackboneRecipe, changes), datasets.load(dataset)
+    recipe = config.build(BackboneRecipe, changes)
+    if download:
+        from weightflow.datasets.download import fetch
+
+        console.say(f"data in {fetch(dataset)}")
+    data = datasets.load(dataset)
     excluded = [part.strip() for part in exclude.split(",")] if exclude else []
     trainer = BackboneTrainer(data, recipe, out, excluded)
     with console.progress(trainer.steps, "training the backbone", done=trainer.done, quiet=quiet) as steps:

@@ -9,6 +9,7 @@ import typer
 
 from canon.cli import console
 from canon.errors import InputError
+from weightflow.cli.report_tables import many
 
 if TYPE_CHECKING:
     from weightflow.applications.strength_sweep import Tried
@@ -36,6 +37,12 @@ def fuse(
     ] = 1.0,
     sweep: Sweep = False,
     plot: Plot = None,
+    classes: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Classes in logit order, where the files do not say: once a network, in their order."
+        ),
+    ] = None,
     trained: Annotated[
         bool, typer.Option("--trained", help="Also train a network on the union, as the zoo's were.")
     ] = False,
@@ -56,13 +63,23 @@ def fuse(
     from weightflow.applications.fusion_baselines import opponents
     from weightflow.evaluation.chance import chance
     from weightflow.generator.generator import Flow
+    from weightflow.text import Prompt
     from weightflow.zoo.network_file import read_network, write_network
 
     check_suffix(out)
     require_folder(out)
     _check_plot(plot, sweep)
     flow = Flow(run)
-    given = [read_network(path, flow.architecture, flow.header.zoo.dataset) for path in networks]
+    if classes is not None and len(classes) != len(networks):
+        raise InputError(
+            f"--classes is given {many(len(classes), 'time')} for {many(len(networks), 'network')}; give it once a network, in order"
+        )
+    given = [
+        read_network(
+            path, flow.architecture, flow.header.zoo.dataset, own and Prompt.parse(own, flow.known_classes)
+        )
+        for path, own in zip(networks, classes or [None] * len(networks), strict=True)
+    ]
     task = union_of(flow, given)
     tried = _tried(lambda s: fuse_networks(flow, given, s, seed), flow, task, strength, sweep)
     made = _best(tried)
@@ -110,7 +127,7 @@ def enhance(
     require_folder(out)
     _check_plot(plot, sweep)
     flow = Flow(run)
-    prompt = None if classes is None else Prompt.parse(classes)
+    prompt = None if classes is None else Prompt.parse(classes, flow.known_classes)
     given = read_network(network, flow.architecture, flow.header.zoo.dataset, prompt)
     task = given.task
     tried = _tried(

@@ -47,7 +47,9 @@ def evaluate(
 def report(
     run: Annotated[Path, typer.Argument(help="Folder of a run.")],
     out: Annotated[Path | None, typer.Option(help="Folder of the report; the run's own by default.")] = None,
-    limit: Annotated[int, typer.Option(help="Tasks of each split at most.")] = 200,
+    limit: Annotated[
+        int, typer.Option(help="Tasks of each split, and training networks measured beside them, at most.")
+    ] = 200,
     seed: Annotated[int, typer.Option(help="Seed of the generated networks.")] = 0,
     steps: Annotated[int | None, typer.Option(help="Steps; the run's own by default.")] = None,
     method: Solver = None,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -35,7 +35,13 @@ Solver = Annotated[SolverName | None, typer.Option("--method", help="Solver; the
 Device = Annotated[str, typer.Option(help="Device of torch: cpu, cuda, cuda:1, mps.")]
 
 Seed = Annotated[int | None, typer.Option(help="Seed of everything random in this step.")]
-Settings = Annotated[
-    list[str] | None,
-    typer.Option("--set", help="Change one setting, for instance [bold]--set steps=500[/]. May be repeated."),
-]
+
+
+def settings_like(example: str) -> Any:
+    """The option `--set`, whose help shows a setting that the command has."""
+    return typer.Option(
+        "--set", help=f"Change one setting, for instance [bold]--set {example}[/]. May be repeated."
+    )
+
+
+Download = Annotated[bool, typer.Option("--download", help="Fetch the data set first; needs torchvision.")]

@@ -78,7 +78,8 @@ def sample(
     said = {"method": method, "steps": steps, "guidance": guidance, "noise": noise}
     changes: dict[str, Any] = {name: value for name, value in said.items() if value is not None}
     config = dataclasses.replace(flow.sampling, **changes)
-    many, told, done, begin = prompts is not None, set[str](), 0, time.monotonic()
+    many, done, begin = prompts is not None, 0, time.monotonic()
+    converted: set[str] = set()
     is_list = isinstance(asked, Sequence)
     total = count * len(asked) if isinstance(asked, Sequence) else None
     shown = quiet or as_json or many or explain  # lines of their own
@@ -93,12 +94,13 @@ def sample(
             kept.append(networks)
             bar.advance(networks)
 
-        with closing(generate_zoo(flow, asked, count, seed, config, out, advance, stop)) as making:
+        warned = _warned(flow, asked)
+        waiting = list(warned) if is_list else warned
+        with closing(generate_zoo(flow, waiting, count, seed, config, out, advance, stop)) as making:
             for made in making:
                 done += 1
-                near = flow.neighbours(made.prompt, NEAREST)
-                _warn(flow, made.prompt, near, told)
-                _say_converted(flow, told)
+                near = flow.neighbours(made.prompt, NEAREST) if explain else []
+                _say_converted(flow, converted)
                 if as_json:
                     line = _line(made, out) | ({"nearest": _plain(near)} if explain else {})
                     print(json.dumps(line), flush=True)
@@ -200,19 +202,28 @@ def _answerable(flow: Flow, refused: list[int], as_json: bool) -> Iterator[Promp
         raise InputError("standard input holds no prompt; write one a line, for instance: three, seven, nine")
 
 
-def _warn(flow: Flow, prompt: Prompt, near: list[Neighbour], told: set[str]) -> None:
-    """Say once of each class that it is not known; unions of known classes, and `other`, are."""
-    from weightflow.text.description import group_of
+def _warned(flow: Flow, asked: Iterable[Prompt]) -> Iterator[Prompt]:
+    """The prompts; before each, once of each class that it is not known. Unions of known classes, and `other`, are."""
+    from weightflow.text.description import group_of, misspelt
 
-    names = flow.header.data.classes if flow.header.data.groups else ()
-    told |= {d.name for d in prompt.descriptions if group_of(d, names) is not None}
-    for found in near:
-        if found.described not in flow.known_classes and found.described not in told:
+    names, told = flow.header.data.classes if flow.header.data.groups else (), set[str]()
+    for prompt in asked:
+        described = {d.name: d for d in prompt.descriptions}
+        for found in flow.neighbours(prompt):
+            own = described[found.described]
+            if found.described in told or all(word in flow.known_classes for word in own.words or [own.name]):
+                continue
             told.add(found.described)
+            if group_of(own, names) is not None:
+                continue
+            meant = next(filter(None, (misspelt(word, flow.known_classes) for word in own.words)), None)
+            told_of = f"nearest in meaning: '{found.nearest}' (cosine {found.cosine:.2f})"
+            if meant is not None:
+                told_of = f"did you mean '{meant}'? It is read as written, {told_of}"
             console.say(
-                f"'{found.described}' is not a class this run has seen; nearest: '{found.nearest}' "
-                f"(cosine {found.cosine:.2f}). Accuracy is not promised"
+                f"'{found.described}' is not a class this run has seen; {told_of}. Accuracy is not promised"
             )
+        yield prompt
 
 
 def _say_converted(flow: Flow, told: set[str]) -> None:

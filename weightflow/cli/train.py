@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from canon.cli import console
-from weightflow.cli.options import PathName, PresetName, Seed, Settings
+from weightflow.cli.options import PathName, PresetName, Seed, settings_like
 
 if TYPE_CHECKING:
     from weightflow.training.trainer import Progress, Trainer
@@ -66,16 +66,19 @@ def train(
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was stopped.")] = False,
     seed: Seed = None,
-    settings: Settings = None,
+    settings: Annotated[list[str] | None, settings_like("steps=500")] = None,
     as_json: bool = console.JSON,
     quiet: bool = console.QUIET,
 ) -> None:
     """Train the generator on a zoo. A stopped run goes on with [bold]--resume[/], bit for bit.
 
+    With --resume, --set steps=N lengthens a run; what has been decided at its beginning cannot change.
+
     Example: [bold]weightflow train zoos/canonical --out runs/digits[/]
     """
     from weightflow import config
     from weightflow.api.generation import start_or_resume
+    from weightflow.training import run_store as runs
     from weightflow.training import trainer as training
     from weightflow.zoo.store import Zoo
 
@@ -83,16 +86,20 @@ def train(
     changes = config.replace_nested(
         config.dotted(settings or []), {"seed": seed, "objective": {"path": objective}}
     )
-    if resume and training.is_begun(out) and (settings or seed is not None or objective):
-        console.say(f"going on with the settings in {out / 'config.toml'}")
+    begun = runs.read_header(out).config.steps if resume and training.is_begun(out) else None
     trainer = start_or_resume(opened, out, preset, changes, resume)
     total, before = trainer.config.steps, trainer.progress.step
+    if begun not in (None, total):
+        console.say(
+            f"{out} goes on to step {total} (before: {begun}); from step {before} the learning rate follows the "
+            f"schedule of {total} steps"
+        )
     with console.progress(total, "training", done=before, quiet=quiet) as steps:
         done = _until_stopped(trainer, steps.advance, f"weightflow train {zoo} --out {out} --resume")
     result = {"run": str(out), "steps": done.step, "best_step": done.best_step, "held_out": done.best}
-    console.show(
-        result, f"{out}: {done.step} steps, held-out loss {done.best:.4f} at step {done.best_step}", as_json
-    )
+    early = "" if done.step >= total else f" of {total}, stopped early: no gain in {done.stale} evaluations"
+    line = f"{out}: {done.step} steps{early}, held-out loss {done.best:.4f} at step {done.best_step}"
+    console.show(result, line, as_json)
 
 
 def _until_stopped(trainer: Trainer, advance: Callable[[int, str], None], again: str) -> Progress:

@@ -9,7 +9,7 @@ import typer
 
 from canon.cli import console
 from canon.errors import InputError
-from weightflow.cli.options import DATASETS, RECIPES, Device, ExecutorName, Seed, Settings
+from weightflow.cli.options import DATASETS, RECIPES, Device, Download, ExecutorName, Seed, settings_like
 
 app = typer.Typer(
     help="Populations of trained networks: build, import, inspect, verify.", no_args_is_help=True
@@ -20,14 +20,12 @@ app = typer.Typer(
 def build(
     recipe: Annotated[str, typer.Argument(help=f"A TOML file, or one of: {RECIPES}.")],
     out: Annotated[Path, typer.Option(help="Folder of the zoo.")],
-    download: Annotated[
-        bool, typer.Option("--download", help="Fetch the data set first; needs torchvision.")
-    ] = False,
+    download: Download = False,
     executor: Annotated[ExecutorName, typer.Option(help="What trains the shards.")] = "local",
     workers: Annotated[int, typer.Option(help="Shards that are trained side by side.")] = 1,
     device: Device = "cpu",
     seed: Seed = None,
-    settings: Settings = None,
+    settings: Annotated[list[str] | None, settings_like("training.steps=500")] = None,
     as_json: bool = console.JSON,
     quiet: bool = console.QUIET,
 ) -> None:
@@ -95,7 +93,7 @@ def import_(
     lineage: Annotated[
         str, typer.Option(help="What is known of their origin: independent, branched or imported.")
     ] = "imported",
-    settings: Settings = None,
+    settings: Annotated[list[str] | None, settings_like("training.steps=500")] = None,
     as_json: bool = console.JSON,
     quiet: bool = console.QUIET,
 ) -> None:

@@ -42,5 +42,6 @@ def find(name: str, folders: Sequence[str], needed: str, advice: str, more: Iter
 
 def how_to_get(name: str) -> str:
     return (
-        f"add --download to fetch it with torchvision, or set WEIGHTFLOW_DATA to the folder that has '{name}'"
+        f"fetch it with `weightflow zoo build ... --download` or `weightflow backbone train {name} --download` (needs torchvision), or set "
+        f"WEIGHTFLOW_DATA to the folder that has '{name}'"
     )

@@ -24,11 +24,15 @@ from weightflow.zoo.store import Zoo
 
 @dataclass(frozen=True)
 class Known:
-    """A generator, its zoo and how to sample; `rows`, `tasks`, `state` are of the networks it was trained on."""
+    """A generator, its zoo and how to sample; `rows`, `tasks`, `state` are of the networks it was trained on.
+
+    At most `limit` of these are measured themselves, `some` in their order; all by default.
+    """
 
     flow: Flow
     zoo: Zoo
     config: SampleConfig
+    limit: int | None = None
 
     @cached_property
     def rows(self) -> list[int]:
@@ -41,6 +45,19 @@ class Known:
     @cached_property
     def state(self) -> StateDict:
         return self.zoo.load(self.rows)
+
+    @cached_property
+    def some(self) -> list[int]:
+        """Positions in `rows` of the networks that are measured for the zoo."""
+        return list(range(len(self.rows)))[: self.limit]
+
+    @cached_property
+    def some_tasks(self) -> list[Task]:
+        return [self.tasks[i] for i in self.some]
+
+    @cached_property
+    def some_state(self) -> StateDict:
+        return {name: tensor[self.some] for name, tensor in self.state.items()}
 
     def tasks_of(self, rows: list[int]) -> list[Task]:
         return [self.zoo.records[i].task for i in rows]
@@ -94,8 +111,11 @@ class Known:
         return pad_with_zeros(wide, ones, has)
 
 
-def open_known(folder: Path, config: SampleConfig | None = None) -> Known:
-    """The run, its zoo and how to sample, by default the run's own way; `InputError` where the zoo is gone or is not the one it was trained on."""
+def open_known(folder: Path, config: SampleConfig | None = None, limit: int | None = None) -> Known:
+    """The run, its zoo and how to sample, by default the run's own way.
+
+    `InputError` where the zoo is gone or is not the one it was trained on.
+    """
     flow = Flow(folder)
     reference = flow.header.zoo
     if not Path(reference.path).is_dir():
@@ -106,4 +126,4 @@ def open_known(folder: Path, config: SampleConfig | None = None) -> Known:
             f"the zoo at {reference.path} has changed since {folder} was trained on it "
             f"({zoo.identity[:12]}, then {reference.identity[:12]}); train again, or restore it"
         )
-    return Known(flow, zoo, config or flow.sampling)
+    return Known(flow, zoo, config or flow.sampling, limit)

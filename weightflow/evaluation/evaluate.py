@@ -24,22 +24,23 @@ from weightflow.batched.inference import (
 )
 from weightflow.batched.tasks import Task
 from weightflow.data.types import Split
-from weightflow.evaluation import bootstrap
 from weightflow.evaluation.calibration import calibration_error
+from weightflow.evaluation.interval import interval
 from weightflow.networks.architectures import Architecture
 
 
 @dataclass(frozen=True)
 class Spread:
-    """Mean and standard deviation over networks, and the bootstrap interval (95 %) of the mean."""
+    """Mean and standard deviation over networks, and Student's t interval (95 %) of the mean."""
 
     mean: float
     std: float
     interval: list[float] | None = None
 
     @classmethod
-    def of(cls, values: Float[Tensor, " networks"]) -> Spread:
-        found = bootstrap.interval(values, torch.Generator().manual_seed(0))
+    def of(cls, values: Float[Tensor, " networks"], least: float = 0.0) -> Spread:
+        """Of fractions; `least` is -1 for differences of fractions."""
+        found = interval(values, bounds=(least, 1.0))
         return cls(found.mean, float(values.double().std(correction=0)), found.ends())
 
     def to_dict(self) -> dict[str, Any]:

@@ -14,12 +14,12 @@ the share of networks that are both.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from canon.types import StateDict
@@ -28,7 +28,7 @@ from weightflow.batched.tasks import Task
 from weightflow.evaluation.context import Known
 from weightflow.zoo.canonicalize import follow, read_frame
 
-BLOCK = 2**14
+BLOCK, ROWS = 2**14, 2**8
 GOOD = 0.95
 TIMES = (1, 2, 3, 4)
 
@@ -53,15 +53,44 @@ def nearest_distances(known: Known, state: StateDict, tasks: Sequence[Task]) -> 
     architecture = known.zoo.architecture
     aligned = follow(architecture, read_frame(known.zoo), state, tasks)
     wide = scatter_classes(architecture, aligned, tasks)
-    nearest = _among(known, wide, known.classes_of(tasks), known.wide, known.has_class)
-    return Distances(nearest.min(dim=1).values, spacing(known))
+    a, b = Rows(_trained(known, wide), known.classes_of(tasks)), _zoo(known)
+    return Distances(nearest(a, b, architecture.class_axes), spacing(known))
 
 
 @lru_cache(maxsize=1)
 def spacing(known: Known) -> float:
-    """The zoo's leave-one-out distance: from a training network to the nearest other one, on average."""
-    among = _among(known, known.wide, known.has_class, known.wide, known.has_class)
-    return float(among.fill_diagonal_(torch.inf).min(dim=1).values.mean())
+    """The zoo's leave-one-out distance: from a training network to the nearest other one, on average.
+
+    The average is over `known.some`, the nearest is among all.
+    """
+    zoo, some = _zoo(known), torch.tensor(known.some)
+    return float(nearest(zoo[some], zoo, known.zoo.architecture.class_axes, some).mean())
+
+
+def spacing_share(known: Known) -> float | None:
+    """The spacing over the root mean square of training networks; None where all their weights are zero."""
+    some = _zoo(known)[torch.tensor(known.some)]
+    zero = Rows({n: torch.zeros_like(t[:1]) for n, t in some.state.items()}, torch.ones_like(some.has[:1]))
+    size = float(nearest(some, zero, known.zoo.architecture.class_axes).square().mean().sqrt())
+    return spacing(known) / size if size else None
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Stacked networks with one logit for every class, and the classes that each has: (networks, classes)."""
+
+    state: StateDict
+    has: Bool[Tensor, "networks classes"]
+
+    def __len__(self) -> int:
+        return len(self.has)
+
+    def __getitem__(self, rows: Tensor | slice) -> Rows:
+        return Rows({name: tensor[rows] for name, tensor in self.state.items()}, self.has[rows])
+
+
+def _zoo(known: Known) -> Rows:
+    return Rows(_trained(known, known.wide), known.has_class)
 
 
 def _trained(known: Known, wide: StateDict) -> StateDict:
@@ -71,9 +100,29 @@ def _trained(known: Known, wide: StateDict) -> StateDict:
     return {name: tensor for name, tensor in wide.items() if name in names}
 
 
-def _among(known: Known, a: StateDict, has_a: Tensor, b: StateDict, has_b: Tensor) -> Tensor:
-    axes = known.zoo.architecture.class_axes
-    return distances(_trained(known, a), has_a, _trained(known, b), has_b, axes)
+def _blocks(a: Rows, b: Rows, class_axes: Mapping[str, int]) -> Iterator[tuple[slice, slice, Tensor]]:
+    """Distances in blocks of rows of both: memory does not grow with the number of networks."""
+    for i in range(0, len(a), ROWS):
+        own = slice(i, min(i + ROWS, len(a)))
+        for j in range(0, len(b), ROWS):
+            theirs = slice(j, min(j + ROWS, len(b)))
+            x, y = a[own], b[theirs]
+            yield own, theirs, distances(x.state, x.has, y.state, y.has, class_axes)
+
+
+def nearest(
+    a: Rows, b: Rows, class_axes: Mapping[str, int], itself: Int[Tensor, " networks"] | None = None
+) -> Float[Tensor, " networks"]:
+    """Distance of each network of `a` to the nearest one of `b`, infinite where none shares anything with it.
+
+    `itself` says which one of `b` each network of `a` is, where it is one: that one is left out.
+    """
+    found = torch.full((len(a),), torch.inf, dtype=torch.float64)
+    for own, theirs, block in _blocks(a, b, class_axes):
+        if itself is not None:
+            block[itself[own, None] == torch.arange(theirs.start, theirs.stop)] = torch.inf
+        found[own] = torch.minimum(found[own], block.min(dim=1).values)
+    return found
 
 
 def distances(
@@ -83,7 +132,7 @@ def distances(
     has_b: Bool[Tensor, "m classes"],
     class_axes: Mapping[str, int],
 ) -> Float[Tensor, "n m"]:
-    """Root mean square difference over what both have, in blocks, so that memory stays bounded.
+    """Root mean square difference over what both have, a block of entries at a time.
 
     `class_axes` names the tensors with an axis of classes (counted without the stack); `has` says whose
     classes a network has.
@@ -131,10 +180,18 @@ def _squares_of_rows(
 
 
 def mean_distance(known: Known, state: StateDict, tasks: Sequence[Task]) -> float:
-    """Mean distance between any two networks of a stack: their diversity. NaN for fewer than two."""
-    wide, has = scatter_classes(known.zoo.architecture, state, tasks), known.classes_of(tasks)
-    among = _among(known, wide, has, wide, has)
-    return float(among[~torch.eye(len(among), dtype=torch.bool)].mean())
+    """Mean distance between any two networks of a stack that share something: their diversity.
+
+    NaN where there are none.
+    """
+    architecture = known.zoo.architecture
+    wide = scatter_classes(architecture, state, tasks)
+    rows, total, count = Rows(_trained(known, wide), known.classes_of(tasks)), 0.0, 0
+    for own, theirs, block in _blocks(rows, rows, architecture.class_axes):
+        other = torch.arange(own.start, own.stop)[:, None] != torch.arange(theirs.start, theirs.stop)
+        among = block[other & block.isfinite()]
+        total, count = total + float(among.sum()), count + len(among)
+    return total / count if count else float("nan")
 
 
 def novel_and_good(

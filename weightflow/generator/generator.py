@@ -31,6 +31,7 @@ from weightflow.generator.model_card import REPORT, card_of, read_report
 from weightflow.models.residual import Anchored, make_generator
 from weightflow.networks.classifier import Classifier
 from weightflow.registry import suggest
+from weightflow.seeds import stream
 from weightflow.text import Prompt, PromptBatch, TextEncoder, as_prompts, encode_prompts, load_encoder
 from weightflow.text.description import encode_groups, group_of
 from weightflow.training import run_store as runs
@@ -65,7 +66,15 @@ class Pretrained(ModelHubMixin, library_name="weightflow", tags=["weight-generat
         zoo = dataclasses.replace(header.zoo, path=Path(header.zoo.path).name)
         runs.write_header(save_directory, naming(dataclasses.replace(header, zoo=zoo), Path()))
         weights = runs.read_checkpoint(flow.folder, header)
-        runs.write_checkpoint(save_directory, {}, weights.average, weights.coordinates, weights.frame, 0)
+        runs.write_checkpoint(
+            save_directory,
+            {},
+            weights.average,
+            weights.coordinates,
+            weights.frame,
+            weights.step,
+            weights.trained,
+        )
         if (flow.folder / PICTURES).exists():
             shutil.copyfile(flow.folder / PICTURES, save_directory / PICTURES)
         if read_report(flow.folder) is not None:
@@ -85,7 +94,7 @@ class Pretrained(ModelHubMixin, library_name="weightflow", tags=["weight-generat
         **arguments: Any,
     ) -> Any:
         if Path(model_id).is_dir():
-            return cls(model_id, **arguments)  # type: ignore[call-arg]
+            return cls(model_id, **arguments)
         folder = snapshot_download(
             model_id,
             revision=revision,
@@ -94,11 +103,11 @@ class Pretrained(ModelHubMixin, library_name="weightflow", tags=["weight-generat
             local_files_only=local_files_only,
             token=token,
         )
-        return cls(folder, **arguments)  # type: ignore[call-arg]
+        return cls(folder, **arguments)
 
     def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
         flow = cast("Flow", self)
-        return ModelCard(card_of(flow.header, read_report(flow.folder)))
+        return ModelCard(card_of(flow.header, read_report(flow.folder), flow.trained))
 
 
 class Flow(Pretrained):
@@ -109,7 +118,7 @@ class Flow(Pretrained):
         device: Where the model runs; networks come out on the processor, the same up to rounding.
 
     Raises:
-        InputError: The folder holds no run, or a damaged one.
+        InputError: The folder holds no run, a damaged one, or one that has not taken a step.
 
     Example:
         >>> import weightflow
@@ -121,6 +130,12 @@ class Flow(Pretrained):
         self.folder, self.device = Path(folder), usable_device(device)
         self.header = with_own_files(runs.read_header(self.folder), self.folder)
         weights = runs.read_checkpoint(self.folder, self.header)
+        if weights.trained == 0:
+            raise InputError(
+                f"{folder} has not trained: its weights are those of step 0; go on with: "
+                f"weightflow train {self.header.zoo.path} --out {folder} --resume"
+            )
+        self.trained = weights.trained
         self.architecture, self.coordinates = self.header.architecture, weights.coordinates
         self._frame = weights.frame
         if self.encoder.identity != self.header.encoder:
@@ -264,18 +279,18 @@ class Flow(Pretrained):
 
     def noise(self, seeds: Sequence[int], present: Tensor) -> Tensor:
         """Source noise of each network from its own seed, so that a network does not depend on its batch."""
-        return self._draw([torch.Generator().manual_seed(seed) for seed in seeds], present)
+        return self._draw([stream(seed) for seed in seeds], present)
 
     def _draw(self, streams: Sequence[torch.Generator], present: Tensor) -> Tensor:
         layout, source = self.coordinates.layout, self.header.config.objective.source
         drawn, used = torch.empty(len(streams), layout.tokens, layout.width), self.coordinates.used(present)
-        for network, stream in zip(drawn, streams, strict=True):
-            network.normal_(std=source, generator=stream)
+        for network, own in zip(drawn, streams, strict=True):
+            network.normal_(std=source, generator=own)
         return drawn if bool(used.all()) else drawn.mul_(used)
 
     def _later_noise(self, seeds: Sequence[int], present: Tensor) -> Noise:
         """Each network's own stream, where it stands after its source noise."""
-        streams = [torch.Generator().manual_seed(seed) for seed in seeds]
+        streams = [stream(seed) for seed in seeds]
         self._draw(streams, present)
         return lambda: self._draw(streams, present).to(self.device)
 
@@ -391,7 +406,7 @@ class Flow(Pretrained):
         if unknown:
             known = [field.name for field in dataclasses.fields(SampleConfig)]
             raise InputError(f"no setting is called '{unknown[0]}'; nearest: {suggest(unknown[0], known)}")
-        prompts = [prompt for prompt in as_prompts(classes) for _ in range(count)]
+        prompts = [prompt for prompt in as_prompts(classes, self.known_classes) for _ in range(count)]
         seeds = [seed + number for number in range(count)] * (len(prompts) // count)
         changed = dataclasses.replace(config or self.sampling, **settings)
         tasks = [
@@ -460,7 +475,7 @@ class Flow(Pretrained):
             torch.Size([5, 2])
         """
         networks = self.sample(classes, 1 if count is None else count, seed, config)
-        prompt = as_prompts(classes)[0]
+        prompt = as_prompts(classes, self.known_classes)[0]
         made = [
             Classifier(
                 to_module(

@@ -26,8 +26,11 @@ def read_report(folder: Path) -> dict[str, Any] | None:
         raise InputError(f"{path} is damaged ({error}); write it again: weightflow report {folder}") from None
 
 
-def card_of(header: RunHeader, report: Mapping[str, Any] | None) -> str:
-    """Markdown with the front matter that the hub reads. Figures are the report's, none are made up."""
+def card_of(header: RunHeader, report: Mapping[str, Any] | None, trained: int | None = None) -> str:
+    """Markdown with the front matter that the hub reads. Figures are the report's, none are made up.
+
+    `trained` is how many steps the run had taken, where that is known.
+    """
     data, architecture = header.data, header.architecture
     known = ", ".join(map(markdown, data.known[:100])) + (", ..." if len(data.known) > 100 else "")
     unseen = [name for name in data.classes if name not in data.known]
@@ -55,7 +58,7 @@ logits = model(inputs)  # raw inputs as {markdown(data.dataset)} has them: (exam
 - **knows** {known}{f" ({len(unseen)} classes of the data set were held out)" if unseen else ""}
 - **text** {header.encoder}; a class that it does not know is answered, and accuracy is not promised
 - **inputs** are prepared inside the network: {json.dumps(data.preprocessing.to_dict())}
-- **learned from** a population with the identity {header.zoo.identity[:16]}, in {header.config.steps} steps at most
+- **learned from** a population with the identity {header.zoo.identity[:16]}, in {f"{header.config.steps} steps at most" if trained is None else f"{trained} of {header.config.steps} steps"}
 - **data** {markdown(data.dataset)}: {markdown(data.licence)}
 
 ## Measured

@@ -95,7 +95,7 @@ def generate_zoo(
         raise InputError(f"--count is {count}; ask for 1 network or more")
     if not -(2**63) <= seed <= 2**63 - count:
         raise InputError(
-            f"--seed is {seed}; with {count} networks it is a number from -2^63 to 2^63 - {count}"
+            f"--seed is {seed}; with {count} network{'s' * (count > 1)} it is a number from -2^63 to 2^63 - {count}"
         )
     unfinished.recover(folder)
     earlier = _holds_earlier(folder)

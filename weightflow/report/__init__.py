@@ -46,12 +46,13 @@ def make_report(
 ) -> dict[str, Any]:
     """Generate networks for up to `limit` tasks of each split and measure everything on test images.
 
+    As many training networks, at most, are measured for the zoo's own figures (accuracy, spacing, behaviour).
     `config` says how to sample, by default as the run says. `parts` keeps what is measured, so that a report
     which was stopped goes on.
 
     Raises `InputError` where the run's zoo has moved or changed.
     """
-    known, parts = open_known(folder, config), Parts() if parts is None else parts
+    known, parts = open_known(folder, config, limit), Parts() if parts is None else parts
     parts.open(_identity(known, seed, limit))
     there = [split for split in SPLITS if known.zoo.rows(split)]
     focus = "unseen_combinations" if "unseen_combinations" in there else "seen"
@@ -68,7 +69,7 @@ def make_report(
     measures: dict[str, Callable[[], Any]] = {
         **{f"split {split}": partial(split_part, split) for split in there},
         "zoo": lambda: describe(
-            judge(known.zoo.architecture, known.state, known.tasks), known.zoo.architecture
+            judge(known.zoo.architecture, known.some_state, known.some_tasks), known.zoo.architecture
         ),
         "novelty": lambda: novelty(known, made(focus), made("seen")),
         "speed": lambda: speed(known),
@@ -88,7 +89,7 @@ def make_report(
     sampled = known.config
     return {
         **found,
-        "zoo": found["zoo"] | {"count": len(known.zoo)},
+        "zoo": found["zoo"] | {"count": len(known.zoo), "judged": len(known.some)},
         "splits": {
             key: value
             for split in SPLITS

@@ -47,7 +47,7 @@ class Diversity:
             "gain": gain,
             "disagreement": self.disagreement,
         }
-        return {name: Spread.of(values).to_dict() for name, values in figures.items()}
+        return {name: Spread.of(values, -1.0).to_dict() for name, values in figures.items()}
 
 
 def diversity(known: Known, tasks: Sequence[Task], seed: int, most: int = 8) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from weightflow.batched.tasks import Task
 from weightflow.evaluation.context import Known
 from weightflow.evaluation.evaluate import Judged, judge
 from weightflow.evaluation.novelty import nearest_distances
+from weightflow.flow.sampling_config import SampleConfig
 from weightflow.report.baselines import Opponent
 from weightflow.text import Prompt
 from weightflow.zoo.store import Zoo
@@ -57,10 +58,10 @@ def generate(known: Known, split: str, seed: int, limit: int) -> Generated:
     )
 
 
-def sample(known: Known, tasks: Sequence[Task], seed: int) -> StateDict:
-    """One network a task, with consecutive seeds."""
+def sample(known: Known, tasks: Sequence[Task], seed: int, config: SampleConfig | None = None) -> StateDict:
+    """One network a task, with consecutive seeds; by default sampled as `known` says."""
     prompts = [Prompt(task.classes) for task in tasks]
-    return known.flow.sample_states(prompts, [seed + i for i in range(len(tasks))], known.config)
+    return known.flow.sample_states(prompts, [seed + i for i in range(len(tasks))], config or known.config)
 
 
 def ratios(known: Known, state: StateDict, tasks: Sequence[Task]) -> Tensor | None:

@@ -11,7 +11,7 @@ from weightflow.batched.tasks import Task
 from weightflow.evaluation.context import Known
 from weightflow.evaluation.error_overlap import compare_behaviour
 from weightflow.evaluation.evaluate import judge
-from weightflow.evaluation.novelty import GOOD, novel_and_good, root_mean_square, spacing
+from weightflow.evaluation.novelty import GOOD, novel_and_good, root_mean_square, spacing, spacing_share
 from weightflow.report.generated import Generated, ratios, unseen_rows
 from weightflow.text import Prompt
 
@@ -21,9 +21,9 @@ NO_FRAME = "the zoo is not canonical, and distances need a common frame"
 def novelty(known: Known, made: Generated, seen: Generated) -> dict[str, Any]:
     """`made` is the split in focus; wrong predictions are compared on seen tasks, as only those have
     networks that the generator learned from."""
-    zoo = judge(known.zoo.architecture, known.state, known.tasks)
-    ours = compare_behaviour(seen.judged, seen.tasks, zoo, known.tasks)
-    theirs = compare_behaviour(zoo, known.tasks, zoo, known.tasks)
+    zoo = judge(known.zoo.architecture, known.some_state, known.some_tasks)
+    ours = compare_behaviour(seen.judged, seen.tasks, zoo, known.some_tasks)
+    theirs = compare_behaviour(zoo, known.some_tasks, zoo, known.some_tasks)
     return {
         **_distances(known, made, seen),
         "max_wrong_iou": _beside(ours.wrong_iou, theirs.wrong_iou),
@@ -41,24 +41,33 @@ def _beside(generated: float | None, zoo: float | None) -> dict[str, Any]:
 
 def _distances(known: Known, made: Generated, seen: Generated) -> dict[str, Any]:
     if made.ratios is None or seen.ratios is None:
-        names = ("nearest_distance_ratio", "nearest_distance_ratio_seen", "novel_and_good")
+        names = (
+            "nearest_distance_ratio",
+            "nearest_distance_ratio_seen",
+            "spacing",
+            "spacing_share",
+            "novel_and_good",
+        )
         return {key: value for n in names for key, value in ((n, None), (f"{n}_reason", NO_FRAME))}
     rows = unseen_rows(known.zoo)[: len(made.tasks)]
     held_out = ratios(known, known.zoo.load(rows), known.tasks_of(rows)) if rows else None
+    share = spacing_share(known)
     return {
         "nearest_distance_ratio": round(float(made.ratios.mean()), 6),
         "nearest_distance_ratio_seen": round(float(seen.ratios.mean()), 6),
         "nearest_distance_ratio_trained": None if held_out is None else round(float(held_out.mean()), 6),
         **({} if rows else {"nearest_distance_ratio_trained_reason": "the zoo holds out no network"}),
         "spacing": round(spacing(known), 6),
+        "spacing_share": None if share is None else round(share, 6),
+        **({"spacing_share_reason": "all weights of the zoo are zero"} if share is None else {}),
         "novel_and_good": novel_and_good(made.ratios, made.judged.accuracy, made.bound),
         "good": GOOD,
     }
 
 
 def rms_ratio(known: Known, state: StateDict, tasks: list[Task]) -> float:
-    """Root mean square of networks in the flow's coordinates, over the zoo's."""
-    return _rms(known, state, tasks) / _rms(known, known.state, known.tasks)
+    """Root mean square of networks in the flow's coordinates, over the zoo's (of `known.some`)."""
+    return _rms(known, state, tasks) / _rms(known, known.some_state, known.some_tasks)
 
 
 def _rms(known: Known, state: StateDict, tasks: list[Task]) -> float:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from weightflow.evaluation.chance import chance
+import torch
+
+from weightflow.evaluation.chance import chances
 from weightflow.evaluation.context import Known
 from weightflow.evaluation.evaluate import Spread
 from weightflow.evaluation.novelty import novel_and_good
@@ -29,12 +31,15 @@ def missing(known: Known, split: str) -> dict[str, Any]:
 def split_figures(known: Known, made: Generated, beside: Mapping[str, Opponent]) -> dict[str, Any]:
     names = known.data.class_names
     ours, trained = made.judged.by_class(names), made.trained.by_class(names)
+    accuracy = made.judged.accuracy.double()
+    by_chance = torch.tensor(chances(made.tasks), dtype=torch.float64)
     return {
         "tasks": len({frozenset(task.classes) for task in made.tasks}),
         "networks": len(made.tasks),
         "accuracy": Spread.of(made.judged.accuracy).to_dict(),
         "trained": Spread.of(made.trained.accuracy).to_dict(),
-        "chance": round(chance(made.tasks), 6),
+        "chance": round(float(by_chance.mean()), 6),
+        "above_chance": Spread.of(accuracy - by_chance, -1.0).to_dict(),
         "baselines": {name: _figures(opponent, made) for name, opponent in beside.items()},
         "classes": {name: {"generated": ours[name], "trained": trained[name]} for name in ours},
         "calibration_error": {

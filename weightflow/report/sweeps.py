@@ -30,7 +30,7 @@ def solvers(known: Known, tasks: list[Task], seed: int) -> list[dict[str, Any]]:
     way = known.config.method
     for method, steps in (*((way, s) for s in STEPS), ("euler", 4)) if way in DENOISERS else SOLVERS:
         config = replace(known.config, method=method, steps=steps)
-        state = sample(replace(known, config=config), tasks, seed)
+        state = sample(known, tasks, seed, config)
         figures = _figures(known, state, tasks)
         rows.append({"method": method, "steps": steps, "evaluations": config.evaluations, **figures})
     return rows
@@ -47,10 +47,10 @@ def guidance(known: Known, tasks: Sequence[Task], seed: int, prompts: int = 10, 
     if known.one_task:
         return {"scales": None, "scales_reason": "all networks have one task: there is no prompt to follow"}
     repeated = [task for task in tasks[:prompts] for _ in range(each)]
-    spread, rows = mean_distance(known, known.state, known.tasks), []
+    spread, rows = mean_distance(known, known.some_state, known.some_tasks), []
     for scale in SCALES:
         config = replace(known.config, guidance=scale)
-        state = sample(replace(known, config=config), repeated, seed)
+        state = sample(known, repeated, seed, config)
         groups = [slice(start, start + each) for start in range(0, len(repeated), each)]
         within = [mean_distance(known, {n: t[g] for n, t in state.items()}, repeated[g]) for g in groups]
         diversity = round(sum(within) / len(within) / spread, 6)

@@ -1,4 +1,4 @@
-"""The report in words: one sentence that judges."""
+"""The report in words: does it work, how new are its networks, and what does the best trivial way reach?"""
 
 from __future__ import annotations
 
@@ -8,28 +8,79 @@ from weightflow.report.diversity import LEAST
 
 # spacings of the zoo: midpoints of two training networks lie at about 0.6, noise that is still harmless below 0.5
 NEW, COPY = 0.75, 0.3
+# shares of the way from chance to trained networks
+AT_CHANCE, POOR = 0.1, 0.5
+# a zoo whose networks lie nearer to each other than this share of their own size holds near-duplicates
+DUPLICATES = 0.05
 CONTROLS = ("shuffled_prompt", "random_text")
 
 
 def verdict(report: dict[str, Any]) -> str:
-    """One sentence: how good the networks are, how new, and what the best trivial way to have some reaches."""
-    focus, novelty = report["splits"][report["focus"]], report["novelty"]
-    trained = focus["trained"]["mean"]
+    """What the generator does, judged by accuracy against chance, trained networks and the best baseline, and by
+    distance; then whether seeds matter."""
+    focus = report["splits"][report["focus"]]
+    return f"{_judged(report, focus)}{_unseen_classes(report)}.{_seeds(report)}"
+
+
+def _judged(report: dict[str, Any], focus: dict[str, Any]) -> str:
     where = {
         "unseen_combinations": "on combinations of classes it never saw it",
         "seen": "on the tasks of its zoo it",
     }[report["focus"]]
-    reaches = f"{where} reaches {100 * focus['accuracy']['mean'] / trained:.1f} % of the accuracy of trained networks"
-    ratio = novelty["nearest_distance_ratio"]
-    if ratio is None:
+    ours, trained, chance = focus["accuracy"]["mean"], focus["trained"]["mean"], focus["chance"]
+    beside = f"{_percent(ours)} (trained networks {_percent(trained)}, chance {_percent(chance)})"
+    works = standing(focus)
+    if works == "unknown":
+        return f"Nothing can be said: trained networks are at chance themselves; {where} reaches {beside}"
+    if works == "at chance":
+        return f"It does not work: {where} is at chance, {beside}{_best_baseline(focus)}"
+    if works == "unclear":
         return (
-            f"{reaches[0].upper()}{reaches[1:]}; whether they are new was not measured: "
-            f"{novelty['nearest_distance_ratio_reason']}.{_seeds(report)}"
+            f"Whether it works cannot be told from {focus['networks']} networks: {where} reaches {beside}, and the "
+            "interval of its gain over chance holds zero; report on more with --limit"
         )
-    return (
-        f"It {kind(ratio)}: {reaches}, at {ratio:.2f} times the distance of training networks from each "
-        f"other{_best_baseline(focus)}{_unseen_classes(report)}.{_seeds(report)}"
-    )
+    if works == "poor":
+        return f"It works poorly: {where} reaches {beside}{_distance(report)}{_best_baseline(focus)}"
+    reaches = f"{where} reaches {beside}, {_percent(ours / trained)} of the accuracy of trained networks"
+    ratio = report["novelty"]["nearest_distance_ratio"]
+    if ratio is None:
+        reason = report["novelty"]["nearest_distance_ratio_reason"]
+        return f"{_capital(reaches)}{_best_baseline(focus)}; whether its networks are new was not measured: {reason}"
+    does = "repeats a zoo of near-duplicates" if _of_duplicates(report) else kind(ratio)
+    return f"It {does}: {reaches}{_distance(report)}{_best_baseline(focus)}"
+
+
+def standing(focus: dict[str, Any]) -> str:
+    """Where the networks of a split stand between chance and trained networks.
+
+    "unknown" where trained networks are at chance, "at chance" below a tenth of the way, "unclear" where the
+    interval of the gain over chance holds zero, "poor" below half of the way, else "works".
+    """
+    ours, trained, chance = focus["accuracy"]["mean"], focus["trained"]["mean"], focus["chance"]
+    if trained - chance < 0.02:
+        return "unknown"
+    share = (ours - chance) / (trained - chance)
+    if share < AT_CHANCE:
+        return "at chance"
+    gain = focus["above_chance"]["interval"]
+    if gain is not None and gain[0] <= 0:
+        return "unclear"
+    return "poor" if share < POOR else "works"
+
+
+def _distance(report: dict[str, Any]) -> str:
+    ratio = report["novelty"]["nearest_distance_ratio"]
+    if ratio is None:
+        return ""
+    if _of_duplicates(report):
+        size = report["novelty"]["spacing_share"]
+        return f"; training networks lie only {_percent(size)} of their size apart, so new networks cannot be told from copies"
+    return f", at {ratio:.2f} times the distance of training networks from each other"
+
+
+def _of_duplicates(report: dict[str, Any]) -> bool:
+    share = report["novelty"]["spacing_share"]
+    return share is not None and share < DUPLICATES
 
 
 def _seeds(report: dict[str, Any]) -> str:
@@ -54,10 +105,8 @@ def _unseen_classes(report: dict[str, Any]) -> str:
     split = report["splits"]["unseen_classes"]
     if split is None:
         return ""
-    ours, trained = 100 * split["accuracy"]["mean"], 100 * split["trained"]["mean"]
-    return (
-        f"; on classes it never saw {ours:.1f} % (trained {trained:.1f}, chance {100 * split['chance']:.1f})"
-    )
+    ours, trained = _percent(split["accuracy"]["mean"]), _percent(split["trained"]["mean"])
+    return f"; on classes it never saw {ours} (trained {trained}, chance {_percent(split['chance'])})"
 
 
 def _best_baseline(split: dict[str, Any]) -> str:
@@ -65,13 +114,27 @@ def _best_baseline(split: dict[str, Any]) -> str:
     found = {
         name: figure
         for name, figure in split["baselines"].items()
-        if name not in CONTROLS and (figure.get("nearest_distance_ratio") or 0) >= COPY
+        if name not in CONTROLS
+        and figure["mean"] is not None
+        and figure.get("nearest_distance_ratio", COPY) >= COPY
     }
     if not found:
         return ""
     name, best = max(found.items(), key=lambda item: item[1]["mean"])
-    share, ratio = best["mean"] / split["trained"]["mean"], best["nearest_distance_ratio"]
-    return f"; the best baseline, {name.replace('_', ' ')}, reaches {100 * share:.1f} % at {ratio:.2f}"
+    ratio, better = best.get("nearest_distance_ratio"), best["mean"] > split["accuracy"]["mean"]
+    far = "" if ratio is None else f" at {ratio:.2f}"
+    return (
+        f"; the best baseline, {name.replace('_', ' ')}, reaches {_percent(best['mean'])}{far}"
+        f"{', more than it' if better else ''}"
+    )
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def cell(figure: dict[str, Any]) -> str:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 
 import torch
 from jaxtyping import Float
@@ -22,6 +23,7 @@ from weightflow.data.class_groups import members
 from weightflow.text.encoder import TextEncoder, mean_vector
 
 IMAGE = "image:"
+CLOSE = 0.75  # share of letters that two spellings have in common, as difflib counts it
 
 
 @dataclass(frozen=True)
@@ -46,12 +48,13 @@ class Description:
     def parse(cls, text: str, known: Collection[str] = ()) -> Description:
         """`[NAME =] WORDS | WORDS | image:FILE | FILE`; `InputError` where a part is empty.
 
-        A text that is the name of a `known` class stands for it, whatever signs are in it. Names are compared
+        A text that is the name of a `known` class, in large or small letters, stands for it, whatever signs are in
+        it. Names are compared
         and kept in Unicode's composed form (NFC), in which data sets keep them too.
         """
         text = unicodedata.normalize("NFC", text)
-        if text.strip() in known:
-            return cls.of(text.strip())
+        if (own := class_named(text.strip(), known)) is not None:
+            return cls.of(own)
         name, equals, rest = (part.strip() for part in text.partition("="))
         ways = [way.strip() for way in (rest if equals else name).split("|")]
         first_image = next((i for i, way in enumerate(ways) if way.startswith(IMAGE)), len(ways))
@@ -60,8 +63,25 @@ class Description:
             raise InputError(
                 f"'{text}' names no class, or an empty one; write for instance: three, seven, nine"
             )
-        words = tuple(ways[:first_image])
+        words = tuple(class_named(way, known) or way for way in ways[:first_image])
         return cls(name if equals else words[0] if words else text.strip(), words, images)
+
+
+def class_named(text: str, known: Collection[str]) -> str | None:
+    """The known class with this name; where none is spelt so, the only one that differs in capital letters alone."""
+    if text in known:
+        return text
+    alike = [name for name in known if name.casefold() == text.casefold()]
+    return alike[0] if len(alike) == 1 else None
+
+
+def misspelt(text: str, known: Collection[str]) -> str | None:
+    """The known class that a text looks like a slip of the pen for; None where it is one itself or like none."""
+    if class_named(text, known) is not None:
+        return None
+    names = {name.casefold(): name for name in known}
+    near = get_close_matches(text.casefold(), names, n=1, cutoff=CLOSE)
+    return names[near[0]] if near else None
 
 
 def encode(encoder: TextEncoder, descriptions: Sequence[Description]) -> Float[Tensor, "descriptions width"]:

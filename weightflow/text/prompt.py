@@ -90,12 +90,17 @@ class Prompt:
         return cls(tuple(d.name for d in described), described)
 
 
-def as_prompts(classes: str | Sequence[str] | Prompt | Sequence[Prompt]) -> list[Prompt]:
-    """Prompts from what a person passes: "three, seven", a sequence of class names, or prompts."""
+def as_prompts(
+    classes: str | Sequence[str] | Prompt | Sequence[Prompt], known: Collection[str] = ()
+) -> list[Prompt]:
+    """Prompts from what a person passes: "three, seven", a sequence of class names, or prompts.
+
+    `known` as for `Prompt.parse`.
+    """
     if isinstance(classes, Prompt):
         return [classes]
     if isinstance(classes, str):
-        return [Prompt.parse(classes)]
+        return [Prompt.parse(classes, known)]
     names = [item for item in classes if isinstance(item, str)]
     if len(names) == len(classes):
         return [Prompt(tuple(names))]

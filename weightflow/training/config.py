@@ -10,6 +10,7 @@ from weightflow.flow.sampling_config import SampleConfig
 from weightflow.models import MODELS, ModelConfig
 from weightflow.registry import pick
 from weightflow.representation import CoordinatesConfig
+from weightflow.seeds import MOST, check_seed
 from weightflow.training.adversarial import AdversaryConfig
 from weightflow.training.augmentation import AugmentConfig
 from weightflow.training.functional_loss import BehaviourConfig
@@ -64,6 +65,7 @@ class TrainConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        check_seed(self.seed, -MOST)
         pick(MODELS, self.model.kind, "model")
         if self.model.centred and self.anchors.kind != "none":
             raise InputError(

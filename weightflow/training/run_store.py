@@ -142,12 +142,15 @@ def checkpoint_step(folder: Path) -> int | None:
 class Weights:
     """The averaged weights of a run, the coordinates they live in, and the frame of its zoo.
 
-    The frame is empty where the run was trained on a zoo that is not canonical.
+    The frame is empty where the run was trained on a zoo that is not canonical. The weights are those of `step`, in a
+    run of `trained` steps so far (None where the file does not say).
     """
 
     average: dict[str, Tensor]
     coordinates: Coordinates
     frame: dict[str, Tensor]
+    step: int = 0
+    trained: int | None = None
 
 
 def read_checkpoint(folder: Path, header: RunHeader) -> Weights:
@@ -156,11 +159,17 @@ def read_checkpoint(folder: Path, header: RunHeader) -> Weights:
         raise InputError(
             f"{folder} has no checkpoint yet; go on with: weightflow train {header.zoo.path} --out {folder} --resume"
         )
-    tensors = checkpoint.read(path).state
+    found = checkpoint.read(path)
+    tensors = found.state
     coordinates = coordinate_kinds.restore(
         header.config.coordinates, header.architecture, header.layout, unpack("coordinates", tensors)
     )
-    return Weights(unpack("average", tensors), coordinates, unpack("frame", tensors))
+    try:
+        step, trained = int(found.metadata.get("step", "0")), found.metadata.get("trained")
+        steps = None if trained is None else int(trained)
+    except ValueError:
+        raise InputError(f"{path} is damaged: its step is no number; train the run again") from None
+    return Weights(unpack("average", tensors), coordinates, unpack("frame", tensors), step, steps)
 
 
 def verify_run(folder: Path) -> list[str]:

@@ -10,10 +10,11 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,6 +22,7 @@ from torch import Tensor
 from canon.errors import InputError, WorkError
 from canon.io import checkpoint
 from canon.types import StateDict
+from weightflow import config as settings
 from weightflow import datasets
 from weightflow import representation as coordinate_kinds
 from weightflow.datasets import Facts
@@ -142,7 +144,7 @@ class Trainer:
         with _writing(self.folder):
             if runs.checkpoint_step(self.folder) not in (None, self.saved):
                 raise InputError(
-                    f"{self.folder} was trained on by another process meanwhile; go on with it: --resume"
+                    f"{self.folder} was trained on by another process meanwhile; go on with it: {_again(self.zoo.path, self.folder)}"
                 )
             return self._run(on_step, stop)
 
@@ -254,14 +256,10 @@ class Trainer:
         }
         checkpoint.write(self.folder / "state.safetensors", tensors, counters)
         self.saved = p.step
+        # before the first evaluation no weights are the best; the initial ones are the worst
+        best, step = (self.best_average, p.best_step) if p.best_step else (self.average.state_dict(), p.step)
         runs.write_checkpoint(
-            self.folder,
-            self.model.state_dict(),
-            self.best_average,
-            self.coordinates,
-            self.frame,
-            p.best_step,
-            p.step,
+            self.folder, self.model.state_dict(), best, self.coordinates, self.frame, step, p.step
         )
 
     def complete(self) -> None:
@@ -313,10 +311,10 @@ def _warmup_cosine(step: int, config: TrainConfig) -> float:
 
 def start(zoo: Zoo, config: TrainConfig, folder: Path) -> Trainer:
     """A new run in an empty folder; `InputError` where another process begins one there."""
-    _require_free(folder)
+    _require_free(zoo.path, folder)
     trainer = Trainer(zoo, config, folder)
     with _writing(folder):
-        _require_free(folder)  # another process may have come first
+        _require_free(zoo.path, folder)  # another process may have come first
         unfinished.begin(folder, WORK)
         runs.write_header(folder, trainer.header)
         trainer.save()
@@ -324,9 +322,15 @@ def start(zoo: Zoo, config: TrainConfig, folder: Path) -> Trainer:
     return trainer
 
 
-def _require_free(folder: Path) -> None:
+def _again(zoo: Path, folder: Path) -> str:
+    return f"weightflow train {zoo} --out {folder} --resume"
+
+
+def _require_free(zoo: Path, folder: Path) -> None:
     if is_begun(folder):
-        raise InputError(f"{folder} is not empty; choose another name, or go on with it: --resume")
+        raise InputError(
+            f"{folder} is not empty; choose another name, or go on with it: {_again(zoo, folder)}"
+        )
     unfinished.require_free(folder, WORK)
 
 
@@ -346,8 +350,15 @@ def is_begun(folder: Path) -> bool:
     return (folder / "config.toml").exists() and not unfinished.is_unfinished(folder, WORK)
 
 
-def resume(zoo: Zoo, folder: Path) -> Trainer:
-    """Go on with a run; `InputError` where its zoo is not the one it began with."""
+# what a run that has begun may change: how long it goes on, and when it looks
+CHANGEABLE = ("steps", "patience", "evaluate_every", "save_every")
+
+
+def resume(zoo: Zoo, folder: Path, changes: Mapping[str, Any] | None = None) -> Trainer:
+    """Go on with a run; `changes` to its settings may lengthen it.
+
+    `InputError` where its zoo is not the one it began with, or where a setting cannot change any more.
+    """
     header = runs.read_header(folder)
     if zoo.architecture != header.architecture:
         raise InputError(
@@ -359,9 +370,38 @@ def resume(zoo: Zoo, folder: Path) -> Trainer:
             f"{folder} was trained on the zoo {header.zoo.path} ({header.zoo.identity[:12]}); {zoo.path} is "
             f"{zoo.identity[:12]}: give the zoo it began with"
         )
-    trainer = Trainer(zoo, header.config, folder)
+    config = _changed(header.config, changes or {}, folder)
+    trainer = Trainer(zoo, config, folder)
     if (folder / "state.safetensors").exists():
         with _writing(folder):
             trainer.restore()
             trainer.complete()
+    if config != header.config:
+        if config.steps < trainer.progress.step:
+            raise InputError(
+                f"{folder} has taken {trainer.progress.step} steps already; steps={config.steps} is less"
+            )
+        with _writing(folder):
+            runs.write_header(folder, trainer.header)
     return trainer
+
+
+def _changed(config: TrainConfig, changes: Mapping[str, Any], folder: Path) -> TrainConfig:
+    """The settings of a run with some changed; `InputError` names one that cannot change."""
+    before = settings.to_dict(config)
+    after = settings.build(TrainConfig, settings.replace_nested(before, changes))
+    own, asked = _flat(before), _flat(settings.to_dict(after))
+    for name in sorted(own.keys() | asked.keys()):
+        if own.get(name) != asked.get(name) and name not in CHANGEABLE:
+            raise InputError(
+                f"{folder} has begun with {name} = {own.get(name)}, which cannot become {asked.get(name)}; what can "
+                f"change is {', '.join(CHANGEABLE)}: begin another run for the rest"
+            )
+    return after
+
+
+def _flat(tables: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    found = dict[str, Any]()
+    for name, value in tables.items():
+        found |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
+    return found

@@ -2,8 +2,9 @@
 
 Networks of different tasks have different logits, so they are compared in a wider architecture with
 one logit for every class of the data set: each network's rows are scattered to the classes they stand
-for, absent classes stay zero. The frame is learned from the networks that the generator may see; the
-others are aligned to it afterwards. It is stored beside the zoo, so that any network can follow.
+for, absent classes stay zero. The frame is learned from evenly spaced networks that the generator may see,
+as many as memory allows; all others are aligned to it afterwards, one shard in memory at a time. It is
+stored beside the zoo, so that any network can follow.
 """
 
 from __future__ import annotations
@@ -31,8 +32,13 @@ from weightflow.zoo.store import (
 
 WORK = "weightflow canonicalize"
 FRAME = "frame.safetensors"
-SHARD = 500
-"""Networks of a canonical zoo in one shard."""
+# On 1,000 digits MLPs and 1,000 narrow heads, the share of variance about the mean that is left in networks the
+# frame has not seen is the same (within 0.004) whether it was learned from all of them, from 500 or from 250.
+MOST = 250
+"""Networks that a frame is learned from, at most."""
+MEMORY = 256 << 20
+"""Bytes of weights that a frame is learned from, at most; but of `FEWEST` networks in any case."""
+FEWEST = 16
 
 
 def follow(
@@ -59,8 +65,7 @@ def canonicalize_zoo(zoo: Zoo, out: Path, progress: Callable[[int], None] = lamb
             f"{out} holds the canonical form of another zoo than {zoo.path}; choose another name, or delete it"
         )
     frame = _frame_of(zoo, out)
-    shards = [range(len(zoo))[start : start + SHARD] for start in range(0, len(zoo), SHARD)]
-    for index, rows in enumerate(shards):
+    for index, rows in enumerate(zoo.shard_rows):
         records = [zoo.records[row] for row in rows]
         if not _is_written(out, index, [record.id for record in records]):
             # everyone takes the one way into the frame that any other network takes later
@@ -69,7 +74,7 @@ def canonicalize_zoo(zoo: Zoo, out: Path, progress: Callable[[int], None] = lamb
         progress(len(rows))
     left_out = ("format", "shards", "records_sha256", "sha256")
     header = {key: value for key, value in zoo.manifest.items() if key not in left_out}
-    write_manifest(out, {**header, "canonical": {"source": zoo.identity}}, len(shards))
+    write_manifest(out, {**header, "canonical": {"source": zoo.identity}}, len(zoo.shard_rows))
     unfinished.finish(out)
 
 
@@ -77,8 +82,8 @@ def _frame_of(zoo: Zoo, out: Path) -> StateDict:
     """The frame that a stopped call left in `out`, or else a new one, written there."""
     if unfinished.is_unfinished(out, WORK) and (frame := _begun(zoo, out)):
         return frame
-    seen = zoo.rows("seen") or zoo.rows()
     wide = widen(zoo.architecture, len(datasets.load(zoo.dataset).class_names))
+    seen = _evenly_spaced(zoo.rows("seen") or zoo.rows(), max(FEWEST, MEMORY // (4 * wide.parameters)))
     state = scatter_classes(zoo.architecture, zoo.load(seen), [zoo.records[i].task for i in seen])
     frame = align_many(wide.spec, state).frame
     if (out / FRAME).exists() and not unfinished.is_unfinished(out, WORK):
@@ -88,6 +93,12 @@ def _frame_of(zoo: Zoo, out: Path) -> StateDict:
         unfinished.begin(out, WORK)
     checkpoint.write(out / FRAME, frame, {"source": zoo.identity})
     return frame
+
+
+def _evenly_spaced(rows: Sequence[int], count: int) -> list[int]:
+    """At most `count` and at most `MOST` of the rows, from the first on."""
+    count = min(len(rows), MOST, count)
+    return [rows[i * len(rows) // count] for i in range(count)]
 
 
 def _begun(zoo: Zoo, out: Path) -> StateDict:

@@ -48,11 +48,15 @@ def read_network(
 ) -> Network:
     """A network for `architecture` from a file; its own word on its classes is taken unless given.
 
-    Raises `InputError` where the classes are not known, or where keys or shapes are of another
+    Raises `InputError` where the classes are not known or too many, or where keys or shapes are of another
     architecture (the first ten that differ are named).
     """
     found = checkpoint.read(path)
     prompt = classes or _own_classes(path, found.metadata)
+    if len(prompt.classes) > architecture.classes:
+        raise InputError(
+            f"{path} has {len(prompt.classes)} classes; this run was built for {architecture.classes} at most"
+        )
     expected = {
         name: tuple(t.shape) for name, t in architecture.build(len(prompt.classes)).state_dict().items()
     }
@@ -78,7 +82,7 @@ def _own_classes(path: Path, metadata: Mapping[str, str]) -> Prompt:
         return Prompt(tuple(json.loads(metadata["classes"])))
     except (KeyError, TypeError, json.JSONDecodeError):
         raise InputError(
-            f"{path} does not say which classes it tells apart; give them with --classes"
+            f"{path} does not say which classes it tells apart; give them with --classes, in logit order"
         ) from None
 
 

@@ -17,6 +17,7 @@ from weightflow.batched.tasks import Task, deal_combinations, deal_groupings, dr
 from weightflow.networks.architectures import Architecture
 from weightflow.networks.readout import Logits, cosine
 from weightflow.registry import pick, suggest
+from weightflow.seeds import check_seed
 
 LINEAGES = ("independent", "branched")
 
@@ -115,6 +116,7 @@ class ZooRecipe:
     shard_size: int = 250
 
     def __post_init__(self) -> None:
+        check_seed(self.seed)
         pick({name: name for name in LINEAGES}, self.lineage, "lineage")
         if self.shard_size < 1:
             raise InputError(f"shard_size is {self.shard_size}; it must be at least 1")
@@ -233,7 +235,7 @@ def _every_combination(
         raise InputError(
             f"tasks.{split} asks for networks, and there are {len(classes)} such classes; "
             + ("set tasks.held_out to 2 or more" if split == "unseen_classes" else
-               "train a backbone with --exclude, or set it to 0")
+               "train a backbone that excludes some (weightflow backbone train --exclude), or set it to 0")
         )  # fmt: skip
     fitting = (min(sizes[0], len(classes)), min(sizes[1], len(classes)))
     dealt = deal_combinations(classes, fitting, validation_fraction=0.0, unseen_fraction=0.0, seed=seed)

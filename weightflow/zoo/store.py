@@ -258,6 +258,14 @@ class Zoo(Dataset[StateDict]):
         """Indices of the networks of one split, or of all."""
         return [i for i, record in enumerate(self.records) if split is None or record.split == split]
 
+    @cached_property
+    def shard_rows(self) -> list[list[int]]:
+        """Indices of the networks of each shard."""
+        rows: list[list[int]] = [[] for _ in self.manifest["shards"]]
+        for row, one in enumerate(self.records):
+            rows[one.shard].append(row)
+        return rows
+
     def load(self, rows: Iterable[int] | None = None) -> StateDict:
         """Stacked tensors (networks, *shape) of the given rows, in that order; all rows by default."""
         wanted = list(range(len(self))) if rows is None else list(rows)

@@ -5,17 +5,21 @@ checked numerically, on the checkpoint's own weights; that the network is of the
 said. A checkpoint belongs to a family only if the function reads every tensor in it. What shapes do not
 tell is never guessed: it is said (`canon.models.families.hyperparameters`), or what depends on it stays in place.
 
+Prefixes of wrappers (`module.`, `_orig_mod.`, …) that stand before every key are no part of a family's keys.
+
 A new family is one file here and one line in `FAMILIES`; they are tried in this order.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
 
 from canon.errors import InputError
+from canon.io.prefixes import chains
 from canon.models.families.base import Family, Recognition, Unfit, sketched
 from canon.models.families.bert import BERT
 from canon.models.families.functional import Tensors
@@ -25,6 +29,7 @@ from canon.models.families.resnet import RESNET
 from canon.models.families.sequential import SEQUENTIAL
 from canon.models.families.vit import TIMM, TORCHVISION
 from canon.models.plugins import from_metadata
+from canon.spec import PermutationSpec
 from canon.tracing.trace import trace
 
 FAMILIES: dict[str, Family] = {
@@ -67,15 +72,32 @@ def recognise(
         spec.check(state)
         return Recognition(spec)
     tried = []
-    for label, family in FAMILIES.items() if name is None else [(name, FAMILIES[name])]:
-        if name is None and not family.fits(Tensors(state)):
-            continue
-        try:
-            return sketched(label, family, state, given, name is not None, verify)
-        except Unfit as error:
-            tried.append(f"{label}: {error}")
+    # Without the prefixes of wrappers first: keys are those of a public network, or of none, only then.
+    for prefix in reversed(chains(state)):
+        inner = {key[len(prefix) :]: tensor for key, tensor in state.items()}
+        for label, family in FAMILIES.items() if name is None else [(name, FAMILIES[name])]:
+            if name is None and not family.fits(Tensors(inner)):
+                continue
+            try:
+                found = sketched(label, family, inner, given, name is not None, verify)
+                return replace(found, spec=_under(prefix, found.spec), prefix=prefix)
+            except Unfit as error:
+                tried.append(f"{label}: {error}")
     reasons = f" ({'; '.join(tried)})" if tried else ""
     keys = ", ".join(list(state)[:3])
     raise InputError(
         f"no family known to canon has these {len(state)} tensors ({keys}, …){reasons}; {_WAYS_OUT}"
+    )
+
+
+def _under(prefix: str, spec: PermutationSpec) -> PermutationSpec:
+    """The spec with `prefix` before every key."""
+    if not prefix:
+        return spec
+    frozen = {
+        prefix + what if what.split(" ")[0] in spec.axes else what: why for what, why in spec.frozen.items()
+    }
+    axes = {prefix + key: axes for key, axes in spec.axes.items()}
+    return replace(
+        spec, axes=axes, statistics=frozenset(prefix + key for key in spec.statistics), frozen=frozen
     )

@@ -44,12 +44,13 @@ class Family:
 class Recognition:
     """The spec of a checkpoint, the assumptions under which it keeps the function, and who made them.
 
-    `stated` is true where every assumption is a person's.
+    `stated` is true where every assumption is a person's; `prefix` stands before all keys, as a wrapper's.
     """
 
     spec: PermutationSpec
     assumptions: tuple[str, ...] = ()
     stated: bool = False
+    prefix: str = ""
 
 
 def has(*keys: str) -> Callable[[Tensors], bool]:

@@ -12,7 +12,7 @@ from math import prod
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from canon.io.dtypes import computable, equal
+from canon.io.dtypes import computable, equal, is_mask
 from canon.tracing.operations.opaque import opaque
 
 Forward = Callable[["Tensors", Tensor], "Tensor | tuple[Tensor, ...]"]
@@ -105,7 +105,8 @@ class Sketch(nn.Module):
                     owner.add_module(step, nn.Module())
                 owner = owner.get_submodule(step)
             value = _twin(tensor, known)
-            if tensor.is_floating_point() and not last.startswith("running_"):
+            learned = tensor.is_floating_point() and not last.startswith("running_") and not is_mask(tensor)
+            if learned:
                 owner.register_parameter(last, value if isinstance(value, nn.Parameter) else None)
             else:
                 owner.register_buffer(last, tensor)

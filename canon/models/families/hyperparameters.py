@@ -33,8 +33,9 @@ PADDING = ("both", "behind", "front")
 _SYNONYMS = {"swish": "silu", "leaky-relu": "leaky_relu"}
 
 # The keys under which configuration files keep a value.
+HEADS = ("num_attention_heads", "num_heads", "n_head", "encoder_attention_heads")
 _IN_CONFIG = {
-    "heads": ("num_attention_heads", "num_heads", "n_head", "encoder_attention_heads"),
+    "heads": HEADS,
     "activation": ("hidden_act", "activation_function", "hidden_activation"),
 }
 WIDTHS = ("hidden_size", "n_embd", "embed_dim", "d_model")

@@ -580,7 +580,7 @@ def test_a_model_that_fails_is_told_from_a_bug(canon, folder):
 
 BAD = {
     "missing": ("align a.pt gone.pt --spec s.json", "gone.pt does not exist"),
-    "directory": ("align a.pt d.pt --spec s.json", "d.pt is a directory"),
+    "directory": ("align a.pt d.pt --spec s.json", "d.pt is a folder without weights"),
     "empty": ("align a.pt empty.safetensors --spec s.json", "empty.safetensors is empty"),
     "cut": ("align a.pt cut.safetensors --spec s.json", "cut.safetensors is damaged: its header claims"),
     "claims too much": (
@@ -588,7 +588,7 @@ BAD = {
         "claims 4000000000000 bytes of tensors",
     ),
     "code": ("align a.pt code.pt --spec s.json", "a pickle that needs the code of posix.system"),
-    "not a network": ("align a.pt x.npz --spec s.json", "ends in one of .safetensors"),
+    "not a network": ("align a.pt x.npz --spec s.json", "ends in none of .safetensors"),
     "nan": ("align a.pt nan.pt --spec s.json", "nan.pt: 2.bias holds NaN or infinity (1 of 12 values)"),
     "infinity": ("align inf.pt b.pt --spec s.json", "inf.pt: 2.bias holds NaN or infinity (1 of 12 values)"),
     "other architecture": (

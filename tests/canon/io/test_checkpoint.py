@@ -140,7 +140,7 @@ HOSTILE = {
     "list.pt": (None, "holds a list"),
     "loose.pt": (None, "epoch is not a tensor"),
     "none.pt": (None, "holds no tensor"),
-    "net.onnx": (b"x", "ends in one of .safetensors"),
+    "net.onnx": (b"x", "ends in none of .safetensors"),
 }
 
 
@@ -190,7 +190,7 @@ def test_a_pickle_that_claims_more_than_it_holds_is_refused(tmp_path):
 
 def test_a_directory_and_a_missing_file(tmp_path):
     (tmp_path / "d.pt").mkdir()
-    with pytest.raises(InputError, match="is a directory"):
+    with pytest.raises(InputError, match="is a folder without weights"):
         checkpoint.read(tmp_path / "d.pt")
     with pytest.raises(InputError, match="is a directory"):
         checkpoint.write(tmp_path / "d.pt", example())

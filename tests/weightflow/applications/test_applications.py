@@ -252,6 +252,27 @@ def test_bad_input_is_one_clear_line(run, zoo, files, tmp_path, capsys, argument
     assert not out.exists()
 
 
+@pytest.mark.parametrize("times", [1, 3])
+def test_fuse_takes_classes_once_a_network(run, files, tmp_path, capsys, times):
+    named = ["--classes", "one, two"] * times
+    assert call("fuse", *files, "--run", run, "--out", tmp_path / "out.pt", *named) == 2
+    assert f"--classes is given {times} time" in capsys.readouterr().err
+    assert not (tmp_path / "out.pt").exists()
+
+
+def test_fuse_takes_the_classes_of_files_that_do_not_say(run, zoo, tmp_path, capsys):
+    paths, named = [], []
+    for i, given in enumerate(disjoint(zoo)):
+        paths.append(tmp_path / f"{i}.pt")
+        own = zoo.architecture.trim({n: t[0] for n, t in given.state.items()}, len(given.prompt.classes))
+        torch.save(own, paths[-1])
+        named += ["--classes", ", ".join(given.prompt.classes)]
+    out = tmp_path / "out.safetensors"
+    assert call("fuse", *paths, "--run", run, "--out", out) == 2
+    assert "give them with --classes" in capsys.readouterr().err
+    assert call("fuse", *paths, "--run", run, "--out", out, *named) == 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

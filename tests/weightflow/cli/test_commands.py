@@ -136,8 +136,10 @@ def test_a_damaged_shard_has_exit_code_1_from_verify(zoo, tmp_path, capsys):
 
 def test_a_class_the_run_never_saw_is_no_error(run, tmp_path, capsys):
     assert call("sample", run, "--classes", "seven, eleven", "--out", tmp_path / "nets") == 0
-    assert "'eleven' is not a class this run has seen; nearest: 'ten'" not in (e := capsys.readouterr().err)
-    assert "'eleven' is not a class this run has seen; nearest: '" in e
+    assert "'eleven' is not a class this run has seen; nearest in meaning: 'ten'" not in (
+        e := capsys.readouterr().err
+    )
+    assert "'eleven' is not a class this run has seen; nearest in meaning: '" in e
     assert "Accuracy is not promised" in e
 
 

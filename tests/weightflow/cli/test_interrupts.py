@@ -15,7 +15,6 @@ from canon.cli import console
 from canon.io import checkpoint
 from weightflow.cli.main import app
 from weightflow.training import run_store as runs
-from weightflow.zoo import canonicalize as canonicalization
 from weightflow.zoo.store import Zoo
 
 
@@ -78,7 +77,6 @@ def test_a_second_interrupt_is_not_deferred():
 
 
 def test_a_stopped_canonicalization_goes_on(raw_zoo, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(canonicalization, "SHARD", 20)
     whole, out = tmp_path / "whole", tmp_path / "out"
     assert call("canonicalize", raw_zoo.path, "--out", whole, "-q") == 0
     with monkeypatch.context() as patch:

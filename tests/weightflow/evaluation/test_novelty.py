@@ -7,9 +7,10 @@ import torch
 
 from weightflow.batched.tasks import Task
 from weightflow.evaluation import novelty
+from weightflow.evaluation.context import open_known
 from weightflow.evaluation.error_overlap import compare_behaviour
 from weightflow.evaluation.evaluate import Judged, judge
-from weightflow.evaluation.novelty import mean_distance, nearest_distances, novel_and_good
+from weightflow.evaluation.novelty import Rows, mean_distance, nearest_distances, novel_and_good
 
 
 def test_copies_have_no_distance_and_other_networks_do(known):
@@ -54,6 +55,44 @@ def test_rows_of_classes_are_compared_where_both_have_them(monkeypatch):
             parts = [(a["w"][i] - b["w"][j])[:, both].flatten(), a["u"][i] - b["u"][j]]
             expected = torch.cat(parts).double().square().mean().sqrt()
             torch.testing.assert_close(found[i, j], expected, atol=1e-6, rtol=1e-6)
+
+
+def test_the_nearest_in_blocks_of_networks_is_the_nearest(monkeypatch):
+    generator = torch.Generator().manual_seed(0)
+    a, b = (
+        Rows({"w": torch.randn(n, 6, 4, generator=generator)}, torch.rand(n, 4, generator=generator) < 0.6)
+        for n in (7, 11)
+    )
+    plain = novelty.distances(a.state, a.has, b.state, b.has, {"w": 1}).min(dim=1).values
+    among = novelty.distances(b.state, b.has, b.state, b.has, {"w": 1})
+    among = among.fill_diagonal_(torch.inf).min(dim=1).values
+    monkeypatch.setattr(novelty, "ROWS", 3)
+    torch.testing.assert_close(novelty.nearest(a, b, {"w": 1}), plain)
+    some = torch.tensor([10, 0, 4])  # of a few only, each left out itself
+    torch.testing.assert_close(novelty.nearest(b[some], b, {"w": 1}, some), among[some])
+
+
+def test_no_matrix_of_all_pairs_is_made(monkeypatch):
+    shapes = []
+    plain = novelty.distances
+
+    def seen(*arguments):
+        found = plain(*arguments)
+        shapes.append(found.shape)
+        return found
+
+    monkeypatch.setattr(novelty, "distances", seen)
+    many = Rows({"w": torch.randn(600, 2)}, torch.ones(600, 3, dtype=torch.bool))
+    assert len(novelty.nearest(many, many, {}, torch.arange(600))) == 600
+    assert max(max(shape) for shape in shapes) <= novelty.ROWS
+
+
+def test_a_limit_bounds_the_networks_that_the_zoo_is_measured_by(run):
+    whole, few = open_known(run), open_known(run, limit=5)
+    assert len(few.some_tasks) == 5 < len(whole.some_tasks) == len(whole.rows)
+    assert novelty.spacing(few) == pytest.approx(novelty.spacing(whole), rel=0.5)
+    assert novelty.spacing(few) != novelty.spacing(whole)
+    assert 0.05 < novelty.spacing_share(whole) < 2
 
 
 def test_copies_of_one_network_have_no_diversity(known):

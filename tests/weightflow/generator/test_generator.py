@@ -43,7 +43,8 @@ def test_changing_one_word_changes_every_tensor(zoo, tiny_config, tmp_path):
     trainer = start(zoo, tiny_config, tmp_path / "run")
     for parameter in trainer.model.parameters():
         torch.nn.init.normal_(parameter, std=0.3, generator=torch.Generator().manual_seed(0))
-    trainer.best_average = {k: v.clone() for k, v in trainer.model.state_dict().items()}
+    trainer.average.load_state_dict(trainer.model.state_dict())
+    trainer.progress.step = 1
     trainer.save()
     changed = Flow(tmp_path / "run")
     before = changed.sample_states([THREE], [0])
@@ -188,3 +189,27 @@ def test_without_noise_every_seed_gives_one_network_and_with_less_they_are_neare
     assert 0 < apart(0.5) < apart(1.0)
     with pytest.raises(InputError, match="noise is -1"):
         SampleConfig(noise=-1.0)
+
+
+def test_a_run_that_has_not_taken_a_step_is_refused(zoo, tiny_config, tmp_path):
+    from weightflow.training.trainer import start
+
+    trainer = start(zoo, tiny_config, tmp_path / "run")
+    with pytest.raises(
+        InputError, match="has not trained: its weights are those of step 0; go on with: weightflow"
+    ):
+        Flow(tmp_path / "run")
+    trainer.run(stop=lambda: True)
+    flow = Flow(tmp_path / "run")
+    flow.save_pretrained(tmp_path / "saved")
+    assert Flow(tmp_path / "saved").trained == flow.trained == 1
+    assert "in 1 of 12 steps" in (tmp_path / "saved" / "README.md").read_text(encoding="utf-8")
+
+
+def test_a_seed_of_twenty_digits_is_refused(flow):
+    with pytest.raises(InputError, match="seed is 99999999999999999999"):
+        flow.sample("one, two", seed=99999999999999999999)
+
+
+def test_large_and_small_letters_name_one_class(flow):
+    assert flow.sample("One, TWO").tasks[0].classes == ("one", "two")

@@ -88,11 +88,48 @@ def test_the_same_seed_gives_the_same_figures(run, report):
         assert json.dumps(again[key]) == json.dumps(report[key]), key
 
 
-def test_the_verdict_follows_the_distance(report):
-    assert [kind(r) for r in (0.02, 0.57, 1.0)] == ["copies", "interpolates", "generates new networks"]
+def figures(report, accuracy, trained=0.9, chance=0.25, interval=(0.01, 0.9), **novelty):
+    """The report with other figures in focus."""
     changed = copy.deepcopy(report)
-    changed["novelty"]["nearest_distance_ratio"] = 0.02
-    assert verdict(changed).startswith("It copies: ")
+    focus = changed["splits"][changed["focus"]]
+    focus["accuracy"]["mean"], focus["trained"]["mean"], focus["chance"] = accuracy, trained, chance
+    focus["above_chance"]["interval"] = list(interval)
+    changed["novelty"] |= novelty
+    return changed
+
+
+def test_the_verdict_follows_accuracy_then_distance(report):
+    assert [kind(r) for r in (0.02, 0.57, 1.0)] == ["copies", "interpolates", "generates new networks"]
+    good = {"nearest_distance_ratio": 1.0, "spacing_share": 0.8}
+    assert verdict(figures(report, 0.88, **good)).startswith("It generates new networks: ")
+    assert verdict(figures(report, 0.88, **good | {"nearest_distance_ratio": 0.02})).startswith("It copies: ")
+    at_chance = verdict(figures(report, 0.268, chance=0.247, **good))
+    assert at_chance.startswith("It does not work: ")
+    assert "at chance, 26.8 % (trained networks 90.0 %, chance 24.7 %)" in at_chance
+    assert verdict(figures(report, 0.45, **good)).startswith("It works poorly: ")
+    assert "cannot be told from 6 networks" in verdict(figures(report, 0.7, interval=(-0.1, 0.8), **good))
+    assert verdict(figures(report, 0.26, trained=0.26, **good)).startswith("Nothing can be said: ")
+
+
+def test_the_verdict_says_that_a_zoo_of_near_duplicates_tells_nothing_of_novelty(report):
+    found = verdict(figures(report, 0.88, nearest_distance_ratio=3.0, spacing_share=0.004))
+    assert "new networks:" not in found
+    assert "near-duplicates" in found
+    assert "cannot be told from copies" in found
+
+
+def test_the_verdict_says_that_a_baseline_is_better(report):
+    changed = figures(report, 0.8)
+    baselines = changed["splits"][changed["focus"]]["baselines"]
+    for own in baselines.values():
+        own["mean"] = None if own["mean"] is None else 0.5
+    baselines["zoo_mean"] |= {"mean": 0.85, "nearest_distance_ratio": 0.9}
+    assert "the best baseline, zoo mean, reaches 85.0 % at 0.90, more than it" in verdict(changed)
+
+
+def test_a_generator_of_two_steps_is_said_to_be_at_chance(zoo, tiny_config, tmp_path):
+    start(zoo, dataclasses.replace(tiny_config, steps=2, warmup=500), tmp_path / "run").run()
+    assert verdict(make_report(tmp_path / "run", limit=8)).startswith("It does not work: ")
 
 
 def test_networks_of_one_prompt_are_compared_with_networks_trained_from_independent_seeds(report):

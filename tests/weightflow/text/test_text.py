@@ -11,6 +11,7 @@ from PIL import Image
 
 from canon.errors import InputError
 from weightflow.text import Description, Prompt, encode_prompts, load_encoder
+from weightflow.text.description import class_named, misspelt
 from weightflow.text.encoder import Cached, TextEncoder
 from weightflow.text.table_encoder import TableEncoder
 
@@ -269,3 +270,17 @@ def test_a_missing_open_clip_is_one_line_with_the_cure(monkeypatch):
     monkeypatch.setitem(sys.modules, "open_clip", None)
     with pytest.raises(InputError, match=r"pip install 'weightflow\[clip\]'"):
         load_encoder("open_clip:ViT-B-32:a-tag-that-no-other-test-names")
+
+
+def test_a_slip_of_the_pen_is_told_from_another_word():
+    digits = ("three", "seven", "eight", "nine")
+    assert [misspelt(w, digits) for w in ("threee", "sevn", "Eigth")] == ["three", "seven", "eight"]
+    assert [misspelt(w, digits) for w in ("cat", "Seven", "dozen")] == [None, None, None]
+    assert class_named("SEVEN", digits) == "seven"
+    assert class_named("a", ("A", "a", "b")) == "a"
+    assert class_named("ß", ("SS", "ss")) is None  # two classes that differ in capital letters alone
+
+
+def test_words_of_a_description_name_known_classes_too():
+    found = Description.parse("drei = Three | third", ("three", "seven"))
+    assert (found.name, found.words) == ("drei", ("three", "third"))

@@ -257,3 +257,34 @@ def test_a_run_that_another_process_trains_is_left_alone(zoo, tiny_config, tmp_p
     resume(zoo, tmp_path / "run").run()
     with pytest.raises(InputError, match="was trained on by another process meanwhile"):
         trainer.run()
+
+
+def test_a_run_can_be_lengthened_and_nothing_else_of_it_changed(zoo, tiny_config, tmp_path):
+    folder = tmp_path / "run"
+    start(zoo, tiny_config, folder).run()
+    with pytest.raises(InputError, match="begun with model.width = 16, which cannot become 32"):
+        resume(zoo, folder, {"model": {"width": 32}})
+    with pytest.raises(InputError, match="begun with seed = 0"):
+        resume(zoo, folder, {"seed": 1})
+    with pytest.raises(InputError, match="taken 12 steps already"):
+        resume(zoo, folder, {"steps": 5})
+    assert runs.read_header(folder).config == tiny_config
+    assert resume(zoo, folder, {"steps": 15, "model": {"width": 16}}).run().step == 15
+    assert runs.read_header(folder).config.steps == 15
+    assert runs.checkpoint_step(folder) == 15
+
+
+def test_a_run_interrupted_before_its_first_evaluation_keeps_trained_weights(zoo, tiny_config, tmp_path):
+    trainer = start(zoo, dataclasses.replace(tiny_config, evaluate_every=10), tmp_path / "run")
+    trainer.run(stop=lambda: trainer.progress.step == 2)
+    header = runs.read_header(tmp_path / "run")
+    found = runs.read_checkpoint(tmp_path / "run", header)
+    assert (found.step, found.trained) == (2, 2)
+    assert all(torch.equal(found.average[n], t) for n, t in trainer.average.state_dict().items())
+
+
+@pytest.mark.parametrize("seed", [10**20, -(10**20)])
+def test_a_seed_that_no_stream_takes_is_refused(tiny_config, tiny_recipe, seed):
+    for config in (tiny_config, tiny_recipe):
+        with pytest.raises(InputError, match=f"seed is {seed}; it is a number from"):
+            dataclasses.replace(config, seed=seed)

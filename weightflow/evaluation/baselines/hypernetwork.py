@@ -38,7 +38,9 @@ def trained_hypernetwork(known: Known) -> Flow:
     with holding(known.flow.folder / ".locks" / FOLDER, wait=True):
         there = (folder / "config.toml").exists()
         config = hypernetwork_config(known.flow.header.config)
-        trainer = resume(known.zoo, folder) if there else start(known.zoo, config, folder)
+        trainer = (
+            resume(known.zoo, folder, {"steps": config.steps}) if there else start(known.zoo, config, folder)
+        )
         trainer.run()
     return Flow(folder)
 
