@@ -76,9 +76,12 @@ def fuse(
         )
     given = [
         read_network(
-            path, flow.architecture, flow.header.zoo.dataset, own and Prompt.parse(own, flow.known_classes)
+            path,
+            flow.architecture,
+            flow.header.zoo.dataset,
+            Prompt.parse(own, flow.known_classes) if own else None,
         )
-        for path, own in zip(networks, classes or [None] * len(networks), strict=True)
+        for path, own in zip(networks, classes or [""] * len(networks), strict=True)
     ]
     task = union_of(flow, given)
     tried = _tried(lambda s: fuse_networks(flow, given, s, seed), flow, task, strength, sweep)

@@ -67,7 +67,7 @@ class Trainer:
     """A zoo, a configuration and a folder; `run` goes on from wherever the folder is."""
 
     def __init__(self, zoo: Zoo, config: TrainConfig, folder: Path) -> None:
-        self.config, self.folder = config, folder
+        self.config, self.zoo_path, self.folder = config, zoo.path, folder
         encoder, architecture = load_encoder(config.encoder), zoo.architecture
         rows, classes = learn_and_choose(zoo, config.hold_out), only_task(zoo)
         compatibility.check(config, zoo)
@@ -144,7 +144,7 @@ class Trainer:
         with _writing(self.folder):
             if runs.checkpoint_step(self.folder) not in (None, self.saved):
                 raise InputError(
-                    f"{self.folder} was trained on by another process meanwhile; go on with it: {_again(self.zoo.path, self.folder)}"
+                    f"{self.folder} was trained on by another process meanwhile; go on with it: {_again(self.zoo_path, self.folder)}"
                 )
             return self._run(on_step, stop)
 
