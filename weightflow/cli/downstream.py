@@ -9,7 +9,6 @@ import typer
 
 from canon.cli import console
 from canon.errors import InputError
-from weightflow.cli.report_tables import many
 
 if TYPE_CHECKING:
     from weightflow.applications.strength_sweep import Tried
@@ -72,7 +71,7 @@ def fuse(
     flow = Flow(run)
     if classes is not None and len(classes) != len(networks):
         raise InputError(
-            f"--classes is given {many(len(classes), 'time')} for {many(len(networks), 'network')}; give it once a network, in order"
+            f"--classes is given {console.many(len(classes), 'time')} for {console.many(len(networks), 'network')}; give it once a network, in order"
         )
     given = [
         read_network(
