@@ -223,6 +223,19 @@ def specialists_diversity() -> str:
     return markdown(("eight networks of one prompt, %", "one", "ensemble", "disagreement of two"), body)
 
 
+def groupings() -> str:
+    result = read_result("groupings")
+    rows = result["rows"]
+    named = [(name, [r[name] for r in rows]) for name in ("generated", "trained")]
+    for name in rows[0]["baselines"]:
+        values = [r["baselines"][name] for r in rows]
+        if None not in values:
+            named.append((name.replace("_", " "), values))
+    named.append(("chance", [r["chance"] for r in rows]))
+    body = [(name, spread(values)) for name, values in named]
+    return markdown(("unseen groupings of digits", "accuracy, %"), body) + f"\n\n{origin(result)}"
+
+
 def pictures() -> str:
     """Accuracy by the number of pictures: linear heads, then narrow ones."""
     result = read_result("pictures")
@@ -715,6 +728,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "specialists diversity": specialists_diversity,
     "specialists curve": specialists_curve,
     "specialists aims": lambda: aims("specialists"),
+    "groupings": groupings,
+    "groupings aims": lambda: aims("groupings"),
     "pictures": pictures,
     "pictures aims": lambda: aims("pictures"),
     "compatibility": compatibility,

@@ -49,6 +49,11 @@ LONGEST = 2000
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
+def many(count: int, noun: str) -> str:
+    """A count with its noun."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
 def application(help: str, version: str, cls: type[TyperGroup] | None = None) -> typer.Typer:
     """A command line with the options that all of ours have; `cls` may order its commands."""
     app = typer.Typer(

@@ -71,7 +71,7 @@ def fuse(
     flow = Flow(run)
     if classes is not None and len(classes) != len(networks):
         raise InputError(
-            f"--classes is given {len(classes)} time{'s' * (len(classes) > 1)} for {len(networks)} networks; give it once a network, in order"
+            f"--classes is given {console.many(len(classes), 'time')} for {console.many(len(networks), 'network')}; give it once a network, in order"
         )
     given = [
         read_network(

@@ -7,6 +7,7 @@ from typing import Any
 from rich.console import Group
 from rich.table import Table
 
+from canon.cli import console
 from weightflow.report.html.tables import facts, full_table
 
 
@@ -16,7 +17,7 @@ def told(found: dict[str, Any], most: int = 20) -> list[str]:
     for p in found["prompts"][:most]:
         ensemble = "" if p["ensemble"] is None else f", together {100 * p['ensemble']:.1f} %"
         lines.append(
-            f"{', '.join(p['classes'])}: {_percent(p)} over {many(p['networks'], 'network')}{ensemble} "
+            f"{', '.join(p['classes'])}: {_percent(p)} over {console.many(p['networks'], 'network')}{ensemble} "
             f"(chance {100 * p['chance']:.1f} %{_balanced(p['mean'], p['balanced_accuracy'])})"
         )
     more = len(found["prompts"]) - most
@@ -27,14 +28,10 @@ def told(found: dict[str, Any], most: int = 20) -> list[str]:
         *lines,
         f"hardest classes: {', '.join(f'{name} {100 * value:.1f} %' for name, value in worst)}",
         *(f"{split.replace('_', ' ')}: {_percent(spread)}" for split, spread in found["splits"].items()),
-        f"{'all ' if zoo['count'] > 1 else ''}{many(zoo['count'], 'network')}: {_percent(zoo['accuracy'])} (chance {100 * found['chance']:.1f} %"
+        f"{'all ' if zoo['count'] > 1 else ''}{console.many(zoo['count'], 'network')}: {_percent(zoo['accuracy'])} (chance {100 * found['chance']:.1f} %"
         f"{_balanced(zoo['accuracy']['mean'], zoo['balanced_accuracy']['mean'])}), "
         f"calibration error {100 * zoo['calibration_error']['mean']:.1f} %",
     ]
-
-
-def many(count: int, noun: str) -> str:
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def _balanced(accuracy: float, balanced: float) -> str:

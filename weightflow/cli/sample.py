@@ -111,11 +111,11 @@ def sample(
                     print("\n".join(_explained(near)), flush=True)
     seconds = time.monotonic() - begin
     text = (
-        f"{out}: {_many(done * count, 'network')} for {_many(done, 'prompt')}, "
+        f"{out}: {console.many(done * count, 'network')} for {console.many(done, 'prompt')}, "
         f"{done * count / seconds:.0f} networks per second"
     )
     if refused:
-        console.say(f"{_many(len(refused), 'line')} not answered: {', '.join(map(str, refused[:10]))}")
+        console.say(f"{console.many(len(refused), 'line')} not answered: {', '.join(map(str, refused[:10]))}")
     if done:
         console.say(text) if as_json else console.show({}, text, False)
     if refused:
@@ -131,12 +131,10 @@ def _keeping(out: Path) -> Iterator[list[int]]:
     except (KeyboardInterrupt, Exception) as stop:
         replace = "run the same command to replace it"
         nothing = "nothing was written; run the same command again"
-        stop.add_note(f"{_many(sum(kept), 'network')} in {out}, a sound zoo; {replace}" if kept else nothing)
+        stop.add_note(
+            f"{console.many(sum(kept), 'network')} in {out}, a sound zoo; {replace}" if kept else nothing
+        )
         raise
-
-
-def _many(count: int, noun: str) -> str:
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def _line(made: Made, out: Path) -> dict[str, Any]:
@@ -233,7 +231,7 @@ def _say_converted(flow: Flow, told: set[str]) -> None:
         told.update(new)
         first, what = next(iter(new.items()))
         console.say(
-            f"{_many(len(new), 'picture')} converted to the run's images, the first is {first} ({what})"
+            f"{console.many(len(new), 'picture')} converted to the run's images, the first is {first} ({what})"
         )
 
 
