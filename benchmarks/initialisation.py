@@ -21,10 +21,11 @@ from canon.types import StateDict
 from weightflow import datasets
 from weightflow.batched.accuracy import measured
 from weightflow.batched.tasks import Task
+from weightflow.batched.training import train_to_each
 from weightflow.evaluation.baselines import Inapplicable, answer
 from weightflow.evaluation.context import Known
 from weightflow.evaluation.evaluate import judge
-from weightflow.evaluation.fine_tuning import INITIALISATIONS, fine_tune, zoo_recipe
+from weightflow.evaluation.fine_tuning import INITIALISATIONS, zoo_recipe
 from weightflow.report.generated import sample
 
 STEPS = (0, 1, 5, 20, 50, 100, 200)
@@ -51,11 +52,14 @@ def run_once(known: Known, seed: int, size: str) -> list[dict[str, Any]]:
     rows = []
     for name, begin in starts(known, tasks, seeds).items():
         accuracy, rates = [], []
+        trained = {}
+        for rate in RATES:
+            own = replace(recipe, learning_rate=rate * recipe.learning_rate)
+            trained[rate] = train_to_each(architecture, data, tasks, seeds, own, STEPS, begin)
         for steps in STEPS:
             tried = []
             for rate in RATES if steps else (1.0,):
-                own = replace(recipe, learning_rate=rate * recipe.learning_rate)
-                state = fine_tune(architecture, begin, tasks, seeds, own, steps)
+                state = trained[rate][steps]
                 validation = [one["validation"] for one in measured(architecture, state, data, tasks)]
                 tried.append((float(np.mean(validation)), rate, state))
             _, rate, best = max(tried, key=lambda t: t[:2])

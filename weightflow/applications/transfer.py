@@ -21,7 +21,7 @@ from weightflow.batched.class_axes import class_table, pad_with_zeros
 from weightflow.batched.config import TrainingRecipe
 from weightflow.batched.initialization import initialise
 from weightflow.batched.tasks import Task
-from weightflow.batched.training import check_inputs, train_many
+from weightflow.batched.training import check_inputs, train_to_each
 from weightflow.datasets import ClassificationData, Split
 from weightflow.evaluation.evaluate import judge
 from weightflow.networks.architectures import Architecture
@@ -52,12 +52,13 @@ def transfer(
     for name, start in starts.items():
         tasks = [task] * len(next(iter(start.values())))
         mask = class_table(data, tasks, architecture.classes)[1]
+        steps = {count: ceil(examples * count / recipe.batch_size) for count in epochs}
+        begin = pad_with_zeros(architecture, dict(start), mask)
+        trained = train_to_each(
+            architecture, seen, tasks, range(len(tasks)), recipe, list(steps.values()), begin, progress
+        )
         for count in epochs:
-            state = pad_with_zeros(architecture, dict(start), mask)
-            if count:
-                own = dataclasses.replace(recipe, steps=ceil(examples * count / recipe.batch_size))
-                state = train_many(architecture, seen, tasks, range(len(tasks)), own, progress, state).state
-            found[name][count] = judge(architecture, state, tasks).accuracy
+            found[name][count] = judge(architecture, trained[steps[count]], tasks).accuracy
     return found
 
 

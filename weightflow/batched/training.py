@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -32,10 +32,14 @@ from weightflow.networks.readout import Cosine
 
 @dataclass(frozen=True)
 class Trained:
-    """Stacked networks, padded with zeros, and how many steps made each what it is."""
+    """Stacked networks, padded with zeros, and how many steps made each what it is.
+
+    `after` holds them as they were after each number of steps that was asked for.
+    """
 
     state: StateDict
     steps: list[int]
+    after: dict[int, StateDict] = field(default_factory=dict)
 
 
 def check_inputs(architecture: Architecture, data: ClassificationData) -> None:
@@ -72,9 +76,11 @@ def train_many(
     progress: Callable[[int], None] = lambda steps: None,
     start: StateDict | None = None,
     device: str | torch.device = "cpu",
+    after: Sequence[int] = (),
 ) -> Trained:
     """Train one network for each task from its own seed, beginning at `start` (stacked) where it is given.
 
+    `after`: numbers of steps at which the networks are kept too; not with early stopping.
     `progress` is told of steps, each network's counted. Training runs on `device`, looks at validation
     examples and what comes out are the processor's. Raises `WorkError` with the step where a loss
     stops being finite.
@@ -100,11 +106,42 @@ def train_many(
         )
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(own[0])  # of dropout, which is trained alone
-            parts.append(group.train(progress))
+            parts.append(group.train(progress, after))
     return Trained(
-        {name: torch.cat([part.state[name] for part in parts]) for name in parts[0].state},
+        _joined([part.state for part in parts]),
         [steps for part in parts for steps in part.steps],
+        {count: _joined([part.after[count] for part in parts]) for count in parts[0].after},
     )
+
+
+def train_to_each(
+    architecture: Architecture,
+    data: ClassificationData,
+    tasks: Sequence[Task],
+    seeds: Sequence[int],
+    recipe: TrainingRecipe,
+    counts: Sequence[int],
+    start: StateDict,
+    progress: Callable[[int], None] = lambda steps: None,
+) -> dict[int, StateDict]:
+    """Networks trained from `start` for each number of steps; 0 leaves them as they are.
+
+    A seed decides the mini-batches, so with a constant learning rate the shorter trainings are the beginning of the
+    longest, which is then the only one. With any other schedule, or early stopping, each is one of its own.
+    """
+    wanted = sorted({count for count in counts if count})
+    found = {0: start} if 0 in counts else {}
+    if recipe.schedule == "constant" and not recipe.patience and wanted:
+        own = replace(recipe, steps=wanted[-1])
+        return found | train_many(architecture, data, tasks, seeds, own, progress, start, after=wanted).after
+    for count in wanted:
+        own = replace(recipe, steps=count)
+        found[count] = train_many(architecture, data, tasks, seeds, own, progress, start).state
+    return found
+
+
+def _joined(parts: Sequence[StateDict]) -> StateDict:
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
 class _Group:
@@ -145,8 +182,9 @@ class _Group:
             else Recorded(self.architecture, stack, mask, self.shared, text)
         )
 
-    def train(self, progress: Callable[[int], None]) -> Trained:
-        recipe = self.recipe
+    def train(self, progress: Callable[[int], None], after: Sequence[int] = ()) -> Trained:
+        recipe, everyone = self.recipe, torch.arange(len(self.tasks))
+        kept: dict[int, StateDict] = {}
         examples = Examples(self.data.train, self.places, recipe.dtype if self.layers else torch.float32)
         rows, seeds = (self.rows[:1], [recipe.batch_seed or 0]) if self.shared else (self.rows, self.seeds)
         augmenters = [torch.Generator().manual_seed(2**32 + seed) for seed in seeds]
@@ -166,6 +204,8 @@ class _Group:
                 self._lost(losses, step)
             self.stack.step(step)
             progress(len(self.active))
+            if step + 1 in after and not recipe.patience:
+                kept[step + 1] = pad_with_zeros(self.architecture, self._state(everyone), self.mask)
             looks = recipe.patience and (step + 1) % recipe.look_every == 0
             if looks or (recipe.patience and step + 1 == recipe.steps):
                 now = self._state(self.active)
@@ -176,13 +216,12 @@ class _Group:
                     if not len(self.active):
                         break
                     self._work_on(self.stack.keep(going.to(self.device)))
-        everyone = torch.arange(len(self.tasks))
         state, steps = (
             (best.state, best.steps.tolist())
             if recipe.patience
             else (self._state(everyone), [recipe.steps] * len(everyone))
         )
-        return Trained(pad_with_zeros(self.architecture, state, self.mask), steps)
+        return Trained(pad_with_zeros(self.architecture, state, self.mask), steps, kept)
 
     def _state(self, active: Tensor) -> StateDict:
         """What the networks are now, running statistics included."""

@@ -20,7 +20,7 @@ from weightflow.batched.class_axes import class_table, pad_with_zeros
 from weightflow.batched.config import TrainingRecipe
 from weightflow.batched.initialization import initialise
 from weightflow.batched.tasks import Task
-from weightflow.batched.training import train_many
+from weightflow.batched.training import train_to_each
 from weightflow.evaluation.evaluate import judge
 from weightflow.networks.architectures import Architecture
 from weightflow.zoo.store import Zoo
@@ -81,21 +81,6 @@ def zoo_recipe(zoo: Zoo, **changes: Any) -> TrainingRecipe:
     )
 
 
-def fine_tune(
-    architecture: Architecture,
-    start: StateDict,
-    tasks: Sequence[Task],
-    seeds: Sequence[int],
-    recipe: TrainingRecipe,
-    steps: int,
-) -> StateDict:
-    """Stacked networks trained on from `start` for so many steps; 0 leaves them as they are."""
-    if steps == 0:
-        return start
-    data = datasets.load(tasks[0].dataset)
-    return train_many(architecture, data, tasks, seeds, replace(recipe, steps=steps), start=start).state
-
-
 def curve(
     architecture: Architecture,
     start: StateDict,
@@ -104,14 +89,7 @@ def curve(
     recipe: TrainingRecipe,
     steps: Sequence[int],
 ) -> dict[int, Float[Tensor, " networks"]]:
-    """Test accuracy of each network after each number of steps.
-
-    Every count is trained from the start: the seed decides the mini-batches, so that one is the
-    beginning of the next.
-    """
-    return {
-        count: judge(
-            architecture, fine_tune(architecture, start, tasks, seeds, recipe, count), tasks
-        ).accuracy
-        for count in steps
-    }
+    """Test accuracy of each network after each number of steps."""
+    data = datasets.load(tasks[0].dataset)
+    trained = train_to_each(architecture, data, tasks, seeds, recipe, steps, start)
+    return {count: judge(architecture, trained[count], tasks).accuracy for count in steps}

@@ -26,8 +26,6 @@ from weightflow.text import Prompt
 NETWORKS = 8
 # seeds of the networks that are trained for comparison; no zoo begins there
 SEED = 2**30
-# below this share of the trained networks' disagreement, seeds do not matter
-LEAST = 0.3
 
 
 @dataclass(frozen=True)

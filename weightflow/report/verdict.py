@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from weightflow.report.diversity import LEAST
-
 # spacings of the zoo: midpoints of two training networks lie at about 0.6, noise that is still harmless below 0.5
 NEW, COPY = 0.75, 0.3
 # shares of the way from chance to trained networks
 AT_CHANCE, POOR = 0.1, 0.5
 # a zoo whose networks lie nearer to each other than this share of their own size holds near-duplicates
 DUPLICATES = 0.05
+# below this share of the trained networks' disagreement, seeds do not matter
+SEEDS_MATTER = 0.3
 CONTROLS = ("shuffled_prompt", "random_text")
 
 
@@ -90,7 +90,7 @@ def _seeds(report: dict[str, Any]) -> str:
         return ""
     ours, trained = (100 * found[name]["disagreement"]["mean"] for name in ("generated", "trained"))
     beside = f"two networks of one prompt differ on {ours:.1f} % of examples, two trained from independent seeds on {trained:.1f} %"
-    if found["ratio"] < LEAST:
+    if found["ratio"] < SEEDS_MATTER:
         return f" It answers every seed with nearly the same network, as a table would: {beside}."
     gain = 100 * found["generated"]["gain"]["mean"]
     return f" Networks of one prompt differ: {beside}; {found['networks']} together gain {gain:.1f} points over one."

@@ -1,12 +1,15 @@
 """Initialisations are what their papers say; every start walks the same mini-batches."""
 
+import dataclasses
 import math
 
 import pytest
 import torch
 
+from weightflow import datasets
+from weightflow.batched import training
 from weightflow.evaluation import fine_tuning
-from weightflow.evaluation.fine_tuning import INITIALISATIONS, fine_tune, zoo_recipe
+from weightflow.evaluation.fine_tuning import INITIALISATIONS, zoo_recipe
 
 
 @pytest.mark.parametrize(
@@ -37,5 +40,21 @@ def test_no_steps_change_nothing_and_steps_help(known):
     begin = INITIALISATIONS["default"](known.zoo.architecture, tasks, seeds)
     curve = fine_tuning.curve(known.zoo.architecture, begin, tasks, seeds, recipe, [0, 30])
     assert float(curve[30].mean()) > float(curve[0].mean()) + 0.2
-    same = fine_tune(known.zoo.architecture, begin, tasks, seeds, recipe, 0)
-    assert all(torch.equal(same[name], begin[name]) for name in begin)
+
+
+@pytest.mark.parametrize("schedule", ["constant", "cosine"])
+def test_one_training_gives_what_each_of_its_beginnings_gives(known, schedule, monkeypatch):
+    tasks, seeds, data = known.tasks[:4], range(4), datasets.load(known.zoo.dataset)
+    recipe = zoo_recipe(known.zoo, schedule=schedule)
+    begin = INITIALISATIONS["default"](known.zoo.architecture, tasks, seeds)
+    trained = []
+    many = training.train_many
+    monkeypatch.setattr(training, "train_many", lambda *a, **k: trained.append(a) or many(*a, **k))
+    found = training.train_to_each(known.zoo.architecture, data, tasks, seeds, recipe, [0, 3, 9], begin)
+    assert found[0] is begin
+    assert len(trained) == (1 if schedule == "constant" else 2)
+    for count in (3, 9):
+        alone = many(
+            known.zoo.architecture, data, tasks, seeds, dataclasses.replace(recipe, steps=count), start=begin
+        )
+        assert all(torch.equal(found[count][name], alone.state[name]) for name in begin)
