@@ -105,6 +105,7 @@ def import_(
     from weightflow.text import Prompt
     from weightflow.zoo.import_checkpoints import checkpoint_files, import_zoo, own_architecture
     from weightflow.zoo.recipe import read_recipe
+    from weightflow.zoo.store import Zoo
 
     files = checkpoint_files(folder)
     plan = read_recipe(recipe, config.dotted(settings or [])) if recipe else None
@@ -115,7 +116,18 @@ def import_(
     asked = Prompt.parse(classes).classes if classes else None
     with console.progress(len(files), "reading networks", quiet=quiet) as steps:
         count = import_zoo(files, out, architecture, name, asked, lineage, progress=steps.advance)
-    console.show({"zoo": str(out), "networks": count}, f"{out}: {count} networks", as_json)
+    accuracy = [record.accuracy["validation"] for record in Zoo(out).records]
+    least, mean, most = min(accuracy), sum(accuracy) / count, max(accuracy)
+    console.show(
+        {
+            "zoo": str(out),
+            "networks": count,
+            "validation_accuracy": {"min": least, "mean": mean, "max": most},
+        },
+        f"{out}: {console.many(count, 'network')}, accuracy on validation examples {100 * mean:.1f} % "
+        f"(from {100 * least:.1f} to {100 * most:.1f} %)",
+        as_json,
+    )
 
 
 @app.command("card")

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from canon.errors import InputError
-from canon.io import checkpoint
+from canon.io import checkpoint, formats
 from weightflow import datasets
 from weightflow.batched.accuracy import measured
 from weightflow.networks.architectures import Architecture
@@ -19,17 +19,42 @@ from weightflow.zoo.network_file import Network, read_network
 from weightflow.zoo.store import Record, write_manifest, write_shard
 
 WORK = "weightflow zoo import"
-SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
+SUFFIXES = tuple(suffix for suffix in formats.SUFFIXES if suffix != ".pt2")
 
 
 def checkpoint_files(folder: Path) -> list[Path]:
-    """The checkpoints in `folder`, by name; `InputError` where there are none."""
+    """The checkpoints in `folder`, by name; those of its subfolders, one a run, where it holds none itself.
+
+    Raises `InputError` where there are none.
+    """
     if not folder.is_dir():
         raise InputError(f"{folder} is not a folder of checkpoints")
-    files = sorted(path for path in folder.iterdir() if path.suffix in SUFFIXES)
-    if not files:
-        raise InputError(f"{folder} holds no checkpoint; they end in {', '.join(SUFFIXES)}")
-    return files
+    for pattern in ("*", "*/*"):
+        files = sorted(path for path in folder.glob(pattern) if _is_checkpoint(path))
+        if files:
+            return files
+    raise InputError(f"{folder} holds no checkpoint; they end in {', '.join(SUFFIXES)}")
+
+
+def _is_checkpoint(path: Path) -> bool:
+    return path.name.lower().endswith(SUFFIXES) and not path.name.startswith(".") and path.is_file()
+
+
+def ids_of(files: Sequence[Path]) -> list[str]:
+    """A name for each file that no other has: its stem, else with its suffix or its folder's name.
+
+    Files of one name in folders of their own (`run1/best.pt`, `run2/best.pt`) have the folder's name before theirs.
+    """
+    for named in (_stem, lambda path: path.name, lambda path: f"{path.parent.name}-{_stem(path)}"):
+        names = [named(path) for path in files]
+        if len({name.casefold() for name in names}) == len(names):
+            return names
+    return [f"{place:05d}-{path.parent.name}-{path.name}" for place, path in enumerate(files)]
+
+
+def _stem(path: Path) -> str:
+    suffix = max((s for s in SUFFIXES if path.name.lower().endswith(s)), key=len)
+    return path.name[: -len(suffix)].removesuffix(".pth") or path.name
 
 
 def own_architecture(files: Sequence[Path]) -> Architecture:
@@ -55,7 +80,7 @@ def import_zoo(
     shard_size: int = 250,
     progress: Callable[[int], None] = lambda networks: None,
 ) -> int:
-    """Write the networks in `files` as a zoo; ids are the files' names, accuracies are measured.
+    """Write the networks in `files` as a zoo; ids are the files' names (see `ids_of`), accuracies are measured.
 
     A network's classes are `classes`, or what its file says, or all of the data set in its order.
     Every file is read before anything is written; `InputError` names those that do not fit.
@@ -64,10 +89,10 @@ def import_zoo(
     data = datasets.load(dataset)
     given = Prompt(tuple(classes)) if classes else None
     everything = Prompt(data.class_names) if len(data.class_names) <= architecture.classes else None
+    ids = ids_of(files)
 
     def read(path: Path) -> Network:
-        unnamed = "classes" not in checkpoint.read(path).metadata
-        found = read_network(path, architecture, dataset, given or (everything if unnamed else None))
+        found = read_network(path, architecture, dataset, given, otherwise=everything)
         data.class_index(found.prompt.classes)
         return found
 
@@ -80,7 +105,7 @@ def import_zoo(
         accuracy = measured(architecture, state, data, [n.task for n in networks])
         records = [
             Record(
-                id=path.stem,
+                id=ids[start + row],
                 seed=start + row,
                 dataset=dataset,
                 split="seen",
@@ -88,7 +113,7 @@ def import_zoo(
                 lineage=lineage,
                 accuracy=accuracy[row],
             )
-            for row, (path, network) in enumerate(zip(part, networks, strict=True))
+            for row, network in enumerate(networks)
         ]
         write_shard(out, index, state, records)
         progress(len(part))

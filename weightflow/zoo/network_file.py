@@ -12,6 +12,8 @@ from torch import Tensor
 
 from canon.errors import InputError
 from canon.io import checkpoint
+from canon.io.container import Container
+from canon.io.prefixes import with_keys_like
 from canon.types import StateDict
 from weightflow.batched.tasks import Task
 from weightflow.networks.architectures import Architecture
@@ -44,15 +46,22 @@ def metadata_of(architecture: Architecture, classes: Sequence[str]) -> dict[str,
 
 
 def read_network(
-    path: Path, architecture: Architecture, dataset: str, classes: Prompt | None = None
+    path: Path,
+    architecture: Architecture,
+    dataset: str,
+    classes: Prompt | None = None,
+    otherwise: Prompt | None = None,
 ) -> Network:
-    """A network for `architecture` from a file; its own word on its classes is taken unless given.
+    """A network for `architecture` from a file, in float32, without the prefixes that wrappers put before its keys.
 
-    Raises `InputError` where the classes are not known or too many, or where keys or shapes are of another
+    Its classes are `classes`; or else what the file says, in its metadata or as `classes` beside the weights; or else, where it says nothing, `otherwise`. Raises `InputError` where the classes are not known or too many, or where keys or shapes are of another
     architecture (the first ten that differ are named).
     """
     found = checkpoint.read(path)
-    prompt = classes or _own_classes(path, found.metadata)
+    prompt = classes or _beside(found.container)
+    if prompt is None and "classes" not in found.metadata:
+        prompt = otherwise
+    prompt = prompt or _own_classes(path, found.metadata)
     if len(prompt.classes) > architecture.classes:
         raise InputError(
             f"{path} has {len(prompt.classes)} classes; this run was built for {architecture.classes} at most"
@@ -60,6 +69,7 @@ def read_network(
     expected = {
         name: tuple(t.shape) for name, t in architecture.build(len(prompt.classes)).state_dict().items()
     }
+    found = with_keys_like(found, expected.keys())[0]
     shapes = {name: tuple(t.shape) for name, t in found.state.items()}
     wrong = [
         f"{name} is {shapes.get(name, 'missing')}, expected {expected.get(name, 'nothing')}"
@@ -77,6 +87,13 @@ def read_network(
     return Network(padded, prompt, dataset)
 
 
+def _beside(container: Container | None) -> Prompt | None:
+    """The names of classes that a trainer put beside the weights, where it did."""
+    named = None if container is None else container.beside.get("classes")
+    listed = isinstance(named, list | tuple) and named and all(isinstance(name, str) for name in named)
+    return Prompt(tuple(named)) if named is not None and listed else None
+
+
 def _own_classes(path: Path, metadata: Mapping[str, str]) -> Prompt:
     try:
         return Prompt(tuple(json.loads(metadata["classes"])))
@@ -87,6 +104,7 @@ def _own_classes(path: Path, metadata: Mapping[str, str]) -> Prompt:
 
 
 def _padded(architecture: Architecture, name: str, tensor: Tensor) -> Tensor:
+    tensor = tensor.float() if tensor.is_floating_point() else tensor
     full = torch.zeros(architecture.shapes[name], dtype=tensor.dtype)
     part = full
     if name in architecture.class_axes:

@@ -12,7 +12,7 @@ from weightflow.cli.main import app
 from weightflow.export.export import export_zoo
 from weightflow.networks.architectures import Architecture
 from weightflow.zoo.dataset_card import card, write_card
-from weightflow.zoo.import_checkpoints import checkpoint_files, import_zoo, own_architecture
+from weightflow.zoo.import_checkpoints import checkpoint_files, ids_of, import_zoo, own_architecture
 from weightflow.zoo.store import Zoo
 
 MLP = Architecture("mlp", {"inputs": 64, "hidden": [5]}, (64,), 10)
@@ -54,6 +54,42 @@ def test_what_was_exported_comes_back_with_its_classes_and_accuracies(raw_zoo, t
         assert (new.classes, new.accuracy) == (old.classes, old.accuracy)
         expected = raw_zoo.network(row)
         assert all(torch.equal(tensor, expected[name]) for name, tensor in again.network(row).items())
+
+
+@pytest.mark.parametrize(
+    ("names", "ids"),
+    [
+        (["a.pt", "b.pth.tar", "c.ckpt"], ["a", "b", "c"]),
+        (["a.bin", "a.pt", "a.safetensors"], ["a.bin", "a.pt", "a.safetensors"]),
+        (["run1/best.pt", "run2/best.pt"], ["run1-best", "run2-best"]),
+        (["r/a.bin", "r/a.pt", "s/a.pt"], ["00000-r-a.bin", "00001-r-a.pt", "00002-s-a.pt"]),
+    ],
+)
+def test_every_file_has_an_id_of_its_own(tmp_path, names, ids):
+    for name in names:
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        torch.save(MLP.build().state_dict(), path)
+    assert ids_of(checkpoint_files(tmp_path)) == ids
+
+
+@pytest.mark.parametrize("wrap", ["prefix", "half", "bfloat16", "double", "compiled", "container"])
+def test_checkpoints_come_in_many_forms(tmp_path, wrap):
+    names, three = ("two", "five", "nine"), Architecture("mlp", {"inputs": 64, "hidden": [5]}, (64,), 3)
+    state = three.build().state_dict()
+    dtype = {"half": torch.float16, "bfloat16": torch.bfloat16, "double": torch.float64}.get(wrap)
+    prefix = {"prefix": "module.", "compiled": "module._orig_mod."}.get(wrap, "")
+    saved = {prefix + name: tensor.to(dtype or tensor.dtype) for name, tensor in state.items()}
+    beside = {"state_dict": saved, "classes": list(names), "epoch": 3}
+    (tmp_path / "files").mkdir()
+    torch.save(beside if wrap == "container" else saved, tmp_path / "files" / "net.pth.tar")
+    given = None if wrap == "container" else names
+    import_zoo(checkpoint_files(tmp_path / "files"), tmp_path / "zoo", three, "digits", given)
+    zoo = Zoo(tmp_path / "zoo")
+    assert zoo.records[0].classes == names
+    for name, tensor in zoo.network(0).items():
+        assert tensor.dtype == torch.float32
+        assert torch.equal(tensor, saved[prefix + name].float())
 
 
 def test_the_odd_one_out_is_named_and_nothing_is_written(folder, tmp_path):
