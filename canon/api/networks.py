@@ -140,7 +140,7 @@ def require_alike(found: Sequence[Source]) -> None:
             alike = sum(found[0].found.state[n].shape == other.found.state[n].shape for n in shared)
             if 2 * alike < len(found[0].found.state):
                 raise
-            hint = "where a head may differ, leave it out of matching with --except NAME"
+            hint = "where a head may differ, `canon align --except NAME` and `canon merge --except NAME` leave it out"
             raise InputError(f"{error}; {hint}") from None
 
 
