@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 
 def pack(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {f"{prefix}.{name}": tensor.detach() for name, tensor in tensors.items()}
+    return {f"{prefix}.{name}": tensor.detach().cpu() for name, tensor in tensors.items()}
 
 
 def unpack(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -31,4 +31,6 @@ def restore_optimizer(
     parameters = dict(model.named_parameters())
     for name, tensor in tensors.items():
         owner, _, key = name.rpartition(".")
-        optimizer.state[parameters[owner]][key] = tensor
+        # the count of steps stays where torch keeps it, on the processor
+        own = parameters[owner]
+        optimizer.state[own][key] = tensor if key == "step" else tensor.to(own.device)
