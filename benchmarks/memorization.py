@@ -31,6 +31,7 @@ from weightflow.evaluation.baselines import BASELINES
 from weightflow.evaluation.context import Known
 from weightflow.evaluation.error_overlap import compare_behaviour
 from weightflow.evaluation.novelty import nearest_distances
+from weightflow.flow.draws import Draws
 from weightflow.flow.sampling_config import SampleConfig
 from weightflow.generator.decode import decode
 from weightflow.generator.generator import Flow
@@ -180,7 +181,7 @@ def one_centre(known: Known, networks: int, seed: int, steps: int) -> StateDict:
     optimizer = torch.optim.Adam([centre], lr=CENTRE_RATE)
     for _ in range(steps):
         here = words.present[: config.batch_size]
-        loss = behaviour.loss(noisy(len(here)), labels, here, known.data.train, generator).mean()
+        loss = behaviour.loss(noisy(len(here)), labels, here, known.data.train, Draws(generator)).mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -114,7 +114,9 @@ def guarded(app: typer.Typer, arguments: Sequence[str], *, name: str | None = No
         if debug:
             Console(stderr=True).print_exception()
         code, text = explain(error)
-        say(f"error: {text}")
+        # what is kept of work that failed, and how to go on
+        kept = getattr(error, "__notes__", [])[:1] if code == 1 else []
+        say("; ".join([f"error: {text}", *kept]))
         return code
     return 0
 

@@ -16,6 +16,7 @@ from weightflow.api.populations import opened
 from weightflow.generator import generator
 from weightflow.training import trainer as training
 from weightflow.training.presets import read_preset
+from weightflow.training.processes import Processes
 from weightflow.zoo.store import Zoo
 
 
@@ -98,6 +99,7 @@ def train(
     seed: int | None = None,
     settings: Mapping[str, Any] | None = None,
     resume: bool = False,
+    device: str = "cpu",
     progress: Callable[[int, str], None] = lambda steps, note: None,
 ) -> Flow:
     """Train a generator on a zoo.
@@ -110,6 +112,8 @@ def train(
         seed: Seed of everything random.
         settings: Settings to change, such as `{"model.width": 192, "behaviour.weight": 3}`.
         resume: Go on with the run in `out`, bit for bit, where there is one; `steps` may lengthen it.
+        device: Where the model is trained: `cpu`, `cuda`, `cuda:1`, `mps`, or `auto` for an accelerator where there
+            is one. Random numbers do not depend on it.
         progress: Called after each step with 1 and a note (the held-out loss when it was measured).
 
     Returns:
@@ -126,16 +130,22 @@ def train(
         StackedNetworks(100 networks, mlp, ... parameters, 2 classes)
     """
     changes = config.replace_nested(config.nested(settings or {}), {"steps": steps, "seed": seed})
-    start_or_resume(opened(zoo), Path(out), preset, changes, resume).run(progress)
+    start_or_resume(opened(zoo), Path(out), preset, changes, resume, device).run(progress)
     return load(out)
 
 
 def start_or_resume(
-    zoo: Zoo, out: Path, preset: str, changes: Mapping[str, Any], resume: bool
+    zoo: Zoo,
+    out: Path,
+    preset: str,
+    changes: Mapping[str, Any],
+    resume: bool,
+    device: str = "cpu",
+    processes: Processes = Processes(),
 ) -> training.Trainer:
     """A trainer in `out`: that of the run there, if asked and there is one, else a new one."""
     if resume and training.is_begun(out):
-        return training.resume(zoo, out, changes)
+        return training.resume(zoo, out, changes, device, processes)
     if os.path.isfile(out):
         raise InputError(f"{out} is a file; name a folder for the run")
-    return training.start(zoo, read_preset(preset, dict(changes)), out)
+    return training.start(zoo, read_preset(preset, dict(changes)), out, device, processes)

@@ -32,7 +32,9 @@ RECIPES = (
 )
 
 Solver = Annotated[SolverName | None, typer.Option("--method", help="Solver; the run's own by default.")]
-Device = Annotated[str, typer.Option(help="Device of torch: cpu, cuda, cuda:1, mps.")]
+Device = Annotated[
+    str, typer.Option(help="Device: cpu, cuda, cuda:1, mps, or auto for an accelerator if there is one.")
+]
 
 Seed = Annotated[int | None, typer.Option(help="Seed of everything random in this step.")]
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from canon.cli import console
-from weightflow.cli.options import PathName, PresetName, Seed, settings_like
+from weightflow.cli.options import Device, PathName, PresetName, Seed, settings_like
 
 if TYPE_CHECKING:
     from weightflow.training.trainer import Progress, Trainer
@@ -68,6 +68,7 @@ def train(
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was stopped.")] = False,
     seed: Seed = None,
+    device: Device = "cpu",
     settings: Annotated[list[str] | None, settings_like("steps=500")] = None,
     as_json: bool = console.JSON,
     quiet: bool = console.QUIET,
@@ -76,28 +77,33 @@ def train(
 
     With --resume, --set steps=N lengthens a run; what has been decided at its beginning cannot change.
 
+    Several processes share each batch where torchrun starts them (docs/scaling.md).
+
     Example: [bold]weightflow train zoos/canonical --out runs/digits[/]
     """
     from weightflow import config
     from weightflow.api.generation import start_or_resume
     from weightflow.training import run_store as runs
     from weightflow.training import trainer as training
+    from weightflow.training.processes import Processes
     from weightflow.zoo.store import Zoo
 
-    opened = Zoo(zoo)
+    opened, processes = Zoo(zoo), Processes.join()
     changes = config.replace_nested(
         config.dotted(settings or []), {"seed": seed, "objective": {"path": objective}}
     )
     begun = runs.read_header(out).config.steps if resume and training.is_begun(out) else None
-    trainer = start_or_resume(opened, out, preset, changes, resume)
+    trainer = start_or_resume(opened, out, preset, changes, resume, device, processes)
     total, before = trainer.config.steps, trainer.progress.step
-    if begun not in (None, total):
+    if begun not in (None, total) and processes.first:
         console.say(
             f"{out} goes on to step {total} (before: {begun}); from step {before} the learning rate follows the "
             f"schedule of {total} steps"
         )
-    with console.progress(total, "training", done=before, quiet=quiet) as steps:
+    with console.progress(total, "training", done=before, quiet=quiet or not processes.first) as steps:
         done = _until_stopped(trainer, steps.advance, f"weightflow train {zoo} --out {out} --resume")
+    if not processes.first:
+        return
     result = {"run": str(out), "steps": done.step, "best_step": done.best_step, "held_out": done.best}
     early = "" if done.step >= total else f" of {total}, stopped early: no gain in {done.stale} evaluations"
     line = f"{out}: {done.step} steps{early}, held-out loss {done.best:.4f} at step {done.best_step}"

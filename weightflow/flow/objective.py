@@ -12,26 +12,26 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from canon.errors import InputError
+from weightflow.flow.draws import Draws
 from weightflow.flow.prior import WithPrior
 from weightflow.flow.schedule import SCHEDULES, Schedule, expand_time
 from weightflow.flow.velocity import CleanToVelocity, Prediction, VelocityToClean
 from weightflow.registry import pick
 
 
-def uniform_times(count: int, generator: torch.Generator) -> Tensor:
-    return torch.rand(count, generator=generator)
+def uniform_times(count: int, draws: Draws) -> Tensor:
+    return draws.uniform(count)
 
 
-def logit_normal_times(count: int, generator: torch.Generator) -> Tensor:
-    return torch.randn(count, generator=generator).sigmoid()
+def logit_normal_times(count: int, draws: Draws) -> Tensor:
+    return draws.normal(count).sigmoid()
 
 
-TIMES: dict[str, Callable[[int, torch.Generator], Tensor]] = {
+TIMES: dict[str, Callable[[int, Draws], Tensor]] = {
     "uniform": uniform_times,
     "logit-normal": logit_normal_times,
 }
@@ -109,15 +109,15 @@ def match(
     model: Prediction,
     x_1: Float[Tensor, "batch tokens width"],
     used: Bool[Tensor, "batch tokens width"],
-    generator: torch.Generator,
+    draws: Draws,
 ) -> Matched:
     """One draw of noise and time for each network, and the model's error on it over the used entries."""
     s = config.schedule
-    t = TIMES[config.times](len(x_1), generator)
-    x_0 = config.source * torch.randn(x_1.shape, generator=generator) * used
+    t = TIMES[config.times](len(x_1), draws)
+    x_0 = config.source * draws.normal(*x_1.shape) * used
     x_t = expand_time(s.alpha(t), x_1) * x_1 + expand_time(s.sigma(t), x_1) * x_0
     if config.jitter:
-        x_t = x_t + config.jitter * torch.randn(x_1.shape, generator=generator) * used
+        x_t = x_t + config.jitter * draws.normal(*x_1.shape) * used
     said = model(x_t, t)
     predicted = config.whole(lambda x, time: said)(x_t, t) * used
     target = x_1

@@ -28,7 +28,7 @@ def used_entries(
     """Which entries of a layout's tokens belong to a network with these logits."""
     distinct, which = present.unique(dim=0, return_inverse=True)  # networks of one task are alike
     ones = {
-        name: torch.ones(1, *shape).expand(len(distinct), *shape)
+        name: torch.ones(1, *shape, device=present.device).expand(len(distinct), *shape)
         for name, shape in architecture.shapes.items()
     }
     used = layout.encode(pad_with_zeros(architecture, ones, distinct)).bool()
@@ -71,6 +71,11 @@ class Coordinates(ABC):
     @abstractmethod
     def tensors(self) -> dict[str, Tensor]:
         """What a checkpoint keeps of them."""
+
+    def to(self, device: torch.device) -> Coordinates:
+        """The same coordinates, computed on a device."""
+        moved = {name: tensor.to(device) for name, tensor in self.tensors().items()}
+        return self.restore(self.architecture, self.layout, moved)
 
     @abstractmethod
     def used(self, present: Present) -> Bool[Tensor, "networks tokens width"]:

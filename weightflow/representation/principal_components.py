@@ -83,7 +83,7 @@ class Components(Coordinates):
         return {"mean": self.mean, "directions": self.directions, "scale": self.scale}
 
     def used(self, present: Present) -> Bool[Tensor, "networks tokens width"]:
-        return torch.ones(len(present), 1, len(self.scale), dtype=torch.bool)
+        return torch.ones(len(present), 1, len(self.scale), dtype=torch.bool, device=present.device)
 
     def encode(self, state: StateDict, present: Present) -> Z:
         rows = _rows(self.architecture, self.flat, state, present, self.mean)

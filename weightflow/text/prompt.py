@@ -123,6 +123,9 @@ class PromptBatch:
     def __len__(self) -> int:
         return len(self.present)
 
+    def to(self, device: torch.device) -> PromptBatch:
+        return PromptBatch(self.vectors.to(device), self.present.to(device))
+
     def shown(self, kept: Bool[Tensor, "prompts one"]) -> PromptBatch:
         """The empty prompt in every row that is not kept."""
         return PromptBatch(self.vectors, self.present & kept)

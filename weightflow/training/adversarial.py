@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from canon.errors import InputError
+from weightflow.training.processes import Processes
 from weightflow.training.state_dicts import load_weights, optimizer_tensors, pack, restore_optimizer, unpack
 
 
@@ -47,11 +48,19 @@ def discriminator(inputs: int, widths: tuple[int, ...]) -> nn.Sequential:
 class Adversary:
     """The discriminator and its optimizer. `entries` (tokens, width) says which entries it looks at."""
 
-    def __init__(self, config: AdversaryConfig, entries: Tensor, seed: int) -> None:
-        self._entries = entries.flatten().nonzero().squeeze(1)
+    def __init__(
+        self,
+        config: AdversaryConfig,
+        entries: Tensor,
+        seed: int,
+        device: torch.device = torch.device("cpu"),
+        processes: Processes = Processes(),
+    ) -> None:
+        self._entries = entries.flatten().nonzero().squeeze(1).to(device)
+        self._processes = processes
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.model = discriminator(len(self._entries), config.widths)
+            self.model = discriminator(len(self._entries), config.widths).to(device)
         self._optimizer = torch.optim.Adam(
             self.model.parameters(), lr=config.learning_rate, betas=(0.5, 0.999)
         )
@@ -68,6 +77,7 @@ class Adversary:
         # the generator's step left gradients here
         self._optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        self._processes.average([p.grad for p in self.model.parameters() if p.grad is not None])
         self._optimizer.step()
         return float(loss.detach())
 

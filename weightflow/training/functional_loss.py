@@ -20,6 +20,7 @@ from weightflow.batched.class_axes import class_table, masked_cross_entropy
 from weightflow.batched.inference import forward_many
 from weightflow.batched.tasks import Task
 from weightflow.datasets import ClassificationData, Split
+from weightflow.flow.draws import Draws
 from weightflow.representation import Coordinates
 
 
@@ -102,22 +103,21 @@ class Behaviour:
         labels: Tensor,
         present: Tensor,
         split: Split,
-        generator: torch.Generator,
+        draws: Draws,
     ) -> Float[Tensor, " networks"]:
-        targets, inputs = self.examples(labels, present, split, generator)
+        targets, inputs = self.examples(labels, split, draws)
         return masked_cross_entropy(self._scores(z, present, labels, inputs), targets, present)
 
-    def examples(
-        self, labels: Tensor, present: Tensor, split: Split, generator: torch.Generator
-    ) -> tuple[Tensor, Tensor]:
-        """Random examples of each task: their logits (tasks, images), and inputs (tasks, images, *shape)."""
+    def examples(self, labels: Tensor, split: Split, draws: Draws) -> tuple[Tensor, Tensor]:
+        """Random examples of each task, whose `labels` are on the processor: their logits (tasks, images), and inputs (tasks, images, *shape)."""
         rows, counts = self._rows[split]
         own = (labels < 0).long().argsort(dim=1, stable=True)  # labels of the task first
-        place = torch.rand(len(labels), self.images, generator=generator) * (labels >= 0).sum(1, keepdim=True)
+        chosen = draws.on_processor
+        place = chosen.uniform(len(labels), self.images) * (labels >= 0).sum(1, keepdim=True)
         wanted = own.gather(1, place.long())
         targets = labels.gather(1, wanted)
-        place = (torch.rand(wanted.shape, generator=generator) * counts[wanted]).long()
-        return targets, split.inputs[rows[wanted, place]]
+        place = (chosen.uniform(*wanted.shape) * counts[wanted]).long()
+        return draws.put(targets), draws.put(split.inputs[rows[wanted, place]])
 
     def log_probabilities(
         self,
@@ -133,7 +133,7 @@ class Behaviour:
 
     def _scores(self, z: Tensor, present: Tensor, labels: Tensor, inputs: Tensor) -> Tensor:
         output = self._forward(self.coordinates.decode(z, present), inputs)
-        return self._readout.scores(output, self._text(labels, present))
+        return self._readout.scores(output, self._text(labels, present).to(output.device))
 
     def _text(self, labels: Tensor, present: Tensor) -> Tensor:
         if self._readout.width is None:

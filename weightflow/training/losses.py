@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from weightflow.datasets import Split
+from weightflow.flow.draws import Draws
 from weightflow.flow.objective import Matched, match
 from weightflow.flow.solver import solve
 from weightflow.representation import Coordinates
@@ -57,35 +58,31 @@ class Loss:
     def _sampled(self) -> SampledLoss:
         return SampledLoss(self.config.behaviour, self.config.objective, self.coordinates, self.behaviour)
 
-    def held_out(
-        self, model: Model, batch: Batch, kept: Tensor, split: Split, generator: torch.Generator
-    ) -> Terms:
+    def held_out(self, model: Model, batch: Batch, kept: Tensor, split: Split, draws: Draws) -> Terms:
         """`kept` (networks, 1) says which prompts the model is shown; behaviour counts only for those."""
-        return self._terms(model, batch, kept, split, generator)[0]
+        return self._terms(model, batch, kept, split, draws)[0]
 
-    def training(
-        self, model: Model, batch: Batch, kept: Tensor, split: Split, generator: torch.Generator
-    ) -> Terms:
+    def training(self, model: Model, batch: Batch, kept: Tensor, split: Split, draws: Draws) -> Terms:
         """As `held_out`, with the terms that only training has."""
         config = self.config
-        terms, matched = self._terms(model, batch, kept, split, generator)
+        terms, matched = self._terms(model, batch, kept, split, draws)
         extra: dict[str, tuple[float, Tensor]] = {}
         if self.adversary is not None:
             extra["adversary"] = config.adversary.weight, self.adversary.loss(terms.x_1)
         if self.units is not None and config.augment.equivariance:
-            error = self._equivariance(self.units, model, batch, kept, matched, generator)
+            error = self._equivariance(self.units, model, batch, kept, matched, draws)
             extra["equivariance"] = config.augment.equivariance, error
         if self.beyond is not None:
             count = max(1, round(config.behaviour.beyond * len(batch)))
-            words, labels = self.beyond.draw(count, generator)
+            words, labels = self.beyond.draw(count, draws)
             steps = config.behaviour.beyond_steps
-            error = self._from_noise(model, words, labels, steps, split, generator).mean()
+            error = self._from_noise(model, words, labels, steps, split, draws).mean()
             extra["beyond"] = config.behaviour.weight * count / len(batch), error
         total = terms.total + sum(weight * error for weight, error in extra.values())
         return Terms(total, terms.parts | {n: error.detach() for n, (_, error) in extra.items()}, terms.x_1)
 
     def _terms(
-        self, model: Model, batch: Batch, kept: Tensor, split: Split, generator: torch.Generator
+        self, model: Model, batch: Batch, kept: Tensor, split: Split, draws: Draws
     ) -> tuple[Terms, Matched]:
         config, words = self.config, batch.prompts.shown(kept)
         used = self._used(batch.prompts)
@@ -95,15 +92,15 @@ class Loss:
                 lambda x_t, t: model(x_t, t, words.vectors, words.present),
                 batch.z,
                 used,
-                generator,
+                draws,
             )
         else:  # nothing is learned from it
-            none = torch.zeros(len(batch))
+            none = batch.z.new_zeros(len(batch))
             matched = Matched(none, torch.zeros_like(batch.z), torch.zeros_like(batch.z), none)
         error, x_1 = matched.error.mean(), matched.x_1 * used
         found = {"match": error, "behaviour": error.new_zeros(())}
         if config.behaviour.weight:
-            found |= self._behaviour(model, batch, matched, kept, split, generator)
+            found |= self._behaviour(model, batch, matched, kept, split, draws)
         weights = {
             "match": config.objective.weight,
             "behaviour": config.behaviour.weight,
@@ -120,23 +117,23 @@ class Loss:
         matched: Matched,
         kept: Tensor,
         split: Split,
-        generator: torch.Generator,
+        draws: Draws,
     ) -> dict[str, Tensor]:
         """Of networks from noise for the first share of the batch, of the predictions for the others."""
         config, prompts = self.config.behaviour, batch.prompts
         sampled, losses, others = round(config.sampled * len(batch)), [], {}
         if sampled and config.group > 1:
-            others = self._sampled(model, batch[:sampled], split, generator)
+            others = self._sampled(model, batch[:sampled], split, draws)
             losses.append(others.pop("behaviour"))
         elif sampled:
             some = batch[:sampled]
             losses.append(
-                self._from_noise(model, some.prompts, some.labels, config.sampled_steps, split, generator)
+                self._from_noise(model, some.prompts, some.labels, config.sampled_steps, split, draws)
             )
         if sampled < len(batch):
             rest = slice(sampled, None)
             x_1 = (matched.x_1 * self._used(prompts))[rest]
-            loss = self.behaviour.loss(x_1, batch.labels[rest], prompts.present[rest], split, generator)
+            loss = self.behaviour.loss(x_1, batch.labels[rest], prompts.present[rest], split, draws)
             losses.append(loss * matched.t[rest] ** config.power * kept[rest].squeeze(1))
         return {"behaviour": torch.cat(losses).mean(), **others}
 
@@ -147,13 +144,13 @@ class Loss:
         batch: Batch,
         kept: Tensor,
         matched: Matched,
-        generator: torch.Generator,
+        draws: Draws,
     ) -> Tensor:
         words, used = batch.prompts.shown(kept), self._used(batch.prompts)
         clean = self.config.objective.clean(lambda x_t, t: model(x_t, t, words.vectors, words.present))
-        relabelling = units.draw(len(batch), generator)
+        relabelling = units.draw(len(batch), draws)
         left, right = clean(units(matched.x_t, relabelling), matched.t), units(matched.x_1, relabelling)
-        return ((left - right) ** 2 * used).sum() / used.sum()
+        return (((left - right) ** 2 * used).sum((1, 2)) / used.sum((1, 2))).mean()
 
     def _from_noise(
         self,
@@ -162,7 +159,7 @@ class Loss:
         labels: Tensor,
         steps: int,
         split: Split,
-        generator: torch.Generator,
+        draws: Draws,
     ) -> Tensor:
         """Cross-entropy (networks,). The last of a few steps has the gradient; how many come before is drawn."""
         objective, count = self.config.objective, len(words)
@@ -172,13 +169,13 @@ class Loss:
             return model(x_t, t, words.vectors, words.present) * used
 
         layout = self.coordinates.layout
-        x = objective.source * torch.randn(count, layout.tokens, layout.width, generator=generator) * used
-        before = int(torch.randint(steps, (1,), generator=generator))
+        x = objective.source * draws.normal(count, layout.tokens, layout.width) * used
+        before = draws.integer(steps)
         if before:
             with torch.no_grad():
                 x = solve(objective.velocity(predict), x, steps=before, end=before / steps)
         x_1 = objective.clean(predict)(x, x.new_full((count,), before / steps))
-        return self.behaviour.loss(x_1, labels, words.present, split, generator)
+        return self.behaviour.loss(x_1, labels, words.present, split, draws)
 
     def _used(self, prompts: PromptBatch) -> Tensor:
         return self.coordinates.used(prompts.present)

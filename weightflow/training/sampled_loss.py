@@ -25,6 +25,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from weightflow.datasets import Split
+from weightflow.flow.draws import Draws
 from weightflow.flow.objective import ObjectiveConfig
 from weightflow.flow.schedule import expand_time
 from weightflow.representation import Coordinates
@@ -46,14 +47,12 @@ class SampledLoss:
     coordinates: Coordinates
     behaviour: Behaviour
 
-    def __call__(
-        self, model: Model, batch: Batch, split: Split, generator: torch.Generator
-    ) -> dict[str, Tensor]:
+    def __call__(self, model: Model, batch: Batch, split: Split, draws: Draws) -> dict[str, Tensor]:
         """Cross-entropy (prompts,) of the networks, and the other terms that weigh anything, each a mean."""
         config, count = self.config, len(batch)
         words = _repeat(batch.prompts, config.group)
-        x_0, x_1 = self._made(model, words, generator)
-        targets, inputs = self.behaviour.examples(batch.labels, batch.prompts.present, split, generator)
+        x_0, x_1 = self._made(model, words, draws)
+        targets, inputs = self.behaviour.examples(batch.labels, split, draws)
         log_p = self.behaviour.log_probabilities(
             x_1,
             words.present,
@@ -66,23 +65,22 @@ class SampledLoss:
                 zoo = self.behaviour.log_probabilities(batch.z, batch.prompts.present, batch.labels, inputs)
             found["energy"] = energy_score(log_p.exp(), zoo.exp()).mean()
         if config.straight:
-            some = slice(0, max(1, len(words) // config.group))
-            found["straight"] = self._straight(model, words[some], x_0[some], x_1[some].detach(), generator)
+            some = slice(None, None, config.group)  # one network of each prompt
+            found["straight"] = self._straight(model, words[some], x_0[some], x_1[some].detach(), draws)
         return found
 
-    def _made(self, model: Model, words: PromptBatch, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def _made(self, model: Model, words: PromptBatch, draws: Draws) -> tuple[Tensor, Tensor]:
         """Noise, and the networks that one evaluation makes of it."""
         layout, used = self.coordinates.layout, self.coordinates.used(words.present)
-        noise = torch.randn(len(words), layout.tokens, layout.width, generator=generator)
+        prompts = len(words) // self.config.group
+        noise = draws.normal(prompts, self.config.group, layout.tokens, layout.width).flatten(0, 1)
         x_0 = self.objective.source * noise * used
         clean = self.objective.clean(lambda x, t: model(x, t, words.vectors, words.present))
         return x_0, clean(x_0, x_0.new_zeros(len(words))) * used
 
-    def _straight(
-        self, model: Model, words: PromptBatch, x_0: Tensor, x_1: Tensor, generator: torch.Generator
-    ) -> Tensor:
+    def _straight(self, model: Model, words: PromptBatch, x_0: Tensor, x_1: Tensor, draws: Draws) -> Tensor:
         schedule, used = self.objective.schedule, self.coordinates.used(words.present)
-        t = torch.rand(len(words), generator=generator)
+        t = draws.uniform(len(words))
         x_t = expand_time(schedule.alpha(t), x_1) * x_1 + expand_time(schedule.sigma(t), x_1) * x_0
         clean = self.objective.clean(lambda x, time: model(x, time, words.vectors, words.present))
         error = (clean(x_t, t) - x_1).square() * used
@@ -107,7 +105,7 @@ def energy_score(
     p, q = p.flatten(2) / scale, q.flatten(1) / scale
     to_zoo = ((p - q.unsqueeze(1)).square().sum(-1) + TINY).sqrt().mean(1)
     apart = ((p.unsqueeze(1) - p.unsqueeze(2)).square().sum(-1) + TINY).sqrt()
-    others = ~torch.eye(group, dtype=torch.bool)
+    others = ~torch.eye(group, dtype=torch.bool, device=apart.device)
     return to_zoo - 0.5 * apart[:, others].mean(1)
 
 

@@ -15,7 +15,7 @@ MOMENTS = {"step", "exp_avg", "exp_avg_sq"}
 
 
 def pack(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {f"{prefix}.{name}": tensor.detach() for name, tensor in tensors.items()}
+    return {f"{prefix}.{name}": tensor.detach().cpu() for name, tensor in tensors.items()}
 
 
 def unpack(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -58,7 +58,8 @@ def restore_optimizer(
             raise InputError(
                 f"the optimizer's state {name} ({tensor.dtype}, {tuple(tensor.shape)}) is of another model"
             )
-        optimizer.state[like][key] = tensor
+        # the count of steps stays where torch keeps it, on the processor
+        optimizer.state[like][key] = tensor if key == "step" else tensor.to(like.device)
         found.setdefault(owner, set()).add(key)
     for owner, keys in found.items():
         if not keys >= MOMENTS:

@@ -27,6 +27,7 @@ from weightflow import config as settings
 from weightflow import datasets
 from weightflow import representation as coordinate_kinds
 from weightflow.datasets import Facts
+from weightflow.flow.draws import Draws
 from weightflow.models.conditioning import CONDITIONINGS
 from weightflow.models.residual import make_generator
 from weightflow.models.text_standardization import centre_words
@@ -42,6 +43,7 @@ from weightflow.training.batch import Batch
 from weightflow.training.config import TrainConfig
 from weightflow.training.functional_loss import Behaviour
 from weightflow.training.losses import Loss, Terms
+from weightflow.training.processes import Processes
 from weightflow.training.state_dicts import (
     load_weights,
     optimizer_tensors,
@@ -73,8 +75,17 @@ class Progress:
 class Trainer:
     """A zoo, a configuration and a folder; `run` goes on from wherever the folder is."""
 
-    def __init__(self, zoo: Zoo, config: TrainConfig, folder: Path) -> None:
+    def __init__(
+        self,
+        zoo: Zoo,
+        config: TrainConfig,
+        folder: Path,
+        device: str = "cpu",
+        processes: Processes = Processes(),
+    ) -> None:
         self.config, self.zoo_path, self.folder = config, zoo.path, folder
+        self.processes, self.device = processes, processes.device(device)
+        _check_shares(config, processes)
         encoder, architecture = load_encoder(config.encoder), zoo.architecture
         rows, classes = learn_and_choose(zoo, config.hold_out), only_task(zoo)
         compatibility.check(config, zoo)
@@ -91,7 +102,8 @@ class Trainer:
             lambda: _batches(zoo, rows["seen"], prompts["seen"]),
             exchange,
         )
-        behaviour = Behaviour(self.coordinates, self.data, config.behaviour.images)
+        computing = self.coordinates.to(self.device)
+        behaviour = Behaviour(computing, self.data, config.behaviour.images)
         self.populations = {
             split: Batch(
                 _encode(self.coordinates, zoo, rows[split], prompts[split]),
@@ -102,9 +114,11 @@ class Trainer:
         }
         self.augment = Augmentation(augment, architecture, layout)
         used = self.coordinates.used(prompts["seen"].present).any(dim=0)
-        self.adversary = Adversary(config.adversary, used, config.seed) if config.adversary.weight else None
+        self.adversary = None
+        if config.adversary.weight:
+            self.adversary = Adversary(config.adversary, used, config.seed, self.device, processes)
         beyond = TasksBeyond(zoo, self.data, encoder) if config.behaviour.beyond else None
-        self.loss = Loss(config, self.coordinates, behaviour, self.augment.units, self.adversary, beyond)
+        self.loss = Loss(config, computing, behaviour, self.augment.units, self.adversary, beyond)
         self.header = runs.RunHeader(
             config,
             runs.ZooReference(str(zoo.path.resolve()), zoo.identity, zoo.dataset, classes),
@@ -125,6 +139,7 @@ class Trainer:
                 fit_anchors(config.anchors, zoo, self.data, encoder, self.coordinates),
             )
         centre_words(self.model, CONDITIONINGS[config.model.conditioning], prompts["seen"])
+        self.model.to(self.device)
         self.forward = torch.compile(self.model) if config.compile else self.model
         self.average = copy.deepcopy(self.model).requires_grad_(False)
         self.best_average = {k: v.clone() for k, v in self.average.state_dict().items()}
@@ -148,26 +163,29 @@ class Trainer:
         After each step `stop` is asked: where it is true, the state is saved and the run ends early.
         `InputError` where another process is training in the folder.
         """
-        with _writing(self.folder):
-            if runs.checkpoint_step(self.folder) not in (None, self.saved):
-                raise InputError(
-                    f"{self.folder} was trained on by another process meanwhile; go on with it: {_again(self.zoo_path, self.folder)}"
-                )
+        with _writing(self.folder, self.processes):
+            self.processes.first_alone(self._require_own)
             return self._run(on_step, stop)
+
+    def _require_own(self) -> None:
+        if runs.checkpoint_step(self.folder) not in (None, self.saved):
+            raise InputError(
+                f"{self.folder} was trained on by another process meanwhile; go on with it: {_again(self.zoo_path, self.folder)}"
+            )
 
     def _run(self, on_step: Callable[[int, str], None], stop: Callable[[], bool]) -> Progress:
         config, started = self.config, time.monotonic()
         while not self.finished:
             note = ""
             with torch.random.fork_rng(devices=[]):
-                # dropout draws from the global stream: here it is a function of the step
-                torch.manual_seed(config.seed * 2**20 + self.progress.step)
+                # dropout draws from the global stream: here it is a function of the step and the process
+                torch.manual_seed(config.seed * 2**20 + self.progress.step + self.processes.rank * 2**53)
                 terms = self._step()
             self.progress.step += 1
             last = self.progress.step == config.steps
             if last or self.progress.step % config.evaluate_every == 0:
                 note = self._evaluate(terms, time.monotonic() - started)
-            ended = stop()
+            ended = self.processes.any(stop())
             if self.finished or ended or self.progress.step % config.save_every == 0:
                 self.save()
             on_step(1, note)
@@ -187,11 +205,16 @@ class Trainer:
             group["lr"] = config.learning_rate * _warmup_cosine(self.progress.step, config)
         batch = seen[torch.randint(len(seen), (config.batch_size,), generator=self.generator)]
         kept = torch.rand(len(batch), 1, generator=self.generator) >= config.drop_prompt
-        batch = self.augment(batch, self.generator)
+        batch = self.augment(batch, Draws(self.generator))
+        own = slice(self.processes.rank, None, self.processes.count)
+        batch, kept = batch[own].to(self.device), kept[own].to(self.device)
+        draws = Draws(self.generator, self.device, self.processes.rank, self.processes.count)
         with torch.autocast(batch.z.device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
-            terms = self.loss.training(self.forward, batch, kept, self.data.train, self.generator)
+            terms = self.loss.training(self.forward, batch, kept, self.data.train, draws)
         self.optimizer.zero_grad(set_to_none=True)
         terms.total.backward()
+        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+        self.processes.average([*gradients, *terms.parts.values()])
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.clip)
         if not torch.isfinite(norm):
             raise WorkError(self._not_finite(terms))
@@ -211,20 +234,19 @@ class Trainer:
 
     @torch.no_grad()
     def _evaluate(self, terms: Terms, seconds: float) -> str:
-        """The objective on held-out networks, with the same noise and validation images every time."""
-        held_out = self.populations["validation"]
-        self.average.eval()
-        generator = torch.Generator().manual_seed(self.config.seed + 1)
-        # every network four times: one draw of time and noise each is too few to rank checkpoints by
-        batch = held_out[torch.arange(len(held_out)).repeat(4)]
-        kept = torch.ones(len(batch), 1, dtype=torch.bool)
-        found = self.loss.held_out(self.average, batch, kept, self.data.validation, generator)
-        score, p = float(found.total), self.progress
+        """The objective on held-out networks, with the same noise and validation images every time.
+
+        The first process measures it for all.
+        """
+        found = self._held_out() if self.processes.first else None
+        score, p = self.processes.told(0.0 if found is None else float(found.total)), self.progress
         if score < p.best:
             p.best, p.best_step, p.stale = score, p.step, 0
             self.best_average = {k: v.clone() for k, v in self.average.state_dict().items()}
         else:
             p.stale += 1
+        if found is None:
+            return ""
         line = {
             "step": p.step,
             "seconds": round(seconds, 3),
@@ -236,6 +258,15 @@ class Trainer:
         parts = found.parts
         return f"held-out {score:.3f} (weights {parts['match']:.3f}, behaviour {parts['behaviour']:.3f})"
 
+    def _held_out(self) -> Terms:
+        held_out = self.populations["validation"]
+        self.average.eval()
+        draws = Draws(torch.Generator().manual_seed(self.config.seed + 1), self.device)
+        # every network four times: one draw of time and noise each is too few to rank checkpoints by
+        batch = held_out[torch.arange(len(held_out)).repeat(4)].to(self.device)
+        kept = torch.ones(len(batch), 1, dtype=torch.bool, device=self.device)
+        return self.loss.held_out(self.average, batch, kept, self.data.validation, draws)
+
     def _not_finite(self, terms: Terms) -> str:
         lost = next((name for name, value in terms.parts.items() if not torch.isfinite(value)), None)
         cause = "gradient" if lost is None else f"loss in {'weights' if lost == 'match' else lost}"
@@ -245,7 +276,10 @@ class Trainer:
         )
 
     def save(self) -> None:
-        """Write the state to go on from, then the checkpoint to sample from."""
+        """Write the state to go on from, then the checkpoint to sample from; the first process does."""
+        self.saved = self.progress.step
+        if not self.processes.first:
+            return
         tensors = {
             **pack("raw", self.model.state_dict()),
             **pack("average", self.average.state_dict()),
@@ -262,7 +296,6 @@ class Trainer:
             "stale": str(p.stale),
         }
         checkpoint.write(self.folder / "state.safetensors", tensors, counters)
-        self.saved = p.step
         # before the first evaluation no weights are the best; the initial ones are the worst
         best, step = (self.best_average, p.best_step) if p.best_step else (self.average.state_dict(), p.step)
         runs.write_checkpoint(
@@ -271,7 +304,7 @@ class Trainer:
 
     def complete(self) -> None:
         """Write the checkpoint of the state that was restored, where the run was killed between the two."""
-        if runs.checkpoint_step(self.folder) != self.progress.step:
+        if self.processes.first and runs.checkpoint_step(self.folder) != self.progress.step:
             self.save()
 
     def restore(self) -> None:
@@ -280,8 +313,9 @@ class Trainer:
         found = checkpoint.read(path)
         with reading(path, "restore it, or train the run again in another folder"):
             who = str(path)
-            load_weights(self.average, unpack("best", found.state), who)
-            self.best_average = unpack("best", found.state)
+            best = unpack("best", found.state)
+            load_weights(self.average, best, who)
+            self.best_average = {name: tensor.to(self.device) for name, tensor in best.items()}
             load_weights(self.model, unpack("raw", found.state), who)
             load_weights(self.average, unpack("average", found.state), who)
             restore_optimizer(self.model, self.optimizer, unpack("optimizer", found.state))
@@ -293,7 +327,17 @@ class Trainer:
                 int(m["step"]), float.fromhex(m["best"]), int(m["best_step"]), int(m["stale"])
             )
         self.saved = self.progress.step
-        runs.cut_metrics(self.folder, self.progress.step)
+        if self.processes.first:
+            runs.cut_metrics(self.folder, self.progress.step)
+
+
+def _check_shares(config: TrainConfig, processes: Processes) -> None:
+    """`InputError` where the processes cannot share each part of a batch evenly."""
+    size, behaviour = config.batch_size, config.behaviour
+    processes.share("batch_size", size)
+    processes.share("the share behaviour.sampled of batch_size", round(behaviour.sampled * size))
+    if behaviour.beyond:
+        processes.share("the share behaviour.beyond of batch_size", max(1, round(behaviour.beyond * size)))
 
 
 def _prompts(zoo: Zoo, rows: list[int], config: TrainConfig) -> PromptBatch:
@@ -320,16 +364,22 @@ def _warmup_cosine(step: int, config: TrainConfig) -> float:
     return min(1.0, (step + 1) / config.warmup) * 0.5 * (1 + math.cos(math.pi * step / config.steps))
 
 
-def start(zoo: Zoo, config: TrainConfig, folder: Path) -> Trainer:
+def start(
+    zoo: Zoo, config: TrainConfig, folder: Path, device: str = "cpu", processes: Processes = Processes()
+) -> Trainer:
     """A new run in an empty folder; `InputError` where another process begins one there."""
-    _require_free(zoo.path, folder)
-    trainer = Trainer(zoo, config, folder)
-    with _writing(folder):
-        _require_free(zoo.path, folder)  # another process may have come first
-        unfinished.begin(folder, WORK)
-        runs.write_header(folder, trainer.header)
-        trainer.save()
-        unfinished.finish(folder)
+    processes.first_alone(lambda: _require_free(zoo.path, folder))
+    trainer = Trainer(zoo, config, folder, device, processes)
+
+    def begin() -> None:
+        with _writing(folder):
+            _require_free(zoo.path, folder)  # another command may have come first
+            unfinished.begin(folder, WORK)
+            runs.write_header(folder, trainer.header)
+            trainer.save()
+            unfinished.finish(folder)
+
+    processes.first_alone(begin)
     return trainer
 
 
@@ -346,8 +396,11 @@ def _require_free(zoo: Path, folder: Path) -> None:
 
 
 @contextmanager
-def _writing(folder: Path) -> Iterator[None]:
-    """Hold the run's folder; `InputError` at once where another process does."""
+def _writing(folder: Path, processes: Processes = Processes()) -> Iterator[None]:
+    """Hold the run's folder, the first process for all; `InputError` at once where another command does."""
+    if not processes.first:
+        yield
+        return
     with holding(folder / unfinished.LOCK, wait=False) as mine:
         if not mine:
             raise InputError(
@@ -365,8 +418,16 @@ def is_begun(folder: Path) -> bool:
 CHANGEABLE = ("steps", "patience", "evaluate_every", "save_every")
 
 
-def resume(zoo: Zoo, folder: Path, changes: Mapping[str, Any] | None = None) -> Trainer:
+def resume(
+    zoo: Zoo,
+    folder: Path,
+    changes: Mapping[str, Any] | None = None,
+    device: str = "cpu",
+    processes: Processes = Processes(),
+) -> Trainer:
     """Go on with a run; `changes` to its settings may lengthen it.
+
+    Bit for bit on the same device with the same number of processes; up to rounding with others.
 
     `InputError` where its zoo is not the one it began with, or where a setting cannot change any more.
     """
@@ -382,9 +443,9 @@ def resume(zoo: Zoo, folder: Path, changes: Mapping[str, Any] | None = None) -> 
             f"{zoo.identity[:12]}: give the zoo it began with"
         )
     config = _changed(header.config, changes or {}, folder)
-    trainer = Trainer(zoo, config, folder)
+    trainer = Trainer(zoo, config, folder, device, processes)
     if (folder / "state.safetensors").exists():
-        with _writing(folder):
+        with _writing(folder, processes):
             trainer.restore()
             trainer.complete()
     if config != header.config:
@@ -392,8 +453,9 @@ def resume(zoo: Zoo, folder: Path, changes: Mapping[str, Any] | None = None) -> 
             raise InputError(
                 f"{folder} has taken {trainer.progress.step} steps already; steps={config.steps} is less"
             )
-        with _writing(folder):
-            runs.write_header(folder, trainer.header)
+        with _writing(folder, processes):
+            if processes.first:
+                runs.write_header(folder, trainer.header)
     return trainer
 
 

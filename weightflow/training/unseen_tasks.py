@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from canon.errors import InputError
 from weightflow.data.class_groups import members
 from weightflow.datasets import ClassificationData
+from weightflow.flow.draws import Draws
 from weightflow.text import PromptBatch, TextEncoder
 from weightflow.zoo.store import Zoo
 
@@ -37,8 +38,16 @@ class TasksBeyond:
         self._held_out = {_key(data.class_labels(classes)) for classes in held_out}
         self._classes = zoo.architecture.classes
 
-    def draw(self, count: int, generator: torch.Generator) -> tuple[PromptBatch, Tensor]:
-        """Prompts for `count` tasks and the logit of each label (count, labels of the data), -1 for none."""
+    def draw(self, count: int, draws: Draws) -> tuple[PromptBatch, Tensor]:
+        """Prompts for `count` tasks and the logit of each label (count, labels of the data), -1 for none.
+
+        The labels stay on the processor.
+        """
+        words, labels = self._draw(count * draws.processes, draws.generator)
+        words, labels = PromptBatch(draws.own(words.vectors), draws.own(words.present)), draws.own(labels)
+        return words.to(draws.device), labels
+
+    def _draw(self, count: int, generator: torch.Generator) -> tuple[PromptBatch, Tensor]:
         vectors = torch.zeros(count, self._classes, self._vectors.shape[1])
         present = torch.zeros(count, self._classes, dtype=torch.bool)
         labels = torch.full((count, self._all), -1)

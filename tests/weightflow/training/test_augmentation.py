@@ -8,6 +8,7 @@ from canon.errors import InputError
 from weightflow.batched.class_axes import pad_with_zeros
 from weightflow.batched.inference import forward_many
 from weightflow.batched.initialization import initialise
+from weightflow.flow.draws import Draws
 from weightflow.networks.architectures import Architecture
 from weightflow.representation import used_entries
 from weightflow.representation.layout import make_layout
@@ -56,7 +57,7 @@ def batch_of(coordinates, state, generator):
 def test_permuting_units_changes_the_tokens_and_not_the_function(coordinates, state, generator):
     batch = batch_of(coordinates, state, generator)
     augmentation = Augmentation(AugmentConfig(permute_units=True), MLP, coordinates.layout)
-    moved = augmentation(batch, generator)
+    moved = augmentation(batch, Draws(generator))
     assert not torch.allclose(moved.z, batch.z)
     inputs, forward = torch.randn(3, 8, 6, generator=generator), forward_many(MLP)
     after = forward(coordinates.decode(moved.z, PRESENT), inputs)
@@ -65,7 +66,7 @@ def test_permuting_units_changes_the_tokens_and_not_the_function(coordinates, st
 
 def test_permuting_classes_moves_prompt_labels_and_logits_together(coordinates, state, generator):
     batch = batch_of(coordinates, state, generator)
-    order = random_order(PRESENT, generator)
+    order = random_order(PRESENT, Draws(generator))
     moved = reorder_classes(MLP, coordinates.layout, batch, order)
     assert torch.equal(moved.prompts.present, PRESENT)
     for row, (before, after) in enumerate(zip(batch.labels.tolist(), moved.labels.tolist(), strict=True)):
@@ -81,7 +82,7 @@ def test_permuting_classes_moves_prompt_labels_and_logits_together(coordinates, 
 
 
 def test_a_random_order_keeps_missing_classes_at_the_end(generator):
-    orders = [random_order(PRESENT, generator)[0].tolist() for _ in range(20)]
+    orders = [random_order(PRESENT, Draws(generator))[0].tolist() for _ in range(20)]
     assert {tuple(order[:2]) for order in orders} == {(0, 1), (1, 0)}
 
 
@@ -89,7 +90,7 @@ def test_relabelling_noise_is_linear_and_can_be_undone(coordinates, generator):
     units = UnitRelabelling(MLP, coordinates.layout)
     used = used_entries(MLP, coordinates.layout, PRESENT)
     a, b = (torch.randn(used.shape, generator=generator) * used for _ in range(2))
-    p = units.draw(len(a), generator)
+    p = units.draw(len(a), Draws(generator))
     torch.testing.assert_close(units(a + 2 * b, p), units(a, p) + 2 * units(b, p))
     assert torch.equal(units(units(a, p), permutation.invert(MLP.spec, p)), a)
 
