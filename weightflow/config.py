@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import tomllib
 import types
 import typing
@@ -13,19 +14,28 @@ from typing import Any, TypeVar
 import tomli_w
 
 from canon.errors import InputError
-from canon.io.files import atomic_write
+from canon.io.files import atomic_write, read_bounded
+from canon.validation import MAX_DEPTH, Invalid, check_depth, shown
 from weightflow.registry import suggest
 
 C = TypeVar("C")
 
 
+MOST = 2**63
+"""Whole numbers from here on are no settings: no library below takes them."""
+LIMIT = 1 << 22  # bytes of a file of settings; ours have a few thousand
+
+
 def read_toml(path: str | Path) -> dict[str, Any]:
+    """The tables of a TOML file; `InputError` where it is none, is too large or is nested too deep."""
     try:
-        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{path} does not exist") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is not TOML: {error}") from None
+        found = tomllib.loads(read_bounded(path, LIMIT).decode("utf-8"))
+        check_depth(found)
+        return found
+    except (Invalid, RecursionError):
+        raise InputError(f"{path} is nested deeper than {MAX_DEPTH} levels") from None
+    except ValueError as error:  # TOMLDecodeError, UnicodeDecodeError, and numbers of too many digits
+        raise InputError(f"{path} is not TOML: {shown(str(error), 200)}") from None
 
 
 def build(cls: type[C], data: Mapping[str, Any], where: str = "") -> C:
@@ -34,7 +44,7 @@ def build(cls: type[C], data: Mapping[str, Any], where: str = "") -> C:
     values = {}
     for key, value in data.items():
         if key not in kinds:
-            raise InputError(f"unknown setting '{where}{key}'; nearest: {suggest(key, kinds)}")
+            raise InputError(f"unknown setting '{where}{shown(key)}'; nearest: {suggest(key, kinds)}")
         values[key] = _convert(kinds[key], value, f"{where}{key}")
     missing = [
         f.name
@@ -54,20 +64,37 @@ def build(cls: type[C], data: Mapping[str, Any], where: str = "") -> C:
 def _convert(kind: Any, value: Any, where: str) -> Any:
     if dataclasses.is_dataclass(kind) and isinstance(kind, type):
         if not isinstance(value, Mapping):
-            raise InputError(f"setting '{where}' is a table of settings, found {value!r}")
+            raise InputError(f"setting '{where}' is a table of settings, found {shown(value)}")
         return build(kind, value, where + ".")
     origin = typing.get_origin(kind)
     if origin is tuple:
         if not isinstance(value, (list, tuple)):
-            raise InputError(f"setting '{where}' is a list, found {value!r}")
+            raise InputError(f"setting '{where}' is a list, found {shown(value)}")
         return tuple(_convert(typing.get_args(kind)[0], item, where) for item in value)
     if origin in (types.UnionType, typing.Union):
-        return value
+        return _convert_any(typing.get_args(kind), value, where)
+    if isinstance(value, int) and abs(value) >= MOST:
+        raise InputError(f"setting '{where}' is below 2^63 in size, found {shown(value)}")
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
+    if kind is float and isinstance(value, float) and not math.isfinite(value):
+        raise InputError(f"setting '{where}' is a finite number, found {value}")
     if isinstance(kind, type) and (not isinstance(value, kind) or (kind is int and isinstance(value, bool))):
-        raise InputError(f"setting '{where}' is {kind.__name__}, found {value!r}")
+        raise InputError(f"setting '{where}' is {kind.__name__}, found {shown(value)}")
     return value
+
+
+def _convert_any(kinds: tuple[Any, ...], value: Any, where: str) -> Any:
+    """`value` as the first of `kinds` that allows it; the last of them words the refusal."""
+    if value is None and type(None) in kinds:
+        return None
+    *others, last = [kind for kind in kinds if kind is not type(None)]
+    for kind in others:
+        try:
+            return _convert(kind, value, where)
+        except InputError:
+            continue
+    return _convert(last, value, where)
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -92,7 +119,10 @@ def replace_nested(data: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[
     merged = dict(data)
     for key, value in changes.items():
         if isinstance(value, Mapping):
-            merged[key] = replace_nested(merged.get(key, {}), value)
+            own = merged.get(key, {})
+            if not isinstance(own, Mapping):
+                raise InputError(f"setting '{shown(key)}' is {shown(own)}, which is no table of settings")
+            merged[key] = replace_nested(own, value)
         elif value is not None:
             merged[key] = value
     return merged
@@ -136,6 +166,8 @@ def dotted(assignments: list[str]) -> dict[str, Any]:
         table = tables
         for part in path:
             table = table.setdefault(part, {})
+            if not isinstance(table, dict):
+                raise InputError(f"'{assignment}' sets a part of '{part}', which is set to {shown(table)}")
         table[last] = _value(text.strip())
     return tables
 

@@ -26,6 +26,7 @@ from canon.actions.permutation import Permutation
 from canon.actions.scaling import apply_scale
 from canon.errors import InputError
 from canon.io import checkpoint
+from canon.io.files import reading
 from canon.spec import Axis, PermutationSpec
 
 FORMAT = "canon-transform-1"
@@ -203,13 +204,14 @@ class Transform:
         found = checkpoint.read(path)
         if found.metadata.get("format") != FORMAT:
             raise InputError(f"{path} is no transform; `canon align … --transform {path}` writes one")
-        spec = PermutationSpec.from_json(found.metadata["spec"])
-        parts: dict[str, dict[str, Tensor]] = {"permutation": {}, "scale": {}}
-        for name, tensor in found.state.items():
-            kind, _, group = name.partition(".")
-            if kind in parts:
-                parts[kind][group] = tensor.long() if kind == "permutation" else tensor
-        return cls(spec, {g: parts["permutation"][g] for g in spec.groups}, parts["scale"])
+        with reading(path, f"write it again: canon align … --transform {path}"):
+            spec = PermutationSpec.from_json(found.metadata["spec"])
+            parts: dict[str, dict[str, Tensor]] = {"permutation": {}, "scale": {}}
+            for name, tensor in found.state.items():
+                kind, _, group = name.partition(".")
+                if kind in parts:
+                    parts[kind][group] = tensor.long() if kind == "permutation" else tensor
+            return cls(spec, {g: parts["permutation"][g] for g in spec.groups}, parts["scale"])
 
 
 def _require_safetensors(path: str | os.PathLike[str]) -> None:

@@ -13,7 +13,7 @@ from canon.actions.transform import Transform
 from canon.errors import InputError
 from canon.io import checkpoint, torch_pickle
 from canon.io.checkpoint import Checkpoint
-from canon.io.files import replacing
+from canon.io.files import reading, replacing
 from canon.spec import PermutationSpec
 
 Path = str | os.PathLike[str]
@@ -57,10 +57,11 @@ def _carry_optimizer(element: Transform, source: Path, out: Path) -> int:
     whole = torch_pickle.read(source)
     if not isinstance(whole, dict) or not {"state", "param_groups"} <= whole.keys():
         raise InputError(f"{source} is no optimizer state; save optimizer.state_dict()")
-    names = parameter_names(whole, element.spec, os.fspath(source))
-    by_name = {names[index]: slots for index, slots in whole["state"].items()}
-    moved = element.apply_optimizer(by_name)
-    whole["state"] = {index: moved[names[index]] for index in whole["state"]}
+    with reading(source, "save optimizer.state_dict()"):
+        names = parameter_names(whole, element.spec, os.fspath(source))
+        by_name = {names[index]: dict(slots) for index, slots in whole["state"].items()}
+        moved = element.apply_optimizer(by_name)
+        whole["state"] = {index: moved[names[index]] for index in whole["state"]}
     with replacing(out, follow=True) as file:
         torch.save(whole, file)
     return sum(isinstance(value, Tensor) for slots in moved.values() for value in slots.values())

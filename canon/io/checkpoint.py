@@ -25,6 +25,7 @@ from canon.io.files import replacing, require_file
 from canon.io.folders import is_folder_name
 from canon.io.formats import PICKLES, SUFFIXES, check_suffix, format_of
 from canon.io.model_folder import ModelFolder
+from canon.validation import shown
 
 __all__ = [
     "PICKLES",
@@ -175,13 +176,27 @@ def _read_state_dict(path: str | os.PathLike[str]) -> Checkpoint:
         raise InputError(
             f"{path} is not a state_dict: {', '.join(wrong[:5])} is not a tensor; save `model.state_dict()`"
         )
-    state = {str(name): value.detach() for name, value in inner.items()}
+    state = {str(name): _plain(path, str(name), value.detach()) for name, value in inner.items()}
     return Checkpoint(
         state,
         dict(getattr(inner, "file_metadata", {})),
         versions=getattr(inner, "_metadata", None),
         container=container,
     )
+
+
+def _plain(path: str | os.PathLike[str], name: str, tensor: Tensor) -> Tensor:
+    """`tensor`, if it is one of numbers in memory; `InputError` where it is of another layout or holds nothing."""
+    kinds = {
+        "has no numbers (device meta)": tensor.is_meta,
+        "is quantized": tensor.is_quantized,
+        "is nested": tensor.is_nested,
+        f"is of layout {tensor.layout}": tensor.layout is not torch.strided,
+    }
+    for kind, found in kinds.items():
+        if found:
+            raise InputError(f"{path}: {shown(name)} {kind}; save the network with dense tensors")
+    return tensor
 
 
 def write(

@@ -12,12 +12,14 @@ import hashlib
 import os
 import re
 import socket
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
 from canon.errors import InputError, WorkError
+from canon.validation import shown
 
 _HOST = re.sub(r"[^A-Za-z0-9]", "", socket.gethostname())[:20]  # the folder may be shared by machines
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -104,20 +106,65 @@ def sha256(path: str | os.PathLike[str]) -> str:
 
 
 def require_file(path: str | os.PathLike[str]) -> int:
-    """The size of `path` in bytes; `InputError` unless it is a file with something in it."""
+    """The size of `path` in bytes; `InputError` unless it is an ordinary file with something in it.
+
+    Devices and pipes are refused: what a folder from elsewhere points to may never end.
+    """
     if os.path.isdir(path):
-        raise InputError(f"{path} is a directory, not a checkpoint; name one file in it")
+        raise InputError(f"{path} is a directory, not a file; name one file in it")
     try:
-        size = os.stat(path).st_size
-        with open(path, "rb"):
-            pass
+        found = os.stat(path)
+        if stat.S_ISREG(found.st_mode):
+            with open(path, "rb"):
+                pass
     except FileNotFoundError:
         raise InputError(f"{path} does not exist; check the name") from None
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}") from None
-    if size == 0:
+    except (OSError, ValueError) as error:  # ValueError: a name that holds a null character
+        raise InputError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    if not stat.S_ISREG(found.st_mode):
+        raise InputError(f"{path} is a device or a pipe; name an ordinary file")
+    if found.st_size == 0:
         raise InputError(f"{path} is empty (0 bytes); save or download it again")
-    return size
+    return found.st_size
+
+
+@contextmanager
+def reading(path: str | os.PathLike[str], cure: str) -> Iterator[None]:
+    """Within the block, content of `path` that cannot be used becomes `InputError` with the `cure`.
+
+    For content whose form was checked and whose sense is found out by using it: weights of another model, numbers of
+    another size, names that do not belong together.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except (LookupError, ValueError, TypeError, AttributeError, ArithmeticError, RuntimeError) as error:
+        first = (str(error) or "no reason given").strip().splitlines()[0]
+        raise InputError(f"{path} is damaged ({type(error).__name__}: {shown(first, 200)}); {cure}") from None
+
+
+def read_bounded(path: str | os.PathLike[str], limit: int) -> bytes:
+    """The content of a file of at most `limit` bytes, perhaps none.
+
+    Pipes that a shell hands over (`/dev/stdin`, `/dev/fd/63`) are read too. Raises `InputError` where the file is
+    not there, is larger, or is no ordinary file.
+    """
+    try:
+        mode = os.stat(path).st_mode
+        handed_over = os.fspath(path).startswith(("/dev/fd/", "/dev/stdin")) and stat.S_ISFIFO(mode)
+        if not (stat.S_ISREG(mode) or handed_over):
+            kind = "a directory" if stat.S_ISDIR(mode) else "a device or a pipe"
+            raise InputError(f"{path} is {kind}; name an ordinary file")
+        with open(path, "rb") as file:
+            content = file.read(limit + 1)
+    except FileNotFoundError:
+        raise InputError(f"{path} does not exist; check the name") from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    if len(content) > limit:
+        raise InputError(f"{path} has more than {limit} bytes; at most so many are read")
+    return content
 
 
 def require_folder(path: str | os.PathLike[str]) -> None:

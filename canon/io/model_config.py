@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Any
 
 from canon.errors import InputError
+from canon.io.files import read_bounded
+from canon.validation import Invalid, parse_json
 
 LIMIT = 10_000_000  # bytes; a configuration has a few thousand
 
@@ -25,10 +26,8 @@ def read_config(path: str | os.PathLike[str] | None) -> dict[str, Any]:
     if not place.is_file():
         return {}
     try:
-        if place.stat().st_size > LIMIT:
-            raise ValueError(f"it has more than {LIMIT} bytes")
-        found = json.loads(place.read_text("utf-8"))
-    except (ValueError, OSError, RecursionError) as error:
+        found = parse_json(read_bounded(place, LIMIT), LIMIT, finite=False)  # Infinity stands in some
+    except Invalid as error:
         raise InputError(f"{place} cannot be read ({error}); mend it, or move it away") from None
     if not isinstance(found, dict) or not any(key in found for key in _TELLING):
         return {}

@@ -23,7 +23,7 @@ from typing import Any
 from torch import Tensor
 
 from canon.errors import InputError
-from canon.io.files import atomic_write
+from canon.io.files import atomic_write, read_bounded
 from canon.io.folders import new_folder
 from canon.validation import Invalid, parse_json, record, shown, table, text
 
@@ -139,10 +139,8 @@ def refuse_part(path: Path) -> None:
 def _sharded(path: Path, name: str) -> ModelFolder:
     place = path / name
     try:
-        if place.stat().st_size > INDEX_LIMIT:
-            raise Invalid(f"it has more than {INDEX_LIMIT} bytes")
-        found = _INDEX(parse_json(place.read_bytes(), INDEX_LIMIT))
-    except (ValueError, OSError) as error:
+        found = _INDEX(parse_json(read_bounded(place, INDEX_LIMIT), INDEX_LIMIT))
+    except Invalid as error:
         raise InputError(f"{place} is damaged: {error}; download it again") from None
     shard_of: dict[str, str] = found["weight_map"]
     files = tuple(sorted(set(shard_of.values())))

@@ -6,10 +6,13 @@ A package teaches canon its own `architecture` metadata with an entry point of t
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from importlib.metadata import entry_points
 from typing import Any
+
+from canon.validation import Invalid, parse_json
+
+LIMIT = 1 << 20  # bytes; an architecture has a few hundred
 
 
 def from_metadata(metadata: Mapping[str, str]) -> tuple[Any, Any] | None:
@@ -17,8 +20,8 @@ def from_metadata(metadata: Mapping[str, str]) -> tuple[Any, Any] | None:
     if "architecture" not in metadata:
         return None
     try:
-        architecture = json.loads(metadata["architecture"])
-    except json.JSONDecodeError:
+        architecture = parse_json(metadata["architecture"], LIMIT)
+    except Invalid:
         return None
     for entry in entry_points(group="canon.architectures"):
         if (built := entry.load()(architecture)) is not None:

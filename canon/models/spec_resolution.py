@@ -10,14 +10,13 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from canon.errors import InputError
 from canon.io.checkpoint import Checkpoint
-from canon.io.files import require_file
+from canon.io.files import read_bounded
 from canon.io.model_config import read_config
 from canon.io.prefixes import prefix_of
 from canon.models.loading import Hints, Runnable, find_runnable, load
@@ -146,9 +145,8 @@ def read_spec(path: str | os.PathLike[str], state: Mapping[str, Tensor]) -> Perm
         raise InputError(
             f"{path} does not exist; --spec reads a spec, `canon inspect --save-spec {path}` writes one"
         )
-    require_file(path)
     try:
-        text = Path(path).read_text("utf-8")
+        text = read_bounded(path, 1 << 28).decode("utf-8")
     except UnicodeDecodeError:
         raise InputError(f"{path} is not JSON; write a spec with `canon inspect --save-spec`") from None
     spec = PermutationSpec.from_json(text)

@@ -51,19 +51,21 @@ def _number(value: int) -> str:
     return str(value) if value.bit_length() < 256 else f"an integer of {value.bit_length()} bits"
 
 
-def parse_json(text: bytes | str, max_bytes: int = 1 << 28) -> Any:
-    """JSON without duplicate keys, NaN or deep nesting; `Invalid` otherwise."""
+def parse_json(text: bytes | str, max_bytes: int = 1 << 28, *, finite: bool = True) -> Any:
+    """JSON without duplicate keys, deep nesting or (unless `finite` is false) NaN and infinity; else `Invalid`."""
     if len(text) > max_bytes:
         raise Invalid(f"{len(text)} bytes of JSON; at most {max_bytes} are read")
     try:
-        found = json.loads(text, object_pairs_hook=_without_duplicates, parse_constant=_no_constant)
+        found = json.loads(
+            text, object_pairs_hook=_without_duplicates, parse_constant=_no_constant if finite else float
+        )
     except Invalid:
         raise
     except RecursionError:
         raise Invalid(f"nested deeper than {MAX_DEPTH} levels") from None
     except ValueError as error:  # also text that is not UTF-8
         raise Invalid(f"not JSON ({shown(str(error), 100)})") from None
-    _check_depth(found)
+    check_depth(found)
     return found
 
 
@@ -80,7 +82,8 @@ def _no_constant(name: str) -> Any:
     raise Invalid(f"{name} is not JSON")
 
 
-def _check_depth(found: Any) -> None:
+def check_depth(found: Any) -> None:
+    """`Invalid` where tables and lists are nested deeper than `MAX_DEPTH` levels."""
     level, depth = [found], 0
     while level:
         depth += 1
@@ -123,6 +126,13 @@ def number(value: Any) -> float:
     """A finite number."""
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
         raise Invalid(f"expected a finite number, found {shown(value)}")
+    return value
+
+
+def positive(value: Any) -> float:
+    """A finite number above zero."""
+    if number(value) <= 0:
+        raise Invalid(f"expected a number above 0, found {shown(value)}")
     return value
 
 
@@ -207,6 +217,20 @@ def record(required: Mapping[str, Check], defaulted: Mapping[str, Check] | None 
             if name not in found:
                 raise Invalid(f"the field {name} is missing")
         return {name: _within(name, fields[name], one) for name, one in found.items()}
+
+    return check
+
+
+def having(fields: Mapping[str, Check], perhaps: Mapping[str, Check] | None = None) -> Check:
+    """An object with the fields of `fields`, perhaps those of `perhaps`, and any others, which are left out."""
+    known = {**fields, **(perhaps or {})}
+
+    def check(value: Any) -> dict[str, Any]:
+        found = _object(value)
+        for name in fields:
+            if name not in found:
+                raise Invalid(f"the field {name} is missing")
+        return {name: _within(name, one, found[name]) for name, one in known.items() if name in found}
 
     return check
 

@@ -14,8 +14,8 @@ from canon.errors import InputError
 from canon.io import checkpoint
 from canon.io.digests import with_digest
 from weightflow.cli.main import app
-from weightflow.generator.model_card import read_report
 from weightflow.training import run_store
+from weightflow.training.run_store import read_report
 from weightflow.zoo.canonicalize import read_frame
 from weightflow.zoo.store import Zoo
 
@@ -84,7 +84,12 @@ def test_damage_of_a_zoo_is_not_used(zoo, tmp_path, name):
 )
 def test_damage_of_a_run_is_not_used(run, tmp_path, name):
     shutil.copytree(run, tmp_path / "run")
-    report = json.dumps(with_digest({"splits": {"seen": 0.5}}), indent=1)
+    report = json.dumps(
+        with_digest(
+            {"splits": {"seen": {"accuracy": {"mean": 0.5}, "trained": {"mean": 0.5}, "chance": 0.1}}}
+        ),
+        indent=1,
+    )
     (tmp_path / "run" / "report.json").write_text(report)
     check(tmp_path / "run" / name, read_run, tmp_path / "run")
 

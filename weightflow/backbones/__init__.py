@@ -20,6 +20,8 @@ from torch import Tensor, nn
 
 from canon.errors import InputError
 from canon.io import checkpoint
+from canon.io.files import reading
+from canon.validation import integer, items, optional, parse_json, record, table, text
 from weightflow.backbones import pretrained
 from weightflow.data.types import Preprocessing
 from weightflow.networks.architectures import Architecture
@@ -46,12 +48,22 @@ class BackboneCard:
         return json.dumps(asdict(self), sort_keys=True)
 
     @classmethod
-    def from_json(cls, text: str) -> BackboneCard:
-        data = json.loads(text)
-        p = data.pop("preprocessing")
-        mean, std = (tuple(v) if isinstance(v, list) else v for v in (p["mean"], p["std"]))
-        excluded = tuple(data.pop("excluded"))
-        return cls(Preprocessing(p["divisor"], mean, std), excluded=excluded, **data)
+    def from_json(cls, said: str) -> BackboneCard:
+        """As a file has it; `canon.validation.Invalid` where it is none."""
+        data = _CARD(parse_json(said, 1 << 24))
+        preprocessing = Preprocessing.from_dict(data.pop("preprocessing"))
+        return cls(preprocessing, excluded=tuple(data.pop("excluded")), **data)
+
+
+_CARD = record(
+    {"preprocessing": record(Preprocessing.FIELDS), "excluded": items(text())},
+    {
+        "model": optional(text()),
+        "size": optional(integer(1, 10_000)),
+        "trained_on": optional(text()),
+        "recipe": optional(table(text(), lambda value: value)),
+    },
+)
 
 
 @dataclass(frozen=True)
@@ -93,16 +105,16 @@ def read_backbone(path: str | Path) -> Backbone:
     found = checkpoint.read(path)
     if KEY not in found.metadata:
         raise InputError(f"{path} is not a backbone: it does not say how images are prepared for it; {make}")
-    try:
+    checkpoint.require_finite(found.state, str(path))
+    with reading(path, make):
         card = BackboneCard.from_json(found.metadata[KEY])
         if card.model is None:
-            module = Architecture.from_dict(json.loads(found.metadata["architecture"])).build()
+            module = Architecture.from_dict(parse_json(found.metadata["architecture"], 1 << 20)).build()
         else:
             module = pretrained.skeleton(card.model, found.state)
+        checkpoint.require_same(module.state_dict(), found.state, "the model that it names", str(path))
         module.load_state_dict(found.state)
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise InputError(f"{path} is damaged ({str(error).splitlines()[0]}); {make}") from None
-    return Backbone(headless(module), card)
+        return Backbone(headless(module), card)
 
 
 def write_backbone(

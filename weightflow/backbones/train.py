@@ -18,7 +18,9 @@ from torch import Tensor, nn
 
 from canon.errors import InputError, WorkError
 from canon.io import checkpoint
+from canon.io.files import reading
 from weightflow.backbones import BackboneCard, write_backbone
+from weightflow.batched.training import check_inputs
 from weightflow.data.augmentation import AUGMENTATIONS, crop_flip
 from weightflow.data.types import ClassificationData, Split, StoredInputs
 from weightflow.device import PRECISIONS
@@ -83,6 +85,7 @@ class BackboneTrainer:
         self.architecture = Architecture(
             recipe.architecture, recipe.arguments, data.input_shape, len(self.names)
         )
+        check_inputs(self.architecture, data)
         self.generator = torch.Generator().manual_seed(recipe.seed)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(recipe.seed)
@@ -217,16 +220,17 @@ class BackboneTrainer:
                 "another file with --out"
             )
         state = {n.removeprefix("network."): t for n, t in found.state.items() if n.startswith("network.")}
-        self.module.load_state_dict(state)
-        for name, parameter in self.module.named_parameters():
-            buffer = torch.empty_like(parameter).copy_(found.state[f"momentum.{name}"])
-            self.optimizer.state[parameter]["momentum_buffer"] = buffer
-        self.generator.set_state(found.state["generator"])
-        self.epochs, self.batch = int(found.metadata["epochs"]), int(found.metadata["batch"])
-        self.loss, self.order = float.fromhex(found.metadata["loss"]), found.state["order"]
-        self.cycle.last_epoch = self.saved = self.done
-        for key in CYCLED:
-            self.optimizer.param_groups[0][key] = float.fromhex(found.metadata[key])
+        with reading(self.partial, "delete it, and train again"):
+            self.module.load_state_dict(state)
+            for name, parameter in self.module.named_parameters():
+                buffer = torch.empty_like(parameter).copy_(found.state[f"momentum.{name}"])
+                self.optimizer.state[parameter]["momentum_buffer"] = buffer
+            self.generator.set_state(found.state["generator"])
+            self.epochs, self.batch = int(found.metadata["epochs"]), int(found.metadata["batch"])
+            self.loss, self.order = float.fromhex(found.metadata["loss"]), found.state["order"]
+            self.cycle.last_epoch = self.saved = self.done
+            for key in CYCLED:
+                self.optimizer.param_groups[0][key] = float.fromhex(found.metadata[key])
 
 
 def _classes_of(data: ClassificationData, excluded: Sequence[str]) -> list[str]:

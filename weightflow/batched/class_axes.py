@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from canon.errors import InputError
 from canon.types import StateDict
+from canon.validation import Invalid, shown
 from weightflow import datasets
 from weightflow.batched.tasks import Task
 from weightflow.datasets import ClassificationData
@@ -60,6 +61,16 @@ def pad_with_zeros(architecture: Architecture, state: StateDict, mask: Tensor) -
 def widen(architecture: Architecture, classes: int) -> Architecture:
     """The same architecture with one logit for each of `classes`; one object, so that it is traced once."""
     return dataclasses.replace(architecture, classes=classes)
+
+
+def check_frame(frame: Mapping[str, Tensor], architecture: Architecture, classes: int) -> None:
+    """`Invalid` unless `frame` is one network of the architecture with a logit for each of the data's `classes`."""
+    expected = widen(architecture, classes).shapes
+    shapes = {name: tuple(tensor.shape) for name, tensor in frame.items()}
+    if shapes != expected or not all(
+        tensor.dtype == torch.float32 or name in architecture.counters for name, tensor in frame.items()
+    ):
+        raise Invalid(f"the frame is no {shown(architecture.name)} of {classes} classes in float32")
 
 
 def _logit_of_class(architecture: Architecture, tasks: Sequence[Task]) -> Tensor:

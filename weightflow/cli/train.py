@@ -28,11 +28,13 @@ def canonicalize(
 
     Every network keeps its function. The frame is stored with the zoo.
     """
+    from weightflow.zoo import unfinished
     from weightflow.zoo.canonicalize import FRAME, canonicalize_zoo, is_canonical_form_of
     from weightflow.zoo.store import Zoo
 
     opened = Zoo(zoo)
     if is_canonical_form_of(out, opened):
+        unfinished.finish(out)  # killed after the last file was written
         console.show({"zoo": str(out), "done_before": True}, f"{out}: already canonical", as_json)
         return
     done = 0

@@ -6,9 +6,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from canon.validation import boolean, items, record, text
 from weightflow.data.types import ClassificationData, Preprocessing
 
 THROUGH = " through "
+_NAME = text(r"(?s).*", 100_000)
 
 
 @dataclass(frozen=True)
@@ -62,18 +64,32 @@ class Facts:
 
     @classmethod
     def from_dict(cls, table: Mapping[str, Any]) -> Facts:
-        """As a file has it; `TypeError` where a name is no text or a statistic no number."""
+        """As a file has it; `canon.validation.Invalid` where a name is no text or a statistic no number."""
+        found = check_facts(table)
         return cls(
-            dataset=_text("dataset", table["dataset"]),
-            classes=tuple(_text("classes", name) for name in table["classes"]),
-            known=tuple(_text("known", name) for name in table["known"]),
-            preprocessing=Preprocessing.from_dict(table),
-            licence=_text("licence", table["licence"]),
-            groups=bool(table.get("groups", False)),
+            dataset=found["dataset"],
+            classes=tuple(found["classes"]),
+            known=tuple(found["known"]),
+            preprocessing=Preprocessing.from_dict(found),
+            licence=found["licence"],
+            groups=found.get("groups", False),
         )
 
 
-def _text(key: str, value: Any) -> str:
-    if not isinstance(value, str):
-        raise TypeError(f"{key} has {value!r} where a name was expected")
-    return value
+_FACTS = record(
+    {
+        "dataset": _NAME,
+        "classes": items(_NAME),
+        "known": items(_NAME),
+        "licence": _NAME,
+        **Preprocessing.FIELDS,
+    },
+    {"groups": boolean},
+)
+
+
+def check_facts(table: Any) -> dict[str, Any]:
+    """A table as `Facts.to_dict` gives it; `canon.validation.Invalid` where it is none."""
+    found = _FACTS(table)
+    Preprocessing.from_dict(found)
+    return found

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from canon.errors import InputError
+from canon.validation import Check, Invalid, either, items, number, positive, record
 from weightflow.data.class_groups import labels_of_classes
 from weightflow.registry import suggest
 
@@ -28,6 +29,12 @@ class Preprocessing:
     mean: float | tuple[float, ...]
     std: float | tuple[float, ...]
 
+    FIELDS: ClassVar[dict[str, Check]] = {
+        "divisor": positive,
+        "mean": either(items(number), number),
+        "std": either(items(positive), positive),
+    }
+
     @property
     def channels(self) -> int:
         return len(self.mean) if isinstance(self.mean, tuple) else 1
@@ -41,23 +48,18 @@ class Preprocessing:
 
     @classmethod
     def from_dict(cls, table: Mapping[str, Any]) -> Preprocessing:
-        """As a file has it; `TypeError` where a statistic is no number."""
-        divisor, mean, std = (_tupled(table[key]) for key in ("divisor", "mean", "std"))
-        if isinstance(divisor, tuple):
-            raise TypeError(f"divisor is {divisor}, expected one number")
-        return cls(divisor, mean, std)
+        """As a file has it; `canon.validation.Invalid` where a statistic is no number."""
+        found = record(cls.FIELDS)({key: table[key] for key in cls.FIELDS if key in table})
+        mean, std = (tuple(v) if isinstance(v, list) else v for v in (found["mean"], found["std"]))
+        if isinstance(mean, tuple) != isinstance(std, tuple) or (
+            isinstance(mean, tuple) and isinstance(std, tuple) and len(mean) != len(std)
+        ):
+            raise Invalid("mean and std are for different numbers of channels")
+        return cls(found["divisor"], mean, std)
 
 
 def _listed(values: float | tuple[float, ...]) -> float | list[float]:
     return list(values) if isinstance(values, tuple) else values
-
-
-def _tupled(values: Any) -> float | tuple[float, ...]:
-    found = tuple(values) if isinstance(values, list | tuple) else values
-    for value in found if isinstance(found, tuple) else (found,):
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise TypeError(f"{value!r} stands where a number was expected")
-    return found
 
 
 def along(values: Tensor, inputs: Tensor) -> Tensor:

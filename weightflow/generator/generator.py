@@ -15,6 +15,7 @@ from huggingface_hub import ModelCard, ModelHubMixin, snapshot_download
 from torch import Tensor
 
 from canon.errors import InputError
+from canon.io.files import reading
 from canon.types import PathLike, StateDict
 from weightflow.batched import batch_norm
 from weightflow.batched.stacked_networks import StackedNetworks
@@ -27,7 +28,7 @@ from weightflow.flow.solver import FIXED_STEP, solve
 from weightflow.flow.velocity import Guided
 from weightflow.generator.assets import files_of, naming, require_kind, with_own_files
 from weightflow.generator.decode import decode, to_module
-from weightflow.generator.model_card import REPORT, card_of, read_report
+from weightflow.generator.model_card import card_of
 from weightflow.models.residual import Anchored, make_generator
 from weightflow.networks.classifier import Classifier
 from weightflow.registry import suggest
@@ -35,7 +36,7 @@ from weightflow.seeds import stream
 from weightflow.text import Prompt, PromptBatch, TextEncoder, as_prompts, encode_prompts, load_encoder
 from weightflow.text.description import encode_groups, group_of
 from weightflow.training import run_store as runs
-from weightflow.training.state_dicts import unpack
+from weightflow.training.state_dicts import load_weights, unpack
 from weightflow.zero_shot.pictures import FILE as PICTURES
 from weightflow.zero_shot.pictures import Seeing
 
@@ -77,8 +78,8 @@ class Pretrained(ModelHubMixin, library_name="weightflow", tags=["weight-generat
         )
         if (flow.folder / PICTURES).exists():
             shutil.copyfile(flow.folder / PICTURES, save_directory / PICTURES)
-        if read_report(flow.folder) is not None:
-            shutil.copyfile(flow.folder / REPORT, save_directory / REPORT)
+        if runs.read_report(flow.folder) is not None:
+            shutil.copyfile(flow.folder / runs.REPORT, save_directory / runs.REPORT)
         self._hub_mixin_config = {"format": runs.FORMAT, "architecture": flow.architecture.to_dict()}
 
     @classmethod
@@ -107,7 +108,8 @@ class Pretrained(ModelHubMixin, library_name="weightflow", tags=["weight-generat
 
     def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
         flow = cast("Flow", self)
-        return ModelCard(card_of(flow.header, read_report(flow.folder), flow.trained))
+        report = runs.read_report(flow.folder)
+        return ModelCard(card_of(flow.header, report, flow.trained, flow.identity))
 
 
 class Flow(Pretrained):
@@ -143,15 +145,17 @@ class Flow(Pretrained):
                 f"{folder} was trained with the text encoder {self.header.encoder}; "
                 f"'{self.header.config.encoder}' is now {self.encoder.identity}"
             )
-        self.model = make_generator(
-            self.header.config.model,
-            self.header.config.objective.schedule,
-            self.coordinates.layout,
-            self.encoder.width,
-            self.architecture.classes,
-            unpack("anchors", weights.average),
-        )
-        self.model.load_state_dict(weights.average)
+        path = self.folder / "checkpoint.safetensors"
+        with reading(path, "restore it, or train the run again"):
+            self.model = make_generator(
+                self.header.config.model,
+                self.header.config.objective.schedule,
+                self.coordinates.layout,
+                self.encoder.width,
+                self.architecture.classes,
+                unpack("anchors", weights.average),
+            )
+            load_weights(self.model, weights.average, str(path))
         self.model.eval().requires_grad_(False).to(self.device)
 
     def __repr__(self) -> str:
@@ -160,6 +164,11 @@ class Flow(Pretrained):
             f"Flow({str(self.folder)!r}, {a.name}, {a.parameters} parameters, up to {a.classes} classes of the "
             f"{len(self.known_classes)} known of {self.header.zoo.dataset})"
         )
+
+    @cached_property
+    def identity(self) -> str:
+        """The SHA-256 of its averaged weights, which decide what it generates."""
+        return runs.identity_of({name: tensor.cpu() for name, tensor in self.model.state_dict().items()})
 
     @property
     def sampling(self) -> SampleConfig:

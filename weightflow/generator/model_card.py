@@ -4,32 +4,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-from canon.errors import InputError
-from canon.io.digests import checked
-from canon.validation import Invalid, markdown, parse_json
+from canon.validation import markdown
 from weightflow.training.run_store import RunHeader
 
-REPORT = "report.json"
 
-
-def read_report(folder: Path) -> dict[str, Any] | None:
-    """The figures of a run's report, or None where it has none."""
-    path = folder / REPORT
-    if not path.exists():
-        return None
-    try:
-        return checked(path, parse_json(path.read_bytes()))
-    except (Invalid, AttributeError, TypeError) as error:
-        raise InputError(f"{path} is damaged ({error}); write it again: weightflow report {folder}") from None
-
-
-def card_of(header: RunHeader, report: Mapping[str, Any] | None, trained: int | None = None) -> str:
+def card_of(
+    header: RunHeader,
+    report: Mapping[str, Any] | None,
+    trained: int | None = None,
+    weights: str | None = None,
+) -> str:
     """Markdown with the front matter that the hub reads. Figures are the report's, none are made up.
 
-    `trained` is how many steps the run had taken, where that is known.
+    `trained` is how many steps the run had taken, where that is known; `weights` the identity of its weights: a
+    report of others has no place in the card.
     """
     data, architecture = header.data, header.architecture
     known = ", ".join(map(markdown, data.known[:100])) + (", ..." if len(data.known) > 100 else "")
@@ -54,25 +44,28 @@ model = flow.generate({json.dumps(list(data.known[:2]))})
 logits = model(inputs)  # raw inputs as {markdown(data.dataset)} has them: (examples, {", ".join(map(str, architecture.input_shape))})
 ```
 
-- **generates** {architecture.to_json()}, {architecture.parameters:,} parameters
+- **generates** {markdown(architecture.to_json(), 2000)}, {architecture.parameters:,} parameters
 - **knows** {known}{f" ({len(unseen)} classes of the data set were held out)" if unseen else ""}
-- **text** {header.encoder}; a class that it does not know is answered, and accuracy is not promised
+- **text** {markdown(header.encoder)}; a class that it does not know is answered, and accuracy is not promised
 - **inputs** are prepared inside the network: {json.dumps(data.preprocessing.to_dict())}
-- **learned from** a population with the identity {header.zoo.identity[:16]}, in {f"{header.config.steps} steps at most" if trained is None else f"{trained} of {header.config.steps} steps"}
+- **learned from** a population with the identity {markdown(header.zoo.identity[:16])}, in {f"{header.config.steps} steps at most" if trained is None else f"{trained} of {header.config.steps} steps"}
 - **data** {markdown(data.dataset)}: {markdown(data.licence)}
 
 ## Measured
 
-{_figures(report)}
+{_figures(report, weights)}
 """
 
 
-def _figures(report: Mapping[str, Any] | None) -> str:
+def _figures(report: Mapping[str, Any] | None, weights: str | None) -> str:
     if report is None:
         return "Nothing yet: `weightflow report` had not been run when this card was written."
+    if weights is None or report.get("weights") != weights:
+        return "Nothing of these weights: the report is of others or was edited; `weightflow report` writes a new one."
     parts = [_splits(report["splits"]), _novelty(report.get("novelty", {}))]
     where = report.get("environment", {})
-    parts.append(f"Measured with torch {where.get('torch')} at commit {where.get('commit')}.")
+    torch, commit = (markdown(str(where.get(key))) for key in ("torch", "commit"))
+    parts.append(f"Measured with torch {torch} at commit {commit}.")
     return "\n\n".join(part for part in parts if part)
 
 
@@ -82,7 +75,9 @@ def _splits(splits: Mapping[str, Any]) -> str:
         if isinstance(found, Mapping):
             shown = [found["accuracy"]["mean"], found["trained"]["mean"], found["chance"]]
             lines.append(
-                f"| {name.replace('_', ' ')} | " + " | ".join(f"{100 * v:.1f}" for v in shown) + " |"
+                f"| {markdown(name).replace('_', ' ')} | "
+                + " | ".join(f"{100 * v:.1f}" for v in shown)
+                + " |"
             )
     return "\n".join(lines)
 

@@ -14,6 +14,7 @@ from itertools import islice
 from pathlib import Path
 
 from canon.errors import InputError
+from canon.io.files import read_bounded
 from weightflow.flow.sampling_config import SampleConfig
 from weightflow.generator.generator import Flow
 from weightflow.text import Prompt
@@ -21,6 +22,8 @@ from weightflow.zoo import unfinished
 from weightflow.zoo.store import Record, read_manifest, write_manifest, write_shard
 
 WORK = "weightflow sample"
+LONGEST = 1 << 26
+"""Bytes of a file of prompts: a million of them."""
 SHARD_ENTRIES = 2**25
 """Numbers of the networks that are in memory at once: a shard has at most 128 MiB, or one network."""
 
@@ -58,10 +61,10 @@ def prompts_in(lines: Iterable[str], name: str, known: Collection[str] = ()) -> 
 def read_prompts(path: Path, known: Collection[str] = ()) -> list[Prompt]:
     """All prompts of a file, checked."""
     try:
-        with open(path, encoding="utf-8") as file:
-            return list(prompts_in(file, str(path), known))
-    except (OSError, UnicodeDecodeError) as error:
+        lines = read_bounded(path, LONGEST).decode("utf-8").splitlines()
+    except UnicodeDecodeError as error:
         raise InputError(f"the prompts in {path} cannot be read: {error}") from None
+    return list(prompts_in(lines, str(path), known))
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,12 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         pick(CONDITIONINGS, self.conditioning, "conditioning")
+        if min(self.width, self.depth) < 1 or max(self.width, self.depth) >= 2**24:
+            raise InputError(f"model.width {self.width} and model.depth {self.depth} are at least 1")
+        if not 0 <= self.dropout < 1:
+            raise InputError(f"model.dropout is {self.dropout}; it is a share from 0 to below 1")
+        if not 0 < self.mlp_ratio <= 1000:
+            raise InputError(f"model.mlp_ratio is {self.mlp_ratio}; it is above 0 and at most 1000")
         if self.heads < 1 or self.width % self.heads:
             raise InputError(
                 f"model.width {self.width} cannot be shared among model.heads {self.heads}; take a multiple"

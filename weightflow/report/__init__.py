@@ -89,6 +89,7 @@ def make_report(
     sampled = known.config
     return {
         **found,
+        "weights": known.flow.identity,
         "zoo": found["zoo"] | {"count": len(known.zoo), "judged": len(known.some)},
         "splits": {
             key: value

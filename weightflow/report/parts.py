@@ -9,7 +9,7 @@ from typing import Any
 
 from canon.errors import InputError
 from canon.io.digests import checked, with_digest
-from canon.io.files import atomic_write
+from canon.io.files import atomic_write, read_bounded
 from canon.validation import parse_json
 
 
@@ -32,7 +32,7 @@ class Parts:
         if self.path is None or not self.path.exists():
             return
         try:
-            found = checked(self.path, parse_json(self.path.read_bytes()))
+            found = checked(self.path, parse_json(read_bounded(self.path, 1 << 28)))
         except (InputError, ValueError, TypeError, AttributeError):
             return  # damaged: it is measured again
         if isinstance(found, dict) and found.get("of") == identity and isinstance(found.get("parts"), dict):

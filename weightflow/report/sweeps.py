@@ -48,6 +48,11 @@ def guidance(known: Known, tasks: Sequence[Task], seed: int, prompts: int = 10, 
         return {"scales": None, "scales_reason": "all networks have one task: there is no prompt to follow"}
     repeated = [task for task in tasks[:prompts] for _ in range(each)]
     spread, rows = mean_distance(known, known.some_state, known.some_tasks), []
+    if not spread > 0:  # NaN of one network, 0 of copies
+        return {
+            "scales": None,
+            "scales_reason": "the networks of the zoo that were measured are fewer than two, or alike",
+        }
     for scale in SCALES:
         config = replace(known.config, guidance=scale)
         state = sample(known, repeated, seed, config)

@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from canon.types import StateDict
+from canon.validation import Invalid
 from weightflow.batched.class_axes import pad_with_zeros
 from weightflow.networks.architectures import Architecture
 from weightflow.representation.layout import Layout
@@ -32,6 +33,15 @@ def used_entries(
     }
     used = layout.encode(pad_with_zeros(architecture, ones, distinct)).bool()
     return used.expand(len(present), -1, -1) if len(distinct) == 1 else used[which]
+
+
+def require_shapes(tensors: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """`Invalid` unless `tensors`, as a checkpoint kept them, are floating-point numbers of these shapes."""
+    for name, shape in shapes.items():
+        tensor = tensors.get(name)
+        if tensor is None or tuple(tensor.shape) != shape or not tensor.is_floating_point():
+            found = "missing" if tensor is None else f"{tensor.dtype} of shape {tuple(tensor.shape)}"
+            raise Invalid(f"coordinates.{name} is {found}, expected numbers of shape {shape}")
 
 
 class Coordinates(ABC):

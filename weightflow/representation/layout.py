@@ -15,7 +15,7 @@ Entries of a token beyond its pieces are zero and are masked out of every loss.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from math import ceil, prod
 from typing import Any
 
@@ -25,6 +25,7 @@ from torch import Tensor
 
 from canon.errors import InputError
 from canon.spec import PermutationSpec
+from canon.validation import Invalid, boolean, integer, items, optional, record, shown, text
 from weightflow.networks.architectures import Architecture
 from weightflow.registry import pick
 
@@ -116,13 +117,34 @@ class Layout:
                 start += piece.width
         return state
 
+    def check(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        """`Invalid` unless it lays out exactly these tensors, each once and whole."""
+        pieces = [(block, piece) for block in self.blocks for piece in block.pieces]
+        if sorted(piece.tensor for _, piece in pieces) != sorted(shapes):
+            raise Invalid("the layout is not of the architecture's tensors")
+        for block, piece in pieces:
+            shape, axis = shapes[piece.tensor], piece.axis
+            whole = axis is None or axis < len(shape)
+            tokens, entries = (1, prod(shape)) if axis is None or not whole else (shape[axis], prod(shape))
+            fits = block.tokens * piece.width >= entries if axis is None else block.tokens == tokens
+            if axis is not None:
+                fits = fits and piece.width * tokens == entries
+            if not whole or not fits or piece.shape != shape:
+                raise Invalid(f"the layout cuts {shown(piece.tensor)} into pieces that do not make it whole")
+        for link in self.links:
+            inside = link.rows < len(self.blocks) and link.units < len(self.blocks)
+            end = link.start + link.before * link.count * link.after
+            if not inside or end > self.blocks[link.rows].width:
+                raise Invalid("the layout links tokens that are not there")
+
     def to_dict(self) -> dict[str, Any]:
         return {"format": "weightflow-layout-1", **asdict(self)}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Layout:
         if data.get("format") != "weightflow-layout-1":
-            raise InputError(f"layout format {data.get('format')!r} is not known to this version")
+            raise InputError(f"layout format {shown(data.get('format'))} is not known to this version")
+        data = _CHECK(data)
         return cls(
             data["scheme"],
             tuple(
@@ -136,6 +158,36 @@ class Layout:
             ),
             tuple(Link(**link) for link in data.get("links", ())),
         )
+
+
+_COUNT = integer(0, 2**40)
+_CHECK = record(
+    {
+        "format": text(),
+        "scheme": text(),
+        "blocks": items(
+            record(
+                {
+                    "name": text(),
+                    "kind": text(),
+                    "tokens": _COUNT,
+                    "pieces": items(
+                        record(
+                            {
+                                "tensor": text(),
+                                "axis": optional(integer(0, 64)),
+                                "shape": items(_COUNT, 64),
+                                "width": _COUNT,
+                            },
+                            {"counter": boolean},
+                        )
+                    ),
+                }
+            )
+        ),
+    },
+    {"links": items(record({f.name: _COUNT for f in fields(Link)}))},
+)
 
 
 def _cut(tensor: Tensor, piece: Piece, tokens: int) -> Tensor:

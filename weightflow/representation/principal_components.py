@@ -23,7 +23,7 @@ from canon.errors import InputError
 from canon.types import StateDict
 from weightflow.batched.class_axes import pad_with_zeros
 from weightflow.networks.architectures import Architecture
-from weightflow.representation.base import Batches, Coordinates, Present, Z
+from weightflow.representation.base import Batches, Coordinates, Present, Z, require_shapes
 from weightflow.representation.layout import Block, Layout, Piece, make_layout
 from weightflow.representation.orbit_average import Exchange
 
@@ -75,6 +75,8 @@ class Components(Coordinates):
     @classmethod
     def restore(cls, architecture: Architecture, layout: Layout, tensors: Mapping[str, Tensor]) -> Components:
         flat = make_layout(architecture, "flat")
+        count = len(tensors["scale"])
+        require_shapes(tensors, {"mean": (flat.width,), "directions": (count, flat.width), "scale": (count,)})
         return cls(architecture, flat, tensors["mean"], tensors["directions"], tensors["scale"])
 
     def tensors(self) -> dict[str, Tensor]:

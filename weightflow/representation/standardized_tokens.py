@@ -18,7 +18,7 @@ from torch import Tensor
 from canon.types import StateDict
 from weightflow.batched.class_axes import pad_with_zeros
 from weightflow.networks.architectures import Architecture
-from weightflow.representation.base import Batches, Coordinates, Present, Z, used_entries
+from weightflow.representation.base import Batches, Coordinates, Present, Z, require_shapes, used_entries
 from weightflow.representation.layout import Layout
 from weightflow.representation.orbit_average import Exchange
 
@@ -59,6 +59,7 @@ class Tokens(Coordinates):
 
     @classmethod
     def restore(cls, architecture: Architecture, layout: Layout, tensors: Mapping[str, Tensor]) -> Tokens:
+        require_shapes(tensors, dict.fromkeys(("mean", "std"), (layout.tokens, layout.width)))
         return cls(architecture, layout, tensors["mean"], tensors["std"])
 
     def tensors(self) -> dict[str, Tensor]:

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from canon.errors import InputError
 from weightflow.training.processes import Processes
-from weightflow.training.state_dicts import optimizer_tensors, pack, restore_optimizer, unpack
+from weightflow.training.state_dicts import load_weights, optimizer_tensors, pack, restore_optimizer, unpack
 
 
 @dataclass(frozen=True)
@@ -93,5 +93,5 @@ class Adversary:
         }
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        self.model.load_state_dict(unpack("model", tensors))
+        load_weights(self.model, unpack("model", tensors), "the adversary's state")
         restore_optimizer(self.model, self._optimizer, unpack("optimizer", tensors))

@@ -11,6 +11,7 @@ state.safetensors         everything that an exact resume needs, written whole o
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -18,16 +19,29 @@ from pathlib import Path
 from typing import Any
 
 import tomli_w
+import torch
 from torch import Tensor
 
 from canon.errors import InputError
 from canon.io import checkpoint
-from canon.io.digests import checked, with_digest
-from canon.io.files import atomic_write
-from canon.validation import Invalid, integer, parse_json
+from canon.io.digests import KEY, checked, with_digest
+from canon.io.files import atomic_write, read_bounded, reading
+from canon.validation import (
+    Invalid,
+    either,
+    having,
+    integer,
+    nothing,
+    number,
+    optional,
+    parse_json,
+    table,
+    text,
+)
 from weightflow import config as settings
 from weightflow import datasets
 from weightflow import representation as coordinate_kinds
+from weightflow.batched.class_axes import check_frame
 from weightflow.datasets import Facts
 from weightflow.networks.architectures import Architecture
 from weightflow.representation import Coordinates
@@ -36,6 +50,8 @@ from weightflow.training.config import TrainConfig
 from weightflow.training.state_dicts import pack, unpack
 
 FORMAT = "weightflow-run-1"
+REPORT = "report.json"
+LIMIT = 1 << 28  # bytes of a table or of a log
 
 
 @dataclass(frozen=True)
@@ -87,20 +103,22 @@ def read_header(folder: Path) -> RunHeader:
             f"{folder} is a run of format {tables.get('format')!r}; this version reads {FORMAT!r}: train it again"
         )
     tables = checked(folder / "config.toml", tables)
-    try:
-        shape = checked(folder / "layout.json", parse_json((folder / "layout.json").read_bytes()))
+    with reading(folder, "restore it, or train the run again"):
+        path = folder / "layout.json"
+        shape = checked(path, parse_json(read_bounded(path, LIMIT)))
+        architecture, layout = (
+            Architecture.from_dict(shape["architecture"]),
+            Layout.from_dict(shape["layout"]),
+        )
+        layout.check(architecture.shapes)
         return RunHeader(
             config=settings.build(TrainConfig, tables["train"], "train."),
             zoo=settings.build(ZooReference, tables["zoo"], "zoo."),
-            architecture=Architecture.from_dict(shape["architecture"]),
-            layout=Layout.from_dict(shape["layout"]),
-            encoder=tables["encoder_identity"],
+            architecture=architecture,
+            layout=layout,
+            encoder=text()(tables["encoder_identity"]),
             data=_facts(tables),
         )
-    except InputError:
-        raise
-    except (OSError, KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
-        raise InputError(f"{folder} is damaged ({error!r}); train the run again") from None
 
 
 def _facts(tables: Mapping[str, Any]) -> Facts:
@@ -138,6 +156,16 @@ def checkpoint_step(folder: Path) -> int | None:
         return None
 
 
+def identity_of(weights: Mapping[str, Tensor]) -> str:
+    """The SHA-256 of named tensors, whatever file they lie in."""
+    found = hashlib.sha256()
+    for name in sorted(weights):
+        tensor = weights[name].detach().cpu().contiguous()
+        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\0".encode())
+        found.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()
+
+
 @dataclass(frozen=True)
 class Weights:
     """The averaged weights of a run, the coordinates they live in, and the frame of its zoo.
@@ -161,15 +189,17 @@ def read_checkpoint(folder: Path, header: RunHeader) -> Weights:
         )
     found = checkpoint.read(path)
     tensors = found.state
-    coordinates = coordinate_kinds.restore(
-        header.config.coordinates, header.architecture, header.layout, unpack("coordinates", tensors)
-    )
-    try:
+    checkpoint.require_finite(tensors, str(path))
+    with reading(path, "restore it, or train the run again"):
+        coordinates = coordinate_kinds.restore(
+            header.config.coordinates, header.architecture, header.layout, unpack("coordinates", tensors)
+        )
+        frame = unpack("frame", tensors)
+        if frame:
+            check_frame(frame, header.architecture, len(header.data.classes))
         step, trained = int(found.metadata.get("step", "0")), found.metadata.get("trained")
         steps = None if trained is None else int(trained)
-    except ValueError:
-        raise InputError(f"{path} is damaged: its step is no number; train the run again") from None
-    return Weights(unpack("average", tensors), coordinates, unpack("frame", tensors), step, steps)
+    return Weights(unpack("average", tensors), coordinates, frame, step, steps)
 
 
 def verify_run(folder: Path) -> list[str]:
@@ -193,16 +223,47 @@ def verify_run(folder: Path) -> list[str]:
             attempt(lambda path=folder / name: checkpoint.read(path))  # type: ignore[misc]
         elif name == "checkpoint.safetensors":
             problems.append(f"{folder / name} is missing; go on with the training, or restore it")
-    if (report := folder / "report.json").exists():
-        attempt(lambda: _checked_report(report))
+    if (folder / REPORT).exists():
+        attempt(lambda: read_report(folder))
     return problems
 
 
-def _checked_report(path: Path) -> None:
-    try:
-        checked(path, parse_json(path.read_bytes()))
-    except (ValueError, TypeError, AttributeError) as error:
-        raise InputError(f"{path} is damaged ({error}); write it again: weightflow report") from None
+def read_report(folder: Path) -> dict[str, Any] | None:
+    """The figures of a run's report that go into its card, or None where it has none.
+
+    `weights` is the identity of the weights that were measured. It is left out where the report carries no digest: it
+    may have been edited.
+    """
+    path = folder / REPORT
+    if not path.exists():
+        return None
+    with reading(path, f"write it again: weightflow report {folder}"):
+        found = parse_json(read_bounded(path, LIMIT))
+        report = _REPORT(checked(path, found))
+        if KEY not in found:
+            report.pop("weights", None)
+        return report
+
+
+_MEAN = having({"mean": number})
+# what the model card says of it
+_REPORT = having(
+    {
+        "splits": table(
+            text(),
+            either(
+                nothing,
+                text(limit=10_000),
+                having({"accuracy": _MEAN, "trained": _MEAN, "chance": number}),
+            ),
+        ),
+    },
+    {
+        "weights": text(r"[0-9a-f]{64}"),
+        "novelty": having({}, {"nearest_distance_ratio": optional(number)}),
+        "environment": having({}, {"torch": optional(text()), "commit": optional(text())}),
+    },
+)
 
 
 def _metrics(found: Any) -> dict[str, Any]:
@@ -222,7 +283,7 @@ def append_metrics(folder: Path, line: Mapping[str, Any]) -> None:
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
     path = folder / "metrics.jsonl"
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
+    lines = read_bounded(path, LIMIT).decode(errors="replace").splitlines() if path.exists() else []
     found = []
     for line in lines:  # a log that a kill or a disk damaged must not stop a run from going on
         try:

@@ -7,6 +7,12 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from canon.errors import InputError
+from canon.io.checkpoint import require_finite, require_same
+
+MOMENTS = {"step", "exp_avg", "exp_avg_sq"}
+"""What Adam and AdamW keep of a parameter."""
+
 
 def pack(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {f"{prefix}.{name}": tensor.detach().cpu() for name, tensor in tensors.items()}
@@ -15,6 +21,17 @@ def pack(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def unpack(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     start = prefix + "."
     return {name[len(start) :]: t for name, t in tensors.items() if name.startswith(start)}
+
+
+def load_weights(module: nn.Module, state: Mapping[str, Tensor], who: str) -> None:
+    """Load `state`, which `who` holds, into `module`; `InputError` where keys, shapes or kinds of numbers differ."""
+    own = module.state_dict()
+    require_same(own, state, "the model of the run's settings", who)
+    for name, tensor in state.items():
+        if tensor.dtype != own[name].dtype:
+            raise InputError(f"{who}: {name} is {tensor.dtype}, expected {own[name].dtype}; train it again")
+    require_finite(state, who)
+    module.load_state_dict(state)
 
 
 def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
@@ -28,9 +45,24 @@ def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dic
 def restore_optimizer(
     model: nn.Module, optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]
 ) -> None:
+    """Put back what `optimizer_tensors` gave; `InputError` where it is of another model, or is not whole."""
     parameters = dict(model.named_parameters())
+    found: dict[str, set[str]] = {}
     for name, tensor in tensors.items():
         owner, _, key = name.rpartition(".")
+        like = parameters.get(owner)
+        if like is None or (tensor.shape, tensor.dtype) not in (
+            (like.shape, like.dtype),
+            (torch.Size(), torch.float32),
+        ):
+            raise InputError(
+                f"the optimizer's state {name} ({tensor.dtype}, {tuple(tensor.shape)}) is of another model"
+            )
         # the count of steps stays where torch keeps it, on the processor
-        own = parameters[owner]
-        optimizer.state[own][key] = tensor if key == "step" else tensor.to(own.device)
+        optimizer.state[like][key] = tensor if key == "step" else tensor.to(like.device)
+        found.setdefault(owner, set()).add(key)
+    for owner, keys in found.items():
+        if not keys >= MOMENTS:
+            raise InputError(
+                f"the optimizer's state of {owner} lacks {', '.join(sorted(MOMENTS - keys))}; train again"
+            )

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from canon.errors import InputError, WorkError
 from canon.io import checkpoint
+from canon.io.files import reading
 from canon.types import StateDict
 from weightflow import config as settings
 from weightflow import datasets
@@ -43,7 +44,13 @@ from weightflow.training.config import TrainConfig
 from weightflow.training.functional_loss import Behaviour
 from weightflow.training.losses import Loss, Terms
 from weightflow.training.processes import Processes
-from weightflow.training.state_dicts import optimizer_tensors, pack, restore_optimizer, unpack
+from weightflow.training.state_dicts import (
+    load_weights,
+    optimizer_tensors,
+    pack,
+    restore_optimizer,
+    unpack,
+)
 from weightflow.training.unseen_tasks import TasksBeyond
 from weightflow.zero_shot.fit import fit_anchors
 from weightflow.zoo import unfinished
@@ -302,19 +309,23 @@ class Trainer:
 
     def restore(self) -> None:
         """Go on from the folder's state: weights, averages, moments, random numbers, counters."""
-        found = checkpoint.read(self.folder / "state.safetensors")
-        self.model.load_state_dict(unpack("raw", found.state))
-        self.average.load_state_dict(unpack("average", found.state))
-        best = unpack("best", found.state)
-        self.best_average = {name: tensor.to(self.device) for name, tensor in best.items()}
-        restore_optimizer(self.model, self.optimizer, unpack("optimizer", found.state))
-        if self.adversary is not None:
-            self.adversary.restore(unpack("adversary", found.state))
-        self.generator.set_state(found.state["generator"])
-        m = found.metadata
-        self.progress = Progress(
-            int(m["step"]), float.fromhex(m["best"]), int(m["best_step"]), int(m["stale"])
-        )
+        path = self.folder / "state.safetensors"
+        found = checkpoint.read(path)
+        with reading(path, "restore it, or train the run again in another folder"):
+            who = str(path)
+            best = unpack("best", found.state)
+            load_weights(self.average, best, who)
+            self.best_average = {name: tensor.to(self.device) for name, tensor in best.items()}
+            load_weights(self.model, unpack("raw", found.state), who)
+            load_weights(self.average, unpack("average", found.state), who)
+            restore_optimizer(self.model, self.optimizer, unpack("optimizer", found.state))
+            if self.adversary is not None:
+                self.adversary.restore(unpack("adversary", found.state))
+            self.generator.set_state(found.state["generator"])
+            m = found.metadata
+            self.progress = Progress(
+                int(m["step"]), float.fromhex(m["best"]), int(m["best_step"]), int(m["stale"])
+            )
         self.saved = self.progress.step
         if self.processes.first:
             runs.cut_metrics(self.folder, self.progress.step)

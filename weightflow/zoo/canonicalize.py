@@ -14,10 +14,11 @@ from pathlib import Path
 
 from canon.errors import InputError
 from canon.io import checkpoint
+from canon.io.files import reading
 from canon.matching.population import align_many, align_to
 from canon.types import StateDict
 from weightflow import datasets
-from weightflow.batched.class_axes import gather_classes, scatter_classes, widen
+from weightflow.batched.class_axes import check_frame, gather_classes, scatter_classes, widen
 from weightflow.batched.tasks import Task
 from weightflow.networks.architectures import Architecture
 from weightflow.zoo import unfinished
@@ -129,7 +130,12 @@ def read_frame(zoo: Zoo) -> StateDict:
         raise InputError(
             f"{zoo.path} is not canonical; run: weightflow canonicalize {zoo.path} --out {zoo.path}-canonical"
         )
-    return checkpoint.read(zoo.path / FRAME).state
+    path = zoo.path / FRAME
+    frame = checkpoint.read(path).state
+    checkpoint.require_finite(frame, str(path))
+    with reading(path, "run weightflow canonicalize again"):
+        check_frame(frame, zoo.architecture, len(datasets.load(zoo.dataset).class_names))
+    return frame
 
 
 def is_canonical_form_of(folder: Path, zoo: Zoo) -> bool:

@@ -41,7 +41,7 @@ def card(zoo: Zoo) -> str:
         "",
         f"Pairs of text and weights: every network tells the named classes apart, {_outputs(zoo)}.",
         "",
-        f"- **Architecture**: {architecture['name']} `{json.dumps(architecture['arguments'])}`, "
+        f"- **Architecture**: {architecture['name']} {markdown(json.dumps(architecture['arguments']), 2000)}, "
         f"{found['parameters']:,} parameters, at most {architecture['classes']} classes; inputs "
         f"{tuple(architecture['input_shape'])}",
         f"- **Lineage**: {_counts(found['lineage'])}{_base(zoo)}",
@@ -60,7 +60,7 @@ def card(zoo: Zoo) -> str:
         "",
         "## Texts",
         "",
-        f"Each record's `classes` is its text. Network `{example.id}`: *{', '.join(map(markdown, example.classes))}*.",
+        f"Each record's `classes` is its text. Network {markdown(example.id)}: *{', '.join(map(markdown, example.classes))}*.",
         "",
         f"The {len(data.class_names)} classes: {', '.join(map(markdown, data.class_names))}.",
         "",
@@ -85,15 +85,15 @@ def _outputs(zoo: Zoo) -> str:
     readout = zoo.architecture.readout
     if isinstance(readout, Cosine):
         return (
-            f"its output compared by cosine with their text vectors (encoder `{readout.encoder}`, identity "
-            f"`{readout.identity}`, temperature {readout.temperature:g})"
+            f"its output compared by cosine with their text vectors (encoder {markdown(readout.encoder)}, identity "
+            f"{markdown(readout.identity)}, temperature {readout.temperature:g})"
         )
     return "its logits in their order"
 
 
 def _base(zoo: Zoo) -> str:
     base = zoo.manifest.get("base")
-    return f", all fine-tuned from `{base['file']}`" if base else ""
+    return f", all fine-tuned from {markdown(base['file'])}" if base else ""
 
 
 def _accuracy(accuracy: dict[str, float | None]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import torch
 
 from canon.errors import InputError
 from canon.io import checkpoint, formats
+from canon.validation import Invalid, parse_json
 from weightflow import datasets
 from weightflow.batched.accuracy import measured
 from weightflow.networks.architectures import Architecture
@@ -19,6 +19,7 @@ from weightflow.zoo.network_file import Network, read_network
 from weightflow.zoo.store import Record, write_manifest, write_shard
 
 WORK = "weightflow zoo import"
+LIMIT = 1 << 20  # bytes of an architecture; it has a few hundred
 SUFFIXES = tuple(suffix for suffix in formats.SUFFIXES if suffix != ".pt2")
 
 
@@ -66,7 +67,10 @@ def own_architecture(files: Sequence[Path]) -> Architecture:
             raise InputError(
                 f"{path} does not say which architecture it is; name a recipe that does, with --recipe"
             )
-        found.append(Architecture.from_dict(json.loads(text)))
+        try:
+            found.append(Architecture.from_dict(parse_json(text, LIMIT)))
+        except (Invalid, InputError) as error:
+            raise InputError(f"{path}: its architecture is damaged ({error}); export it again") from None
     return max(found, key=lambda architecture: architecture.classes)
 
 

@@ -15,6 +15,7 @@ from canon.io import checkpoint
 from canon.io.container import Container
 from canon.io.prefixes import with_keys_like
 from canon.types import StateDict
+from canon.validation import Invalid, items, parse_json, text
 from weightflow.batched.tasks import Task
 from weightflow.networks.architectures import Architecture
 from weightflow.text import Prompt
@@ -81,8 +82,10 @@ def read_network(
             f"{path} is no {architecture.name} of {len(prompt.classes)} classes as this run makes: "
             + "; ".join(wrong[:10])
         )
-    if not all(tensor.isfinite().all() for tensor in found.state.values()):
-        raise InputError(f"{path} holds weights that are not finite; train or download it again")
+    odd = [name for name, tensor in found.state.items() if tensor.is_complex() or tensor.dtype == torch.bool]
+    if odd:
+        raise InputError(f"{path}: {odd[0]} is {found.state[odd[0]].dtype}; expected floating-point numbers")
+    checkpoint.require_finite(found.state, str(path))
     padded = {name: _padded(architecture, name, found.state[name]) for name in architecture.shapes}
     return Network(padded, prompt, dataset)
 
@@ -96,11 +99,14 @@ def _beside(container: Container | None) -> Prompt | None:
 
 def _own_classes(path: Path, metadata: Mapping[str, str]) -> Prompt:
     try:
-        return Prompt(tuple(json.loads(metadata["classes"])))
-    except (KeyError, TypeError, json.JSONDecodeError):
+        return Prompt(tuple(_CLASSES(parse_json(metadata["classes"], 1 << 24))))
+    except (KeyError, Invalid):
         raise InputError(
             f"{path} does not say which classes it tells apart; give them with --classes, in logit order"
         ) from None
+
+
+_CLASSES = items(text(limit=10_000), 100_000)
 
 
 def _padded(architecture: Architecture, name: str, tensor: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -27,16 +28,30 @@ from torch.utils.data import Dataset
 from canon.errors import InputError
 from canon.io import checkpoint, safetensors
 from canon.io.digests import checked, with_digest
-from canon.io.files import atomic_write, require_file, sha256
+from canon.io.files import atomic_write, read_bounded, require_file, sha256
 from canon.types import PathLike, StateDict
-from canon.validation import Check, Invalid, integer, items, number, optional, parse_json, record, table, text
+from canon.validation import (
+    Check,
+    Invalid,
+    integer,
+    items,
+    number,
+    optional,
+    parse_json,
+    record,
+    shown,
+    table,
+    text,
+)
 from weightflow import config
 from weightflow.batched.config import TrainingRecipe
 from weightflow.batched.stacked_networks import StackedNetworks
 from weightflow.batched.tasks import Task
+from weightflow.data.info import check_facts
 from weightflow.networks.architectures import Architecture
 
 FORMAT = "weightflow-zoo-1"
+LIMIT = 1 << 30  # bytes of a manifest or of the records: millions of networks
 
 
 @dataclass(frozen=True)
@@ -105,7 +120,7 @@ _KNOWN: dict[str, Check] = {
     "shards": items(record({"file": _NAME, "networks": integer(0, 2**40), "sha256": _HASH})),
     "canonical": table(_NAME, optional(_NAME)),
     "base": table(_NAME, _NAME),
-    "data": optional(table(_NAME, lambda value: value)),
+    "data": optional(check_facts),
     "lineage": _NAME,
     "held_out_classes": items(_NAME),
     "unseen_by_backbone": items(_NAME),
@@ -218,10 +233,9 @@ class Zoo(Dataset[StateDict]):
     @cached_property
     def records(self) -> list[Record]:
         path = self.path / "records.jsonl"
-        try:
-            content = path.read_bytes()
-        except FileNotFoundError:
-            raise InputError(f"{path} is missing; run the command that built the zoo again") from None
+        if not path.exists():
+            raise InputError(f"{path} is missing; run the command that built the zoo again")
+        content = read_bounded(path, LIMIT)
         if hashlib.sha256(content).hexdigest() != self.manifest["records_sha256"]:
             raise InputError(f"{path} does not match its hash in zoo.json; build the zoo again to restore it")
         try:
@@ -232,8 +246,10 @@ class Zoo(Dataset[StateDict]):
             raise InputError(f"{path} holds a record that this version cannot read: {error}") from None
 
     def _check_places(self, records: Sequence[Record]) -> None:
-        """Every record lies in its own row of a shard that there is."""
+        """Every record lies in its own row of a shard that there is, and every row has one."""
         held = [shard["networks"] for shard in self.manifest["shards"]]
+        if len(records) != sum(held) or len({(one.shard, one.row) for one in records}) != len(records):
+            raise ValueError(f"{len(records)} records do not lie in {sum(held)} rows, each in its own")
         for place, one in enumerate(records):
             if one.shard >= len(held) or one.row >= held[one.shard]:
                 raise ValueError(
@@ -335,8 +351,12 @@ class Zoo(Dataset[StateDict]):
         state: StateDict = {}
         with safe_open(path, "pt") as file:
             found = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-            shapes = {name: tuple(tensor.get_shape()) for name, tensor in found.items()}
-            if shapes != {name: (networks, *shape) for name, shape in self.architecture.shapes.items()}:
+            kinds = {name: (tensor.get_dtype(), tuple(tensor.get_shape())) for name, tensor in found.items()}
+            counters = self.architecture.counters
+            if kinds != {
+                name: ("I64" if name in counters else "F32", (networks, *shape))
+                for name, shape in self.architecture.shapes.items()
+            }:
                 raise InputError(
                     f"{path} does not hold the networks that {self.path / 'zoo.json'} names; "
                     "build the zoo again to restore it"
@@ -379,17 +399,15 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     path = folder / "zoo.json"
     if not folder.is_dir():
         raise InputError(f"{folder} is not a zoo: there is no such folder")
+    if not os.path.lexists(path):
+        raise InputError(f"{folder} is not a zoo: it has no zoo.json; was its building stopped? Run it again")
     try:
-        manifest = parse_json(path.read_bytes())
-    except FileNotFoundError:
-        raise InputError(
-            f"{folder} is not a zoo: it has no zoo.json; was its building stopped? Run it again"
-        ) from None
+        manifest = parse_json(read_bounded(path, LIMIT))
     except Invalid as error:
         raise InputError(f"{path} is damaged ({error}); build the zoo again to restore it") from None
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         found = manifest.get("format") if isinstance(manifest, dict) else type(manifest).__name__
-        raise InputError(f"{path} has format {found!r}; this version reads {FORMAT!r}")
+        raise InputError(f"{path} has format '{shown(found)}'; this version reads '{FORMAT}'")
     manifest = checked(path, manifest)
     _check_manifest(path, manifest)
     missing = {"architecture", "dataset", "records_sha256", "shards"} - manifest.keys()

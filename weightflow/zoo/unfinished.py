@@ -10,7 +10,7 @@ import shutil
 from pathlib import Path
 
 from canon.errors import InputError
-from canon.io.files import atomic_write
+from canon.io.files import atomic_write, read_bounded
 
 MARK = ".unfinished"
 LOCK = ".lock"
@@ -46,8 +46,8 @@ def require_free(folder: Path, work: str) -> None:
 def is_unfinished(folder: Path, work: str) -> bool:
     """Whether `work` was stopped while it filled the folder."""
     try:
-        return (folder / MARK).read_text(encoding="utf-8") == work
-    except (OSError, UnicodeDecodeError):
+        return read_bounded(folder / MARK, 1000) == work.encode()
+    except InputError:
         return False
 
 

@@ -110,7 +110,7 @@ def test_weights_that_are_not_finite_are_named(folder, tmp_path):
     state = MLP.build().state_dict()
     state["1.bias"][0] = torch.nan
     torch.save(state, folder / "net4.pt")
-    with pytest.raises(InputError, match="1 of 5 files do not fit: net4.pt; .* not finite"):
+    with pytest.raises(InputError, match="1 of 5 files do not fit: net4.pt; .* NaN or infinity"):
         import_zoo(checkpoint_files(folder), tmp_path / "zoo", MLP, "digits")
 
 

@@ -14,8 +14,9 @@ from functools import cached_property
 from pathlib import Path
 
 from canon.errors import InputError
-from canon.io.files import atomic_write, sha256
+from canon.io.files import atomic_write, read_bounded, sha256
 from canon.types import StateDict
+from canon.validation import parse_json
 from weightflow import config, datasets
 from weightflow.batched.accuracy import measured
 from weightflow.batched.initialization import initialise
@@ -80,13 +81,22 @@ class Site:
         path = shard_path(self.folder, index)
         if not path.exists():
             return False
-        if not (self.folder / "zoo.json").exists():  # the manifest comes last
+        hashes = self._hashes()
+        if hashes is None:
             try:
                 read_shard_records(path)
             except InputError:
                 return False
             return True
-        return sha256(path) == read_manifest(self.folder)["shards"][index]["sha256"]
+        return sha256(path) == hashes[index]
+
+    def _hashes(self) -> list[str] | None:
+        """The SHA-256 of every shard by the manifest, which comes last; None where it is damaged too."""
+        try:
+            shards = read_manifest(self.folder)["shards"]
+        except InputError:
+            return None
+        return [shard["sha256"] for shard in shards] if len(shards) == len(self.starts) else None
 
     def hand_in(self, index: int, shard: Shard) -> None:
         write_shard(self.folder, index, shard.state, shard.records)
@@ -94,7 +104,7 @@ class Site:
     def finish(self, trained: int) -> None:
         """Write the manifest, where anything is new."""
         with self.lock("manifest", wait=True):
-            if trained or not (self.folder / "zoo.json").exists():
+            if trained or self._hashes() is None:
                 write_manifest(self.folder, self._header(), len(self.starts))
 
     def _claim(self) -> None:
@@ -134,9 +144,8 @@ class Site:
 def _is_of(path: Path, recipe: ZooRecipe) -> bool:
     """Whether the recipe in a file is this one; settings that it does not know have their defaults."""
     try:
-        return config.to_dict(config.build(ZooRecipe, json.loads(path.read_text("utf-8")))) == config.to_dict(
-            recipe
-        )
+        said = parse_json(read_bounded(path, config.LIMIT))
+        return config.to_dict(config.build(ZooRecipe, said)) == config.to_dict(recipe)
     except (InputError, ValueError):  # a later version's, or damaged
         return False
 

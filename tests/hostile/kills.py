@@ -1,0 +1,99 @@
+"""SIGKILL at any chosen file-system call of a command.
+
+Run as a program, it is a server: for each line of JSON it runs one command in a fork of itself and answers with the
+exit code. It never computes a gradient itself, since torch refuses gradients in forks of processes that did.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+CALLS = {"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.link", "os.symlink", "os.truncate"}
+_WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
+
+
+def changes(event: str, arguments: tuple[Any, ...], folder: str) -> bool:
+    """Whether an audit event is a call that changes something in `folder`."""
+    if event not in CALLS or not arguments or not isinstance(arguments[0], str | os.PathLike | bytes):
+        return False
+    if event == "open" and not (isinstance(arguments[2], int) and arguments[2] & _WRITING):
+        return False
+    return os.path.abspath(os.fsdecode(arguments[0])).startswith(folder)
+
+
+class Server(AbstractContextManager["Server"]):
+    """Runs commands in processes of their own; -9 where one was killed before its change number `call`."""
+
+    def __init__(self) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tests.hostile.kills"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+
+    def run(self, command: Sequence[str], folder: Path, call: int | None = None) -> int:
+        """The exit code of a command that writes into `folder`."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        print(json.dumps([list(command), str(folder), call]), file=self._process.stdin, flush=True)
+        return int(self._process.stdout.readline())
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait()
+
+
+def _child(command: Sequence[str], folder: str, call: int | None) -> None:
+    """Run a command and end the process; die before the change number `call`."""
+    from canon.cli import console
+    from canon.cli.main import app as canon_app
+    from weightflow.cli.main import app as weightflow_app
+
+    seen = 0
+
+    def hook(event: str, arguments: tuple[Any, ...]) -> None:
+        nonlocal seen
+        if call is not None and changes(event, arguments, folder):
+            if seen == call:
+                os.kill(os.getpid(), signal.SIGKILL)
+            seen += 1
+
+    os.dup2(2, 1)  # standard output is the server's
+    sys.addaudithook(hook)
+    program, *arguments = command
+    code = console.guarded(canon_app if program == "canon" else weightflow_app, arguments, name=program)
+    os._exit(code)
+
+
+def serve() -> None:
+    """Answer every line of standard input."""
+    import weightflow.api.generation
+    import weightflow.report
+    import weightflow.zoo.builders.executors  # noqa: F401  (forks need not import them again)
+
+    for line in sys.stdin:
+        child = os.fork()
+        if not child:
+            try:
+                _child(*json.loads(line))
+            finally:
+                os._exit(1)
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+
+
+if __name__ == "__main__":
+    serve()

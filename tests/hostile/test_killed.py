@@ -1,0 +1,167 @@
+"""Every command, killed before every call that changes a file: the same command then ends as if nothing had been.
+
+Processes are ended by SIGKILL, from an audit hook of Python, which hears of each call before it is made.
+"""
+
+import os
+import shutil
+
+import numpy as np
+import pytest
+import tomli_w
+import torch
+
+from canon.cli import console
+from canon.cli.main import app as canon_app
+from tests.hostile import kills, programs
+from weightflow.cli.main import app as weightflow_app
+from weightflow.datasets import load
+
+APPS = {"canon": canon_app, "weightflow": weightflow_app}
+# what is written beside results, or tells the time: not compared
+ASIDE = ("metrics.jsonl", "report.json", "report.html", "r.json", ".lock", ".locks")
+TINY = (
+    "--set steps=2 --set batch_size=4 --set save_every=1 --set evaluate_every=1 --set model.width=8 "
+    "--set model.depth=1 --set model.heads=1 --set behaviour.images=4"
+)
+
+
+@pytest.fixture(scope="module")
+def ready(tmp_path_factory, raw_zoo, zoo, run):
+    """What the commands read."""
+    folder = tmp_path_factory.mktemp("ready")
+    os.environ["WEIGHTFLOW_CACHE"] = str(folder / "cache")
+    shutil.copytree(raw_zoo.path, folder / "raw")
+    shutil.copytree(zoo.path, folder / "zoo")
+    shutil.copytree(run, folder / "run")
+    recipe = {
+        "dataset": "digits",
+        "architecture": {"name": "mlp", "arguments": {"inputs": 64, "hidden": [4]}},
+        "tasks": {"sizes": [2, 3], "seen": 3, "validation": 1, "unseen": 1},
+        "training": {"steps": 2, "batch_size": 4},
+        "shard_size": 2,
+    }
+    (folder / "recipe.toml").write_text(tomli_w.dumps(recipe))
+    (folder / "branched.toml").write_text(
+        tomli_w.dumps({**recipe, "lineage": "branched", "base": {"steps": 2}})
+    )
+    images = np.random.default_rng(0).integers(0, 255, (60, 16, 16, 3)).astype(np.uint8)
+    np.savez(folder / "images.npz", inputs=images, labels=np.arange(60) % 3)
+    network = programs.network()
+    state = {name: tensor.detach() for name, tensor in network.state_dict().items()}
+    torch.save(state, folder / "a.pt")
+    torch.save({name: tensor.flip(0) for name, tensor in state.items()}, folder / "b.pt")
+    (folder / "nets.py").write_text(
+        "from tests.hostile.programs import network\nimport torch\n"
+        "def build():\n    return network(), (torch.zeros(4, 5),)\n"
+    )
+    load(f"npz:{folder}/images.npz")
+    quiet("weightflow sample {0}/run --classes one,two --count 2 --out {0}/nets -q", folder)
+    quiet("weightflow export {0}/nets --out {0}/files -q", folder)
+    quiet(
+        "canon align {0}/a.pt {0}/b.pt --model {0}/nets.py:build --out {0}/t.pt --transform {0}/t.safetensors",
+        folder,
+    )
+    yield folder
+    del os.environ["WEIGHTFLOW_CACHE"]
+
+
+def quiet(line, *places):
+    program, *arguments = (part.format(*places) for part in line.split())
+    code = console.guarded(APPS[program], arguments, name=program)
+    assert code == 0, line
+
+
+# by name: the command ({0} what it reads, {1} the folder that it writes into), and what lies there before
+COMMANDS = {
+    "build": ("weightflow zoo build {0}/recipe.toml --out {1}/out -q", ""),
+    "build branched": ("weightflow zoo build {0}/branched.toml --out {1}/out -q", ""),
+    "canonicalize": ("weightflow canonicalize {0}/raw --out {1}/out -q", ""),
+    "train": ("weightflow train {0}/zoo --out {1}/out --resume -q " + TINY, ""),
+    "train on": ("weightflow train {0}/zoo --out {1}/out --resume --set steps=14 -q", "run"),
+    "sample": ("weightflow sample {0}/run --classes one,two --count 3 --out {1}/out -q", ""),
+    "sample over": ("weightflow sample {0}/run --classes three,four --out {1}/out -q", "nets"),
+    "import": ("weightflow zoo import {0}/files --dataset digits --out {1}/out -q", ""),
+    "export": ("weightflow export {0}/nets --out {1}/out -q", ""),
+    "export again": ("weightflow export {0}/nets --out {1}/out -q", "files"),
+    "export generator": ("weightflow export {0}/run --format pretrained --out {1}/out", ""),
+    "card": ("weightflow zoo card {1}/out", "zoo"),
+    "report": ("weightflow report {1}/out --limit 2 -q", "run"),
+    "backbone": (
+        "weightflow backbone train npz:{0}/images.npz --out {1}/out.safetensors --set epochs=2 "
+        "--set arguments.widths=[4,4] --set arguments.blocks=1 -q",
+        "",
+    ),
+    "fuse": (
+        "weightflow fuse {0}/files/g000000.safetensors {0}/files/g000001.safetensors --run {0}/run "
+        "--out {1}/out.safetensors",
+        "",
+    ),
+    "enhance": (
+        "weightflow enhance {0}/files/g000000.safetensors --run {0}/run --out {1}/out.safetensors",
+        "",
+    ),
+    "align": (
+        "canon align {0}/a.pt {0}/b.pt --model {0}/nets.py:build --out {1}/out.pt --transform {1}/t.safetensors "
+        "--report {1}/r.json",
+        "",
+    ),
+    "merge": ("canon merge {0}/a.pt {0}/b.pt --model {0}/nets.py:build --out {1}/out.safetensors", ""),
+    "canonical form": ("canon canonicalize {0}/a.pt --model {0}/nets.py:build --out {1}/out.pt", ""),
+    "apply": ("canon apply {0}/t.safetensors {0}/b.pt --out {1}/out.pt", ""),
+    "spec": ("canon inspect {0}/a.pt --model {0}/nets.py:build --save-spec {1}/s.json", ""),
+}
+QUICK = {"sample", "sample over", "import", "export again", "card", "apply"}
+
+
+def files(folder):
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and not set(path.relative_to(folder).parts) & set(ASIDE)
+    }
+
+
+def names(folder):
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.suffix != ".lock"}
+
+
+def prepare(folder, ready, before):
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    if before:
+        shutil.copytree(ready / before, folder / "out")
+
+
+@pytest.fixture(scope="module")
+def server(ready):
+    with kills.Server() as found:
+        yield found
+
+
+@pytest.mark.parametrize(
+    ("command", "every"),
+    [
+        *((name, 7) for name in sorted(QUICK)),
+        *(pytest.param(name, 1, marks=pytest.mark.slow) for name in COMMANDS),
+    ],
+)
+def test_a_killed_command_ends_as_if_nothing_had_been(command, every, ready, server, tmp_path):
+    line, before = COMMANDS[command]
+    folder = tmp_path / "work"
+    work = [part.format(ready, folder) for part in line.split()]
+    prepare(folder, ready, before)
+    assert server.run(work, folder) == 0
+    whole, there = files(folder), names(folder)
+    for call in range(0, 1000, every):
+        prepare(folder, ready, before)
+        code = server.run(work, folder, call)
+        if code == 0:
+            break
+        assert code == -9, f"killed at call {call}: exit code {code}"
+        assert server.run(work, folder) == 0, f"killed at call {call}: refused"
+        found = files(folder)
+        different = sorted(name for name in whole.keys() | found.keys() if whole.get(name) != found.get(name))
+        assert not different, f"killed at call {call}: {different} differ"
+        assert names(folder) == there, f"killed at call {call}: {sorted(names(folder) ^ there)} left"
+    assert call > 0
