@@ -2,18 +2,39 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
 import torch
 
 from canon.errors import InputError
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+_chosen = ContextVar[torch.device | None]("device", default=None)
 
 
-def usable_device(name: str | torch.device) -> torch.device:
-    """A device by its name (cpu, cuda, cuda:1, mps); `auto` is an accelerator where there is one.
+@contextmanager
+def computing_on(device: str | torch.device) -> Iterator[torch.device]:
+    """Within the block networks are run, trained and generated on a device, where nothing else is said.
 
-    `InputError` where this machine has none such.
+    What goes in and what comes out stays on the processor.
     """
+    found = usable_device(device)
+    token = _chosen.set(found)
+    try:
+        yield found
+    finally:
+        _chosen.reset(token)
+
+
+def usable_device(name: str | torch.device | None = None) -> torch.device:
+    """A device by its name (cpu, cuda, cuda:1, mps), by default that of `computing_on`.
+
+    `auto` is an accelerator where there is one. `InputError` where this machine has none such.
+    """
+    if name is None:
+        return _chosen.get() or torch.device("cpu")
     if name == "auto":
         found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
         return torch.device("cpu") if found is None else found

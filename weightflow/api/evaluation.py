@@ -13,6 +13,7 @@ from canon.io.json_text import json_text
 from canon.types import PathLike
 from weightflow.api.populations import opened
 from weightflow.batched.stacked_networks import StackedNetworks
+from weightflow.device import computing_on, usable_device
 from weightflow.evaluation.population import evaluate_zoo
 from weightflow.flow.sampling_config import SampleConfig
 from weightflow.report import make_report, verdict
@@ -63,6 +64,7 @@ class Report(dict[str, Any]):
 def evaluate(
     networks: StackedNetworks | Zoo | PathLike,
     *,
+    device: str | None = None,
     progress: Callable[[int], None] = lambda networks: None,
     stop: Callable[[], bool] = lambda: False,
 ) -> dict[str, Any]:
@@ -70,6 +72,7 @@ def evaluate(
 
     Args:
         networks: Generated networks, a zoo, or a zoo's folder.
+        device: Where the networks are run: `cpu` (the default), `cuda`, `cuda:1`, `mps`, or `auto`.
         progress: Called with the number of networks that were measured since its last call.
         stop: Asked after each few networks; where it is true, the figures are of those measured so far.
 
@@ -88,7 +91,8 @@ def evaluate(
         True
     """
     found = networks if isinstance(networks, StackedNetworks) else opened(networks)
-    return evaluate_zoo(found, progress, stop)
+    with computing_on(usable_device(device)):
+        return evaluate_zoo(found, progress, stop)
 
 
 def report(
@@ -97,12 +101,14 @@ def report(
     limit: int = 200,
     seed: int = 0,
     config: SampleConfig | None = None,
+    device: str | None = None,
     progress: Callable[[int, str], None] = lambda parts, note: None,
     parts: Parts | None = None,
 ) -> Report:
     """Measure a run against trained networks, the generalist, trivial baselines and its own zoo.
 
-    `config` says how to sample (the run's own way by default); `progress` is called before each part with 0 and its
+    `config` says how to sample (the run's own way by default), `device` where to compute; `progress` is called before each part with 0 and its
     name, and after it with 1; `parts` keeps what is measured, so that a report which was stopped goes on.
     """
-    return Report(make_report(Path(run), seed, limit, config, progress, parts))
+    with computing_on(usable_device(device)):
+        return Report(make_report(Path(run), seed, limit, config, progress, parts))

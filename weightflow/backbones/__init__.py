@@ -24,6 +24,7 @@ from canon.io.files import reading
 from canon.validation import integer, items, optional, parse_json, record, table, text
 from weightflow.backbones import pretrained
 from weightflow.data.types import Preprocessing
+from weightflow.device import usable_device
 from weightflow.networks.architectures import Architecture
 
 KEY = "backbone"
@@ -88,7 +89,9 @@ class Backbone:
         x = self.card.preprocessing(images)
         if self.card.size is not None and tuple(x.shape[2:]) != (self.card.size, self.card.size):
             x = nn.functional.interpolate(x, (self.card.size,) * 2, mode="bilinear", antialias=True)
-        return self.module(x.contiguous(memory_format=torch.channels_last)).float()
+        device = usable_device()
+        x = x.to(device, memory_format=torch.channels_last)
+        return self.module.to(device)(x).float().cpu()
 
 
 def headless(module: nn.Module) -> nn.Module:

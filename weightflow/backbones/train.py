@@ -20,11 +20,11 @@ from canon.errors import InputError, WorkError
 from canon.io import checkpoint
 from canon.io.files import reading
 from weightflow.backbones import BackboneCard, write_backbone
-from weightflow.batched.training import check_inputs
 from weightflow.data.augmentation import AUGMENTATIONS, crop_flip
 from weightflow.data.types import ClassificationData, Split, StoredInputs
-from weightflow.device import PRECISIONS
+from weightflow.device import PRECISIONS, usable_device
 from weightflow.networks.architectures import Architecture
+from weightflow.networks.input_check import check_inputs
 from weightflow.registry import pick
 from weightflow.seeds import check_seed
 
@@ -72,12 +72,13 @@ class BackboneTrainer:
     """Training images of all classes but `excluded`, a recipe and a file; `run` goes on from where it was.
 
     Validation accuracy decides nothing; test images are not opened. Raises `InputError` where the data are
-    no images or too few classes are left.
+    no images or too few classes are left. It trains on the device of `computing_on`.
     """
 
     def __init__(
         self, data: ClassificationData, recipe: BackboneRecipe, path: Path, excluded: Sequence[str] = ()
     ) -> None:
+        self.device = usable_device()
         self.data, self.recipe, self.path, self.excluded = data, recipe, path, tuple(excluded)
         self.names = _classes_of(data, excluded)
         self.label_of = torch.full((len(data.class_names),), -1)
@@ -89,7 +90,8 @@ class BackboneTrainer:
         self.generator = torch.Generator().manual_seed(recipe.seed)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(recipe.seed)
-            self.module = self.architecture.build().to(memory_format=torch.channels_last)
+            self.module = self.architecture.build()
+        self.module.to(self.device).to(memory_format=torch.channels_last)
         self.rows = _rows_of(data.train, self.label_of)
         self.batches = max(1, len(self.rows) // recipe.batch_size)
         self.optimizer = torch.optim.SGD(
@@ -152,7 +154,7 @@ class BackboneTrainer:
             recipe=asdict(self.recipe),
         )
         more = {"architecture": self.architecture.to_json(), "classes": json.dumps(self.names)}
-        write_backbone(self.path, self.module.state_dict(), card, more)
+        write_backbone(self.path, {n: t.cpu() for n, t in self.module.state_dict().items()}, card, more)
         self.partial.unlink(missing_ok=True)
         return epoch
 
@@ -166,7 +168,7 @@ class BackboneTrainer:
             images = self.data.train.inputs[index]
             if self.recipe.augment == "crop_flip":
                 images = crop_flip(images, self.generator)
-            loss = loss_of(self._logits(images), self.label_of[self.data.train.labels[index]])
+            loss = loss_of(self._logits(images), self.label_of[self.data.train.labels[index]].to(self.device))
             if not loss.isfinite():
                 raise WorkError(
                     f"the backbone's loss is not finite in epoch {self.epochs + 1}; lower learning_rate"
@@ -184,8 +186,9 @@ class BackboneTrainer:
 
     def _logits(self, images: Tensor) -> Tensor:
         low = self.recipe.precision == "bfloat16"
-        with torch.autocast(images.device.type, PRECISIONS[self.recipe.precision], enabled=low):
-            return self.module(images.contiguous(memory_format=torch.channels_last)).float()
+        images = images.to(self.device, memory_format=torch.channels_last)
+        with torch.autocast(self.device.type, PRECISIONS[self.recipe.precision], enabled=low):
+            return self.module(images).float()
 
     @torch.no_grad()
     def _accuracy(self) -> float:
@@ -193,7 +196,7 @@ class BackboneTrainer:
         split, right = self.data.validation, 0
         rows = _rows_of(split, self.label_of)
         for index in rows.split(512):
-            predicted = self._logits(split.inputs[index]).argmax(1)
+            predicted = self._logits(split.inputs[index]).argmax(1).cpu()
             right += int((predicted == self.label_of[split.labels[index]]).sum())
         return right / len(rows)
 
@@ -202,10 +205,10 @@ class BackboneTrainer:
 
     def _save(self) -> None:
         moments = {
-            f"momentum.{name}": self.optimizer.state[parameter]["momentum_buffer"]
+            f"momentum.{name}": self.optimizer.state[parameter]["momentum_buffer"].cpu()
             for name, parameter in self.module.named_parameters()
         }
-        state = {f"network.{name}": tensor for name, tensor in self.module.state_dict().items()}
+        state = {f"network.{name}": tensor.cpu() for name, tensor in self.module.state_dict().items()}
         tensors = {**state, **moments, "generator": self.generator.get_state(), "order": self.order}
         now = {key: float(self.optimizer.param_groups[0][key]).hex() for key in CYCLED}
         place = {"epochs": str(self.epochs), "batch": str(self.batch), "loss": self.loss.hex()}

@@ -17,6 +17,7 @@ from weightflow.batched.evaluation_mode import in_evaluation_mode
 from weightflow.batched.group_size import together
 from weightflow.batched.tasks import Task
 from weightflow.datasets import ClassificationData, StoredInputs
+from weightflow.device import usable_device
 from weightflow.networks.architectures import Architecture
 
 Inputs = Float[Tensor, "examples ..."] | StoredInputs
@@ -117,6 +118,7 @@ def _logits(
     chunk = chunk or together(architecture)
     forward = _alone(skeleton) if chunk == 1 else vmap(partial(_call, skeleton), in_dims=(0, None))
     text = architecture.readout.targets([task.classes for task in tasks], architecture.classes)
+    device = usable_device()
     # examples outermost: they are read and preprocessed once
     for some in torch.arange(len(inputs)).split(examples):
         batch = inputs[some]
@@ -124,8 +126,9 @@ def _logits(
             own = torch.ones(len(some), dtype=torch.bool)
             if labels is not None:
                 own = (positions[rows] >= 0).any(0)[labels[some]]
-            part = {name: tensor[rows] for name, tensor in state.items()}
-            scores = architecture.readout.scores(forward(part, batch[own]), text[rows])
+            part = {name: tensor[rows].to(device) for name, tensor in state.items()}
+            output = forward(part, batch[own].to(device))
+            scores = architecture.readout.scores(output, text[rows].to(device)).cpu()
             yield rows, some[own], scores.masked_fill(~mask[rows].unsqueeze(1), -torch.inf)
 
 

@@ -27,6 +27,7 @@ from weightflow.data.augmentation import crop_flip
 from weightflow.datasets import ClassificationData
 from weightflow.device import usable_device
 from weightflow.networks.architectures import Architecture
+from weightflow.networks.input_check import check_inputs
 from weightflow.networks.readout import Cosine
 
 
@@ -42,31 +43,6 @@ class Trained:
     after: dict[int, StateDict] = field(default_factory=dict)
 
 
-def check_inputs(architecture: Architecture, data: ClassificationData) -> None:
-    """`InputError` where the architecture cannot take the data's examples, before anything is trained."""
-    wanted = architecture.readout.width
-    if not architecture.has_logits and wanted is None:
-        raise InputError(
-            f"architecture '{architecture.name}' gives vectors to compare with text, not logits; name the "
-            "encoder of the text, for instance --set readout.encoder=wordllama"
-        )
-    skeleton = architecture.build().to("meta").eval()
-    try:
-        with torch.no_grad():
-            output = skeleton(torch.empty(2, *data.input_shape, device="meta"))
-    except RuntimeError as error:
-        raise InputError(
-            f"architecture '{architecture.name}' with {dict(architecture.arguments)} cannot take examples of "
-            f"shape {tuple(data.input_shape)} of data set '{data.name}': {str(error).splitlines()[0]}; "
-            "set its arguments to fit, or choose other data"
-        ) from None
-    if wanted not in (None, output.shape[-1]):
-        raise InputError(
-            f"architecture '{architecture.name}' gives vectors of {output.shape[-1]} numbers, the text encoder "
-            f"vectors of {wanted}; set architecture.arguments.outputs={wanted}, or take another encoder"
-        )
-
-
 def train_many(
     architecture: Architecture,
     data: ClassificationData,
@@ -75,14 +51,14 @@ def train_many(
     recipe: TrainingRecipe,
     progress: Callable[[int], None] = lambda steps: None,
     start: StateDict | None = None,
-    device: str | torch.device = "cpu",
+    device: str | torch.device | None = None,
     after: Sequence[int] = (),
 ) -> Trained:
     """Train one network for each task from its own seed, beginning at `start` (stacked) where it is given.
 
     `after`: numbers of steps at which the networks are kept too; not with early stopping.
-    `progress` is told of steps, each network's counted. Training runs on `device`, looks at validation
-    examples and what comes out are the processor's. Raises `WorkError` with the step where a loss
+    `progress` is told of steps, each network's counted. Training runs on `device` (by default that of
+    `computing_on`); what comes out is on the processor. Raises `WorkError` with the step where a loss
     stops being finite.
     """
     if recipe.batch_seed is not None and len({frozenset(task.classes) for task in tasks}) > 1:

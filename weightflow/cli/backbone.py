@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from canon.cli import console
-from weightflow.cli.options import Download, Seed, settings_like
+from weightflow.cli.options import Device, Download, Seed, settings_like
 
 if TYPE_CHECKING:
     from weightflow.backbones.train import BackboneTrainer, Epoch
@@ -29,6 +29,7 @@ def train(
     ] = None,
     seed: Seed = None,
     download: Download = False,
+    device: Device = "cpu",
     settings: Annotated[list[str] | None, settings_like("epochs=10")] = None,
     as_json: bool = console.JSON,
     quiet: bool = console.QUIET,
@@ -42,6 +43,7 @@ def train(
     from canon.io.checkpoint import check_suffix
     from weightflow import config, datasets
     from weightflow.backbones.train import BackboneRecipe, BackboneTrainer
+    from weightflow.device import computing_on
 
     check_suffix(out)
     changes = config.replace_nested(config.dotted(settings or []), {"seed": seed})
@@ -52,7 +54,8 @@ def train(
         console.say(f"data in {fetch(dataset)}")
     data = datasets.load(dataset)
     excluded = [part.strip() for part in exclude.split(",")] if exclude else []
-    trainer = BackboneTrainer(data, recipe, out, excluded)
+    with computing_on(device):
+        trainer = BackboneTrainer(data, recipe, out, excluded)
     with console.progress(trainer.steps, "training the backbone", done=trainer.done, quiet=quiet) as steps:
         last = _until_stopped(trainer, steps.advance)
     console.show(

@@ -9,6 +9,7 @@ import typer
 
 from canon.cli import console
 from canon.errors import InputError
+from weightflow.cli.options import Device
 
 if TYPE_CHECKING:
     from weightflow.applications.strength_sweep import Tried
@@ -46,6 +47,7 @@ def fuse(
         bool, typer.Option("--trained", help="Also train a network on the union, as the zoo's were.")
     ] = False,
     seed: SeedOfNoise = 0,
+    device: Device = "cpu",
     as_json: bool = console.JSON,
 ) -> None:
     """Make one network for the classes of several, from the words for their union.
@@ -60,6 +62,7 @@ def fuse(
     from weightflow.applications.fuse import fuse as fuse_networks
     from weightflow.applications.fuse import union_of
     from weightflow.applications.fusion_baselines import opponents
+    from weightflow.device import computing_on
     from weightflow.evaluation.chance import chance
     from weightflow.generator.generator import Flow
     from weightflow.text import Prompt
@@ -68,7 +71,7 @@ def fuse(
     check_suffix(out)
     require_folder(out)
     _check_plot(plot, sweep)
-    flow = Flow(run)
+    flow = Flow(run, device)
     if classes is not None and len(classes) != len(networks):
         raise InputError(
             f"--classes is given {console.many(len(classes), 'time')} for {console.many(len(networks), 'network')}; give it once a network, in order"
@@ -83,9 +86,10 @@ def fuse(
         for path, own in zip(networks, classes or [""] * len(networks), strict=True)
     ]
     task = union_of(flow, given)
-    tried = _tried(lambda s: fuse_networks(flow, given, s, seed), flow, task, strength, sweep)
+    with computing_on(device):
+        tried = _tried(lambda s: fuse_networks(flow, given, s, seed), flow, task, strength, sweep)
+        others = opponents(flow, given, task, trained)
     made = _best(tried)
-    others = opponents(flow, given, task, trained)
     by_chance = chance([task])
     figures = {"fused": made.test, **others, "chance": by_chance}
     write_network(out, flow.architecture, made.state, task.classes)
@@ -108,6 +112,7 @@ def enhance(
         str | None, typer.Option(help="Its classes in logit order, where the file does not say.")
     ] = None,
     seed: SeedOfNoise = 0,
+    device: Device = "cpu",
     as_json: bool = console.JSON,
 ) -> None:
     """Repair a weak network: partway to noise and back under its own words.
@@ -119,6 +124,7 @@ def enhance(
     from canon.io.checkpoint import check_suffix
     from canon.io.files import require_folder
     from weightflow.applications.enhance import enhance as enhance_networks
+    from weightflow.device import computing_on
     from weightflow.evaluation.chance import chance
     from weightflow.evaluation.evaluate import judge
     from weightflow.generator.generator import Flow
@@ -128,14 +134,16 @@ def enhance(
     check_suffix(out)
     require_folder(out)
     _check_plot(plot, sweep)
-    flow = Flow(run)
+    flow = Flow(run, device)
     prompt = None if classes is None else Prompt.parse(classes, flow.known_classes)
     given = read_network(network, flow.architecture, flow.header.zoo.dataset, prompt)
     task = given.task
-    tried = _tried(
-        lambda s: enhance_networks(flow, given.state, [task], s, [seed]), flow, task, strength, sweep
-    )
-    made, before = _best(tried), float(judge(flow.architecture, given.state, [task]).accuracy)
+    with computing_on(device):
+        tried = _tried(
+            lambda s: enhance_networks(flow, given.state, [task], s, [seed]), flow, task, strength, sweep
+        )
+        before = float(judge(flow.architecture, given.state, [task]).accuracy)
+    made = _best(tried)
     write_network(out, flow.architecture, made.state, given.prompt.classes)
     by_chance = chance([task])
     _draw(tried, plot, by_chance)
@@ -163,6 +171,7 @@ def transfer(
     ] = None,
     count: Annotated[int, typer.Option(help="Networks of each kind, at most.")] = 10,
     learning_rate: Annotated[float, typer.Option(help="Of every start alike.")] = 3e-3,
+    device: Device = "cpu",
     as_json: bool = console.JSON,
     quiet: bool = console.QUIET,
 ) -> None:
@@ -174,6 +183,7 @@ def transfer(
     from weightflow.applications.transfer import transfer as transfer_networks
     from weightflow.batched.config import TrainingRecipe
     from weightflow.batched.tasks import Task
+    from weightflow.device import computing_on
     from weightflow.evaluation.chance import chance
     from weightflow.text import Prompt
     from weightflow.zoo.store import Zoo
@@ -191,7 +201,7 @@ def transfer(
                 f"{zoo} holds {other.architecture.to_json()}; {networks} holds {given.architecture.to_json()}"
             )
         starts["zoo"] = starts_of(other, len(task.classes), many)
-    with console.progress(None, "training", quiet=quiet) as steps:
+    with computing_on(device), console.progress(None, "training", quiet=quiet) as steps:
         found = transfer_networks(given.architecture, starts, task, budgets, recipe, images, steps.advance)
     figures = {
         name: {e: {"mean": float(a.mean()), "std": float(a.std(correction=0))} for e, a in own.items()}

@@ -12,7 +12,7 @@ import typer
 
 from canon.cli import console
 from canon.errors import InputError
-from weightflow.cli.options import Solver
+from weightflow.cli.options import Device, Solver
 
 if TYPE_CHECKING:
     from weightflow.report.parts import Parts
@@ -23,6 +23,7 @@ app = typer.Typer()
 @app.command()
 def evaluate(
     networks: Annotated[Path, typer.Argument(help="Folder of generated networks, or any zoo.")],
+    device: Device = "cpu",
     as_json: bool = console.JSON,
     quiet: bool = console.QUIET,
 ) -> None:
@@ -37,7 +38,7 @@ def evaluate(
     opened = Zoo(networks)
     with console.deferred() as stop:
         with console.progress(len(opened), "evaluating networks", quiet=quiet) as steps:
-            found = evaluate_networks(opened, progress=steps.advance, stop=stop)
+            found = evaluate_networks(opened, device=device, progress=steps.advance, stop=stop)
         console.show(found, "\n".join(told(found)), as_json)
         judged = f"{found['judged']} of {len(opened)}"
         stop.notes.append(f"{judged} networks were judged; the figures are of these")
@@ -53,6 +54,7 @@ def report(
     seed: Annotated[int, typer.Option(help="Seed of the generated networks.")] = 0,
     steps: Annotated[int | None, typer.Option(help="Steps; the run's own by default.")] = None,
     method: Solver = None,
+    device: Device = "cpu",
     as_json: bool = console.JSON,
     quiet: bool = console.QUIET,
 ) -> None:
@@ -75,7 +77,9 @@ def report(
     sampling = replace(Flow(run).sampling, **asked)
     parts = Parts(folder / "report.partial.json")
     with _keeping(parts), console.progress(None, "report", quiet=quiet) as bar:
-        found = measure(run, limit=limit, seed=seed, config=sampling, progress=bar.advance, parts=parts)
+        found = measure(
+            run, limit=limit, seed=seed, config=sampling, device=device, progress=bar.advance, parts=parts
+        )
     page = found.save(folder)
     parts.remove()
     console.show(found, rich_tables(found), as_json)

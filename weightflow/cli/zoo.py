@@ -34,19 +34,24 @@ def build(
     Example: [bold]weightflow zoo build digits --out zoos/digits[/]
     """
     from weightflow import config
+    from weightflow.device import computing_on, usable_device
     from weightflow.zoo.builders.executors import build_with
     from weightflow.zoo.recipe import read_recipe
     from weightflow.zoo.store import Zoo
 
     changes = config.replace_nested(config.dotted(settings or []), {"seed": seed})
-    plan = read_recipe(recipe, changes)
+    plan, device = read_recipe(recipe, changes), str(usable_device(device))
     if download:
         from weightflow.datasets.download import fetch
 
         console.say(f"data in {fetch(plan.dataset)}")
     total = plan.tasks.networks
     resume = f"finished shards are kept in {out}; run the same command again to go on"
-    with console.on_interrupt(resume), console.progress(total, "training networks", quiet=quiet) as steps:
+    with (
+        computing_on(device),
+        console.on_interrupt(resume),
+        console.progress(total, "training networks", quiet=quiet) as steps,
+    ):
         trained = build_with(executor, plan, out, steps.advance, workers, device)
     result = {"zoo": str(out), "networks": len(Zoo(out)), "trained_now": trained}
     console.show(result, f"{out}: {len(Zoo(out))} networks, {trained} of them trained now", as_json)

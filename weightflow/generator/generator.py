@@ -117,7 +117,7 @@ class Flow(Pretrained):
 
     Args:
         folder: Folder of a run, or of a saved generator.
-        device: Where the model runs; networks come out on the processor, the same up to rounding.
+        device: Where the model runs, the processor by default; networks come out on the processor, the same up to rounding.
 
     Raises:
         InputError: The folder holds no run, a damaged one, or one that has not taken a step.
@@ -128,7 +128,7 @@ class Flow(Pretrained):
         Flow('runs/digits', mlp, ... parameters, up to ... classes of the 10 known of digits)
     """
 
-    def __init__(self, folder: PathLike, device: str | torch.device = "cpu") -> None:
+    def __init__(self, folder: PathLike, device: str | torch.device | None = None) -> None:
         self.folder, self.device = Path(folder), usable_device(device)
         self.header = with_own_files(runs.read_header(self.folder), self.folder)
         weights = runs.read_checkpoint(self.folder, self.header)
