@@ -80,7 +80,7 @@ def _convert(kind: Any, value: Any, where: str) -> Any:
     if kind is float and isinstance(value, float) and not math.isfinite(value):
         raise InputError(f"setting '{where}' is a finite number, found {value}")
     if isinstance(kind, type) and (not isinstance(value, kind) or (kind is int and isinstance(value, bool))):
-        raise InputError(f"setting '{where}' is {kind.__name__}, found {shown(value)}")
+        raise InputError(f"setting '{where}' is {kind.__name__}, found {shown(repr(value))}")
     return value
 
 
