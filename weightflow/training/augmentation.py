@@ -57,7 +57,7 @@ class UnitRelabelling:
 
     def draw(self, networks: int, draws: Draws) -> Permutation:
         drawn = permutation.random(self._spec, draws.generator, (networks * draws.processes,))
-        return {name: draws.put(draws.own(order)) for name, order in drawn.items()}
+        return {name: draws.own(order) for name, order in drawn.items()}
 
     def __call__(self, z: Tensor, relabelling: Permutation) -> Tensor:
         """Tokens (networks, tokens, width) of the relabelled networks."""

@@ -247,15 +247,15 @@ class Trainer:
             p.stale += 1
         if found is None:
             return ""
+        parts = {name: float(value) for name, value in found.parts.items()}
         line = {
             "step": p.step,
             "seconds": round(seconds, 3),
             **{name: float(value) for name, value in terms.parts.items()},
             "held_out": score,
-            **{f"held_out_{name}": float(value) for name, value in found.parts.items()},
+            **{f"held_out_{name}": value for name, value in parts.items()},
         }
         runs.append_metrics(self.folder, line)
-        parts = found.parts
         return f"held-out {score:.3f} (weights {parts['match']:.3f}, behaviour {parts['behaviour']:.3f})"
 
     def _held_out(self) -> Terms:

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from tests.second_device import second_device
 from weightflow.batched.initialization import initialise
 from weightflow.data.types import from_arrays
 from weightflow.datasets import SOURCES
@@ -87,19 +88,34 @@ def test_every_architecture_is_tried():
     assert {name for name, _, _ in ARCHITECTURES.values()} == set(_OWN)
 
 
-@pytest.mark.parametrize("preset", [name for name in built_in() if not name.endswith("-small")])
-def test_a_preset_takes_one_step(zoos, preset, tmp_path):
-    wordless = read_preset(preset, {}).encoder == "none"
-    zoo = Zoo(zoos / ("one" if wordless else "several"))
+PRESETS = [name for name in built_in() if not name.endswith("-small")]
+
+
+def settings_of(preset, zoo):
+    wordless = {"encoder": "none"} if is_wordless(preset) else {}
     unitless = {"augment": {"permute_units": False, "equivariance": 0.0}}  # a linear layer alone
-    changes = {
-        **SMALL,
-        **({"encoder": "none"} if wordless else {}),
-        **(unitless if zoo.architecture.name == "linear_head" else {}),
-    }
-    config = read_preset(preset, changes)
+    return {**SMALL, **wordless, **(unitless if zoo.architecture.name == "linear_head" else {})}
+
+
+def is_wordless(preset):
+    return read_preset(preset, {}).encoder == "none"
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_preset_takes_one_step(zoos, preset, tmp_path):
+    zoo = Zoo(zoos / ("one" if is_wordless(preset) else "several"))
+    config = read_preset(preset, settings_of(preset, zoo))
     assert start(zoo, config, tmp_path / "run").run().step == 1
     (line,) = runs.read_metrics(tmp_path / "run")
     assert all(np.isfinite(value) for value in line.values())
     made = Flow(tmp_path / "run").sample([Prompt(TASKS[0])], steps=2)
     assert all(tensor.isfinite().all() for tensor in made[0].values())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_preset_takes_one_step_on_a_second_device(zoos, preset, tmp_path):
+    zoo = Zoo(zoos / ("one" if is_wordless(preset) else "several"))
+    config = read_preset(preset, settings_of(preset, zoo))
+    with second_device() as device:
+        assert start(zoo, config, tmp_path / "run", str(device)).run().step == 1
