@@ -205,7 +205,12 @@ def _warned(flow: Flow, asked: Iterable[Prompt]) -> Iterator[Prompt]:
     from weightflow.text.description import group_of, misspelt
 
     names, told = flow.header.data.classes if flow.header.data.groups else (), set[str]()
+    seen: set[Prompt] = set()
     for prompt in asked:
+        if prompt in seen:
+            yield prompt
+            continue
+        seen.add(prompt)
         flow.prompts([prompt])  # one that is refused needs no warning
         described = {d.name: d for d in prompt.descriptions}
         for found in flow.neighbours(prompt):

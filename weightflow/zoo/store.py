@@ -335,10 +335,10 @@ class Zoo(Dataset[StateDict]):
             _ = self.records
             for name, wanted in files.items():
                 path = self.path / name
-                if path.exists():
-                    checkpoint.read(path)
-                elif wanted:
+                if wanted and not path.exists():
                     yield f"{path} is missing; run the command that made the zoo again"
+            for path in sorted(self.path.glob("*.safetensors")):
+                checkpoint.read(path)
         except InputError as error:
             yield str(error)
         base = self.path / "base.safetensors"
