@@ -20,7 +20,6 @@ from canon.errors import InputError, WorkError
 from canon.io import checkpoint
 from canon.io.files import reading
 from weightflow.backbones import BackboneCard, write_backbone
-from weightflow.batched.training import check_inputs
 from weightflow.data.augmentation import AUGMENTATIONS, crop_flip
 from weightflow.data.types import ClassificationData, Split, StoredInputs
 from weightflow.device import PRECISIONS
@@ -85,7 +84,7 @@ class BackboneTrainer:
         self.architecture = Architecture(
             recipe.architecture, recipe.arguments, data.input_shape, len(self.names)
         )
-        check_inputs(self.architecture, data)
+        self.architecture.output_for(data.input_shape, f"data set '{data.name}'")
         self.generator = torch.Generator().manual_seed(recipe.seed)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(recipe.seed)

@@ -50,16 +50,7 @@ def check_inputs(architecture: Architecture, data: ClassificationData) -> None:
             f"architecture '{architecture.name}' gives vectors to compare with text, not logits; name the "
             "encoder of the text, for instance --set readout.encoder=wordllama"
         )
-    skeleton = architecture.build().to("meta").eval()
-    try:
-        with torch.no_grad():
-            output = skeleton(torch.empty(2, *data.input_shape, device="meta"))
-    except RuntimeError as error:
-        raise InputError(
-            f"architecture '{architecture.name}' with {dict(architecture.arguments)} cannot take examples of "
-            f"shape {tuple(data.input_shape)} of data set '{data.name}': {str(error).splitlines()[0]}; "
-            "set its arguments to fit, or choose other data"
-        ) from None
+    output = architecture.output_for(data.input_shape, f"data set '{data.name}'")
     if wanted not in (None, output.shape[-1]):
         raise InputError(
             f"architecture '{architecture.name}' gives vectors of {output.shape[-1]} numbers, the text encoder "
