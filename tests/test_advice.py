@@ -25,7 +25,6 @@ SHOWN_BY = {
     "weightflow/backbones/pretrained.py": ("backbone take",),
     "weightflow/backbones/train.py": ("backbone train",),
     "weightflow/batched/training.py": ("zoo build", "zoo import"),
-    "weightflow/networks/input_check.py": ("zoo build", "zoo import"),
     "weightflow/export/export.py": ("export",),
     "weightflow/generator/populations.py": ("sample",),
     "weightflow/registry.py": (),
@@ -208,11 +207,11 @@ def test_an_option_that_a_command_lacks_is_found(tmp_path, monkeypatch):
     (tmp_path / "weightflow" / "cli").mkdir(parents=True)
     path = Path("weightflow/cli/train.py")
     (tmp_path / path).write_text(
-        '@app.command()\ndef train():\n    """Try --workers 2, `weightflow sample X --speed`, or --resume."""\n'
+        '@app.command()\ndef train():\n    """Try --speedy cpu, `weightflow sample X --speed`, or --resume."""\n'
         '    raise InputError(f"give {1} with --classes")\n'
     )
     found = " ".join(faults(path, options()))
-    assert "weightflow train has no --workers" in found
+    assert "weightflow train has no --speedy" in found
     assert "weightflow sample has no --speed" in found
     assert "weightflow train has no --classes" in found
     assert "no --resume" not in found

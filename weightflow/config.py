@@ -64,24 +64,28 @@ def build(cls: type[C], data: Mapping[str, Any], where: str = "") -> C:
 def _convert(kind: Any, value: Any, where: str) -> Any:
     if dataclasses.is_dataclass(kind) and isinstance(kind, type):
         if not isinstance(value, Mapping):
-            raise InputError(f"setting '{where}' is a table of settings, found {shown(value)}")
+            raise InputError(f"setting '{where}' is a table of settings, found {_quoted(value)}")
         return build(kind, value, where + ".")
     origin = typing.get_origin(kind)
     if origin is tuple:
         if not isinstance(value, (list, tuple)):
-            raise InputError(f"setting '{where}' is a list, found {shown(value)}")
+            raise InputError(f"setting '{where}' is a list, found {_quoted(value)}")
         return tuple(_convert(typing.get_args(kind)[0], item, where) for item in value)
     if origin in (types.UnionType, typing.Union):
         return _convert_any(typing.get_args(kind), value, where)
     if isinstance(value, int) and abs(value) >= MOST:
-        raise InputError(f"setting '{where}' is below 2^63 in size, found {shown(value)}")
+        raise InputError(f"setting '{where}' is below 2^63 in size, found {_quoted(value)}")
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if kind is float and isinstance(value, float) and not math.isfinite(value):
         raise InputError(f"setting '{where}' is a finite number, found {value}")
     if isinstance(kind, type) and (not isinstance(value, kind) or (kind is int and isinstance(value, bool))):
-        raise InputError(f"setting '{where}' is {kind.__name__}, found {shown(repr(value))}")
+        raise InputError(f"setting '{where}' is {kind.__name__}, found {_quoted(value)}")
     return value
+
+
+def _quoted(value: Any) -> str:
+    return f"'{shown(value)}'" if isinstance(value, str) else shown(value)
 
 
 def _convert_any(kinds: tuple[Any, ...], value: Any, where: str) -> Any:

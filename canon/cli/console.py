@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import typer
-from rich.console import Console, RenderableType
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -27,6 +27,7 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.segment import Segment
 from rich.text import Text
 from typer.core import TyperGroup
 
@@ -176,9 +177,21 @@ def show(result: Mapping[str, Any], text: RenderableType, as_json: bool) -> None
     else:
         width = None if sys.stdout.isatty() else 160  # files and pipes have no edge to wrap at
         text = inert(text) if isinstance(text, str) else text
-        Console(width=width, emoji=False).print(
-            text, soft_wrap=isinstance(text, str), highlight=False, markup=False
-        )
+        InertConsole(width=width).print(text, soft_wrap=isinstance(text, str), highlight=False, markup=False)
+
+
+class InertConsole(Console):
+    """A console that shows control and bidirectional characters escaped, in tables and progress bars too.
+
+    No text is read as markup. What rich adds itself (colours, moves of the cursor) stays.
+    """
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(markup=False, emoji=False, **settings)
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else Segment(inert(segment.text), segment.style)
 
 
 class Steps:
@@ -240,11 +253,11 @@ def progress(
     else:
         counted = (MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
         with Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             *((TimeElapsedColumn(),) if total is None else counted),
-            TextColumn("{task.fields[note]}"),
-            console=Console(stderr=True),
+            TextColumn("{task.fields[note]}", markup=False),
+            console=InertConsole(stderr=True),
             transient=True,
         ) as bar:
             yield _Bar(bar, bar.add_task(description, total=total, completed=done, note=""))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -37,10 +38,14 @@ def inspect(
     from canon.api import inspection
     from canon.errors import InputError
 
-    if save_spec is not None and save_spec.exists():
-        raise InputError(f"--save-spec {save_spec} exists already; name a new file, or delete that one")
     found = inspection.inspect(a, **hints.arguments())
     if save_spec is not None:
-        write_text(save_spec, found.spec.to_json() + "\n")
+        content = found.spec.to_json() + "\n"
+        # the same content is that of a call which was stopped after it had written
+        if os.path.lexists(save_spec) and (
+            not save_spec.is_file() or save_spec.read_bytes() != content.encode()
+        ):
+            raise InputError(f"--save-spec {save_spec} exists already; name a new file, or delete that one")
+        write_text(save_spec, content)
     told = formatting.spec(found.spec, found.source, found.assumptions)
     console.show(told, formatting.tables(told), json)

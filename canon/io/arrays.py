@@ -11,7 +11,7 @@ from canon.errors import InputError
 from canon.io.files import require_file
 from canon.validation import shown
 
-RATIO, SPARE = 1000, 1 << 28
+RATIO, SPARE = 100, 1 << 28
 """A file may hold so many times its own bytes, and always 256 MiB: zeros compress well, bombs do better."""
 LIMIT = 1 << 34
 KINDS = "biufUS"

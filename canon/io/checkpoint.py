@@ -117,7 +117,7 @@ def _read_file(path: str | os.PathLike[str]) -> Checkpoint:
 
 
 def require_same(a: Mapping[str, Tensor], b: Mapping[str, Tensor], who_a: str, who_b: str) -> None:
-    """Raise `InputError` unless keys and shapes agree; the first ten differences are listed."""
+    """`InputError` unless keys and shapes agree, and what is complex is so in both; ten differences are listed."""
     differences = []
     for name in [*a, *(name for name in b if name not in a)]:
         if name not in b:
@@ -126,6 +126,8 @@ def require_same(a: Mapping[str, Tensor], b: Mapping[str, Tensor], who_a: str, w
             differences.append(f"{name} {tuple(b[name].shape)} only in {who_b}")
         elif a[name].shape != b[name].shape:
             differences.append(f"{name} {tuple(a[name].shape)} and {tuple(b[name].shape)}")
+        elif a[name].is_complex() != b[name].is_complex():
+            differences.append(f"{name} {a[name].dtype} and {b[name].dtype}")
     if differences:
         more = f"; and {len(differences) - 10} more" if len(differences) > 10 else ""
         raise InputError(

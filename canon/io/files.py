@@ -100,7 +100,8 @@ def atomic_write(path: str | os.PathLike[str], content: bytes | str, *, follow: 
 
 
 def sha256(path: str | os.PathLike[str]) -> str:
-    """The SHA-256 of a file, in hexadecimal; memory stays bounded."""
+    """The SHA-256 of a file, in hexadecimal; memory stays bounded. `InputError` as `require_file`."""
+    require_file(path)
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -151,18 +152,20 @@ def read_bounded(path: str | os.PathLike[str], limit: int) -> bytes:
     not there, is larger, or is no ordinary file.
     """
     try:
-        mode = os.stat(path).st_mode
+        found = os.stat(path)
+        mode = found.st_mode
         handed_over = os.fspath(path).startswith(("/dev/fd/", "/dev/stdin")) and stat.S_ISFIFO(mode)
         if not (stat.S_ISREG(mode) or handed_over):
             kind = "a directory" if stat.S_ISDIR(mode) else "a device or a pipe"
             raise InputError(f"{path} is {kind}; name an ordinary file")
-        with open(path, "rb") as file:
-            content = file.read(limit + 1)
+        if found.st_size <= limit:
+            with open(path, "rb") as file:
+                content = file.read(limit + 1)
     except FileNotFoundError:
         raise InputError(f"{path} does not exist; check the name") from None
     except (OSError, ValueError) as error:
         raise InputError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from None
-    if len(content) > limit:
+    if found.st_size > limit or len(content) > limit:
         raise InputError(f"{path} has more than {limit} bytes; at most so many are read")
     return content
 

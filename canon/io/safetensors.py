@@ -135,7 +135,7 @@ def _check(header: dict[str, Any], held: int) -> None:
             if end - begin != expected:  # of checked sizes: see _ENTRY
                 raise ValueError(f"{shown(name)} needs {expected} bytes, its offsets give {end - begin}")
         claimed = max(claimed, end)
-    if claimed > held:
+    if claimed != held:
         raise ValueError(f"its header claims {claimed} bytes of tensors, the file holds {held}")
 
 

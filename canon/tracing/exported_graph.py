@@ -124,7 +124,11 @@ class Program:
         # Networks that draw random numbers draw the same ones in every run.
         with torch.set_grad_enabled(grad), torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            results = torch.fx.Interpreter(self.graph).run(*self.arguments(state))
+            try:
+                results = torch.fx.Interpreter(self.graph).run(*self.arguments(state))
+            except (RuntimeError, TypeError, ValueError, IndexError) as error:
+                first = str(error).strip().splitlines()[0]
+                raise InputError(f"the network does not run with these tensors: {first}") from error
         return [results[n] for n in self.outputs if isinstance(results[n], Tensor)]
 
     def arguments(self, state: Mapping[str, Tensor]) -> list[Any]:

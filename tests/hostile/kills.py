@@ -6,6 +6,7 @@ exit code. It never computes a gradient itself, since torch refuses gradients in
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -31,7 +32,10 @@ def changes(event: str, arguments: tuple[Any, ...], folder: str) -> bool:
 
 
 class Server(AbstractContextManager["Server"]):
-    """Runs commands in processes of their own; -9 where one was killed before its change number `call`."""
+    """Runs commands in processes of their own; -9 where one was killed before its change number `call`.
+
+    With the name of an error (EROFS, ENOSPC) as `call`, every change fails with it.
+    """
 
     def __init__(self) -> None:
         self._process = subprocess.Popen(
@@ -42,7 +46,7 @@ class Server(AbstractContextManager["Server"]):
             env={**os.environ, "OMP_NUM_THREADS": "1"},
         )
 
-    def run(self, command: Sequence[str], folder: Path, call: int | None = None) -> int:
+    def run(self, command: Sequence[str], folder: Path, call: int | str | None = None) -> int:
         """The exit code of a command that writes into `folder`."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
@@ -57,8 +61,8 @@ class Server(AbstractContextManager["Server"]):
         self._process.wait()
 
 
-def _child(command: Sequence[str], folder: str, call: int | None) -> None:
-    """Run a command and end the process; die before the change number `call`."""
+def _child(command: Sequence[str], folder: str, call: int | str | None) -> None:
+    """Run a command and end the process; die before the change number `call`, or fail at each with that error."""
     from canon.cli import console
     from canon.cli.main import app as canon_app
     from weightflow.cli.main import app as weightflow_app
@@ -68,6 +72,9 @@ def _child(command: Sequence[str], folder: str, call: int | None) -> None:
     def hook(event: str, arguments: tuple[Any, ...]) -> None:
         nonlocal seen
         if call is not None and changes(event, arguments, folder):
+            if isinstance(call, str):
+                number = getattr(errno, call)
+                raise OSError(number, os.strerror(number), os.fsdecode(arguments[0]))
             if seen == call:
                 os.kill(os.getpid(), signal.SIGKILL)
             seen += 1

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
 import random
+import tempfile
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import tomli_w
+import torch
+from torch import Tensor, nn
+
+from canon.io import checkpoint
 
 HOSTILE: tuple[Any, ...] = (
     None, True, -1, 0, 2**70, 10**400, 1.5, 1e308, -0.0, "", "x", "../../escaped", "/tmp/escaped", "\x1b[2Jgone",
@@ -120,3 +128,91 @@ def _without_null(value: Any) -> Any:
 
 
 Mutate = Callable[[bytes, random.Random], bytes]
+
+
+def of_tensors(content: bytes, draw: random.Random) -> bytes:
+    """A whole safetensors file, its digest right, with other tensors: shapes, dtypes, names and numbers."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "x.safetensors"
+        path.write_bytes(content)
+        found = checkpoint.read(path)
+        checkpoint.write(path, changed_tensors(found.state, draw), found.metadata)
+        return path.read_bytes()
+
+
+def changed_tensors(state: Mapping[str, Tensor], draw: random.Random) -> dict[str, Tensor]:
+    """One or two tensors changed, left out, renamed or added."""
+    changed = dict(state)
+    for _ in range(draw.choice((1, 1, 2))):
+        name = draw.choice(sorted(changed))
+        old = changed[name]
+        floats = old.float()
+        kind = draw.randrange(8)
+        if kind == 0 and len(changed) > 1:
+            del changed[name]
+        elif kind == 1:
+            changed[draw.choice(("x", "\x1b[2J", "../x", "\u202ex", name + ".x"))] = changed.pop(name)
+        elif kind == 2:
+            changed[name + ".x"] = old.clone()
+        else:
+            changed[name] = draw.choice(
+                [
+                    old.new_zeros(()), old[:0] if old.dim() else old[None], old[None], old.reshape(-1).clone(),
+                    torch.cat([old, old]) if old.dim() else old, old.double(), old.half(), old.to(torch.bfloat16),
+                    old.to(torch.int8), old.bool(), old.to(torch.complex64), floats * torch.nan, floats + torch.inf,
+                    torch.full_like(floats, 1e38), floats.to(torch.float8_e4m3fn), old.to(torch.int64) + 2**40,
+                    old.transpose(0, -1).contiguous() if old.dim() > 1 else old.flip(0) if old.dim() else old,
+                    torch.zeros(1), torch.zeros(2, 2),
+                ]
+            )  # fmt: skip
+    return changed
+
+
+def of_pickle(content: bytes, draw: random.Random) -> bytes:
+    """Changed bytes, or a whole PyTorch file that holds something else."""
+    if draw.random() < 0.3:
+        return of_bytes(content, draw)
+    state = dict(torch.load(io.BytesIO(content), weights_only=True))
+    name = draw.choice(list(state))
+    old = state[name]
+    tensor = old if isinstance(old, Tensor) else torch.zeros(3)
+    endless: dict[str, Any] = {}
+    endless["self"] = endless
+    wide = torch.zeros(1).expand(10**5, 10**5)
+    instead = draw.choice(
+        [
+            tensor.to_sparse() if tensor.dim() else tensor, tensor.cfloat(), torch.zeros(()), "x", None, [tensor],
+            {"a": tensor}, endless, nested(300), float("nan"), 10**400, tensor.float() * torch.nan, tensor.reshape(-1),
+            tensor.to("meta"), tensor.double(), tensor.long(), tensor.float().to(torch.float8_e5m2), wide,
+            nn.Parameter(tensor.float()),
+        ]
+    )  # fmt: skip
+    found = draw.choice(
+        [
+            state | {name: instead}, state | {name: instead}, state | {name: instead}, {"state_dict": state}, [state],
+            {"model": state, "ema": state}, {"a": {"b": {"state_dict": state}}}, {}, None, endless, wide, nested(300),
+            state | {3: tensor}, state | {("a",): tensor}, state | {"\x1b[31m": tensor}, state | {"x" * 50_000: tensor},
+        ]
+    )  # fmt: skip
+    buffer = io.BytesIO()
+    torch.save(found, buffer, _use_new_zipfile_serialization=draw.random() < 0.8)
+    return buffer.getvalue()
+
+
+SPECIAL = ("loop", "folder", "zeros", "pipe", "dangling", "large", "elsewhere")
+
+
+def special(path: Path, kind: str) -> None:
+    """Put what is no ordinary file in the place of a file."""
+    path.unlink()
+    if kind == "folder":
+        path.mkdir()
+    elif kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "large":
+        with open(path, "wb") as file:
+            file.truncate(20 << 30)  # takes no space
+    else:
+        path.symlink_to(
+            {"loop": path, "zeros": "/dev/zero", "dangling": "/nowhere/x", "elsewhere": "/etc/passwd"}[kind]
+        )

@@ -161,3 +161,98 @@ def test_a_damaged_shard_of_an_unfinished_zoo_is_trained_again(raw_zoo, tiny_rec
     assert build_zoo(tiny_recipe, tmp_path / "zoo") == Zoo(raw_zoo.path).manifest["shards"][1]["networks"]
     assert path.read_bytes() == whole
     assert Path(tmp_path / "zoo" / "zoo.json").read_bytes() == (raw_zoo.path / "zoo.json").read_bytes()
+
+
+def test_a_frame_that_is_lost_is_missed(zoo, tiny_config, tmp_path):
+    from weightflow.training import trainer
+
+    shutil.copytree(zoo.path, tmp_path / "zoo")
+    (tmp_path / "zoo" / "frame.safetensors").unlink()
+    with pytest.raises(InputError, match="frame.safetensors does not exist"):
+        trainer.start(Zoo(tmp_path / "zoo"), tiny_config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_state_that_is_lost_is_missed(zoo, run, tmp_path):
+    from weightflow.training import trainer
+
+    shutil.copytree(run, tmp_path / "run")
+    (tmp_path / "run" / "state.safetensors").unlink()
+    with pytest.raises(InputError, match="state.safetensors does not exist"):
+        trainer.resume(zoo, tmp_path / "run")
+
+
+@pytest.mark.parametrize("name", ["a.pt", "wrapped.pt"])
+def test_damage_of_a_pytorch_file_is_not_used(tmp_path, name):
+    state = {"w": torch.randn(50, 40), "b": torch.zeros(3)}
+    checkpoint.write(tmp_path / "n.pt", state, {"classes": '["a"]'})
+    torch.save({"model": torch.load(tmp_path / "n.pt"), "epoch": 3}, tmp_path / "wrapped.pt")
+    path = (tmp_path / "n.pt").rename(tmp_path / "a.pt").with_name(name)
+
+    def read(folder):
+        found = checkpoint.read(path)
+        return found.state, found.metadata.get("classes")
+
+    check(path, read, tmp_path, 300)
+
+
+def test_pytorch_files_without_sums_are_read_as_they_are(tmp_path):
+    torch.serialization.set_crc32_options(False)
+    try:
+        torch.save({"w": torch.ones(3)}, tmp_path / "x.pt")
+    finally:
+        torch.serialization.set_crc32_options(True)
+    assert torch.equal(checkpoint.read(tmp_path / "x.pt").state["w"], torch.ones(3))
+
+
+def test_figures_of_other_weights_have_no_place_in_the_card(run, tmp_path):
+    from weightflow.generator.generator import Flow
+
+    shutil.copytree(run, tmp_path / "run")
+    split = {"accuracy": {"mean": 0.987}, "trained": {"mean": 0.5}, "chance": 0.1}
+    flow = Flow(tmp_path / "run")
+    for weights, edited, shown in (
+        (flow.identity, False, True),
+        (flow.identity, True, False),
+        ("0" * 64, False, False),
+    ):
+        report = {"splits": {"seen": split}, "weights": weights}
+        text = json.dumps(report if edited else with_digest(report))
+        (tmp_path / "run" / "report.json").write_text(text)
+        assert ("98.7" in str(flow.generate_model_card())) == shown
+
+
+def test_verify_looks_at_the_vectors_of_a_saved_generator(tiny_config, zoo, tmp_path):
+    import dataclasses
+
+    import numpy as np
+
+    from weightflow.generator.generator import Flow, save_generator
+    from weightflow.training import trainer
+
+    names = sorted({name for record in zoo.records for name in record.classes})
+    table = {"names": np.array(names), "embeddings": np.random.default_rng(0).normal(size=(len(names), 6))}
+    np.savez(tmp_path / "v.npz", **table)
+    config = dataclasses.replace(tiny_config, encoder=f"table:{tmp_path / 'v.npz'}", steps=1)
+    trainer.start(zoo, config, tmp_path / "run").run()
+    save_generator(Flow(tmp_path / "run"), tmp_path / "saved")
+    assert call("verify", tmp_path / "saved") == 0
+    table["embeddings"][0, 0] += 1
+    np.savez(tmp_path / "saved" / "vectors.npz", **table)
+    assert call("verify", tmp_path / "saved") == 1
+
+
+def test_data_of_equal_size_and_date_are_decoded_again(tmp_path, monkeypatch):
+    import numpy as np
+
+    from weightflow import datasets
+
+    monkeypatch.setenv("WEIGHTFLOW_CACHE", str(tmp_path / "cache"))
+    path, labels = tmp_path / "x.npz", np.arange(40) % 2
+    found = []
+    for value in (0.0, 1.0):
+        np.savez(path, inputs=np.full((40, 3), value, np.float32) + labels[:, None], labels=labels)
+        os.utime(path, ns=(10**18, 10**18))
+        datasets.load.cache_clear()
+        found.append(float(datasets.load(f"npz:{path}").preprocessing.mean))
+    assert found[1] - found[0] == pytest.approx(1)

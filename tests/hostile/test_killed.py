@@ -165,3 +165,31 @@ def test_a_killed_command_ends_as_if_nothing_had_been(command, every, ready, ser
         assert not different, f"killed at call {call}: {different} differ"
         assert names(folder) == there, f"killed at call {call}: {sorted(names(folder) ^ there)} left"
     assert call > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", [name for name in COMMANDS if name != "report"])
+def test_a_disk_that_cannot_be_written_is_said_at_once_and_nothing_is_lost(command, ready, server, tmp_path):
+    line, before = COMMANDS[command]
+    folder = tmp_path / "work"
+    work = [part.format(ready, folder) for part in line.split()]
+    prepare(folder, ready, before)
+    whole = files(folder)
+    assert server.run(work, folder, "EROFS") == 2
+    assert files(folder) == whole
+    assert server.run(work, folder, "ENOSPC") == 1
+    assert files(folder) == whole
+
+
+TO_FILES = [name for name, (line, before) in COMMANDS.items() if not before and "/out" in line]
+
+
+@pytest.mark.parametrize(
+    "command", [name for name in TO_FILES if name in QUICK or name in ("build", "train")]
+)
+def test_a_file_in_the_place_of_a_folder_is_wrong_input(command, ready, server, tmp_path):
+    line, _ = COMMANDS[command]
+    if not line.partition("--out {1}/out")[2].startswith("."):
+        (tmp_path / "out").write_text("precious")
+        assert server.run([part.format(ready, tmp_path) for part in line.split()], tmp_path) == 2
+        assert (tmp_path / "out").read_text() == "precious"

@@ -1,8 +1,17 @@
 """Names from files and prompts are shown, and do nothing else."""
 
+import copy
+import dataclasses
+import io
+import re
+import shutil
 import time
+from html.parser import HTMLParser
 
 import pytest
+from rich.progress import Progress, TextColumn
+from rich.table import Table
+from rich.text import Text
 
 from canon.cli import console
 from canon.errors import InputError
@@ -20,6 +29,109 @@ def test_control_and_bidirectional_characters_are_escaped_on_the_terminal(capsys
     left = (said.err + said.out).replace("\n", "")
     assert left.isprintable()
     assert "error: " in said.err
+
+
+@pytest.mark.parametrize("name", [*NAMES, "[bold red]x[/]", "[/]"])
+def test_names_are_inert_in_tables_and_progress_bars(name):
+    table = Table(title=name)
+    table.add_column(name)
+    table.add_row(name)
+    shown = io.StringIO()
+    drawn = console.InertConsole(file=shown, width=100)
+    drawn.print(table, markup=False)
+    with Progress(TextColumn("{task.fields[note]}", markup=False), console=drawn) as bar:
+        bar.add_task("", note=name)
+    assert shown.getvalue().replace("\n", "").isprintable()
+    assert ("[bold red]x[/]" in shown.getvalue()) == (name == "[bold red]x[/]")
+
+
+def test_colours_of_our_own_stay():
+    shown = io.StringIO()
+    drawn = console.InertConsole(file=shown, width=100, force_terminal=True, color_system="standard")
+    drawn.print(Text("x\x1b[2J", style="red"))
+    assert "\x1b[31m" in shown.getvalue()
+    assert "\x1b[2J" not in shown.getvalue()
+
+
+def hostile_strings(value, name):
+    """The same tables and lists, with every key of open tables and every text made hostile."""
+    if isinstance(value, dict):
+        return {key: hostile_strings(one, name) for key, one in value.items()}
+    if isinstance(value, list):
+        return [hostile_strings(one, name) for one in value]
+    return name if isinstance(value, str) else value
+
+
+@pytest.fixture(scope="module")
+def measured(run):
+    from weightflow.api.evaluation import report
+
+    return dict(report(run, limit=2))
+
+
+class _Page(HTMLParser):
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def handle_starttag(self, tag, attributes):
+        self.found.append(tag)
+        self.found += [f"{key}=" for key, _ in attributes]
+        self.found += [v for k, v in attributes if k in ("href", "src") and v]
+
+
+@pytest.mark.parametrize(
+    "name", ["<script>alert(1)</script>", "' onload='x", '" onload="x', "</svg><img src=x onerror=x>"]
+)
+def test_names_are_inert_in_a_report(name, measured):
+    from weightflow.report.html import page
+
+    found, plain = copy.deepcopy(measured), page(measured)
+    for split in found["splits"].values():
+        if isinstance(split, dict):
+            split["classes"] = {name + key: value for key, value in split["classes"].items()}
+            split["baselines"][name] = next(iter(split["baselines"].values()))
+    for key in ("environment", "fine_tuning", "ensembles", "diversity", "guidance", "speed"):
+        found[key] = hostile_strings(found[key], name)
+    for row in found["solvers"]:
+        row["method"] = name
+    parsed, before = _Page(), _Page()
+    parsed.feed(page(found))
+    before.feed(plain)
+    assert set(parsed.found) <= set(before.found)
+    assert "alert(1)</script>" not in page(found)
+
+
+@pytest.mark.parametrize("name", ["<script>alert(1)</script>", "x](javascript:1)", "`x`", "a\n# b", "| x |"])
+def test_names_are_inert_in_the_cards(name, run, zoo, tmp_path):
+    from weightflow.generator.model_card import card_of
+    from weightflow.training.run_store import read_header
+    from weightflow.zoo.dataset_card import card
+    from weightflow.zoo.store import Zoo
+
+    header = read_header(run)
+    data = dataclasses.replace(header.data, dataset=name, known=(name, *header.data.known), licence=name)
+    lying = dataclasses.replace(
+        header, data=data, encoder=name, zoo=dataclasses.replace(header.zoo, identity=name)
+    )
+    report = {
+        "weights": "w",
+        "splits": {name: {"accuracy": {"mean": 0.5}, "trained": {"mean": 0.5}, "chance": 0.5}},
+        "environment": {"torch": name, "commit": name},
+    }
+    shutil.copytree(zoo.path, tmp_path / "zoo")
+    lied = Zoo(tmp_path / "zoo")
+    lied.records[:] = [
+        dataclasses.replace(r, id=name, lineage=name, classes=(name, "two")) for r in lied.records
+    ]
+    lied.manifest["held_out_classes"] = lied.manifest["unseen_by_backbone"] = [name]
+    lied.manifest["base"] = {"file": name}
+    for text in (card_of(lying, report, 3, "w"), card(lied)):
+        prose = re.sub(r"(?ms)^(---|```\w*)$.*?^(---|```)$", "", text)
+        assert "<script>" not in prose
+        assert not re.search(r"(?<!\\)\]\(javascript", prose)
+        assert "\n# b" not in text
+        assert not re.search(r"(?<!\\)`x", prose)
 
 
 def test_a_long_line_is_not_repeated_whole(capsys):

@@ -21,11 +21,10 @@ from weightflow.batched.class_axes import class_table, pad_with_zeros
 from weightflow.batched.config import TrainingRecipe
 from weightflow.batched.initialization import initialise
 from weightflow.batched.tasks import Task
-from weightflow.batched.training import train_to_each
+from weightflow.batched.training import check_inputs, train_to_each
 from weightflow.datasets import ClassificationData, Split
 from weightflow.evaluation.evaluate import judge
 from weightflow.networks.architectures import Architecture
-from weightflow.networks.input_check import check_inputs
 from weightflow.zoo.store import Zoo
 
 Accuracies = dict[str, dict[int, Tensor]]

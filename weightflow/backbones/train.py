@@ -24,7 +24,6 @@ from weightflow.data.augmentation import AUGMENTATIONS, crop_flip
 from weightflow.data.types import ClassificationData, Split, StoredInputs
 from weightflow.device import PRECISIONS, usable_device
 from weightflow.networks.architectures import Architecture
-from weightflow.networks.input_check import check_inputs
 from weightflow.registry import pick
 from weightflow.seeds import check_seed
 
@@ -86,7 +85,7 @@ class BackboneTrainer:
         self.architecture = Architecture(
             recipe.architecture, recipe.arguments, data.input_shape, len(self.names)
         )
-        check_inputs(self.architecture, data)
+        self.architecture.output_for(data.input_shape, f"data set '{data.name}'")
         self.generator = torch.Generator().manual_seed(recipe.seed)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(recipe.seed)

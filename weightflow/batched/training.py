@@ -27,7 +27,6 @@ from weightflow.data.augmentation import crop_flip
 from weightflow.datasets import ClassificationData
 from weightflow.device import usable_device
 from weightflow.networks.architectures import Architecture
-from weightflow.networks.input_check import check_inputs
 from weightflow.networks.readout import Cosine
 
 
@@ -41,6 +40,22 @@ class Trained:
     state: StateDict
     steps: list[int]
     after: dict[int, StateDict] = field(default_factory=dict)
+
+
+def check_inputs(architecture: Architecture, data: ClassificationData) -> None:
+    """`InputError` where the architecture cannot take the data's examples, before anything is trained."""
+    wanted = architecture.readout.width
+    if not architecture.has_logits and wanted is None:
+        raise InputError(
+            f"architecture '{architecture.name}' gives vectors to compare with text, not logits; name the "
+            "encoder of the text, for instance --set readout.encoder=wordllama"
+        )
+    output = architecture.output_for(data.input_shape, f"data set '{data.name}'")
+    if wanted not in (None, output.shape[-1]):
+        raise InputError(
+            f"architecture '{architecture.name}' gives vectors of {output.shape[-1]} numbers, the text encoder "
+            f"vectors of {wanted}; set architecture.arguments.outputs={wanted}, or take another encoder"
+        )
 
 
 def train_many(

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from weightflow.text import Prompt
 
 app = typer.Typer()
-NEAREST = 3
+NEAREST, MOST_WARNED = 3, 20
 
 
 @app.command()
@@ -205,21 +205,30 @@ def _warned(flow: Flow, asked: Iterable[Prompt]) -> Iterator[Prompt]:
     from weightflow.text.description import group_of, misspelt
 
     names, told = flow.header.data.classes if flow.header.data.groups else (), set[str]()
+    seen: set[Prompt] = set()
     for prompt in asked:
+        if prompt in seen:
+            yield prompt
+            continue
+        seen.add(prompt)
+        flow.prompts([prompt])  # one that is refused needs no warning
         described = {d.name: d for d in prompt.descriptions}
         for found in flow.neighbours(prompt):
             own = described[found.described]
             if found.described in told or all(word in flow.known_classes for word in own.words or [own.name]):
                 continue
             told.add(found.described)
+            if len(told) > MOST_WARNED:
+                continue
             if group_of(own, names) is not None:
                 continue
             meant = next(filter(None, (misspelt(word, flow.known_classes) for word in own.words)), None)
             told_of = f"nearest in meaning: '{found.nearest}' (cosine {found.cosine:.2f})"
             if meant is not None:
                 told_of = f"did you mean '{meant}'? It is read as written, {told_of}"
+            more = "; no more of such classes are named" if len(told) == MOST_WARNED else ""
             console.say(
-                f"'{found.described}' is not a class this run has seen; {told_of}. Accuracy is not promised"
+                f"'{found.described}' is not a class this run has seen; {told_of}. Accuracy is not promised{more}"
             )
         yield prompt
 

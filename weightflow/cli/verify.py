@@ -24,11 +24,11 @@ def verify(
     Example: [bold]weightflow verify runs/digits[/]
     """
     from canon.errors import InputError
-    from weightflow.training.run_store import verify_run
+    from weightflow.generator.verify import verify_generator
     from weightflow.zoo.store import Zoo
 
     if (path / "config.toml").exists():
-        problems = verify_run(path)
+        problems = verify_generator(path)
     elif (path / "zoo.json").exists():
         problems = Zoo(path).verify()
     else:

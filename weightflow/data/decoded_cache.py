@@ -36,13 +36,18 @@ from weightflow.data.types import (
     stratified_parts,
 )
 
-VERSION = 1
+VERSION = 2
 HASHES = "sha256.json"
 
 
 def identity(source: str, files: Iterable[Path], **options: object) -> str:
-    """A key that changes with the source, its options and its files."""
-    listed = [(str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in sorted(files)]
+    """A key that changes with the source, its options and its files.
+
+    A file counts as another one when its size or a time changes, also that of its last change of any kind, which no
+    program sets as it likes: data that were replaced by others of equal size and date are decoded again.
+    """
+    found = [(str(f), f.stat()) for f in sorted(files)]
+    listed = [(name, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns) for name, stat in found]
     text = json.dumps([VERSION, source, listed, options], sort_keys=True, default=str)
     return f"{source}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 

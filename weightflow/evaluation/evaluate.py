@@ -111,6 +111,8 @@ def judge(
     """Run stacked networks on the test images of their data set, or on another `split` to choose settings on."""
     data = datasets.load(tasks[0].dataset)
     test = split or data.test.open_for_evaluation()
+    if tuple(data.input_shape) != tuple(architecture.input_shape):  # the data may have changed since
+        architecture.output_for(data.input_shape, f"data set '{data.name}'")
     answers = answer_many(architecture, state, test.inputs, data, tasks, labels=test.labels)
     return Judged(
         name_right(answers.labels, test.labels, data, tasks),

@@ -10,6 +10,7 @@ import shutil
 import time
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 
@@ -24,6 +25,8 @@ from weightflow.zoo.store import Record, read_manifest, write_manifest, write_sh
 WORK = "weightflow sample"
 LONGEST = 1 << 26
 """Bytes of a file of prompts: a million of them."""
+CHECKED = 1000
+"""Prompts that are encoded together before the first network is made."""
 SHARD_ENTRIES = 2**25
 """Numbers of the networks that are in memory at once: a shard has at most 128 MiB, or one network."""
 
@@ -43,14 +46,14 @@ def prompts_in(lines: Iterable[str], name: str, known: Collection[str] = ()) -> 
 
     `InputError` says which line is bad.
     """
-    found = False
+    found, parse = False, _parsed(known)
     for number, line in enumerate(lines, start=1):
         line = line.removeprefix("\ufeff").strip()
         if not line:
             continue
         found = True
         try:
-            prompt = Prompt.parse(line, known)
+            prompt = parse(line)
         except InputError as error:
             raise InputError(f"{name}, line {number}: {error}") from None
         yield prompt
@@ -65,6 +68,17 @@ def read_prompts(path: Path, known: Collection[str] = ()) -> list[Prompt]:
     except UnicodeDecodeError as error:
         raise InputError(f"the prompts in {path} cannot be read: {error}") from None
     return list(prompts_in(lines, str(path), known))
+
+
+def _in_parts(prompts: Iterable[Prompt], size: int) -> Iterator[list[Prompt]]:
+    waiting = iter(prompts)
+    while some := list(islice(waiting, size)):
+        yield some
+
+
+def _parsed(known: Collection[str]) -> Callable[[str], Prompt]:
+    """Lines to prompts; lines that are equal share one, since a file may ask a million times for the same."""
+    return lru_cache(maxsize=100_000)(lambda line: Prompt.parse(line, known))
 
 
 @dataclass(frozen=True)
@@ -106,7 +120,8 @@ def generate_zoo(
     if earlier and (place / "zoo.json").exists() and read_manifest(place).get("lineage") == "generated":
         shutil.rmtree(place)  # its writer was killed before it could put it in its place
     if isinstance(prompts, Sequence):
-        flow.prompts(prompts)
+        for some in _in_parts(dict.fromkeys(prompts), CHECKED):
+            flow.prompts(some)
     header = {
         "architecture": flow.architecture.to_dict(),
         "dataset": flow.header.zoo.dataset,

@@ -275,8 +275,10 @@ def _metrics(found: Any) -> dict[str, Any]:
 
 def append_metrics(folder: Path, line: Mapping[str, Any]) -> None:
     path = folder / "metrics.jsonl"
-    if path.is_symlink():
-        raise InputError(f"{path} is a symbolic link; delete it, and run the command again")
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        raise InputError(
+            f"{path} is a symbolic link, or no ordinary file; delete it, and run the command again"
+        )
     with open(path, "a", encoding="utf-8") as file:
         file.write(json.dumps(line) + "\n")
 

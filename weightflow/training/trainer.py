@@ -21,7 +21,7 @@ from torch import Tensor
 
 from canon.errors import InputError, WorkError
 from canon.io import checkpoint
-from canon.io.files import reading
+from canon.io.files import reading, require_file
 from canon.types import StateDict
 from weightflow import config as settings
 from weightflow import datasets
@@ -442,12 +442,12 @@ def resume(
             f"{folder} was trained on the zoo {header.zoo.path} ({header.zoo.identity[:12]}); {zoo.path} is "
             f"{zoo.identity[:12]}: give the zoo it began with"
         )
+    require_file(folder / "state.safetensors")
     config = _changed(header.config, changes or {}, folder)
     trainer = Trainer(zoo, config, folder, device, processes)
-    if (folder / "state.safetensors").exists():
-        with _writing(folder, processes):
-            trainer.restore()
-            trainer.complete()
+    with _writing(folder, processes):
+        trainer.restore()
+        trainer.complete()
     if config != header.config:
         if config.steps < trainer.progress.step:
             raise InputError(

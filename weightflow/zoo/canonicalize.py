@@ -121,7 +121,7 @@ def _is_written(out: Path, index: int, ids: Sequence[str]) -> bool:
 
 def is_canonical(zoo: Zoo) -> bool:
     """Whether the zoo lies in a frame of its own."""
-    return (zoo.path / FRAME).exists()
+    return "canonical" in zoo.manifest or (zoo.path / FRAME).exists()
 
 
 def read_frame(zoo: Zoo) -> StateDict:

@@ -38,7 +38,7 @@ def checkpoint_files(folder: Path) -> list[Path]:
 
 
 def _is_checkpoint(path: Path) -> bool:
-    return path.name.lower().endswith(SUFFIXES) and not path.name.startswith(".") and path.is_file()
+    return path.name.lower().endswith(SUFFIXES) and not path.name.startswith(".") and not path.is_dir()
 
 
 def ids_of(files: Sequence[Path]) -> list[str]:

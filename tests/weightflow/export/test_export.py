@@ -13,6 +13,7 @@ import weightflow
 from canon.cli import console
 from canon.errors import InputError
 from canon.io import checkpoint
+from canon.io.digests import with_digest
 from weightflow import datasets
 from weightflow.cli.main import app
 from weightflow.datasets import Preprocessing
@@ -211,7 +212,8 @@ def test_the_card_tells_what_the_report_measured(run, tmp_path):
     shutil.copytree(run, tmp_path / "run")
     save_generator(Flow(tmp_path / "run"), tmp_path / "bare")
     assert "`weightflow report` had not been run" in (tmp_path / "bare" / "README.md").read_text()
-    (tmp_path / "run" / "report.json").write_text(json.dumps(REPORT))
+    whole = with_digest({**REPORT, "weights": Flow(tmp_path / "run").identity})
+    (tmp_path / "run" / "report.json").write_text(json.dumps(whole))
     save_generator(Flow(tmp_path / "run"), tmp_path / "measured")
     card = (tmp_path / "measured" / "README.md").read_text()
     assert "| unseen combinations | 87.5 | 93.8 | 25.0 |" in card

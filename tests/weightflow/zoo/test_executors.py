@@ -12,9 +12,11 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+import tomli_w
 import torch
 
 from canon.errors import InputError
+from weightflow import config
 from weightflow.zoo.builders import executors
 from weightflow.zoo.builders.construction import Site
 from weightflow.zoo.builders.file_lock import holding
@@ -102,6 +104,39 @@ def test_a_lock_is_held_by_one_and_let_go_of(tmp_path):
             assert other
     with holding(tmp_path / "locks" / "a", wait=False) as again:
         assert again
+
+
+@pytest.mark.slow
+def test_workers_end_with_a_builder_that_is_killed(tmp_path):
+    recipe = config.replace_nested(config.to_dict(RECIPE), {"training": {"steps": 10**6}})
+    (tmp_path / "r.toml").write_text(tomli_w.dumps(recipe))
+    builder = subprocess.Popen(
+        [
+            sys.executable,
+            "-m",
+            "weightflow",
+            "zoo",
+            "build",
+            tmp_path / "r.toml",
+            "--workers",
+            "2",
+            "--out",
+            tmp_path / "zoo",
+            "-q",
+        ]
+    )
+    listed = Path(f"/proc/{builder.pid}/task/{builder.pid}/children")
+    until = time.monotonic() + 60
+    while len(workers := listed.read_text().split()) < 2 and time.monotonic() < until:
+        time.sleep(0.1)
+    assert len(workers) >= 2
+    time.sleep(3)
+    builder.kill()
+    builder.wait()
+    until = time.monotonic() + 60
+    while any(Path(f"/proc/{worker}").exists() for worker in workers) and time.monotonic() < until:
+        time.sleep(0.1)
+    assert not any(Path(f"/proc/{worker}").exists() for worker in workers)
 
 
 @pytest.mark.slow

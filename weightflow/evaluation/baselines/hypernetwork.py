@@ -18,7 +18,7 @@ from weightflow.generator.generator import Flow
 from weightflow.text import Prompt
 from weightflow.training.config import TrainConfig
 from weightflow.training.presets import read_preset
-from weightflow.training.trainer import resume, start
+from weightflow.training.trainer import is_begun, resume, start
 from weightflow.zoo.builders.file_lock import holding
 
 FOLDER = "hypernetwork"
@@ -36,7 +36,7 @@ def trained_hypernetwork(known: Known) -> Flow:
         raise Inapplicable("all networks have one task, so that there is one prompt")
     folder = known.flow.folder / FOLDER
     with holding(known.flow.folder / ".locks" / FOLDER, wait=True):
-        there = (folder / "config.toml").exists()
+        there = is_begun(folder)
         config = hypernetwork_config(known.flow.header.config)
         trainer = (
             resume(known.zoo, folder, {"steps": config.steps}) if there else start(known.zoo, config, folder)

@@ -12,7 +12,7 @@ import inspect
 import json
 import math
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -134,6 +134,18 @@ class Architecture:
         if callable(own):
             return own(batch, generator)
         return torch.randn(batch, *self.input_shape, generator=generator)
+
+    def output_for(self, shape: Sequence[int], who: str) -> Tensor:
+        """What it gives for two examples of `shape`, without numbers; `InputError` where it cannot take them."""
+        skeleton = self.build().to("meta").eval()
+        try:
+            with torch.no_grad():
+                return skeleton(torch.empty(2, *shape, device="meta"))
+        except (RuntimeError, TypeError, ValueError, IndexError) as error:
+            raise InputError(
+                f"architecture '{self.name}' with {dict(self.arguments)} cannot take examples of shape "
+                f"{tuple(shape)} of {who}: {str(error).splitlines()[0]}; set its arguments to fit, or choose other data"
+            ) from None
 
     @cached_property
     def has_statistics(self) -> bool:

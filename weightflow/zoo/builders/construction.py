@@ -21,8 +21,7 @@ from weightflow import config, datasets
 from weightflow.batched.accuracy import measured
 from weightflow.batched.initialization import initialise
 from weightflow.batched.tasks import Task
-from weightflow.batched.training import train_many
-from weightflow.networks.input_check import check_inputs
+from weightflow.batched.training import check_inputs, train_many
 from weightflow.zoo.builders.base_network import BASE, BASE_FILE, branches, trained_base
 from weightflow.zoo.builders.file_lock import holding
 from weightflow.zoo.recipe import ZooRecipe
