@@ -56,9 +56,7 @@ class Server(AbstractContextManager["Server"]):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        self._process.wait()
+        self._process.__exit__(kind, error, trace)  # closes the pipes and waits
 
 
 def _child(command: Sequence[str], folder: str, call: int | str | None) -> None:
