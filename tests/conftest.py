@@ -9,6 +9,6 @@ if (
 ):  # one thread a worker: two pools on the same cores wait for each other
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-install_import_hook("weightflow", "beartype.beartype")
+install_import_hook(["canon", "weightflow"], "beartype.beartype")
 
 pytest_plugins = ["tests.population"]

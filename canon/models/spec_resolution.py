@@ -136,7 +136,7 @@ def require_symmetries(spec: PermutationSpec, found: Checkpoint, runnable: Runna
 def _within(spec: PermutationSpec, found: Checkpoint) -> PermutationSpec:
     """The spec without the keys that the file leaves out because they are tied to others."""
     axes = {name: axes for name, axes in spec.axes.items() if name in found.state}
-    return replace(spec, axes=axes, statistics=spec.statistics & axes.keys())
+    return replace(spec, axes=axes, statistics=spec.statistics.intersection(axes))
 
 
 def read_spec(path: str | os.PathLike[str], state: Mapping[str, Tensor]) -> PermutationSpec:

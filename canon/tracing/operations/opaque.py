@@ -1,7 +1,5 @@
 """An operation of which nothing is known: a family's forward puts it where keys and shapes do not tell."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 from typing import Any
 
