@@ -25,7 +25,7 @@ from benchmarks.common import RESULTS, environment, read_result, write_result
 from canon.errors import InputError
 from weightflow.evaluation.chance import chance
 from weightflow.evaluation.evaluate import Spread, judge
-from weightflow.zoo.builders.executors import build_with
+from weightflow.zoo.builders.parallel import build_with
 from weightflow.zoo.recipe import read_recipe
 from weightflow.zoo.store import Zoo
 

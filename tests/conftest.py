@@ -4,11 +4,13 @@ import os
 
 from jaxtyping import install_import_hook
 
+from tests import typechecking
+
 if (
     "PYTEST_XDIST_WORKER" in os.environ
 ):  # one thread a worker: two pools on the same cores wait for each other
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-install_import_hook(["canon", "weightflow"], "beartype.beartype")
+install_import_hook(["canon", "weightflow"], f"{typechecking.__name__}.checked")
 
 pytest_plugins = ["tests.population"]

@@ -31,6 +31,7 @@ LAYERS = {
     "weightflow": [
         ["registry"],
         ["config", "device", "seeds"],
+        ["executors"],
         ["data", "flow"],
         ["text"],
         ["networks"],

@@ -88,7 +88,7 @@ def serve() -> None:
     """Answer every line of standard input."""
     import weightflow.api.generation
     import weightflow.report
-    import weightflow.zoo.builders.executors  # noqa: F401  (forks need not import them again)
+    import weightflow.zoo.builders.parallel  # noqa: F401  (forks need not import them again)
 
     for line in sys.stdin:
         child = os.fork()

@@ -15,6 +15,7 @@ from weightflow.api.populations import opened
 from weightflow.batched.stacked_networks import StackedNetworks
 from weightflow.device import computing_on, usable_device
 from weightflow.evaluation.population import evaluate_zoo
+from weightflow.executors import make_executor
 from weightflow.flow.sampling_config import SampleConfig
 from weightflow.report import make_report, verdict
 from weightflow.report.html import write_page
@@ -65,6 +66,8 @@ def evaluate(
     networks: StackedNetworks | Zoo | PathLike,
     *,
     device: str | None = None,
+    executor: str = "local",
+    workers: int = 1,
     progress: Callable[[int], None] = lambda networks: None,
     stop: Callable[[], bool] = lambda: False,
 ) -> dict[str, Any]:
@@ -73,6 +76,8 @@ def evaluate(
     Args:
         networks: Generated networks, a zoo, or a zoo's folder.
         device: Where the networks are run: `cpu` (the default), `cuda`, `cuda:1`, `mps`, or `auto`.
+        executor: "local" or "ray".
+        workers: Groups of networks that are measured side by side.
         progress: Called with the number of networks that were measured since its last call.
         stop: Asked after each few networks; where it is true, the figures are of those measured so far.
 
@@ -92,7 +97,7 @@ def evaluate(
     """
     found = networks if isinstance(networks, StackedNetworks) else opened(networks)
     with computing_on(usable_device(device)):
-        return evaluate_zoo(found, progress, stop)
+        return evaluate_zoo(found, progress, stop, make_executor(executor, workers, str(usable_device())))
 
 
 def report(

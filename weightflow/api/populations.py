@@ -10,7 +10,8 @@ from typing import Any
 from canon.errors import InputError
 from canon.types import PathLike
 from weightflow import config
-from weightflow.zoo.builders.executors import build_with
+from weightflow.executors import make_executor
+from weightflow.zoo.builders.parallel import build_with
 from weightflow.zoo.canonicalize import canonicalize_zoo, is_canonical_form_of
 from weightflow.zoo.recipe import ZooRecipe, read_recipe
 from weightflow.zoo.store import Zoo
@@ -66,7 +67,14 @@ def build_zoo(
     return Zoo(out)
 
 
-def canonicalize(zoo: Zoo | PathLike, out: PathLike, *, progress: Progress = _silent) -> Zoo:
+def canonicalize(
+    zoo: Zoo | PathLike,
+    out: PathLike,
+    *,
+    executor: str = "local",
+    workers: int = 1,
+    progress: Progress = _silent,
+) -> Zoo:
     """Bring all networks of a zoo into one frame: balance scales, then match hidden units to the mean.
 
     Every network keeps its function. The frame is stored with the zoo.
@@ -74,6 +82,8 @@ def canonicalize(zoo: Zoo | PathLike, out: PathLike, *, progress: Progress = _si
     Args:
         zoo: The zoo, or its folder.
         out: Folder of the canonical zoo. Where it holds the canonical form of this zoo already, nothing is done.
+        executor: "local" or "ray".
+        workers: Shards that are aligned side by side.
         progress: Called with the number of networks that were aligned since its last call.
 
     Returns:
@@ -92,7 +102,7 @@ def canonicalize(zoo: Zoo | PathLike, out: PathLike, *, progress: Progress = _si
     """
     opened = zoo if isinstance(zoo, Zoo) else Zoo(zoo)
     if not is_canonical_form_of(Path(out), opened):
-        canonicalize_zoo(opened, Path(out), progress)
+        canonicalize_zoo(opened, Path(out), progress, make_executor(executor, workers))
     return Zoo(out)
 
 

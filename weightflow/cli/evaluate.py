@@ -12,7 +12,7 @@ import typer
 
 from canon.cli import console
 from canon.errors import InputError
-from weightflow.cli.options import Device, Solver
+from weightflow.cli.options import Device, Executor, Solver, Workers
 
 if TYPE_CHECKING:
     from weightflow.report.parts import Parts
@@ -24,6 +24,8 @@ app = typer.Typer()
 def evaluate(
     networks: Annotated[Path, typer.Argument(help="Folder of generated networks, or any zoo.")],
     device: Device = "cpu",
+    executor: Executor = "local",
+    workers: Workers = 1,
     as_json: bool = console.JSON,
     quiet: bool = console.QUIET,
 ) -> None:
@@ -38,7 +40,9 @@ def evaluate(
     opened = Zoo(networks)
     with console.deferred() as stop:
         with console.progress(len(opened), "evaluating networks", quiet=quiet) as steps:
-            found = evaluate_networks(opened, device=device, progress=steps.advance, stop=stop)
+            found = evaluate_networks(
+                opened, device=device, executor=executor, workers=workers, progress=steps.advance, stop=stop
+            )
         console.show(found, "\n".join(told(found)), as_json)
         judged = f"{found['judged']} of {len(opened)}"
         stop.notes.append(f"{judged} networks were judged; the figures are of these")

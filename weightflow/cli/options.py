@@ -36,6 +36,11 @@ Device = Annotated[
     str, typer.Option(help="Device: cpu, cuda, cuda:1, mps, or auto for an accelerator if there is one.")
 ]
 
+Executor = Annotated[
+    ExecutorName, typer.Option(help="What computes: processes of this machine, or a Ray cluster.")
+]
+Workers = Annotated[int, typer.Option(help="Shards that are computed side by side.")]
+
 Seed = Annotated[int | None, typer.Option(help="Seed of everything random in this step.")]
 
 

@@ -15,7 +15,7 @@ import typer
 
 from canon.cli import console
 from canon.errors import InputError
-from weightflow.cli.options import Device, Solver
+from weightflow.cli.options import Device, Executor, Solver, Workers
 
 if TYPE_CHECKING:
     from weightflow.generator.generator import Flow, Neighbour
@@ -59,6 +59,8 @@ def sample(
         bool, typer.Option("--explain", help="Show the nearest known classes of each class, and how far.")
     ] = False,
     device: Device = "cpu",
+    executor: Executor = "local",
+    workers: Workers = 1,
     as_json: bool = typer.Option(
         False, "--json", help="One line of JSON a prompt, as soon as it is on disk."
     ),
@@ -70,10 +72,12 @@ def sample(
 
     Example: [bold]weightflow sample runs/digits --classes "three, seven, nine" --count 8 --out nets[/]
     """
+    from weightflow.executors import make_executor
     from weightflow.generator.generator import Flow
     from weightflow.generator.populations import generate_zoo
 
     flow, refused = Flow(run, device), list[int]()
+    crew = make_executor(executor, workers, device)
     asked = _asked(flow, classes, prompts, refused, as_json)
     said = {"method": method, "steps": steps, "guidance": guidance, "noise": noise}
     changes: dict[str, Any] = {name: value for name, value in said.items() if value is not None}
@@ -96,7 +100,7 @@ def sample(
 
         warned = _warned(flow, asked)
         waiting = list(warned) if is_list else warned
-        with closing(generate_zoo(flow, waiting, count, seed, config, out, advance, stop)) as making:
+        with closing(generate_zoo(flow, waiting, count, seed, config, out, advance, stop, crew)) as making:
             for made in making:
                 done += 1
                 near = flow.neighbours(made.prompt, NEAREST) if explain else []

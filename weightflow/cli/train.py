@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from canon.cli import console
-from weightflow.cli.options import Device, PathName, PresetName, Seed, settings_like
+from weightflow.cli.options import Device, Executor, PathName, PresetName, Seed, Workers, settings_like
 
 if TYPE_CHECKING:
     from weightflow.training.trainer import Progress, Trainer
@@ -21,6 +21,8 @@ app = typer.Typer()
 def canonicalize(
     zoo: Annotated[Path, typer.Argument(help="Folder of a zoo.")],
     out: Annotated[Path, typer.Option(help="Folder of the canonical zoo.")],
+    executor: Executor = "local",
+    workers: Workers = 1,
     as_json: bool = console.JSON,
     quiet: bool = console.QUIET,
 ) -> None:
@@ -28,11 +30,12 @@ def canonicalize(
 
     Every network keeps its function. The frame is stored with the zoo.
     """
+    from weightflow.executors import make_executor
     from weightflow.zoo import unfinished
     from weightflow.zoo.canonicalize import FRAME, canonicalize_zoo, is_canonical_form_of
     from weightflow.zoo.store import Zoo
 
-    opened = Zoo(zoo)
+    opened, crew = Zoo(zoo), make_executor(executor, workers)
     if is_canonical_form_of(out, opened):
         unfinished.finish(out)  # killed after the last file was written
         console.show({"zoo": str(out), "done_before": True}, f"{out}: already canonical", as_json)
@@ -46,7 +49,7 @@ def canonicalize(
 
     try:
         with console.progress(len(opened), "aligning networks", quiet=quiet) as steps:
-            canonicalize_zoo(opened, out, advance)
+            canonicalize_zoo(opened, out, advance, crew)
     except (KeyboardInterrupt, Exception) as stop:
         kept = f"the frame and {done} of {len(opened)} networks are in {out}"
         nothing = "nothing was written; run the same command again"

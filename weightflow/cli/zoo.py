@@ -9,7 +9,7 @@ import typer
 
 from canon.cli import console
 from canon.errors import InputError
-from weightflow.cli.options import DATASETS, RECIPES, Device, Download, ExecutorName, Seed, settings_like
+from weightflow.cli.options import DATASETS, RECIPES, Device, Download, Executor, Seed, Workers, settings_like
 
 app = typer.Typer(
     help="Populations of trained networks: build, import, inspect, verify.", no_args_is_help=True
@@ -21,8 +21,8 @@ def build(
     recipe: Annotated[str, typer.Argument(help=f"A TOML file, or one of: {RECIPES}.")],
     out: Annotated[Path, typer.Option(help="Folder of the zoo.")],
     download: Download = False,
-    executor: Annotated[ExecutorName, typer.Option(help="What trains the shards.")] = "local",
-    workers: Annotated[int, typer.Option(help="Shards that are trained side by side.")] = 1,
+    executor: Executor = "local",
+    workers: Workers = 1,
     device: Device = "cpu",
     seed: Seed = None,
     settings: Annotated[list[str] | None, settings_like("training.steps=500")] = None,
@@ -35,7 +35,7 @@ def build(
     """
     from weightflow import config
     from weightflow.device import computing_on, usable_device
-    from weightflow.zoo.builders.executors import build_with
+    from weightflow.zoo.builders.parallel import build_with
     from weightflow.zoo.recipe import read_recipe
     from weightflow.zoo.store import Zoo
 

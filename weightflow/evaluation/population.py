@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from canon.errors import InputError
@@ -18,6 +20,7 @@ from weightflow.batched.stacked_networks import StackedNetworks
 from weightflow.batched.tasks import Task
 from weightflow.evaluation.chance import chance
 from weightflow.evaluation.evaluate import Spread, judge, judge_ensembles, named
+from weightflow.executors import Executor, InProcess
 from weightflow.zoo.store import Record, Zoo
 
 LEAST = 16
@@ -28,6 +31,7 @@ def evaluate_zoo(
     networks: Zoo | StackedNetworks,
     progress: Callable[[int], None] = lambda networks: None,
     stop: Callable[[], bool] = lambda: False,
+    executor: Executor | None = None,
 ) -> dict[str, Any]:
     """Test accuracy of many networks, overall, by split, by class and by prompt; ensembles.
 
@@ -38,10 +42,26 @@ def evaluate_zoo(
         raise InputError(f"{networks!r} holds no network")
     said = _tasks(networks)
     names = datasets.load(said[0].dataset).class_names
-    known = _known_tasks(networks, names)
-    rows, figures = _judged(networks, known, names, progress, stop)
-    tasks = [known[row] for row in rows]
+    executor, rows, parts = executor or InProcess(), list[int](), list[dict[str, Tensor]]()
+    with closing(executor.map(partial(_judged, networks), _groups(networks))) as judging:
+        for done, found in judging:
+            rows += done
+            parts.append(found)
+            progress(len(done))
+            if stop():
+                break
+    figures = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    tasks = _known_tasks(networks, rows, names)
     prompts = _grouped([said[row].classes for row in rows])
+
+    def several() -> Iterator[tuple[tuple[str, ...], Task, list[int]]]:
+        for classes, own in prompts.items():
+            if stop():
+                return
+            if len(own) > 1:
+                yield classes, tasks[own[0]], [rows[i] for i in own]
+
+    ensembles = dict(executor.map(partial(_ensemble, networks), several()))
     return {
         "networks": len(networks),
         "judged": len(rows),
@@ -68,7 +88,7 @@ def evaluate_zoo(
                 **Spread.of(figures["accuracy"][own]).to_dict(),
                 "balanced_accuracy": round(float(figures["recall"][own].nanmean(dim=1).mean()), 6),
                 "chance": round(chance([tasks[own[0]]]), 6),
-                **_together(networks, [rows[i] for i in own], tasks[own[0]], stop),
+                **_told(ensembles.get(classes), len(own)),
             }
             for classes, own in prompts.items()
         ],
@@ -81,47 +101,34 @@ def _tasks(networks: Zoo | StackedNetworks) -> list[Task]:
     return [record.task for record in networks.records]
 
 
-def _known_tasks(networks: Zoo | StackedNetworks, names: Sequence[str]) -> list[Task]:
+def _known_tasks(networks: Zoo | StackedNetworks, rows: Sequence[int], names: Sequence[str]) -> list[Task]:
     if isinstance(networks, StackedNetworks):
-        return list(networks.tasks)
-    return [known_task(record, names) for record in networks.records]
+        return [networks.tasks[row] for row in rows]
+    return [known_task(networks.records[row], names) for row in rows]
 
 
-def _parts(
-    networks: Zoo | StackedNetworks, rows: Sequence[int]
-) -> Iterator[tuple[Int[Tensor, " networks"], StateDict]]:
-    """Positions in `rows` and the networks there, one shard of a zoo in memory at a time."""
-    if isinstance(networks, Zoo):
-        yield from networks.by_shard(rows)
-    else:
-        yield torch.arange(len(rows)), networks[list(rows)].state
+def _groups(networks: Zoo | StackedNetworks) -> Iterator[list[int]]:
+    """Rows of the networks that are judged together, of one shard each."""
+    size = max(LEAST, together(networks.architecture))
+    for rows in networks.shard_rows if isinstance(networks, Zoo) else [list(range(len(networks)))]:
+        yield from (rows[start : start + size] for start in range(0, len(rows), size))
 
 
 def _judged(
-    networks: Zoo | StackedNetworks,
-    tasks: Sequence[Task],
-    names: Sequence[str],
-    progress: Callable[[int], None],
-    stop: Callable[[], bool],
+    networks: Zoo | StackedNetworks, rows: list[int]
 ) -> tuple[list[int], dict[str, Float[Tensor, "networks ..."]]]:
-    """Rows of the networks that were judged, and accuracy, calibration error and recall of each."""
-    size, done = max(LEAST, together(networks.architecture)), list[int]()
-    parts: dict[str, list[Tensor]] = {"accuracy": [], "calibration": [], "recall": []}
-    for positions, state in _parts(networks, range(len(networks))):
-        for place in torch.arange(len(positions)).split(size):
-            rows = positions[place].tolist()
-            some = {name: tensor[place] for name, tensor in state.items()}
-            judged = judge(networks.architecture, some, [tasks[row] for row in rows])
-            parts["accuracy"].append(judged.accuracy)
-            parts["calibration"].append(judged.calibration)
-            parts["recall"].append(judged.recall(len(names)))
-            done += rows
-            progress(len(rows))
-            if stop():
-                break
-        if stop():
-            break
-    return done, {name: torch.cat(found) for name, found in parts.items()}
+    """The rows, and accuracy, calibration error and recall of each network there."""
+    names = datasets.load(_tasks(networks)[0].dataset).class_names
+    judged = judge(networks.architecture, _state(networks, rows), _known_tasks(networks, rows, names))
+    return rows, {
+        "accuracy": judged.accuracy,
+        "calibration": judged.calibration,
+        "recall": judged.recall(len(names)),
+    }
+
+
+def _state(networks: Zoo | StackedNetworks, rows: list[int]) -> StateDict:
+    return networks.load(rows) if isinstance(networks, Zoo) else networks[rows].state
 
 
 def known_task(record: Record, names: Sequence[str]) -> Task:
@@ -137,17 +144,20 @@ def known_task(record: Record, names: Sequence[str]) -> Task:
     return replace(record.task, classes=tuple(classes))
 
 
-def _together(
-    networks: Zoo | StackedNetworks, rows: list[int], task: Task, stop: Callable[[], bool]
-) -> dict[str, Any]:
-    """Accuracy of the networks of one prompt as an ensemble."""
-    if len(rows) < 2:
-        return {"ensemble": None, "ensemble_reason": "one network is no ensemble"}
-    if stop():
-        return {"ensemble": None, "ensemble_reason": "the command was stopped before"}
-    state = networks.load(rows) if isinstance(networks, Zoo) else networks[rows].state
-    found = judge_ensembles(networks.architecture, state, task, [len(rows)])
-    return {"ensemble": round(found[len(rows)], 6)}
+def _ensemble(
+    networks: Zoo | StackedNetworks, asked: tuple[tuple[str, ...], Task, list[int]]
+) -> tuple[tuple[str, ...], float]:
+    """The classes of a prompt, and the accuracy of its networks as an ensemble."""
+    classes, task, rows = asked
+    found = judge_ensembles(networks.architecture, _state(networks, rows), task, [len(rows)])
+    return classes, found[len(rows)]
+
+
+def _told(ensemble: float | None, networks: int) -> dict[str, Any]:
+    if ensemble is not None:
+        return {"ensemble": round(ensemble, 6)}
+    reason = "one network is no ensemble" if networks < 2 else "the command was stopped before"
+    return {"ensemble": None, "ensemble_reason": reason}
 
 
 def _grouped(keys: Sequence[Any]) -> Mapping[Any, list[int]]:

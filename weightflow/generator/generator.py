@@ -6,7 +6,7 @@ import dataclasses
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, cast, overload
 
@@ -157,6 +157,10 @@ class Flow(Pretrained):
             )
             load_weights(self.model, weights.average, str(path))
         self.model.eval().requires_grad_(False).to(self.device)
+
+    def __reduce__(self) -> tuple[Callable[..., Flow], tuple[Any, ...]]:
+        """Workers read the folder themselves, each once."""
+        return _reopened, (self.folder.absolute(), str(self.device), self.identity)
 
     def __repr__(self) -> str:
         a = self.architecture
@@ -508,6 +512,14 @@ class Flow(Pretrained):
 
         backbone = self.header.data.backbone
         return None if backbone is None else read_backbone(backbone)
+
+
+@lru_cache(maxsize=1)
+def _reopened(folder: Path, device: str, identity: str) -> Flow:
+    found = Flow(folder, device)
+    if found.identity != identity:
+        raise InputError(f"{folder} has changed since the work began; run the same command again")
+    return found
 
 
 def save_generator(flow: Flow, folder: Path) -> None:

@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections import deque
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import islice
 from pathlib import Path
 
 from canon.errors import InputError
 from canon.io.files import read_bounded
+from canon.types import StateDict
+from weightflow.executors import Executor, InProcess
 from weightflow.flow.sampling_config import SampleConfig
 from weightflow.generator.generator import Flow
 from weightflow.text import Prompt
@@ -99,6 +102,7 @@ def generate_zoo(
     folder: Path,
     progress: Callable[[int], None] = lambda networks: None,
     stop: Callable[[], bool] = lambda: False,
+    executor: Executor | None = None,
 ) -> Generator[Made, None, None]:
     """`count` networks for each prompt, written as a zoo with lineage "generated"; tells of each prompt.
 
@@ -106,8 +110,14 @@ def generate_zoo(
     iterable each prompt is done as it comes. `progress` hears of networks that are on disk. Before each shard
     `stop` is asked; stopped or failed halfway, what is finished is a zoo. An earlier generated zoo in the folder
     is replaced at the end (until then the new one lies beside it; where the work fails the earlier one stays),
-    anything else is refused.
+    anything else is refused. An executor makes the same networks in the same order; its workers read the
+    generator's folder.
     """
+    executor = executor or InProcess()
+    if not isinstance(prompts, Sequence) and not isinstance(executor, InProcess):
+        raise InputError(
+            "prompts that come one by one are answered one by one, by one worker; give a file of them"
+        )
     if count < 1:
         raise InputError(f"--count is {count}; ask for 1 network or more")
     if not -(2**63) <= seed <= 2**63 - count:
@@ -130,19 +140,30 @@ def generate_zoo(
         "recipe": {"run": str(flow.folder.resolve()), "method": config.method, "steps": config.steps},
     }
     size = max(1, min(config.batch_size, SHARD_ENTRIES // flow.architecture.parameters))
-    shards, first, failed, seconds = 0, 0, False, 0.0
-    ids: list[str] = []
-    try:
+    shards, failed, seconds, taken = 0, False, 0.0, deque[list[_Part]]()
+
+    def asked() -> Iterator[tuple[int, list[_Part]]]:
+        first = 0
         for parts in _parts(prompts, count, size):
             if stop():
-                break
-            begin = time.perf_counter()
+                return
+            taken.append(parts)
+            yield first, parts
+            first += sum(part.stop - part.start for part in parts)
+
+    ids: list[str] = []
+    making = executor.map(partial(_made, flow, seed, config), asked())
+    try:
+        begin = time.perf_counter()
+        for state, records in making:
+            parts = taken.popleft()
             if shards == 0:
                 unfinished.begin(place, WORK)
-            made = _write(flow, parts, seed, config, place, shards, first)
-            shards, first = shards + 1, first + len(made)
+            write_shard(place, shards, state, records)
+            shards += 1
             seconds += (time.perf_counter() - begin) / len(parts)
-            progress(len(made))
+            progress(len(records))
+            made = [record.id for record in records]
             waiting = iter(made)
             for part in parts:
                 ids += islice(waiting, part.stop - part.start)
@@ -151,10 +172,12 @@ def generate_zoo(
                     ids = []
             if not ids:
                 seconds = 0.0
+            begin = time.perf_counter()
     except Exception:
         failed = True
         raise
     finally:
+        making.close()
         if failed and earlier:
             shutil.rmtree(place, ignore_errors=True)
         elif shards:
@@ -176,16 +199,11 @@ def _parts(prompts: Iterable[Prompt], count: int, size: int) -> Iterator[list[_P
             yield [_Part(prompt, start, min(start + size, count))]
 
 
-def _write(
-    flow: Flow,
-    parts: Sequence[_Part],
-    seed: int,
-    config: SampleConfig,
-    folder: Path,
-    shard: int,
-    first: int,
-) -> list[str]:
-    """Make the networks of one shard and write it; their ids, from number `first` on."""
+def _made(
+    flow: Flow, seed: int, config: SampleConfig, shard: tuple[int, Sequence[_Part]]
+) -> tuple[StateDict, list[Record]]:
+    """The networks of one shard, numbered from its first one on, and what is recorded of them."""
+    first, parts = shard
     asked = [(part.prompt, seed + place) for part in parts for place in range(part.start, part.stop)]
     state = flow.sample_states([prompt for prompt, _ in asked], [own for _, own in asked], config)
     records = [
@@ -200,8 +218,7 @@ def _write(
         )
         for row, (prompt, own) in enumerate(asked)
     ]
-    write_shard(folder, shard, state, records)
-    return [record.id for record in records]
+    return state, records
 
 
 def _holds_earlier(folder: Path) -> bool:

@@ -9,7 +9,10 @@ stored beside the zoo, so that any network can follow.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 from canon.errors import InputError
@@ -20,9 +23,11 @@ from canon.types import StateDict
 from weightflow import datasets
 from weightflow.batched.class_axes import check_frame, gather_classes, scatter_classes, widen
 from weightflow.batched.tasks import Task
+from weightflow.executors import Executor, InProcess
 from weightflow.networks.architectures import Architecture
 from weightflow.zoo import unfinished
 from weightflow.zoo.store import (
+    Record,
     Zoo,
     read_manifest,
     read_shard_records,
@@ -52,7 +57,12 @@ def follow(
     return gather_classes(zoo_architecture, aligned.state, tasks)
 
 
-def canonicalize_zoo(zoo: Zoo, out: Path, progress: Callable[[int], None] = lambda n: None) -> None:
+def canonicalize_zoo(
+    zoo: Zoo,
+    out: Path,
+    progress: Callable[[int], None] = lambda n: None,
+    executor: Executor | None = None,
+) -> None:
     """Write the canonical zoo and its frame to `out`; ids, tasks, seeds and accuracies are kept.
 
     Where it was stopped, the same call goes on: the frame and the finished shards are kept.
@@ -66,17 +76,31 @@ def canonicalize_zoo(zoo: Zoo, out: Path, progress: Callable[[int], None] = lamb
             f"{out} holds the canonical form of another zoo than {zoo.path}; choose another name, or delete it"
         )
     frame = _frame_of(zoo, out)
-    for index, rows in enumerate(zoo.shard_rows):
-        records = [zoo.records[row] for row in rows]
-        if not _is_written(out, index, [record.id for record in records]):
-            # everyone takes the one way into the frame that any other network takes later
-            state = follow(zoo.architecture, frame, zoo.load(rows), [record.task for record in records])
+    taken = deque[tuple[int, list[Record]]]()
+
+    def missing() -> Iterator[list[int]]:
+        for index, rows in enumerate(zoo.shard_rows):
+            records = [zoo.records[row] for row in rows]
+            if _is_written(out, index, [record.id for record in records]):
+                progress(len(rows))
+                continue
+            taken.append((index, records))
+            yield rows
+
+    # everyone takes the one way into the frame that any other network takes later
+    with closing((executor or InProcess()).map(partial(_followed, zoo, frame), missing())) as aligned:
+        for state in aligned:
+            index, records = taken.popleft()
             write_shard(out, index, state, records)
-        progress(len(rows))
+            progress(len(records))
     left_out = ("format", "shards", "records_sha256", "sha256")
     header = {key: value for key, value in zoo.manifest.items() if key not in left_out}
     write_manifest(out, {**header, "canonical": {"source": zoo.identity}}, len(zoo.shard_rows))
     unfinished.finish(out)
+
+
+def _followed(zoo: Zoo, frame: StateDict, rows: list[int]) -> StateDict:
+    return follow(zoo.architecture, frame, zoo.load(rows), [zoo.records[row].task for row in rows])
 
 
 def _frame_of(zoo: Zoo, out: Path) -> StateDict:

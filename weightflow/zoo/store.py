@@ -14,9 +14,9 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -224,6 +224,10 @@ class Zoo(Dataset[StateDict]):
         self.dataset: str = self.manifest["dataset"]
         self._sound: dict[int, tuple[int, int]] = {}
 
+    def __reduce__(self) -> tuple[Callable[..., Zoo], tuple[Any, ...]]:
+        """Workers read the folder themselves, each once."""
+        return _reopened, (self.path.absolute(), self.identity)
+
     def __repr__(self) -> str:
         return (
             f"Zoo({str(self.path)!r}, {len(self)} networks, {self.architecture.name}, "
@@ -362,7 +366,9 @@ class Zoo(Dataset[StateDict]):
                     "build the zoo again to restore it"
                 )
             for name in self.architecture.shapes:
-                if 4 * len(rows) < networks:
+                if list(rows) == list(range(rows[0], rows[0] + len(rows))):
+                    state[name] = found[name][rows[0] : rows[0] + len(rows)]
+                elif 4 * len(rows) < networks:
                     state[name] = torch.cat([found[name][row : row + 1] for row in rows])
                 else:
                     state[name] = file.get_tensor(name)[list(rows)]
@@ -391,6 +397,14 @@ class Zoo(Dataset[StateDict]):
         if found != entry["sha256"]:
             return f"shard {path} is damaged: its SHA-256 is not the one in zoo.json; {again}"
         return None
+
+
+@lru_cache(maxsize=1)
+def _reopened(folder: Path, identity: str) -> Zoo:
+    found = Zoo(folder)
+    if found.identity != identity:
+        raise InputError(f"{folder} has changed since the work began; run the same command again")
+    return found
 
 
 def _version(path: Path) -> tuple[int, int]:

@@ -29,8 +29,8 @@ def batches(generator, count=3):
 
 def test_the_ends_are_exact():
     a, b = net(0).state_dict(), net(1).state_dict()
-    assert all(torch.equal(interpolation.lerp(a, b, 0.0)[k], a[k]) for k in a)
-    assert all(torch.equal(interpolation.lerp(a, b, 1.0)[k], b[k]) for k in a)
+    assert all(torch.equal(interpolation.lerp(a, b, 0)[k], a[k]) for k in a)
+    assert all(torch.equal(interpolation.lerp(a, b, 1)[k], b[k]) for k in a)
 
 
 def test_a_merge_is_the_weighted_mean_in_float64():
@@ -38,7 +38,7 @@ def test_a_merge_is_the_weighted_mean_in_float64():
         {"w": torch.tensor([1.0, 2.0]), "n": torch.tensor(3)},
         {"w": torch.tensor([5.0, 0.0]), "n": torch.tensor(9)},
     ]
-    merged = interpolation.merge(states, [1.0, 3.0])
+    merged = interpolation.merge(states, [1, 3])
     assert torch.equal(merged["w"], torch.tensor([4.0, 0.5]))
     assert merged["n"] == 3
     halves = [{"w": torch.tensor([60000.0]).half()}] * 4

@@ -134,7 +134,7 @@ def test_an_accelerator_makes_the_networks_that_the_processor_makes(recipe):
 
 def test_a_device_that_is_not_there_is_refused_before_anything_is_written(tmp_path):
     from canon.errors import InputError
-    from weightflow.zoo.builders.executors import build_with
+    from weightflow.zoo.builders.parallel import build_with
     from weightflow.zoo.recipe import read_recipe
 
     with pytest.raises(InputError, match="device 'tpu' cannot be used here"):

@@ -194,13 +194,13 @@ def test_the_choices_that_help_lists_are_those_that_there_are():
 
     from weightflow import datasets
     from weightflow.cli import options
+    from weightflow.executors import EXECUTORS
     from weightflow.export.export import FORMATS
     from weightflow.flow.denoising import DENOISERS
     from weightflow.flow.schedule import SCHEDULES
     from weightflow.flow.solver import SOLVERS
     from weightflow.training import presets
     from weightflow.zoo import recipe
-    from weightflow.zoo.builders.executors import EXECUTORS
 
     assert set(get_args(options.PresetName)) == set(presets.built_in())
     assert set(get_args(options.SolverName)) == {*SOLVERS, *DENOISERS}

@@ -17,7 +17,7 @@ import torch
 
 from canon.errors import InputError
 from weightflow import config
-from weightflow.zoo.builders import executors
+from weightflow.zoo.builders import parallel
 from weightflow.zoo.builders.construction import Site
 from weightflow.zoo.builders.file_lock import holding
 from weightflow.zoo.builders.local import build_zoo
@@ -142,7 +142,7 @@ def test_workers_end_with_a_builder_that_is_killed(tmp_path):
 @pytest.mark.slow
 def test_workers_make_the_zoo_that_one_process_makes(alone, tmp_path):
     shown = []
-    assert executors.build_with("local", RECIPE, tmp_path / "zoo", shown.append, 2) == 12
+    assert parallel.build_with("local", RECIPE, tmp_path / "zoo", shown.append, 2) == 12
     assert sum(shown) == 12
     found, expected = Zoo(tmp_path / "zoo"), alone
     assert found.verify() == []
@@ -155,21 +155,21 @@ def test_workers_make_the_zoo_that_one_process_makes(alone, tmp_path):
 )
 def test_bad_executors_are_refused(tmp_path, executor, workers, message):
     with pytest.raises(InputError, match=message):
-        executors.build_with(executor, RECIPE, tmp_path / "zoo", lambda n: None, workers)
+        parallel.build_with(executor, RECIPE, tmp_path / "zoo", lambda n: None, workers)
     assert not (tmp_path / "zoo").exists()
 
 
 def test_ray_that_is_not_installed_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(InputError, match=r"needs Ray; install it: pip install 'weightflow\[ray\]'"):
-        executors.build_with("ray", RECIPE, tmp_path / "zoo", lambda n: None, 1)
+        parallel.build_with("ray", RECIPE, tmp_path / "zoo", lambda n: None, 1)
     assert not (tmp_path / "zoo").exists()
 
 
 BUILD_ON_RAY = """
 import json, sys
 from pathlib import Path
-from weightflow.zoo.builders.executors import build_with
+from weightflow.zoo.builders.parallel import build_with
 from weightflow.zoo.recipe import read_recipe
 print(build_with("ray", read_recipe("digits", json.loads(sys.argv[1])), Path(sys.argv[2]), lambda n: None, 2))
 """
@@ -186,7 +186,7 @@ def busy_ray_worker(mark: str) -> int | None:
     for process in Path("/proc").glob("[0-9]*"):
         try:
             title = (process / "cmdline").read_bytes()
-            if title.startswith(b"ray::train_shard") and mark.encode() in (process / "environ").read_bytes():
+            if title.startswith(b"ray::_call") and mark.encode() in (process / "environ").read_bytes():
                 return int(process.name)
         except OSError:  # it has ended meanwhile
             continue
