@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from canon.cli import console
 from canon.errors import InputError
-from weightflow.cli.options import DATASETS, RECIPES, Device, Download, ExecutorName, Seed, settings_like
+from weightflow.cli.options import (
+    DATASETS,
+    RECIPES,
+    Descriptions,
+    Device,
+    Download,
+    ExecutorName,
+    Seed,
+    settings_like,
+)
 
 app = typer.Typer(
     help="Populations of trained networks: build, import, inspect, verify.", no_args_is_help=True
@@ -20,6 +29,13 @@ app = typer.Typer(
 def build(
     recipe: Annotated[str, typer.Argument(help=f"A TOML file, or one of: {RECIPES}.")],
     out: Annotated[Path, typer.Option(help="Folder of the zoo.")],
+    descriptions: Descriptions = None,
+    encoder: Annotated[
+        str | None,
+        typer.Option(
+            help="Text encoder that generators will read: classes that it cannot represent are refused now."
+        ),
+    ] = None,
     download: Download = False,
     executor: Annotated[ExecutorName, typer.Option(help="What trains the shards.")] = "local",
     workers: Annotated[int, typer.Option(help="Shards that are trained side by side.")] = 1,
@@ -33,18 +49,24 @@ def build(
 
     Example: [bold]weightflow zoo build digits --out zoos/digits[/]
     """
-    from weightflow import config
+    from weightflow import config, datasets
     from weightflow.device import computing_on, usable_device
+    from weightflow.text.class_words import read_class_words
     from weightflow.zoo.builders.executors import build_with
     from weightflow.zoo.recipe import read_recipe
     from weightflow.zoo.store import Zoo
 
-    changes = config.replace_nested(config.dotted(settings or []), {"seed": seed})
+    said: dict[str, Any] = {"seed": seed, "encoder": encoder}
+    if descriptions:
+        said["descriptions"] = {n: list(words) for n, words in read_class_words(descriptions).items()}
+    changes = config.replace_nested(config.dotted(settings or []), said)
     plan, device = read_recipe(recipe, changes), str(usable_device(device))
     if download:
         from weightflow.datasets.download import fetch
 
         console.say(f"data in {fetch(plan.dataset)}")
+    for remark in datasets.load(plan.dataset).remarks:
+        console.say(f"data set '{plan.dataset}': {remark}")
     total = plan.tasks.networks
     resume = f"finished shards are kept in {out}; run the same command again to go on"
     with (
@@ -95,6 +117,7 @@ def import_(
         str | None, typer.Option(help=f"Data set; the recipe's by default: {DATASETS}.")
     ] = None,
     classes: Annotated[str | None, typer.Option(help="Classes in logit order, separated by commas.")] = None,
+    descriptions: Descriptions = None,
     lineage: Annotated[
         str, typer.Option(help="What is known of their origin: independent, branched or imported.")
     ] = "imported",
@@ -108,6 +131,7 @@ def import_(
     """
     from weightflow import config
     from weightflow.text import Prompt
+    from weightflow.text.class_words import read_class_words
     from weightflow.zoo.import_checkpoints import checkpoint_files, import_zoo, own_architecture
     from weightflow.zoo.recipe import read_recipe
     from weightflow.zoo.store import Zoo
@@ -119,8 +143,9 @@ def import_(
         raise InputError("name the data set whose classes they tell apart: --dataset, or --recipe")
     architecture = plan.make_architecture() if plan else own_architecture(files)
     asked = Prompt.parse(classes).classes if classes else None
+    words = read_class_words(descriptions) if descriptions else plan.descriptions if plan else {}
     with console.progress(len(files), "reading networks", quiet=quiet) as steps:
-        count = import_zoo(files, out, architecture, name, asked, lineage, progress=steps.advance)
+        count = import_zoo(files, out, architecture, name, asked, lineage, words, progress=steps.advance)
     accuracy = [record.accuracy["validation"] for record in Zoo(out).records]
     least, mean, most = min(accuracy), sum(accuracy) / count, max(accuracy)
     console.show(

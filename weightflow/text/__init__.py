@@ -4,6 +4,7 @@ An encoder is named by a text: `wordllama`, `table:vectors.npz`, `open_clip:ViT-
 or `open_clip:ViT-B-32:weights.pt`. `none` is for runs that take no words.
 """
 
+import os
 from collections.abc import Callable
 from functools import cache
 
@@ -18,6 +19,7 @@ __all__ = [
     "Prompt",
     "PromptBatch",
     "TextEncoder",
+    "absolute",
     "as_prompts",
     "encode_prompts",
     "load_encoder",
@@ -62,6 +64,12 @@ _OWN: dict[str, Callable[[str], TextEncoder]] = {
     "none": _none,
 }
 ENCODERS = Registry("text encoder", "weightflow.encoders", _OWN)
+
+
+def absolute(name: str) -> str:
+    """The name with the path in it made absolute, so that it means the same in every folder."""
+    kind, colon, rest = name.partition(":")
+    return f"{kind}:{os.path.abspath(os.path.expanduser(rest))}" if kind == "table" and colon else name
 
 
 @cache

@@ -43,6 +43,8 @@ _OWN: dict[str, Callable[..., nn.Module]] = {
     "linear_head": linear_head,
     "adapter": adapter,
 }
+OWN_ARGUMENTS = {name: tuple(inspect.signature(make).parameters) for name, make in _OWN.items()}
+"""What the package's own architectures can be told."""
 FAMILIES = Registry("architecture", "weightflow.architectures", _OWN)
 
 
