@@ -10,6 +10,7 @@ import typer
 
 from canon.cli import console
 from weightflow.cli.options import Descriptions, Device, PathName, PresetName, Seed, settings_like
+from weightflow.cli.own_code import settings_of
 
 if TYPE_CHECKING:
     from weightflow.training.trainer import Progress, Trainer
@@ -94,7 +95,7 @@ def train(
     said: dict[str, Any] = {"seed": seed, "objective": {"path": objective}}
     if descriptions:
         said["descriptions"] = {n: list(words) for n, words in read_class_words(descriptions).items()}
-    changes = config.replace_nested(config.dotted(settings or []), said)
+    changes = config.replace_nested(settings_of(settings), said)
     begun = runs.read_header(out).config.steps if resume and training.is_begun(out) else None
     trainer = start_or_resume(opened, out, preset, changes, resume, device, processes)
     total, before = trainer.config.steps, trainer.progress.step

@@ -64,6 +64,7 @@ SOURCES = Registry("data set", "weightflow.datasets", _OWN)
 
 __all__ = [
     "SOURCES",
+    "THROUGH",
     "ClassificationData",
     "Facts",
     "Preprocessing",

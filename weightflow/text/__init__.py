@@ -9,7 +9,7 @@ from collections.abc import Callable
 from functools import cache
 
 from canon.errors import InputError
-from weightflow.registry import Registry
+from weightflow.registry import Registry, portable
 from weightflow.text.description import Description
 from weightflow.text.encoder import Cached, TextEncoder, cache_folder
 from weightflow.text.prompt import Prompt, PromptBatch, as_prompts, encode_prompts
@@ -69,7 +69,9 @@ ENCODERS = Registry("text encoder", "weightflow.encoders", _OWN)
 def absolute(name: str) -> str:
     """The name with the path in it made absolute, so that it means the same in every folder."""
     kind, colon, rest = name.partition(":")
-    return f"{kind}:{os.path.abspath(os.path.expanduser(rest))}" if kind == "table" and colon else name
+    if kind == "table" and colon:
+        return f"{kind}:{os.path.abspath(os.path.expanduser(rest))}"
+    return portable(name)
 
 
 @cache

@@ -16,7 +16,7 @@ from weightflow.batched.config import TrainingRecipe
 from weightflow.batched.tasks import Task, deal_combinations, deal_groupings, draw_tasks
 from weightflow.networks.architectures import Architecture
 from weightflow.networks.readout import Logits, cosine
-from weightflow.registry import pick, suggest
+from weightflow.registry import pick, portable, suggest
 from weightflow.seeds import check_seed
 from weightflow.text import absolute, load_encoder
 from weightflow.text.class_words import class_words, described
@@ -31,6 +31,9 @@ class ArchitectureChoice:
 
     name: str = "mlp"
     arguments: dict = field(default_factory=dict)  # type: ignore[type-arg]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "name", portable(self.name))
 
 
 @dataclass(frozen=True)
@@ -129,7 +132,7 @@ class ZooRecipe:
 
     def __post_init__(self) -> None:
         check_seed(self.seed)
-        object.__setattr__(self, "dataset", datasets.absolute(self.dataset))
+        object.__setattr__(self, "dataset", portable(datasets.absolute(self.dataset)))
         object.__setattr__(self, "encoder", absolute(self.encoder) if self.encoder else None)
         pick({name: name for name in LINEAGES}, self.lineage, "lineage")
         if self.shard_size < 1:
