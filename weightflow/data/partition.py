@@ -30,21 +30,24 @@ def parts_by_content(labels: np.ndarray, keys: np.ndarray, fractions: Sequence[f
     """Disjoint index sets that cover `labels`; part i has about `fractions[i]` of the examples, the last what is left.
 
     A part depends on an example's key alone. Where a class has no example in a part, it gets that of the smallest key
-    from the part in which the class has most (and one of several copies, where there is nothing else).
+    from the part in which the class has most. A class of fewer different examples than parts is cut by number.
     """
     place = keys.astype(np.float64) / 2.0 ** (8 * KEY_BYTES)
     part = np.searchsorted(np.cumsum(fractions), place, side="right")
     for label in np.unique(labels):
         own = np.flatnonzero(labels == label)
+        if len(np.unique(keys[own])) <= len(
+            fractions
+        ):  # next to nothing but copies: there is no other way to cut them
+            cuts = np.clip(np.round(np.cumsum(fractions) * len(own)), np.arange(1, len(fractions) + 1), None)
+            part[own] = np.searchsorted(cuts, np.arange(len(own)), side="right")
+            continue
         for empty in range(len(fractions) + 1):
             if (part[own] == empty).any():
                 continue
             held = [np.unique(keys[own[part[own] == other]]) for other in range(len(fractions) + 1)]
             most = max(range(len(held)), key=lambda other: (len(held[other]), other))
-            if len(held[most]) > 1:
-                part[own[keys[own] == held[most][0]]] = empty
-            else:  # nothing but copies of one example
-                part[own[part[own] == most][:1]] = empty if (part[own] == most).sum() > 1 else most
+            part[own[keys[own] == held[most][0]]] = empty
     return [np.flatnonzero(part == index) for index in range(len(fractions) + 1)]
 
 

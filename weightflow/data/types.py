@@ -61,12 +61,19 @@ class Preprocessing:
     def from_dict(cls, table: Mapping[str, Any]) -> Preprocessing:
         """As a file has it; `canon.validation.Invalid` where a statistic is no number."""
         found = record(cls.FIELDS)({key: table[key] for key in cls.FIELDS if key in table})
-        mean, std = (tuple(v) if isinstance(v, list) else v for v in (found["mean"], found["std"]))
+        try:
+            mean, std = (
+                tuple(map(float, v)) if isinstance(v, list) else float(v)
+                for v in (found["mean"], found["std"])
+            )
+            divisor = float(found["divisor"])
+        except OverflowError:
+            raise Invalid("a number of the preprocessing is beyond float64") from None
         if isinstance(mean, tuple) != isinstance(std, tuple) or (
             isinstance(mean, tuple) and isinstance(std, tuple) and len(mean) != len(std)
         ):
             raise Invalid("mean and std are for different numbers of channels")
-        return cls(found["divisor"], mean, std)
+        return cls(divisor, mean, std)
 
 
 def _listed(values: float | tuple[float, ...]) -> float | list[float]:

@@ -203,6 +203,11 @@ def test_copies_of_one_example_are_in_one_split():
     assert not found[2] & (found[0] | found[1])
 
 
+def test_copies_of_one_example_alone_are_cut_by_number():
+    parts = parts_by_content(np.zeros(20, int), np.zeros(20, np.uint64), [0.2, 0.1])
+    assert [len(part) for part in parts] == [4, 2, 14]
+
+
 @pytest.mark.parametrize("count", [3, 7, 8])
 def test_a_small_class_has_an_example_in_each_split(count):
     keys = np.random.default_rng(count).integers(0, 2**63, count).astype(np.uint64)
