@@ -149,7 +149,16 @@ def build(target: str) -> tuple[nn.Module, Inputs | dict[str, Any] | None]:
     where, _, name = target.rpartition(":")
     if not where or not name:
         raise InputError(f"--model {target}: write package.module:function or file.py:function")
-    return _called(_callable(target, where, name), target)
+    found = function_at(target, "--model")
+    required = [
+        parameter.name
+        for parameter in inspect.signature(found).parameters.values()
+        if parameter.default is parameter.empty
+        and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+    ]
+    if required:
+        raise InputError(f"--model {target}: {name} needs {', '.join(required)}; name one without arguments")
+    return _called(found, target)
 
 
 def _called(function: Callable[[], Any], target: str) -> tuple[nn.Module, Inputs | None]:
@@ -170,7 +179,9 @@ def _called(function: Callable[[], Any], target: str) -> tuple[nn.Module, Inputs
     return module, None if inputs is None else tuple(inputs)
 
 
-def _callable(target: str, where: str, name: str) -> Any:
+def function_at(target: str, option: str) -> Callable[..., Any]:
+    """The function that "package.module:function" or "file.py:function" names; `option` is where a person wrote it."""
+    where, _, name = target.rpartition(":")
     try:
         sys.path.insert(0, str(Path(where).parent.resolve()) if where.endswith(".py") else os.getcwd())
         if where.endswith(".py"):
@@ -185,23 +196,17 @@ def _callable(target: str, where: str, name: str) -> Any:
     except InputError:
         raise
     except ImportError as error:
-        raise InputError(f"--model {target}: {error}; run from the folder that holds it") from error
+        raise InputError(f"{option} {target}: {error}; run from the folder that holds it") from error
     except Exception as error:  # whatever a person's code raises is the command's input
-        raise InputError(f"--model {target} failed: {type(error).__name__}: {error}") from error
+        raise InputError(f"{option} {target} failed: {type(error).__name__}: {error}") from error
     found = getattr(namespace, name, None)
     if not callable(found):
         public = [
             key for key, value in vars(namespace).items() if callable(value) and not key.startswith("_")
         ]
-        raise InputError(f"--model {target}: {where} has no function {name}; it has {', '.join(public[:10])}")
-    required = [
-        parameter.name
-        for parameter in inspect.signature(found).parameters.values()
-        if parameter.default is parameter.empty
-        and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
-    ]
-    if required:
-        raise InputError(f"--model {target}: {name} needs {', '.join(required)}; name one without arguments")
+        raise InputError(
+            f"{option} {target}: {where} has no function {name}; it has {', '.join(public[:10])}"
+        )
     return found
 
 

@@ -18,6 +18,8 @@ from weightflow.batched.stacked_networks import StackedNetworks
 from weightflow.batched.tasks import Task
 from weightflow.evaluation.chance import chance
 from weightflow.evaluation.evaluate import Spread, judge, judge_ensembles, named
+from weightflow.text.class_words import names_of_words
+from weightflow.zoo.data_changes import warn_of_changes
 from weightflow.zoo.store import Record, Zoo
 
 LEAST = 16
@@ -36,6 +38,8 @@ def evaluate_zoo(
     """
     if len(networks) == 0:
         raise InputError(f"{networks!r} holds no network")
+    if isinstance(networks, Zoo):
+        warn_of_changes(networks)
     said = _tasks(networks)
     names = datasets.load(said[0].dataset).class_names
     known = _known_tasks(networks, names)
@@ -84,7 +88,8 @@ def _tasks(networks: Zoo | StackedNetworks) -> list[Task]:
 def _known_tasks(networks: Zoo | StackedNetworks, names: Sequence[str]) -> list[Task]:
     if isinstance(networks, StackedNetworks):
         return list(networks.tasks)
-    return [known_task(record, names) for record in networks.records]
+    meant = names_of_words(networks.class_words)
+    return [known_task(record, names, meant) for record in networks.records]
 
 
 def _parts(
@@ -124,14 +129,17 @@ def _judged(
     return done, {name: torch.cat(found) for name, found in parts.items()}
 
 
-def known_task(record: Record, names: Sequence[str]) -> Task:
+def known_task(record: Record, names: Sequence[str], meant: Mapping[str, str] | None = None) -> Task:
     """The task of a network by the data set's names of its classes.
 
     A class that was named by its maker and described by a class of the data set (`bell pepper = sweet pepper`)
-    is judged on the examples of the latter.
+    is judged on the examples of the latter; so is one that was named by the words of a class (`meant`: words to it).
     """
-    words = record.words or record.classes
-    classes = [own if own in names else said for own, said in zip(record.classes, words, strict=True)]
+    words, meant = record.words or record.classes, meant or {}
+    classes = [
+        own if own in names else meant.get(said, said)
+        for own, said in zip(record.classes, words, strict=True)
+    ]
     if len(set(classes)) < len(classes) or not set(classes) <= set(names):
         return record.task
     return replace(record.task, classes=tuple(classes))

@@ -22,6 +22,7 @@ from weightflow.batched.class_axes import check_frame, gather_classes, scatter_c
 from weightflow.batched.tasks import Task
 from weightflow.networks.architectures import Architecture
 from weightflow.zoo import unfinished
+from weightflow.zoo.data_changes import warn_of_changes
 from weightflow.zoo.store import (
     Zoo,
     read_manifest,
@@ -65,6 +66,7 @@ def canonicalize_zoo(zoo: Zoo, out: Path, progress: Callable[[int], None] = lamb
         raise InputError(
             f"{out} holds the canonical form of another zoo than {zoo.path}; choose another name, or delete it"
         )
+    warn_of_changes(zoo)
     frame = _frame_of(zoo, out)
     for index, rows in enumerate(zoo.shard_rows):
         records = [zoo.records[row] for row in rows]
