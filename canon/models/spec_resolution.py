@@ -64,9 +64,9 @@ def resolve(
         assumption = f"the groups of {os.fspath(hints.spec)} are symmetries of the network (--spec)"
         return Resolved(spec, source, f"assuming {assumption}", None, (assumption,), stated=True)
     if hints.family is None and hints.model is not None and runnable is not None:
-        from canon.tracing.trace import trace
+        from canon.tracing.trace import trace_program
 
-        traced = _within(trace(runnable.module, runnable.examples), found)
+        traced = _within(trace_program(runnable.program), found)
         source = f"traced from {hints.model_name}"
         prefix = prefix_of(runnable.module)
         return Resolved(traced, source + f", under the prefix {prefix}" * bool(prefix), CHECKED, runnable)

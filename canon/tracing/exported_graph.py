@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import operator
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from math import prod
@@ -18,7 +18,7 @@ from torch.export.graph_signature import InputKind, OutputKind
 from torch.utils import _pytree as pytree
 
 from canon.errors import InputError
-from canon.tracing.streaming import Hearing, Pending, Streamed
+from canon.tracing.streaming import Hearing, Pending, Room, Streamed, wide
 
 # Bytes in float64 above which a network's tensors are made again whenever they are wanted.
 LARGE = 2**30
@@ -146,21 +146,21 @@ class Program:
 
         A tensor of it is asked for when an operation wants it.
         """
+        room = Room()
         with torch.no_grad():
-            return self._run(lambda name: wide(state[name]))
+            return self._run(lambda name: room.wide(state[name])[0] if self.large else wide(state[name]))
 
     def hear(
-        self, state: Mapping[str, Tensor], probe: Probe, threshold: float
+        self, state: Mapping[str, Tensor], listened: Collection[str], probe: Probe, threshold: float
     ) -> tuple[list[Tensor], set[str]]:
-        """The outputs, and the learned tensors that matter to them.
+        """The outputs, and those of the tensors `listened` that matter to them.
 
         These are the ones whose slope times value exceeds `threshold` somewhere; the slope is that of the sum of the
         outputs, each multiplied by what `probe` gives for it (None for one that is left out).
         """
-        hearing = Hearing(lambda name: wide(state[name]), threshold)
-        learned = {slot.name for slot in self.slots if slot.learned}
+        hearing = Hearing(state, threshold, Room())
         with torch.enable_grad(), hearing.saving() if self.large else nullcontext():
-            outputs = self._run(lambda name: hearing.fetch(name) if name in learned else wide(state[name]))
+            outputs = self._run(lambda name: hearing.fetch(name, name in listened))
             weighted = [(output, probe(output)) for output in outputs if output.requires_grad]
             parts = [(output * weight).sum() for output, weight in weighted if weight is not None]
             if parts:
@@ -314,15 +314,6 @@ def _identity(tensor: Tensor) -> Any:
         tuple(tensor.shape),
         tensor.stride(),
     )
-
-
-def wide(value: Any) -> Any:
-    """A tensor in float64, or complex128; anything else as it is."""
-    if isinstance(value, Tensor) and value.is_complex():
-        return value.to(torch.complex128)
-    if isinstance(value, Tensor) and value.dtype.is_floating_point and value.dtype.itemsize < 8:
-        return value.double()
-    return value
 
 
 def _varied(value: Any) -> Any:

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from canon.tracing.exported_graph import Program, label, wide
-from canon.tracing.streaming import Streamed
+from canon.tracing.exported_graph import Program, label
+from canon.tracing.streaming import Streamed, wide
 
 TOLERANCE = 1e-9
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -20,11 +20,14 @@ from canon.actions import permutation
 from canon.actions.scaling import scale_one
 from canon.io.dtypes import computable, is_mask
 from canon.spec import Axis, Factor, PermutationSpec
-from canon.tracing.exported_graph import Program, wide
+from canon.tracing.exported_graph import Program
 from canon.tracing.failure_localization import breaking_operation
+from canon.tracing.streaming import wide
 from canon.types import LazyState
 
 TOLERANCE = 1e-9
+# Entries of a tensor of a large network up to which its slope is looked at first.
+HEARD_FIRST = 2**23
 
 
 @dataclass(frozen=True)
@@ -102,7 +105,8 @@ def check_program(program: Program, spec: PermutationSpec, *, seed: int = 0) -> 
         factors = {name: scales[name] for name in scaled}
 
         def moved(name: str) -> Tensor:
-            return permutation.relabel(spec, chosen, name, scale_one(spec, factors, name, state[name]), 0)
+            tensor = scale_one(spec, factors, name, wide(state[name])) if factors else state[name]
+            return permutation.relabel(spec, chosen, name, tensor, 0)
 
         return LazyState(state, moved)
 
@@ -143,12 +147,13 @@ def _culprits(names: list[str], difference: Callable[[list[str]], float]) -> dic
 def _lively(program: Program, spec: PermutationSpec, seed: int) -> Mapping[str, Tensor]:
     """The network's state with constant tensors perturbed and random running statistics."""
 
+    kinds: dict[int, str] = {}  # a tensor may be asked for many times
+
     def draw(value: Tensor, noise: Callable[[], Tensor]) -> Tensor:
-        if _mask(value):
+        kind = kinds[id(value)] if id(value) in kinds else kinds.setdefault(id(value), _kind(value))
+        if kind != "dull":
             return value
-        if _constant(value) or not _finite(value):
-            return value.double().nan_to_num(0.0, 0.0, 0.0) + noise() - 0.5
-        return value
+        return value.double().nan_to_num(0.0, 0.0, 0.0) + noise() - 0.5
 
     return _drawn(program, spec, seed, draw)
 
@@ -157,7 +162,7 @@ def _redrawn(program: Program, spec: PermutationSpec, seed: int) -> Mapping[str,
     """New weights, for a network whose own let nothing through: symmetries belong to the architecture."""
 
     def draw(value: Tensor, noise: Callable[[], Tensor]) -> Tensor:
-        if _mask(value):
+        if is_mask(value):
             return value
         if value.dim() > 1:
             return (noise() - 0.5) * (24.0 / max(1, value[0].numel())) ** 0.5  # twice 1 / fan-in, for ReLU
@@ -189,9 +194,9 @@ def _drawn(
             return torch.rand(value.shape, generator=generator, dtype=torch.float64).to(value.device)
 
         if not value.is_floating_point():
-            return wide(value)
+            return value
         if not statistic:
-            return wide(draw(value, noise))
+            return draw(value, noise)
         if value.numel() and value.min() >= 0 and value.max() > 0:  # a variance
             return noise() + 0.5
         return 0.2 * noise() - 0.1
@@ -205,27 +210,20 @@ def _kept(program: Program, lazy: Mapping[str, Tensor]) -> dict[str, Tensor]:
     made: dict[Any, Tensor] = {}
     for name, (identity, _) in program.state_identities.items():
         if identity not in made:
-            made[identity] = lazy[name]
+            made[identity] = wide(lazy[name])
     return {name: made[identity] for name, (identity, _) in program.state_identities.items()}
 
 
-def _constant(value: Tensor) -> bool:
-    """Whether a tensor of several entries holds one number."""
-    if value.numel() < 2:
-        return False
-    few = value.flatten()[:64].double()
-    return bool((few == few[0]).all()) and bool((computable(value) == few[0]).all())
-
-
-def _finite(value: Tensor) -> bool:
+def _kind(value: Tensor) -> Literal["dull", "mask", "lively"]:
+    """Whether a tensor lets a check see through it: one number throughout, or NaN, does not."""
+    if not value.numel():
+        return "lively"
     # A sum sees any NaN or infinity; entry by entry only where it may have overflowed.
-    return bool(computable(value).sum(dtype=torch.float64).isfinite()) or bool(
-        computable(value).isfinite().all()
-    )
-
-
-def _mask(value: Tensor) -> bool:
-    return not _finite(value) and is_mask(value)
+    if not (computable(value).sum().isfinite() or computable(value).isfinite().all()):
+        return "mask" if is_mask(value) else "dull"
+    few = computable(value.flatten()[:64])
+    constant = value.numel() > 1 and (few == few[0]).all() and (computable(value) == few[0]).all()
+    return "dull" if constant else "lively"
 
 
 def _silent(
@@ -242,16 +240,18 @@ def _silent(
         weights = torch.randn(output.shape, generator=generator, dtype=torch.float64).to(output)
         return weights / output.detach().abs().max().clamp(min=1e-300)
 
-    outputs, heard = program.hear(state, probe, 1e-7)
-    if not heard:
-        return outputs, list(spec.groups)
-    learned = {slot.name for slot in program.slots if slot.learned}
-    silent = []
-    for group in spec.groups:
-        tensors = {name for name, _ in spec.uses(group)} & learned
-        if len(tensors & heard) < min(2, len(tensors)):
-            silent.append(group)
-    return outputs, silent
+    learned = {slot.name: slot.value.numel() for slot in program.slots if slot.learned}
+    members = {group: {name for name, _ in spec.uses(group)} & learned.keys() for group in spec.groups}
+    few = {name for name, size in learned.items() if size <= HEARD_FIRST}
+    for tensors in members.values():
+        few |= tensors if len(tensors & few) < 2 else set()
+    # The slopes of the largest tensors take most memory, and are seldom needed.
+    for listened in (few, learned.keys()) if program.large else (learned.keys(),):
+        outputs, heard = program.hear(state, listened, probe, 1e-7)
+        silent = [g for g, tensors in members.items() if len(tensors & heard) < min(2, len(tensors))]
+        if not silent:
+            break
+    return outputs, silent if heard else list(spec.groups)
 
 
 def random_scales(spec: PermutationSpec, generator: torch.Generator) -> dict[str, Tensor]:

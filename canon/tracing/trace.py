@@ -21,11 +21,12 @@ from torch.export import ExportedProgram
 from canon.io.dtypes import is_mask
 from canon.spec import Axis, Factor, Group, PermutationSpec
 from canon.tracing.axis_unification import Structure
-from canon.tracing.exported_graph import Program, Slot, wide
+from canon.tracing.exported_graph import Program, Slot
 from canon.tracing.interpreter import Interpreter, shapes_known, tensors_in
 from canon.tracing.numerical_check import check_program
 from canon.tracing.operations import Context, Traced
 from canon.tracing.scale_inference import Degrees
+from canon.tracing.streaming import wide
 
 
 def trace(
