@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from canon.actions import permutation
-from canon.actions.scaling import scale_one
+from canon.actions.scaling import is_scaled, scale_one
 from canon.io.dtypes import computable, is_mask
 from canon.spec import Axis, Factor, PermutationSpec
 from canon.tracing.exported_graph import Program
@@ -105,7 +105,9 @@ def check_program(program: Program, spec: PermutationSpec, *, seed: int = 0) -> 
         factors = {name: scales[name] for name in scaled}
 
         def moved(name: str) -> Tensor:
-            tensor = scale_one(spec, factors, name, wide(state[name])) if factors else state[name]
+            tensor = state[name]
+            if is_scaled(spec, factors, name):
+                tensor = scale_one(spec, factors, name, wide(tensor))
             return permutation.relabel(spec, chosen, name, tensor, 0)
 
         return LazyState(state, moved)
