@@ -195,11 +195,12 @@ def same_by_running(
     found = output_difference(runnable, a, b, generator)
     proof = f"outputs on {found.inputs} random batches in float64{found.note} differ by {found.relative:.1e} relative"
     if found.same:
-        return _verdict(True, f"{proof} ({TOLERANCE:.0e} allowed)", found.absolute, TOLERANCE)
+        proof = f"{proof} ({TOLERANCE:.0e} allowed)"
+        return _verdict(True, proof, found.absolute, TOLERANCE, runnable.assumptions)
     dtype, allowed = _coarsest(a, b), rounding_tolerance(a, b)
     same = found.relative <= allowed
     note = f"{'' if same else 'not '}by no more than rounding to {dtype} explains ({allowed:.0e} allowed)"
-    return _verdict(same, f"{proof}, {note}{_mixed(a, b)}", found.absolute, allowed)
+    return _verdict(same, f"{proof}, {note}{_mixed(a, b)}", found.absolute, allowed, runnable.assumptions)
 
 
 def rounding_tolerance(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> float:

@@ -34,13 +34,20 @@ Inputs = tuple[Any, ...] | dict[str, Any]
 class Runnable:
     """Something that computes: a module whose `state_dict` has the checkpoint's keys, and example inputs.
 
-    `fixed_batch` is the only number of examples it takes (an exported program's), or None for any.
+    `fixed_batch` is the only number of examples it takes (an exported program's), or None for any. `origin` says what
+    is assumed where nobody gave the code itself.
     """
 
     module: nn.Module
     inputs: Inputs
     keywords: Mapping[str, Any] = field(default_factory=dict)
     fixed_batch: int | None = None
+    origin: str | None = None
+
+    @property
+    def assumptions(self) -> list[str]:
+        """What a comparison of outputs rests on, if on anything."""
+        return [] if self.origin is None else [self.origin]
 
     @property
     def examples(self) -> Inputs | dict[str, Any]:

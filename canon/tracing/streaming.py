@@ -6,8 +6,10 @@ autograd is not left to keep it.
 
 from __future__ import annotations
 
+import ctypes
 import weakref
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +21,8 @@ from torch import Tensor
 PIECE = 2**20
 # Entries of a tensor below which the allocator is good enough.
 SMALL = 2**14
+# Entries that pass before free memory is given back.
+TRIM = 2**24
 
 
 def wide(value: Any) -> Any:
@@ -30,6 +34,12 @@ def wide(value: Any) -> Any:
     return value
 
 
+def _give_back() -> None:
+    """Hand memory that is free back to the system, where the C library can."""
+    with suppress(OSError, AttributeError, TypeError):
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 class Room:
     """Memory for tensors in float64 that is used again when all that looked at it is gone.
 
@@ -38,12 +48,17 @@ class Room:
 
     def __init__(self) -> None:
         self._blocks: list[tuple[np.ndarray[Any, Any], weakref.ref[Any] | None]] = []
+        self._passed = 0
 
     def wide(self, value: Tensor) -> tuple[Tensor, weakref.ref[Any] | None]:
         """`value` in float64, and a reference that lives as long as its memory is looked at; None where it is small."""
         if not value.is_floating_point() or value.numel() < SMALL:
             return wide(value), None
         count = value.numel()
+        self._passed += count
+        if self._passed > TRIM:
+            self._passed = 0
+            _give_back()
         free = [n for n, (_, user) in enumerate(self._blocks) if user is None or user() is None]
         fitting = [n for n in free if len(self._blocks[n][0]) >= count]
         if fitting:
