@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from canon.api.averaging import barrier, interpolate, merge
     from canon.api.inspection import Equivalence, Inspection, equivalent, inspect
     from canon.api.networks import Weights
-    from canon.errors import InputError, WorkError
+    from canon.errors import InputError, InputWarning, WorkError
     from canon.folding.norm_folding import fold_norms
     from canon.io.checkpoint import Checkpoint
     from canon.matching.activation_matching import match_activations
@@ -41,6 +41,7 @@ _HOME = {
     "Factor": "spec",
     "Group": "spec",
     "InputError": "errors",
+    "InputWarning": "errors",
     "Inspection": "api.inspection",
     "Match": "matching.result",
     "PermutationSpec": "spec",
@@ -84,6 +85,7 @@ __all__ = [
     "Factor",
     "Group",
     "InputError",
+    "InputWarning",
     "Inspection",
     "Match",
     "PermutationSpec",

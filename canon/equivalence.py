@@ -14,10 +14,10 @@ from canon.actions.scaling import balance
 from canon.actions.transform import Transform
 from canon.errors import InputError, WorkError
 from canon.matching.signed_weight_matching import match_signed
-from canon.models.loading import Runnable, call, with_twins
+from canon.models.loading import Runnable, call, is_large, twins_of
 from canon.models.spec_resolution import Resolved
 from canon.spec import PermutationSpec
-from canon.tracing.exported_graph import Program, copy_module
+from canon.tracing.exported_graph import copy_module
 
 TOLERANCE = 1e-9  # relative, in float64
 NO_CODE = "the network's code is not known; give --model or a .pt2 file to compare outputs"
@@ -57,12 +57,15 @@ def output_difference(
     """Run both networks in evaluation mode on `draws` random batches.
 
     Weights and inputs are float64, inputs shaped like the example inputs; integer inputs are drawn
-    among the values of the example. Random numbers in forward are the same for both. Raises `WorkError`
+    among the values of the example. Of large networks the graph is run, on one batch, with one tensor in float64 at a
+    time. Random numbers in forward are the same for both. Raises `WorkError`
     where the outputs are not finite, or where two runs of one network on one input differ.
     """
+    given = [_draw_inputs(runnable, generator) for _ in range(draws)]
+    if is_large(first) and (streamed := _widened(runnable, first, second, given[:1])) is not None:
+        return Difference(*streamed, 1, widened=True)
     module = _skeleton(runnable.module).double()
     _evaluation(module)
-    given = [_draw_inputs(runnable, generator) for _ in range(draws)]
     try:
         pairs = [[_outputs(module, state, *inputs) for state in (first, second)] for inputs in given]
     except InputError:  # an operation that refuses float64, as grouped products of experts do
@@ -96,17 +99,15 @@ def _widened(
 ) -> tuple[float, float] | None:
     """Absolute and relative difference of the networks' graphs with every cast to a narrow dtype left out.
 
-    None where torch.export cannot follow the network.
+    One tensor of a network is in float64 at a time. None where torch.export cannot follow the network.
     """
-    pairs = []
-    for positional, keywords in given:
-        try:
-            program = Program.of(runnable.module, positional, keywords)
-        except InputError:
-            return None
-        states = [_wide(with_twins(runnable.module, state)) for state in (first, second)]
-        pairs.append([[t.double() for t in program.run(state)] for state in states])
-    return _largest(pairs)
+    try:
+        program = runnable.program
+    except InputError:
+        return None
+    states = [twins_of(runnable.module, state) for state in (first, second)]
+    runs = [program.with_inputs(*inputs) for inputs in given]
+    return _largest([[[t.double() for t in run.run(state)] for state in states] for run in runs])
 
 
 def _largest(pairs: list[list[list[Tensor]]]) -> tuple[float, float]:
@@ -194,11 +195,12 @@ def same_by_running(
     found = output_difference(runnable, a, b, generator)
     proof = f"outputs on {found.inputs} random batches in float64{found.note} differ by {found.relative:.1e} relative"
     if found.same:
-        return _verdict(True, f"{proof} ({TOLERANCE:.0e} allowed)", found.absolute, TOLERANCE)
+        proof = f"{proof} ({TOLERANCE:.0e} allowed)"
+        return _verdict(True, proof, found.absolute, TOLERANCE, runnable.assumptions)
     dtype, allowed = _coarsest(a, b), rounding_tolerance(a, b)
     same = found.relative <= allowed
     note = f"{'' if same else 'not '}by no more than rounding to {dtype} explains ({allowed:.0e} allowed)"
-    return _verdict(same, f"{proof}, {note}{_mixed(a, b)}", found.absolute, allowed)
+    return _verdict(same, f"{proof}, {note}{_mixed(a, b)}", found.absolute, allowed, runnable.assumptions)
 
 
 def rounding_tolerance(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> float:

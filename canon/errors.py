@@ -14,6 +14,16 @@ class InputError(ValueError):
     """
 
 
+class InputWarning(UserWarning):
+    """Something of what was given should be known, and the work goes on. A command prints it as one line.
+
+    Example:
+        >>> import canon
+        >>> issubclass(canon.InputWarning, UserWarning)
+        True
+    """
+
+
 class WorkError(RuntimeError):
     """The input was fine and the work failed (NaN, a full disk, a worker lost).
 

@@ -4,7 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from canon.errors import InputError, WorkError
+    from canon.errors import InputError, InputWarning, WorkError
     from weightflow.api.evaluation import Report, evaluate
     from weightflow.api.generation import Flow, load, train
     from weightflow.api.populations import build_zoo, canonicalize
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 _HOME = {
     "Flow": "weightflow.api.generation",
     "InputError": "canon.errors",
+    "InputWarning": "canon.errors",
     "Prompt": "weightflow.text.prompt",
     "Report": "weightflow.api.evaluation",
     "SampleConfig": "weightflow.flow.sampling_config",
@@ -45,6 +46,7 @@ __version__ = "0.2.0"
 __all__ = [
     "Flow",
     "InputError",
+    "InputWarning",
     "Prompt",
     "Report",
     "SampleConfig",

@@ -11,6 +11,7 @@ import difflib
 import importlib
 import importlib.util
 import os
+import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from importlib.metadata import EntryPoint, entry_points
@@ -25,6 +26,8 @@ T = TypeVar("T")
 PLUGINS = "WEIGHTFLOW_PLUGINS"
 """Environment variable with the announced plug-ins, separated as in PATH; worker processes inherit it."""
 _loaded: dict[str, ModuleType] = {}
+_OWN_KINDS: set[str] = set()
+"""The package's own names: what stands before a colon in `npz:FILE` is no module."""
 
 
 def suggest(name: str, known: Iterable[str], count: int = 3) -> str:
@@ -52,6 +55,7 @@ class Registry(Mapping[str, T], Generic[T]):
 
     def __init__(self, kind: str, group: str, own: Mapping[str, T]) -> None:
         self.kind, self.group = kind, group
+        _OWN_KINDS.update(own)
         self._entries: dict[str, T] = dict(own)
 
     def register(self, name: str, entry: T) -> T:
@@ -133,7 +137,7 @@ def load_plugin(name: str) -> ModuleType:
         'string'
     """
     if name not in _loaded:
-        _loaded[name] = _imported(name)
+        _load(name)
         before = [part for part in os.environ.get(PLUGINS, "").split(os.pathsep) if part]
         os.environ[PLUGINS] = os.pathsep.join(dict.fromkeys([*before, name]))
     return _loaded[name]
@@ -142,8 +146,45 @@ def load_plugin(name: str) -> ModuleType:
 def _announced() -> dict[str, ModuleType]:
     for name in os.environ.get(PLUGINS, "").split(os.pathsep):
         if name and name not in _loaded:
-            _loaded[name] = _imported(name)
+            _load(name)
     return _loaded
+
+
+def _load(name: str) -> None:
+    """Import a plug-in; a file is known by its path and, as files keep it, by its own name."""
+    module = _loaded[name] = _imported(name)
+    if (alone := Path(name).name) != name and name.endswith(".py"):
+        other = _loaded.setdefault(alone, module)
+        if other is not module and other.__file__ != module.__file__:
+            raise InputError(f"two plug-ins are called {alone}: {other.__file__} and {name}; rename one")
+
+
+def portable(name: str) -> str:
+    """A name as files keep it: `path/file.py:function` without the folders, which are another user's."""
+    return re.sub(r"^[^:]*[/\\](?=[^/\\:]+\.py:)", "", name)
+
+
+def announce(name: str) -> str:
+    """Let code that the user names on the command line, `MODULE:FUNCTION` or `FILE.py:FUNCTION`, be used.
+
+    Other names come back as they are; of a file, the name that `portable` gives.
+    """
+    module, colon, _ = name.partition(":")
+    if colon and (module.endswith(".py") or _is_module(module)):
+        load_plugin(module)
+    return portable(name)
+
+
+def _is_module(name: str) -> bool:
+    """Whether a module can be found under a name that is none of the package's own."""
+    if not all(part.isidentifier() for part in name.split(".")) or name in _OWN_KINDS:
+        return False
+    if str(Path.cwd()) not in sys.path:
+        sys.path.append(str(Path.cwd()))
+    try:
+        return importlib.util.find_spec(name) is not None
+    except (ImportError, ValueError):
+        return False
 
 
 def _imported(name: str) -> ModuleType:

@@ -49,17 +49,26 @@ def apply_scale(
         True
     """
     spec.check(state, batch=int(stacked))
-    scaled = {}
-    for name, tensor in state.items():
-        axes = spec.axes[name]
-        if any(group in scales for axis in axes for group in axis.groups) and tensor.is_floating_point():
-            precision = torch.promote_types(tensor.dtype, torch.float32)
-            factor = multiplier(spec, axes, scales).to(tensor.device, precision)
-            # + 0.0: a sign would make -0.0 of zero, other bits for the same network.
-            scaled[name] = (tensor * factor + 0.0).to(tensor.dtype)
-        else:
-            scaled[name] = tensor.clone()
-    return scaled
+    return {
+        name: scale_one(spec, scales, name, tensor) if is_scaled(spec, scales, name) else tensor.clone()
+        for name, tensor in state.items()
+    }
+
+
+def is_scaled(spec: PermutationSpec, scales: Mapping[str, Tensor], name: str) -> bool:
+    """Whether any of the scales multiplies entries of the tensor `name`."""
+    return any(group in scales for axis in spec.axes[name] for group in axis.groups)
+
+
+def scale_one(spec: PermutationSpec, scales: Mapping[str, Tensor], name: str, tensor: Tensor) -> Tensor:
+    """One tensor as `apply_scale` scales it: a copy."""
+    if not tensor.is_floating_point():
+        return tensor.clone()
+    axes = spec.axes[name]
+    precision = torch.promote_types(tensor.dtype, torch.float32)
+    factor = multiplier(spec, axes, scales).to(tensor.device, precision)
+    # + 0.0: a sign would make -0.0 of zero, other bits for the same network.
+    return (tensor * factor + 0.0).to(tensor.dtype)
 
 
 def balance(

@@ -18,8 +18,9 @@ from canon.io import checkpoint
 from canon.io.checkpoint import Checkpoint, require_finite, require_same, with_counters_of
 from canon.io.prefixes import with_keys_like
 from canon.models.config_check import agreed_config, require_fitting_config
-from canon.models.loading import Hints, Inputs, Runnable, find_runnable, load
-from canon.models.spec_resolution import CHECKED, Resolved, described, require_symmetries, resolve
+from canon.models.loading import Hints, Inputs, Runnable, load
+from canon.models.spec_resolution import CHECKED, Resolved, require_symmetries, resolve
+from canon.models.spec_resolution import code_of as find_code
 from canon.spec import PermutationSpec
 
 _FACTOR = re.compile(r"(^|[._])lora_(A|B|down|up|embedding_A|embedding_B|magnitude_vector)([._]|$)|\.alpha$")
@@ -203,16 +204,19 @@ class Code:
             return Resolved(
                 self.spec, "the given spec", f"assuming {assumption}", runnable, (assumption,), stated=True
             )
-        config = agreed_config([n.found for n in networks], [n.name for n in networks])
-        return resolve(known, hints, runnable, config)
+        return resolve(known, hints, runnable, _config(networks))
 
     def runnable(self, *networks: Source) -> Runnable | None:
         """The code of the networks, or None where it is not known."""
         known = next((n.found for n in networks if n.found.program is not None), networks[0].found)
-        return find_runnable(known, self.hints(networks)) or described(known)
+        return find_code(known, self.hints(networks), _config(networks))
 
     def seeded(self, seed: int) -> torch.Generator:
         return torch.Generator().manual_seed(seed)
+
+
+def _config(networks: Sequence[Source]) -> dict[str, Any]:
+    return agreed_config([n.found for n in networks], [n.name for n in networks])
 
 
 def as_inputs(example: Any) -> Inputs | None:

@@ -10,6 +10,7 @@ import errno
 import os
 import sys
 import time
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,7 +35,7 @@ from typer.core import TyperGroup
 from canon.cli.interrupts import deferred as deferred
 from canon.cli.interrupts import message_of, receiving
 from canon.cli.interrupts import on_interrupt as on_interrupt
-from canon.errors import InputError, WorkError
+from canon.errors import InputError, InputWarning, WorkError
 from canon.io.json_text import json_text
 from canon.validation import shown
 
@@ -94,7 +95,7 @@ def guarded(app: typer.Typer, arguments: Sequence[str], *, name: str | None = No
     debug = "--debug" in arguments
     rest = [argument for argument in arguments if argument != "--debug"]
     try:
-        with receiving() as requests:
+        with receiving() as requests, _warnings_said():
             _invoke(app, rest, name or Path(sys.argv[0]).name)
     except typer.Exit as stop:
         return stop.exit_code
@@ -120,6 +121,25 @@ def guarded(app: typer.Typer, arguments: Sequence[str], *, name: str | None = No
         say("; ".join([f"error: {text}", *kept]))
         return code
     return 0
+
+
+@contextmanager
+def _warnings_said() -> Iterator[None]:
+    """Within the block, an `InputWarning` is one line on standard error, once for each text."""
+    told = set[str]()
+
+    def show_one(message: Warning | str, category: type[Warning], *rest: Any, **more: Any) -> None:
+        if not issubclass(category, InputWarning):
+            others(message, category, *rest, **more)
+        elif str(message) not in told:
+            told.add(str(message))
+            say(f"warning: {message}")
+
+    with warnings.catch_warnings():
+        others = warnings.showwarning
+        warnings.simplefilter("always", InputWarning)
+        warnings.showwarning = show_one
+        yield
 
 
 def _invoke(app: typer.Typer, arguments: Sequence[str], name: str) -> None:

@@ -73,7 +73,9 @@ def _evidence(report: Mapping[str, Any]) -> str:
     """What follows a claim about the function: verified numerically, or under which assumptions."""
     if report["verified"]:
         return f", verified numerically: {report['proof']}"
-    return f", {assuming(report['assumptions'])} (not verified): {report['proof'].partition(';')[0]}"
+    compared = report["max_output_difference"] is not None
+    note = "" if compared else " (not verified)"
+    return f", {assuming(report['assumptions'])}{note}: {report['proof'].partition(';')[0]}"
 
 
 def assuming(assumptions: Sequence[str]) -> str:

@@ -52,16 +52,16 @@ Input = Annotated[
         help="Example inputs for --model: 1x3x224x224, or 1x16@1000 for token ids below 1000; commas between.",
     ),
 ]
-MethodName = Literal["weights", "activations", "transfusion", "straight-through"]
 StartName = Literal["auto", "identity", "anchored", "signatures", "frank_wolfe"]
 RepairName = Literal["none", "norms", "batch-norm", "repair"]
 Method = Annotated[
-    MethodName,
+    str,
     typer.Option(
         "--method",
+        metavar="[weights|activations|transfusion|straight-through|FILE.py:FUNCTION]",
         help="weights, or transfusion, which matches heads of attention by their singular values; both also choose the "
         "signs of odd units (tanh, sin). activations and straight-through run the network on examples and leave "
-        "signs as they are.",
+        "signs as they are. Your own: package.module:function or file.py:function of the spec and two states.",
     ),
 ]
 Start = Annotated[

@@ -10,7 +10,7 @@ import torch
 from canon.errors import InputError
 from canon.io.examples import Data
 from canon.matching.result import Match
-from canon.models.loading import Runnable, loaded
+from canon.models.loading import Runnable, function_at, loaded
 from canon.spec import PermutationSpec
 from canon.types import State
 
@@ -78,14 +78,40 @@ METHODS: dict[str, Callable[[Means], Matcher]] = {
 }
 
 
-def matcher_for(method: str, means: Means) -> Matcher:
-    """The matcher that `method` names.
+def matcher_for(method: str | Matcher, means: Means) -> Matcher:
+    """The matcher that `method` names, or is: `package.module:function` and `file.py:function` are code of one's own.
 
     Raises `InputError` with the names there are, or where the method needs what `means` lacks.
     """
+    if callable(method):
+        return _own(method, getattr(method, "__qualname__", type(method).__name__))
+    if ":" in method:
+        return _own(function_at(method, "--method"), method)
     if method not in METHODS:
-        raise InputError(f"method '{method}' is not known; one of {', '.join(METHODS)}")
+        raise InputError(
+            f"method '{method}' is not known; one of {', '.join(METHODS)}, or your own: file.py:function"
+        )
     return METHODS[method](means)
+
+
+def _own(function: Callable[..., object], name: str) -> Matcher:
+    """A person's function of the groups and two states, whose answer is checked."""
+
+    def match(spec: PermutationSpec, a: State, b: State) -> Match:
+        try:
+            found = function(spec, a, b)
+        except InputError:
+            raise
+        except Exception as error:  # whatever a person's code raises is the command's input
+            raise InputError(f"--method {name} failed: {type(error).__name__}: {error}") from error
+        if not isinstance(found, Match):
+            raise InputError(
+                f"--method {name} returned a {type(found).__name__}; expected a canon.Match, from the spec and the "
+                "states of A and B"
+            )
+        return found
+
+    return match
 
 
 def _running(means: Means, method: str) -> tuple[Runnable, Data]:

@@ -11,6 +11,7 @@ import sys
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,9 @@ from canon.errors import InputError
 from canon.io.checkpoint import Checkpoint, require_same
 from canon.io.files import require_file
 from canon.io.prefixes import module_like
-from canon.tracing.exported_graph import copy_module
-from canon.types import State
+from canon.models.unfilled import needs_only_parameters, without_memory
+from canon.tracing.exported_graph import LARGE, Program, copy_module
+from canon.types import LazyState, State
 
 Inputs = tuple[Any, ...] | dict[str, Any]
 
@@ -32,18 +34,30 @@ Inputs = tuple[Any, ...] | dict[str, Any]
 class Runnable:
     """Something that computes: a module whose `state_dict` has the checkpoint's keys, and example inputs.
 
-    `fixed_batch` is the only number of examples it takes (an exported program's), or None for any.
+    `fixed_batch` is the only number of examples it takes (an exported program's), or None for any. `origin` says what
+    is assumed where nobody gave the code itself.
     """
 
     module: nn.Module
     inputs: Inputs
     keywords: Mapping[str, Any] = field(default_factory=dict)
     fixed_batch: int | None = None
+    origin: str | None = None
+
+    @property
+    def assumptions(self) -> list[str]:
+        """What a comparison of outputs rests on, if on anything."""
+        return [] if self.origin is None else [self.origin]
 
     @property
     def examples(self) -> Inputs | dict[str, Any]:
         """The example inputs as `canon.trace` takes them."""
         return dict(self.keywords) if self.keywords and not self.inputs else self.inputs
+
+    @cached_property
+    def program(self) -> Program:
+        """The module's graph on the example inputs. `InputError` where torch.export cannot follow it."""
+        return Program.of(self.module, self.inputs, self.keywords)
 
 
 @dataclass(frozen=True)
@@ -85,7 +99,8 @@ def find_runnable(found: Checkpoint, hints: Hints) -> Runnable | None:
     """The network's code: from `hints.model` ("package.module:build", "file.py:build") or its program."""
     if hints.model is None:
         return None if found.program is None else _from_program(found.program)
-    module, inputs = build(hints.model) if isinstance(hints.model, str) else _built(hints)
+    large = is_large(found.state)
+    module, inputs = build(hints.model, large) if isinstance(hints.model, str) else _built(hints, large)
     if hints.input is not None:
         inputs = parse_input(hints.input)
     if hints.example_inputs is not None:
@@ -98,17 +113,22 @@ def find_runnable(found: Checkpoint, hints: Hints) -> Runnable | None:
             "(in Python: example_inputs=torch.randn(1, 3, 224, 224))"
         )
     module = module_like(module, found.state)
-    load(module, found.state, hints.model_name)
+    load(module, found.state, hints.model_name, share=large)
     if isinstance(inputs, dict):
         return Runnable(module.eval(), (), inputs)
     return Runnable(module.eval(), inputs)
 
 
-def _built(hints: Hints) -> tuple[nn.Module, Inputs | None]:
+def is_large(state: Mapping[str, Tensor]) -> bool:
+    """Whether a network is too large to be held in float64 as a whole."""
+    return 8 * sum(tensor.numel() for tensor in state.values()) > LARGE
+
+
+def _built(hints: Hints, large: bool) -> tuple[nn.Module, Inputs | None]:
     if isinstance(hints.model, nn.Module):
         return copy.deepcopy(hints.model), None  # what the user holds is left as it is
     assert callable(hints.model)
-    return _called(hints.model, hints.model_name)
+    return _called(hints.model, hints.model_name, large)
 
 
 def guess_inputs(module: nn.Module) -> Inputs | None:
@@ -141,20 +161,42 @@ def _from_program(program: Any) -> Runnable | None:
     return Runnable(program.module(), tuple(inputs), dict(keywords), fixed)
 
 
-def build(target: str) -> tuple[nn.Module, Inputs | dict[str, Any] | None]:
+def build(target: str, large: bool = False) -> tuple[nn.Module, Inputs | dict[str, Any] | None]:
     """What the callable `target` returns: a module, or a module and its example inputs.
 
-    These are a tensor, a tuple of positional inputs or a dictionary of named ones.
+    These are a tensor, a tuple of positional inputs or a dictionary of named ones. Parameters of a `large` module
+    have no content, where it can be built so: a checkpoint's tensors are to take their place.
     """
     where, _, name = target.rpartition(":")
     if not where or not name:
         raise InputError(f"--model {target}: write package.module:function or file.py:function")
-    return _called(_callable(target, where, name), target)
+    found = function_at(target, "--model")
+    required = [
+        parameter.name
+        for parameter in inspect.signature(found).parameters.values()
+        if parameter.default is parameter.empty
+        and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+    ]
+    if required:
+        raise InputError(f"--model {target}: {name} needs {', '.join(required)}; name one without arguments")
+    return _called(found, target, large)
 
 
-def _called(function: Callable[[], Any], target: str) -> tuple[nn.Module, Inputs | None]:
+def _without_content(function: Callable[[], Any]) -> Any:
+    """What `function` returns, its parameters without content; None where it needs their numbers."""
     try:
-        made = function()
+        with without_memory():
+            made = function()
+    except Exception:  # whatever fails there is tried once more, with content
+        return None
+    parts = made if isinstance(made, tuple) else (made,)
+    modules = [part for part in parts if isinstance(part, nn.Module)]
+    return made if modules and all(map(needs_only_parameters, modules)) else None
+
+
+def _called(function: Callable[[], Any], target: str, large: bool) -> tuple[nn.Module, Inputs | None]:
+    try:
+        made = (_without_content(function) if large else None) or function()
     except Exception as error:  # whatever a person's code raises is the command's input
         raise InputError(f"--model {target} failed: {type(error).__name__}: {error}") from error
     module, inputs = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
@@ -170,7 +212,9 @@ def _called(function: Callable[[], Any], target: str) -> tuple[nn.Module, Inputs
     return module, None if inputs is None else tuple(inputs)
 
 
-def _callable(target: str, where: str, name: str) -> Any:
+def function_at(target: str, option: str) -> Callable[..., Any]:
+    """The function that "package.module:function" or "file.py:function" names; `option` is where a person wrote it."""
+    where, _, name = target.rpartition(":")
     try:
         sys.path.insert(0, str(Path(where).parent.resolve()) if where.endswith(".py") else os.getcwd())
         if where.endswith(".py"):
@@ -185,23 +229,17 @@ def _callable(target: str, where: str, name: str) -> Any:
     except InputError:
         raise
     except ImportError as error:
-        raise InputError(f"--model {target}: {error}; run from the folder that holds it") from error
+        raise InputError(f"{option} {target}: {error}; run from the folder that holds it") from error
     except Exception as error:  # whatever a person's code raises is the command's input
-        raise InputError(f"--model {target} failed: {type(error).__name__}: {error}") from error
+        raise InputError(f"{option} {target} failed: {type(error).__name__}: {error}") from error
     found = getattr(namespace, name, None)
     if not callable(found):
         public = [
             key for key, value in vars(namespace).items() if callable(value) and not key.startswith("_")
         ]
-        raise InputError(f"--model {target}: {where} has no function {name}; it has {', '.join(public[:10])}")
-    required = [
-        parameter.name
-        for parameter in inspect.signature(found).parameters.values()
-        if parameter.default is parameter.empty
-        and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
-    ]
-    if required:
-        raise InputError(f"--model {target}: {name} needs {', '.join(required)}; name one without arguments")
+        raise InputError(
+            f"{option} {target}: {where} has no function {name}; it has {', '.join(public[:10])}"
+        )
     return found
 
 
@@ -227,21 +265,27 @@ def _parse_one(text: str, generator: torch.Generator) -> Tensor:
     return torch.randn(shape, generator=generator)
 
 
-def load(module: nn.Module, state: Mapping[str, Tensor], who: str) -> None:
+def load(module: nn.Module, state: Mapping[str, Tensor], who: str, share: bool = False) -> None:
     """Load `state` into `module`; `InputError` with the keys and shapes that differ.
 
-    A key may be left out whose tensor is tied to one that is there, as safetensors files do.
+    A key may be left out whose tensor is tied to one that is there, as safetensors files do. With `share` the tensors
+    themselves become the module's, in their dtypes.
     """
     full = with_twins(module, state)
     require_same(module.state_dict(), full, who, "the checkpoint")
-    load_into(module, full)
+    load_into(module, full, share)
 
 
-def load_into(module: nn.Module, state: Mapping[str, Tensor]) -> None:
+def load_into(module: nn.Module, state: Mapping[str, Tensor], share: bool = False) -> None:
     """Load `state`, written by this version of the module's code: some modules rebuild themselves for older ones."""
     whole: Any = OrderedDict(state)
     whole._metadata = getattr(module.state_dict(), "_metadata", None)
-    module.load_state_dict(whole)
+    tied = _tied(module)
+    module.load_state_dict(whole, assign=share)
+    for owner, *others in tied if share else ():  # assigned one by one, they would be parted
+        for name in others:
+            holder, _, own = name.rpartition(".")
+            setattr(module.get_submodule(holder), own, module.state_dict(keep_vars=True)[owner])
 
 
 def with_twins(module: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -249,18 +293,31 @@ def with_twins(module: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tens
 
     Files from before batch norms counted their batches lack the counters, which take no part in evaluation.
     """
+    return dict(twins_of(module, state))
+
+
+def twins_of(module: nn.Module, state: Mapping[str, Tensor]) -> LazyState:
+    """`with_twins`, each tensor asked of `state` when it is wanted."""
+    counters = {
+        name: tensor
+        for name, tensor in module.state_dict().items()
+        if name.endswith("num_batches_tracked") and name not in state
+    }
+    other: dict[str, str] = {}
+    for tied in _tied(module):
+        known = next((name for name in tied if name in state), None)
+        if known is not None:
+            other |= {name: known for name in tied if name not in state}
+    names = [*state, *counters, *other]
+    return LazyState(names, lambda name: counters[name] if name in counters else state[other.get(name, name)])
+
+
+def _tied(module: nn.Module) -> list[list[str]]:
+    """The keys of each tensor of the module."""
     names: dict[int, list[str]] = {}
     for name, tensor in module.state_dict(keep_vars=True).items():
         names.setdefault(id(tensor), []).append(name)
-    full = dict(state)
-    for name, tensor in module.state_dict().items():
-        if name.endswith("num_batches_tracked") and name not in full:
-            full[name] = tensor
-    for tied in names.values():
-        known = next((name for name in tied if name in state), None)
-        if known is not None:
-            full |= {name: state[known] for name in tied if name not in state}
-    return full
+    return list(names.values())
 
 
 def call(

@@ -50,23 +50,22 @@ def resolve(
     """The spec of `found`: from the hints, from its program, or recognised by keys and shapes.
 
     A spec from a file is verified wherever the network's code is known, and assumed elsewhere. `runnable` is
-    the code where `find_runnable` has found it already, `config` the configuration if it is not the one beside
+    the code where `code_of` has found it already, `config` the configuration if it is not the one beside
     the file. Raises `InputError` where nothing fits, or where
     a group of the spec changes the function; the message names the ways out.
     """
-    runnable = runnable or find_runnable(found, hints)
+    runnable = runnable or code_of(found, hints, config)
     if hints.spec is not None:
         source, spec = f"spec {os.fspath(hints.spec)}", read_spec(hints.spec, found.state)
-        runnable = runnable or described(found)
         if runnable is not None:
             require_symmetries(spec, found, runnable, source)
             return Resolved(spec, source, CHECKED, runnable)
         assumption = f"the groups of {os.fspath(hints.spec)} are symmetries of the network (--spec)"
         return Resolved(spec, source, f"assuming {assumption}", None, (assumption,), stated=True)
     if hints.family is None and hints.model is not None and runnable is not None:
-        from canon.tracing.trace import trace
+        from canon.tracing.trace import trace_program
 
-        traced = _within(trace(runnable.module, runnable.examples), found)
+        traced = _within(trace_program(runnable.program), found)
         source = f"traced from {hints.model_name}"
         prefix = prefix_of(runnable.module)
         return Resolved(traced, source + f", under the prefix {prefix}" * bool(prefix), CHECKED, runnable)
@@ -78,6 +77,13 @@ def resolve(
                 "--assume speaks of bare checkpoints; a .pt2 file holds the code, so leave it out"
             )
         return Resolved(trace(found.program), "traced from the exported program", CHECKED, runnable)
+    if runnable is not None and runnable.origin is not None:
+        from canon.tracing.trace import trace_program
+
+        spec = _within(trace_program(runnable.program), found)
+        source = f"traced after {runnable.origin}"
+        assumptions = (runnable.origin,)
+        return Resolved(spec, source, f"{CHECKED}, assuming {runnable.origin}", runnable, assumptions)
     from canon.models.families import recognise
 
     config = read_config(found.path) if config is None else config
@@ -90,6 +96,16 @@ def resolve(
     if known.assumptions:
         evidence = f"assuming {'; '.join(known.assumptions)}"
     return Resolved(known.spec, source, evidence, runnable, known.assumptions, known.stated)
+
+
+def code_of(found: Checkpoint, hints: Hints, config: Mapping[str, Any] | None = None) -> Runnable | None:
+    """The code of a network: given, in its file, or named by its metadata or configuration; else None."""
+    known = find_runnable(found, hints) or described(found)
+    if known is not None or hints.family is not None or hints.assume:
+        return known
+    from canon.models.huggingface import from_config
+
+    return from_config(found, read_config(found.path) if config is None else config)
 
 
 def described(found: Checkpoint) -> Runnable | None:

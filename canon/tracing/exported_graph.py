@@ -5,9 +5,10 @@ from __future__ import annotations
 import copy
 import operator
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from math import prod
 from typing import Any
 
 import torch
@@ -17,6 +18,12 @@ from torch.export.graph_signature import InputKind, OutputKind
 from torch.utils import _pytree as pytree
 
 from canon.errors import InputError
+from canon.tracing.streaming import Hearing, Pending, Room, Streamed, wide
+
+# Bytes in float64 above which a network's tensors are made again whenever they are wanted.
+LARGE = 2**30
+
+Probe = Callable[[Tensor], Tensor | None]
 
 _NARROW = (torch.float32, torch.float16, torch.bfloat16)
 _STATE = (InputKind.PARAMETER, InputKind.BUFFER)
@@ -24,7 +31,7 @@ _STATE = (InputKind.PARAMETER, InputKind.BUFFER)
 
 @dataclass(frozen=True)
 class Slot:
-    """One argument of the graph: a tensor of the state, a constant, or an input."""
+    """One argument of the graph: a tensor of the state as the network holds it, a constant, or an input."""
 
     kind: str
     name: str
@@ -94,22 +101,22 @@ class Program:
                     Slot(
                         "state",
                         spec.target,
-                        _double(state[spec.target].detach()),
+                        state[spec.target].detach(),
                         identities[spec.target][0],
                         spec.kind is InputKind.PARAMETER,
                     )
                 )
             elif spec.kind is InputKind.USER_INPUT:
-                slots.append(Slot("input", spec.arg.name, _varied(_double(next(given, None)))))
+                slots.append(Slot("input", spec.arg.name, _varied(wide(next(given, None)))))
             else:
                 value = program.constants.get(spec.target, program.state_dict.get(spec.target))
-                slots.append(Slot("constant", spec.target or spec.arg.name, _double(value)))
+                slots.append(Slot("constant", spec.target or spec.arg.name, wide(value)))
         outputs = tuple(
             n
             for n, out in enumerate(program.graph_signature.output_specs)
             if out.kind is OutputKind.USER_OUTPUT
         )
-        return cls(_in_double(program.graph_module), tuple(slots), outputs, identities)
+        return cls(_inwide(program.graph_module), tuple(slots), outputs, identities)
 
     @property
     def used(self) -> set[Any]:
@@ -119,21 +126,62 @@ class Program:
             s.identity for s, node in zip(self.slots, nodes, strict=True) if s.kind == "state" and node.users
         }
 
-    def run(self, state: Mapping[str, Tensor], *, grad: bool = False) -> list[Tensor]:
-        """The outputs with this float64 state in place of the network's own."""
+    @property
+    def large(self) -> bool:
+        """Whether its state is too large to be held in float64 as a whole."""
+        sizes = {identity: prod(shape) for identity, shape in self.state_identities.values()}
+        return 8 * sum(sizes.values()) > LARGE
+
+    def with_inputs(self, args: Any, kwargs: Any) -> Program:
+        """The same graph on other inputs of the same shapes."""
+        given = iter(pytree.tree_leaves((args, kwargs)))
+        slots = tuple(
+            replace(slot, value=_varied(wide(next(given, None)))) if slot.kind == "input" else slot
+            for slot in self.slots
+        )
+        return replace(self, slots=slots)
+
+    def run(self, state: Mapping[str, Tensor]) -> list[Tensor]:
+        """The outputs in float64 with this state in place of the network's own.
+
+        A tensor of it is asked for when an operation wants it.
+        """
+        room = Room()
+        with torch.no_grad():
+            return self._run(lambda name: room.wide(state[name])[0] if self.large else wide(state[name]))
+
+    def hear(
+        self, state: Mapping[str, Tensor], listened: Collection[str], probe: Probe, threshold: float
+    ) -> tuple[list[Tensor], set[str]]:
+        """The outputs, and those of the tensors `listened` that matter to them.
+
+        These are the ones whose slope times value exceeds `threshold` somewhere; the slope is that of the sum of the
+        outputs, each multiplied by what `probe` gives for it (None for one that is left out).
+        """
+        hearing = Hearing(state, threshold, Room())
+        with torch.enable_grad(), hearing.saving() if self.large else nullcontext():
+            outputs = self._run(lambda name: hearing.fetch(name, name in listened))
+            weighted = [(output, probe(output)) for output in outputs if output.requires_grad]
+            parts = [(output * weight).sum() for output, weight in weighted if weight is not None]
+            if parts:
+                torch.stack(parts).sum().backward()
+        return [output.detach() for output in outputs], hearing.heard
+
+    def _run(self, fetch: Callable[[str], Tensor]) -> list[Tensor]:
         # Networks that draw random numbers draw the same ones in every run.
-        with torch.set_grad_enabled(grad), torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             try:
-                results = torch.fx.Interpreter(self.graph).run(*self.arguments(state))
+                results = Streamed(self.graph, fetch).run(*self.arguments)
             except (RuntimeError, TypeError, ValueError, IndexError) as error:
                 first = str(error).strip().splitlines()[0]
                 raise InputError(f"the network does not run with these tensors: {first}") from error
         return [results[n] for n in self.outputs if isinstance(results[n], Tensor)]
 
-    def arguments(self, state: Mapping[str, Tensor]) -> list[Any]:
-        """What the graph is called with for this state."""
-        return [state[slot.name] if slot.kind == "state" else slot.value for slot in self.slots]
+    @property
+    def arguments(self) -> list[Any]:
+        """What the graph is called with, the tensors of the state `Pending`."""
+        return [Pending(slot.name) if slot.kind == "state" else slot.value for slot in self.slots]
 
 
 def module_of(node: torch.fx.Node) -> str:
@@ -183,10 +231,8 @@ def _arguments(example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
 
 
 def _export(network: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ExportedProgram:
-    module = without_cache(copy_module(network).double().eval())
-    for tensor in (*module.parameters(), *module.buffers()):
-        tensor.data = _double(tensor.data)  # `double` leaves complex numbers as they are
-    args, kwargs = pytree.tree_map(_double, (args, kwargs))
+    module = without_cache(_unfilled(network).eval())
+    args, kwargs = pytree.tree_map(wide, (args, kwargs))
     try:
         with _quiet():
             return torch.export.export(module, args, kwargs, strict=False)
@@ -194,6 +240,24 @@ def _export(network: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -
         raise InputError(
             f"torch.export cannot follow {type(network).__name__} with these example inputs: {_reason(error)}"
         ) from error
+
+
+def _unfilled(network: nn.Module) -> nn.Module:
+    """A copy in float64 whose parameters have no content yet, and so take no memory: export reads their shapes."""
+    empty = {
+        id(p): nn.Parameter(torch.empty_like(p, dtype=_wide_type(p.dtype)), p.requires_grad)
+        for p in network.parameters()
+    }
+    module = copy_module(network, empty).double()
+    for tensor in module.buffers():
+        tensor.data = wide(tensor.data)  # `double` leaves complex numbers as they are
+    return module
+
+
+def _wide_type(dtype: torch.dtype) -> torch.dtype:
+    if dtype.is_complex:
+        return torch.complex128
+    return torch.float64 if dtype.is_floating_point else dtype
 
 
 _CURES = (
@@ -252,14 +316,6 @@ def _identity(tensor: Tensor) -> Any:
     )
 
 
-def _double(value: Any) -> Any:
-    if isinstance(value, Tensor) and value.is_complex():
-        return value.to(torch.complex128)
-    if isinstance(value, Tensor) and value.dtype.is_floating_point and value.dtype.itemsize < 8:
-        return value.double()
-    return value
-
-
 def _varied(value: Any) -> Any:
     """An input of zeros, or of any one number, would hide what the first layer does."""
     if isinstance(value, Tensor) and value.is_floating_point() and value.numel() > 1 and value.std() == 0:
@@ -304,14 +360,16 @@ def _copy_as_expand(graph: torch.fx.Graph, node: torch.fx.Node) -> None:
     shape, dtype = target.meta["val"].shape, target.meta["val"].dtype
     with graph.inserting_before(node):
         if source.meta["val"].dtype != dtype:
+            narrow = source.meta["val"]
             source = graph.call_function(torch.ops.aten._to_copy.default, (source,), {"dtype": _widen(dtype)})
+            source.meta = {"val": narrow.to(_widen(dtype))}
         made = graph.call_function(torch.ops.aten.expand.default, (source, list(shape)))
     made.meta = dict(node.meta)
     node.replace_all_uses_with(made)
     graph.erase_node(node)
 
 
-def _in_double(graph: torch.fx.GraphModule) -> torch.fx.GraphModule:
+def _inwide(graph: torch.fx.GraphModule) -> torch.fx.GraphModule:
     """A copy in which nothing is rounded to less than float64 on the way."""
     graph = copy.deepcopy(graph)
     for node in list(graph.graph.nodes):

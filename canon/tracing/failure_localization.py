@@ -7,7 +7,7 @@ not true is where two things met that did not move alike.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from canon.tracing.exported_graph import Program, label
+from canon.tracing.streaming import Streamed, wide
 
 TOLERANCE = 1e-9
 
@@ -31,17 +32,17 @@ def breaking_operation(
 
 
 def _listen(program: Program, state: Mapping[str, Tensor]) -> dict[torch.fx.Node, Tensor]:
-    listener = _Listener(program.graph)
+    listener = _Listener(program.graph, lambda name: wide(state[name]))
     with torch.no_grad():
-        listener.run(*program.arguments(state))
+        listener.run(*program.arguments)
     return listener.sums
 
 
-class _Listener(torch.fx.Interpreter):
+class _Listener(Streamed):
     """Runs a graph and keeps the power sums of every result, relative to the size of its entries."""
 
-    def __init__(self, graph: torch.fx.GraphModule) -> None:
-        super().__init__(graph)
+    def __init__(self, graph: torch.fx.GraphModule, fetch: Callable[[str], Tensor]) -> None:
+        super().__init__(graph, fetch)
         self.sums: dict[torch.fx.Node, Tensor] = {}
 
     def run_node(self, node: torch.fx.Node) -> Any:

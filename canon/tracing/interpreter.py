@@ -1,4 +1,8 @@
-"""Running a network's graph on tensors that carry the structure of their axes."""
+"""Reading a network's graph: every operation in its order, on tensors that carry the structure of their axes.
+
+Handlers read shapes. These are known from the export, so that nothing is computed; where they depend on numbers
+(batches of any size, rows that a mask selects) the operations are run.
+"""
 
 from __future__ import annotations
 
@@ -13,11 +17,12 @@ from canon.tracing.operations import HANDLERS, MOVES, Context, Traced, pointwise
 
 
 class Interpreter(torch.fx.Interpreter):
-    """Each operation gives its value and, by its handler, the axes of its results."""
+    """Each operation gives its value, or one of its shape, and, by its handler, the axes of its results."""
 
-    def __init__(self, graph: torch.fx.GraphModule, context: Context) -> None:
+    def __init__(self, graph: torch.fx.GraphModule, context: Context, known: bool) -> None:
         super().__init__(graph)
         self.context = context
+        self._known = known  # shapes of all results
 
     def run_node(self, node: torch.fx.Node) -> Any:
         if node.op == "call_function":
@@ -35,7 +40,7 @@ class Interpreter(torch.fx.Interpreter):
             return self._wrap(target(*plain[0], **plain[1]), unknown, SimpleNamespace(x=args), args)
         operation: Any = node.target
         schema = operation._schema
-        out = operation(*plain[0], **plain[1])
+        out = node.meta["val"] if self._known else operation(*plain[0], **plain[1])
         name = schema.name.partition("::")[2]
         name = name.rstrip("_") if not name.startswith("__") else name
         self.context.name = name
@@ -72,6 +77,22 @@ class Interpreter(torch.fx.Interpreter):
             self.context.seen.append(axes)
             wrapped.append(Traced(value, list(axes), learned))
         return wrapped
+
+
+def shapes_known(graph: torch.fx.GraphModule) -> bool:
+    """Whether the export knows the shape of every result as numbers."""
+    calls = [
+        node for node in graph.graph.nodes if node.op == "call_function" and hasattr(node.target, "_schema")
+    ]
+    return all("val" in node.meta and _fixed(node.meta["val"]) for node in calls)
+
+
+def _fixed(value: Any) -> bool:
+    if isinstance(value, list | tuple):
+        return all(_fixed(x) for x in value)
+    if isinstance(value, Tensor):
+        return all(type(size) is int for size in value.shape)
+    return value is None or isinstance(value, bool | int | float)
 
 
 def tensors_in(given: Any) -> list[Traced]:

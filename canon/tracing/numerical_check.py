@@ -2,28 +2,32 @@ r"""A numerical check: a group that is a symmetry leaves the network's function 
 
 The network runs in float64 and evaluation mode with perturbed parameters and random running
 statistics (so that zero-initialised branches count), then once more with a random element of every
-group applied. Where the outputs differ by more than 1e-9 relative, groups are tried one at a time;
-those that fail are frozen and named, with the operation that broke them.
+group applied. Where the outputs differ by more than 1e-9 relative, those that do it alone are found by halving;
+they are frozen and named, with the operation that broke them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from canon.actions import permutation
-from canon.actions.scaling import apply_scale
-from canon.io.dtypes import is_mask
+from canon.actions.scaling import is_scaled, scale_one
+from canon.io.dtypes import computable, is_mask
 from canon.spec import Axis, Factor, PermutationSpec
 from canon.tracing.exported_graph import Program
 from canon.tracing.failure_localization import breaking_operation
+from canon.tracing.streaming import wide
+from canon.types import LazyState
 
 TOLERANCE = 1e-9
+# Entries of a tensor of a large network up to which its slope is looked at first.
+HEARD_FIRST = 2**23
 
 
 @dataclass(frozen=True)
@@ -76,46 +80,53 @@ def check_groups(
 
 
 def check_program(program: Program, spec: PermutationSpec, *, seed: int = 0) -> GroupCheck:
+    """`check_groups` of a network that was exported already.
+
+    Of a large one the tensors are made when an operation wants them, and let go after it.
+    """
     generator = torch.Generator().manual_seed(seed)
-    state = _lively(program, spec, generator)
-    silent = _silent(program, spec, state, generator)
+    state = _lively(program, spec, seed)
+    reference, silent = _silent(program, spec, state, generator)
     if silent:
-        redrawn = _redrawn(program, spec, generator)
-        still = _silent(program, spec, redrawn, generator)
+        redrawn = _redrawn(program, spec, seed)
+        again, still = _silent(program, spec, redrawn, generator)
         if len(still) < len(silent):
-            state, silent = redrawn, still
+            state, reference, silent = redrawn, again, still
     for name in silent:
         if name in spec.groups:
             spec = freeze(
                 spec, name, "the numerical check could not exercise it: the outputs do not depend on it"
             )
-    reference = program.run(state)
     element = permutation.random(spec, generator)
     scales = random_scales(spec, generator)
 
-    def move(groups: Iterable[str], scaled: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def move(groups: Iterable[str], scaled: Iterable[str]) -> Mapping[str, Tensor]:
         chosen = permutation.identity(spec) | {name: element[name] for name in groups}
-        return permutation.apply(spec, chosen, apply_scale(spec, scaled, state))
+        factors = {name: scales[name] for name in scaled}
 
-    def difference(groups: Iterable[str], scaled: Mapping[str, Tensor]) -> float:
+        def moved(name: str) -> Tensor:
+            tensor = state[name]
+            if is_scaled(spec, factors, name):
+                tensor = scale_one(spec, factors, name, wide(tensor))
+            return permutation.relabel(spec, chosen, name, tensor, 0)
+
+        return LazyState(state, moved)
+
+    def difference(groups: Iterable[str], scaled: Iterable[str]) -> float:
         return relative_difference(reference, program.run(move(groups, scaled)))
 
     failed: dict[str, float] = {}
-    culprits: dict[str, str | None] = {}
     unscaled: list[str] = []
     worst = difference(spec.groups, scales)
     if worst > TOLERANCE:
-        for name in spec.groups:
-            if (apart := difference([name], {})) > TOLERANCE:
-                failed[name] = apart
-                culprits[name] = breaking_operation(program, state, move([name], {}))
-            elif name in scales and difference([], {name: scales[name]}) > TOLERANCE:
-                unscaled.append(name)
+        failed = _culprits(list(spec.groups), lambda names: difference(names, []))
         kept = [name for name in spec.groups if name not in failed]
-        worst = difference(kept, {n: s for n, s in scales.items() if n in kept and n not in unscaled})
-        if worst > TOLERANCE:  # each alone preserves the function and all together do not
-            failed |= {name: worst for name in kept}
-            worst = 0.0
+        unscaled = list(_culprits([n for n in kept if n in scales], lambda names: difference([], names)))
+        worst = difference(kept, [n for n in scales if n in kept and n not in unscaled])
+    culprits = {name: breaking_operation(program, state, move([name], [])) for name in failed}
+    if worst > TOLERANCE:  # each alone preserves the function and all together do not
+        failed |= {name: worst for name in spec.groups if name not in failed}
+        worst = 0.0
     spec = _without_scale(spec, unscaled)
     for name, apart in failed.items():
         where = f", broken by {culprits[name]}" if culprits.get(name) else ""
@@ -125,20 +136,31 @@ def check_program(program: Program, spec: PermutationSpec, *, seed: int = 0) -> 
     return GroupCheck(spec, worst, failed)
 
 
-def _lively(program: Program, spec: PermutationSpec, generator: torch.Generator) -> dict[str, Tensor]:
+def _culprits(names: list[str], difference: Callable[[list[str]], float]) -> dict[str, float]:
+    """Those of `names` that alone change the outputs, and by how much, found by halving."""
+    if not names or (apart := difference(names)) <= TOLERANCE:
+        return {}
+    if len(names) == 1:
+        return {names[0]: apart}
+    middle = len(names) // 2
+    return _culprits(names[:middle], difference) | _culprits(names[middle:], difference)
+
+
+def _lively(program: Program, spec: PermutationSpec, seed: int) -> Mapping[str, Tensor]:
     """The network's state with constant tensors perturbed and random running statistics."""
 
+    kinds: dict[int, str] = {}  # a tensor may be asked for many times
+
     def draw(value: Tensor, noise: Callable[[], Tensor]) -> Tensor:
-        if is_mask(value):
+        kind = kinds[id(value)] if id(value) in kinds else kinds.setdefault(id(value), _kind(value))
+        if kind != "dull":
             return value
-        if (value.numel() > 1 and value.std() == 0) or not value.isfinite().all():
-            return value.nan_to_num(0.0, 0.0, 0.0) + noise() - 0.5
-        return value
+        return value.double().nan_to_num(0.0, 0.0, 0.0) + noise() - 0.5
 
-    return _drawn(program, spec, generator, draw)
+    return _drawn(program, spec, seed, draw)
 
 
-def _redrawn(program: Program, spec: PermutationSpec, generator: torch.Generator) -> dict[str, Tensor]:
+def _redrawn(program: Program, spec: PermutationSpec, seed: int) -> Mapping[str, Tensor]:
     """New weights, for a network whose own let nothing through: symmetries belong to the architecture."""
 
     def draw(value: Tensor, noise: Callable[[], Tensor]) -> Tensor:
@@ -146,71 +168,92 @@ def _redrawn(program: Program, spec: PermutationSpec, generator: torch.Generator
             return value
         if value.dim() > 1:
             return (noise() - 0.5) * (24.0 / max(1, value[0].numel())) ** 0.5  # twice 1 / fan-in, for ReLU
-        return noise() - 0.5 + float(value.numel() > 0 and value.mean() > 0.5)
+        return noise() - 0.5 + float(value.numel() > 0 and value.double().mean() > 0.5)
 
-    return _drawn(program, spec, generator, draw)
+    return _drawn(program, spec, seed, draw)
 
 
 def _drawn(
     program: Program,
     spec: PermutationSpec,
-    generator: torch.Generator,
+    seed: int,
     draw: Callable[[Tensor, Callable[[], Tensor]], Tensor],
-) -> dict[str, Tensor]:
+) -> Mapping[str, Tensor]:
     """A state with every tensor drawn once, tied ones alike; `noise()` is uniform in [0, 1]."""
-    state: dict[str, Tensor] = {}
-    drawn: dict[Any, Tensor] = {}
     values = {slot.identity: slot.value for slot in program.slots if slot.kind == "state"}
-    for name, (identity, shape) in program.state_identities.items():
-        value = values.get(identity)
-        if value is None:
-            state[name] = torch.zeros(shape, dtype=torch.float64)
-            continue
-        if identity not in drawn:
+    owners: dict[Any, tuple[int, bool]] = {}  # the number of each tensor, and whether it is a statistic
+    for name, (identity, _) in program.state_identities.items():
+        owners.setdefault(identity, (len(owners), name in spec.statistics))
 
-            def noise(value: Tensor = value) -> Tensor:
-                return torch.rand(value.shape, generator=generator, dtype=torch.float64).to(value.device)
+    def make(name: str) -> Tensor:
+        identity, shape = program.state_identities[name]
+        if identity not in values:
+            return torch.zeros(shape, dtype=torch.float64)
+        value, (number, statistic) = values[identity], owners[identity]
 
-            if not value.is_floating_point():
-                drawn[identity] = value
-            elif name not in spec.statistics:
-                drawn[identity] = draw(value, noise)
-            elif value.numel() and value.min() >= 0 and value.max() > 0:  # a variance
-                drawn[identity] = noise() + 0.5
-            else:
-                drawn[identity] = 0.2 * noise() - 0.1
-        state[name] = drawn[identity]
-    return state
+        def noise() -> Tensor:
+            generator = torch.Generator().manual_seed(seed + 1 + number)
+            return torch.rand(value.shape, generator=generator, dtype=torch.float64).to(value.device)
+
+        if not value.is_floating_point():
+            return value
+        if not statistic:
+            return draw(value, noise)
+        if value.numel() and value.min() >= 0 and value.max() > 0:  # a variance
+            return noise() + 0.5
+        return 0.2 * noise() - 0.1
+
+    lazy = LazyState(program.state_identities, make)
+    return lazy if program.large else _kept(program, lazy)
+
+
+def _kept(program: Program, lazy: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors themselves, one for all names that are tied."""
+    made: dict[Any, Tensor] = {}
+    for name, (identity, _) in program.state_identities.items():
+        if identity not in made:
+            made[identity] = wide(lazy[name])
+    return {name: made[identity] for name, (identity, _) in program.state_identities.items()}
+
+
+def _kind(value: Tensor) -> Literal["dull", "mask", "lively"]:
+    """Whether a tensor lets a check see through it: one number throughout, or NaN, does not."""
+    if not value.numel():
+        return "lively"
+    # A sum sees any NaN or infinity; entry by entry only where it may have overflowed.
+    if not (computable(value).sum().isfinite() or computable(value).isfinite().all()):
+        return "mask" if is_mask(value) else "dull"
+    few = computable(value.flatten()[:64])
+    constant = value.numel() > 1 and (few == few[0]).all() and (computable(value) == few[0]).all()
+    return "dull" if constant else "lively"
 
 
 def _silent(
     program: Program, spec: PermutationSpec, state: Mapping[str, Tensor], generator: torch.Generator
-) -> list[str]:
-    """Groups about which the outputs could say nothing: fewer than two of their tensors (all, if fewer)
-    change the outputs by more than 1e-7 of their size."""
-    learned = {slot.name for slot in program.slots if slot.learned}
-    tracked = {name: t.detach().requires_grad_(name in learned) for name, t in state.items()}
-    with torch.enable_grad():
-        total = torch.zeros((), dtype=torch.float64)
-        for output in program.run(tracked, grad=True):
-            if output.requires_grad and output.isfinite().all():
-                weights = torch.randn(output.shape, generator=generator, dtype=torch.float64).to(output)
-                total = total + (output * weights).sum() / output.detach().abs().max().clamp(min=1e-300)
-    if not total.requires_grad:
-        return list(spec.groups)
-    wanted = {name: t for name, t in tracked.items() if t.requires_grad}
-    slopes = torch.autograd.grad(total, list(wanted.values()), allow_unused=True)
-    heard = {
-        name
-        for (name, value), slope in zip(wanted.items(), slopes, strict=True)
-        if slope is not None and value.numel() and float((slope * value.detach()).abs().max()) > 1e-7
-    }
-    silent = []
-    for group in spec.groups:
-        tensors = {name for name, _ in spec.uses(group)} & wanted.keys()
-        if len(tensors & heard) < min(2, len(tensors)):
-            silent.append(group)
-    return silent
+) -> tuple[list[Tensor], list[str]]:
+    """The outputs, and the groups about which they could say nothing.
+
+    Fewer than two of these groups' tensors (all, if fewer) change the outputs by more than 1e-7 of their size.
+    """
+
+    def probe(output: Tensor) -> Tensor | None:
+        if not output.isfinite().all():
+            return None
+        weights = torch.randn(output.shape, generator=generator, dtype=torch.float64).to(output)
+        return weights / output.detach().abs().max().clamp(min=1e-300)
+
+    learned = {slot.name: slot.value.numel() for slot in program.slots if slot.learned}
+    members = {group: {name for name, _ in spec.uses(group)} & learned.keys() for group in spec.groups}
+    few = {name for name, size in learned.items() if size <= HEARD_FIRST}
+    for tensors in members.values():
+        few |= tensors if len(tensors & few) < 2 else set()
+    # The slopes of the largest tensors take most memory, and are seldom needed.
+    for listened in (few, learned.keys()) if program.large else (learned.keys(),):
+        outputs, heard = program.hear(state, listened, probe, 1e-7)
+        silent = [g for g, tensors in members.items() if len(tensors & heard) < min(2, len(tensors))]
+        if not silent:
+            break
+    return outputs, silent if heard else list(spec.groups)
 
 
 def random_scales(spec: PermutationSpec, generator: torch.Generator) -> dict[str, Tensor]:

@@ -1,6 +1,6 @@
 r"""Symmetry groups of any network, from its graph.
 
-The network is exported (torch.export) and its graph is run once in float64 (`canon.tracing.interpreter`); beside
+The network is exported (torch.export) and its graph is read once (`canon.tracing.interpreter`); beside
 each tensor runs the structure of its axes (`canon.tracing.axis_unification`), about which every operation says something
 (`canon.tracing.operations`). Inputs and outputs stay where they are. What is still free to move at the end
 are the groups. Channels whose every mention stands beside their head are nested within it.
@@ -22,10 +22,11 @@ from canon.io.dtypes import is_mask
 from canon.spec import Axis, Factor, Group, PermutationSpec
 from canon.tracing.axis_unification import Structure
 from canon.tracing.exported_graph import Program, Slot
-from canon.tracing.interpreter import Interpreter, tensors_in
+from canon.tracing.interpreter import Interpreter, shapes_known, tensors_in
 from canon.tracing.numerical_check import check_program
 from canon.tracing.operations import Context, Traced
 from canon.tracing.scale_inference import Degrees
+from canon.tracing.streaming import wide
 
 
 def trace(
@@ -52,7 +53,11 @@ def trace(
         >>> spec.axes["0.weight"][0].groups == spec.axes["2.weight"][1].groups
         True
     """
-    program = Program.of(network, example_inputs)
+    return trace_program(Program.of(network, example_inputs), verify=verify)
+
+
+def trace_program(program: Program, *, verify: bool = True) -> PermutationSpec:
+    """`trace`, of a network that was exported already."""
     spec = _Reader(program).read()
     return check_program(program, spec).spec if verify else spec
 
@@ -99,8 +104,9 @@ class _Reader:
         """Run the graph; the axes of every tensor of the state."""
         structures: dict[str, list[Structure]] = {}
         tensors: dict[Any, list[Structure]] = {}
+        values: dict[int, Any] = {}
         arguments: list[Any] = []
-        used = self.program.used
+        used, known = self.program.used, shapes_known(self.program.graph)
         for slot in self.program.slots:
             if not isinstance(slot.value, Tensor):
                 arguments.append(slot.value)
@@ -113,12 +119,14 @@ class _Reader:
                         self.units.free(size) if reason is None else self.units.fixed(size, reason)
                         for size in slot.value.shape
                     ]
-                arguments.append(Traced(slot.value, list(tensors[slot.identity]), slot.learned))
+                value = slot.value if known else wide(slot.value)
+                values[id(value)] = slot.identity
+                arguments.append(Traced(value, list(tensors[slot.identity]), slot.learned))
             else:
                 reasons = [f"axis {n} of {slot.kind} {slot.name}" for n in range(slot.value.dim())]
                 fixed = [self.units.fixed(s, r) for s, r in zip(slot.value.shape, reasons, strict=True)]
                 arguments.append(Traced(slot.value, list(fixed), False))
-        outputs = Interpreter(self.program.graph, self.context).run(*arguments)
+        outputs = Interpreter(self.program.graph, self.context, known).run(*arguments)
         for number in self.program.outputs:
             for traced in tensors_in([outputs[number]]):
                 for n, axis in enumerate(self.context.axes(traced)):
@@ -130,6 +138,7 @@ class _Reader:
                 if found is not None
                 else [self.units.fixed(size, f"{name} is not used") for size in shape]
             )
+        self._running = {values[i] for i in self.context.statistics if i in values}
         self._freeze_unread(structures)
         self._mentions = [[self.context.mention(dim) for dim in dims] for dims in self.context.seen]
         return structures
@@ -226,14 +235,11 @@ class _Reader:
         return Axis(tuple(segments))
 
     def _statistics(self, axes: dict[str, list[Structure]]) -> list[str]:
-        running = self.context.statistics
-        values = {id(slot.value): slot.identity for slot in self.program.slots if slot.kind == "state"}
-        identities = {values[i] for i in running if i in values}
         masks = {slot.identity for slot in self.program.slots if slot.kind == "state" and is_mask(slot.value)}
         return [
             name
             for name, (identity, shape) in self.program.state_identities.items()
-            if identity in identities or not shape or identity in masks
+            if identity in self._running or not shape or identity in masks
         ]
 
     def _frozen(self, axes: dict[str, list[Structure]]) -> dict[str, str]:

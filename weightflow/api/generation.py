@@ -15,6 +15,7 @@ from weightflow.api.evaluation import Report, evaluate, report
 from weightflow.api.populations import opened
 from weightflow.generator import generator
 from weightflow.training import trainer as training
+from weightflow.training.config import TrainConfig
 from weightflow.training.presets import read_preset
 from weightflow.training.processes import Processes
 from weightflow.zoo.store import Zoo
@@ -148,4 +149,8 @@ def start_or_resume(
         return training.resume(zoo, out, changes, device, processes)
     if os.path.isfile(out):
         raise InputError(f"{out} is a file; name a folder for the run")
-    return training.start(zoo, read_preset(preset, dict(changes)), out, device, processes)
+    plan = read_preset(preset, dict(changes))
+    planned = zoo.manifest.get("recipe", {}).get("encoder")
+    if planned and "encoder" not in changes and plan.encoder == TrainConfig().encoder:
+        plan = replace(plan, encoder=planned)
+    return training.start(zoo, plan, out, device, processes)

@@ -26,6 +26,7 @@ from weightflow.backbones import pretrained
 from weightflow.data.types import Preprocessing
 from weightflow.device import usable_device
 from weightflow.networks.architectures import Architecture
+from weightflow.networks.classifier import Prepare
 
 KEY = "backbone"
 
@@ -92,6 +93,21 @@ class Backbone:
         device = usable_device()
         x = x.to(device, memory_format=torch.channels_last)
         return self.module.to(device)(x).float().cpu()
+
+
+class Features(nn.Module):
+    """A backbone as a part of a program, on the device where it is called: raw images to features."""
+
+    def __init__(self, backbone: Backbone) -> None:
+        super().__init__()
+        self.prepare, self.size = Prepare(backbone.card.preprocessing), backbone.card.size
+        self.module = backbone.module.to(memory_format=torch.contiguous_format)
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = self.prepare(images)
+        if self.size is not None and tuple(x.shape[2:]) != (self.size, self.size):
+            x = nn.functional.interpolate(x, (self.size,) * 2, mode="bilinear", antialias=True)
+        return self.module(x)
 
 
 def headless(module: nn.Module) -> nn.Module:

@@ -10,6 +10,7 @@ import typer
 
 from canon.cli import console
 from weightflow.cli.options import Device, Download, Seed, settings_like
+from weightflow.cli.own_code import settings_of
 
 if TYPE_CHECKING:
     from weightflow.backbones.train import BackboneTrainer, Epoch
@@ -46,7 +47,7 @@ def train(
     from weightflow.device import computing_on
 
     check_suffix(out)
-    changes = config.replace_nested(config.dotted(settings or []), {"seed": seed})
+    changes = config.replace_nested(settings_of(settings), {"seed": seed})
     recipe = config.build(BackboneRecipe, changes)
     if download:
         from weightflow.datasets.download import fetch

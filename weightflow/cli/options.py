@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
@@ -51,4 +52,8 @@ def settings_like(example: str) -> Any:
     )
 
 
+Descriptions = Annotated[
+    Path | None,
+    typer.Option(help="CSV file, a line a class: its name in the data set, and words that say what it is."),
+]
 Download = Annotated[bool, typer.Option("--download", help="Fetch the data set first; needs torchvision.")]

@@ -206,8 +206,10 @@ def _answerable(flow: Flow, refused: list[int], as_json: bool) -> Iterator[Promp
 
 def _warned(flow: Flow, asked: Iterable[Prompt]) -> Iterator[Prompt]:
     """The prompts; before each, once of each class that it is not known. Unions of known classes, and `other`, are."""
+    from weightflow.text.class_words import names_of_words
     from weightflow.text.description import group_of, misspelt
 
+    known = {*flow.known_classes, *names_of_words(flow.header.data.words)}
     names, told = flow.header.data.classes if flow.header.data.groups else (), set[str]()
     seen: set[Prompt] = set()
     for prompt in asked:
@@ -219,7 +221,7 @@ def _warned(flow: Flow, asked: Iterable[Prompt]) -> Iterator[Prompt]:
         described = {d.name: d for d in prompt.descriptions}
         for found in flow.neighbours(prompt):
             own = described[found.described]
-            if found.described in told or all(word in flow.known_classes for word in own.words or [own.name]):
+            if found.described in told or all(word in known for word in own.words or [own.name]):
                 continue
             told.add(found.described)
             if len(told) > MOST_WARNED:

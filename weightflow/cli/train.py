@@ -4,12 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from canon.cli import console
-from weightflow.cli.options import Device, Executor, PathName, PresetName, Seed, Workers, settings_like
+from weightflow.cli.options import (
+    Descriptions,
+    Device,
+    Executor,
+    PathName,
+    PresetName,
+    Seed,
+    Workers,
+    settings_like,
+)
+from weightflow.cli.own_code import settings_of
 
 if TYPE_CHECKING:
     from weightflow.training.trainer import Progress, Trainer
@@ -70,6 +80,7 @@ def train(
         PathName | None, typer.Option(help="Path from noise to networks; the preset's own by default.")
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was stopped.")] = False,
+    descriptions: Descriptions = None,
     seed: Seed = None,
     device: Device = "cpu",
     settings: Annotated[list[str] | None, settings_like("steps=500")] = None,
@@ -86,15 +97,17 @@ def train(
     """
     from weightflow import config
     from weightflow.api.generation import start_or_resume
+    from weightflow.text.class_words import read_class_words
     from weightflow.training import run_store as runs
     from weightflow.training import trainer as training
     from weightflow.training.processes import Processes
     from weightflow.zoo.store import Zoo
 
     opened, processes = Zoo(zoo), Processes.join()
-    changes = config.replace_nested(
-        config.dotted(settings or []), {"seed": seed, "objective": {"path": objective}}
-    )
+    said: dict[str, Any] = {"seed": seed, "objective": {"path": objective}}
+    if descriptions:
+        said["descriptions"] = {n: list(words) for n, words in read_class_words(descriptions).items()}
+    changes = config.replace_nested(settings_of(settings), said)
     begun = runs.read_header(out).config.steps if resume and training.is_begun(out) else None
     trainer = start_or_resume(opened, out, preset, changes, resume, device, processes)
     total, before = trainer.config.steps, trainer.progress.step

@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from canon.cli import console
 from canon.errors import InputError
-from weightflow.cli.options import DATASETS, RECIPES, Device, Download, Executor, Seed, Workers, settings_like
+from weightflow.cli.options import (
+    DATASETS,
+    RECIPES,
+    Descriptions,
+    Device,
+    Download,
+    Executor,
+    Seed,
+    Workers,
+    settings_like,
+)
+from weightflow.cli.own_code import settings_of
 
 app = typer.Typer(
     help="Populations of trained networks: build, import, inspect, verify.", no_args_is_help=True
@@ -20,6 +31,13 @@ app = typer.Typer(
 def build(
     recipe: Annotated[str, typer.Argument(help=f"A TOML file, or one of: {RECIPES}.")],
     out: Annotated[Path, typer.Option(help="Folder of the zoo.")],
+    descriptions: Descriptions = None,
+    encoder: Annotated[
+        str | None,
+        typer.Option(
+            help="Text encoder that generators will read: classes that it cannot represent are refused now."
+        ),
+    ] = None,
     download: Download = False,
     executor: Executor = "local",
     workers: Workers = 1,
@@ -33,18 +51,25 @@ def build(
 
     Example: [bold]weightflow zoo build digits --out zoos/digits[/]
     """
-    from weightflow import config
+    from weightflow import config, datasets
     from weightflow.device import computing_on, usable_device
+    from weightflow.registry import announce
+    from weightflow.text.class_words import read_class_words
     from weightflow.zoo.builders.parallel import build_with
     from weightflow.zoo.recipe import read_recipe
     from weightflow.zoo.store import Zoo
 
-    changes = config.replace_nested(config.dotted(settings or []), {"seed": seed})
+    said: dict[str, Any] = {"seed": seed, "encoder": announce(encoder) if encoder else None}
+    if descriptions:
+        said["descriptions"] = {n: list(words) for n, words in read_class_words(descriptions).items()}
+    changes = config.replace_nested(settings_of(settings), said)
     plan, device = read_recipe(recipe, changes), str(usable_device(device))
     if download:
         from weightflow.datasets.download import fetch
 
         console.say(f"data in {fetch(plan.dataset)}")
+    for remark in datasets.load(plan.dataset).remarks:
+        console.say(f"data set '{plan.dataset}': {remark}")
     total = plan.tasks.networks
     resume = f"finished shards are kept in {out}; run the same command again to go on"
     with (
@@ -91,10 +116,34 @@ def import_(
     recipe: Annotated[
         str | None, typer.Option(help="A recipe whose architecture and data set they have.")
     ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="What builds their module: an architecture's name, or your own file.py:function or "
+            "package.module:function; its arguments are set in architecture.arguments."
+        ),
+    ] = None,
     dataset: Annotated[
         str | None, typer.Option(help=f"Data set; the recipe's by default: {DATASETS}.")
     ] = None,
-    classes: Annotated[str | None, typer.Option(help="Classes in logit order, separated by commas.")] = None,
+    preprocessing: Annotated[
+        str | None,
+        typer.Option(
+            help="How the networks' inputs were prepared, (x / divisor - mean) / std, one number or one a channel: "
+            "[bold]divisor=255&mean=0.49,0.48,0.45&std=0.25[/]. The data set's own by default."
+        ),
+    ] = None,
+    classes: Annotated[
+        str | None, typer.Option(help="Classes of all networks in logit order, separated by commas.")
+    ] = None,
+    classes_from: Annotated[
+        str | None,
+        typer.Option(
+            help="Classes of each network: a .csv (file,class,class,...) or .json ({file: [classes]}), or file-names "
+            "for files such as cat-dog-seed3.pt. Without it, classes.csv or classes.json beside the files."
+        ),
+    ] = None,
+    descriptions: Descriptions = None,
     lineage: Annotated[
         str, typer.Option(help="What is known of their origin: independent, branched or imported.")
     ] = "imported",
@@ -105,22 +154,40 @@ def import_(
     """Make a zoo of a folder of checkpoints. A file that does not fit is named.
 
     Example: [bold]weightflow zoo import files --dataset digits --out zoos/mine[/]
+    Example: [bold]weightflow zoo import runs --model nets.py:build --dataset digits --out zoos/mine[/]
     """
-    from weightflow import config
+    from weightflow.registry import announce
     from weightflow.text import Prompt
-    from weightflow.zoo.import_checkpoints import checkpoint_files, import_zoo, own_architecture
+    from weightflow.text.class_words import read_class_words
+    from weightflow.zoo.import_checkpoints import (
+        architecture_of,
+        checkpoint_files,
+        import_zoo,
+        own_architecture,
+        prepared_name,
+    )
+    from weightflow.zoo.import_classes import classes_of_files
     from weightflow.zoo.recipe import read_recipe
     from weightflow.zoo.store import Zoo
 
     files = checkpoint_files(folder)
-    plan = read_recipe(recipe, config.dotted(settings or [])) if recipe else None
-    name = dataset or (plan.dataset if plan else None)
+    changes = settings_of(settings)
+    plan = read_recipe(recipe, changes) if recipe else None
+    name = announce(dataset) if dataset else plan.dataset if plan else None
     if name is None:
         raise InputError("name the data set whose classes they tell apart: --dataset, or --recipe")
-    architecture = plan.make_architecture() if plan else own_architecture(files)
-    asked = Prompt.parse(classes).classes if classes else None
+    if classes and classes_from:
+        raise InputError("--classes are those of all networks, --classes-from those of each; give one")
+    name = prepared_name(name, preprocessing)
+    asked = Prompt.parse(classes).classes if classes else classes_of_files(files, folder, classes_from, name)
+    if model:
+        arguments = changes.get("architecture", {}).get("arguments", {})
+        architecture = architecture_of(announce(model), arguments, files, name, asked)
+    else:
+        architecture = plan.make_architecture() if plan else own_architecture(files)
+    words = read_class_words(descriptions) if descriptions else plan.descriptions if plan else {}
     with console.progress(len(files), "reading networks", quiet=quiet) as steps:
-        count = import_zoo(files, out, architecture, name, asked, lineage, progress=steps.advance)
+        count = import_zoo(files, out, architecture, name, asked, lineage, words, progress=steps.advance)
     accuracy = [record.accuracy["validation"] for record in Zoo(out).records]
     least, mean, most = min(accuracy), sum(accuracy) / count, max(accuracy)
     console.show(

@@ -1,6 +1,8 @@
 """Data sets decoded once: arrays in a cache folder, memory-mapped when they are used.
 
-    train.npy  train_labels.npy  [test.npy  test_labels.npy]  names.json
+    train.npy  train_labels.npy  [validation.npy ... test.npy ...]  names.json  [remarks.json]
+
+`PART_keys.npy` are hashes of the examples' sources: where they are there, splits are cut by them (`partition.py`).
 
 The folder's name is a hash of the source, its options and its files' names, sizes and times, so that
 changed files are decoded again. A folder is renamed into place when it is complete. It holds the SHA-256 of
@@ -11,10 +13,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -25,6 +29,7 @@ from canon.errors import WorkError
 from canon.io.files import sha256
 from canon.validation import parse_json
 from weightflow.data.locations import cache_folder
+from weightflow.data.partition import fingerprint, parts_by_content, stratified_parts
 from weightflow.data.types import (
     ClassificationData,
     Preprocessing,
@@ -33,11 +38,15 @@ from weightflow.data.types import (
     StoredInputs,
     check_labels,
     check_parts,
-    stratified_parts,
 )
 
-VERSION = 2
+VERSION = 3
 HASHES = "sha256.json"
+CHUNK = 2**23
+"""Numbers that are in memory at once while statistics are computed."""
+PARTS = ("train", "validation", "test")
+LEAST_SPREAD = 1e-7
+"""Below this share of its mean the spread of a channel is rounding to float32."""
 
 
 def identity(source: str, files: Iterable[Path], **options: object) -> str:
@@ -93,13 +102,44 @@ def _is_whole(folder: Path) -> bool:
         return False
 
 
-def write_part(folder: Path, part: str, inputs: np.ndarray, labels: np.ndarray) -> None:
+def write_part(
+    folder: Path, part: str, inputs: np.ndarray, labels: np.ndarray, keys: np.ndarray | None = None
+) -> None:
     np.save(folder / f"{part}.npy", np.ascontiguousarray(inputs))
+    write_labels(folder, part, labels, keys)
+
+
+def write_labels(folder: Path, part: str, labels: np.ndarray, keys: np.ndarray | None = None) -> None:
     np.save(folder / f"{part}_labels.npy", np.asarray(labels))
+    if keys is not None:
+        np.save(folder / f"{part}_keys.npy", keys)
 
 
-def write_names(folder: Path, class_names: Sequence[str]) -> None:
+def write_names(folder: Path, class_names: Sequence[str], remarks: Sequence[str] = ()) -> None:
     (folder / "names.json").write_text(json.dumps(list(class_names)), encoding="utf-8")
+    if remarks:
+        (folder / "remarks.json").write_text(json.dumps(list(remarks)), encoding="utf-8")
+
+
+@dataclass(frozen=True)
+class _Part:
+    """The arrays of one part as they lie in the folder; keys where examples have them."""
+
+    inputs: np.ndarray
+    labels: np.ndarray
+    keys: np.ndarray | None
+
+    @classmethod
+    def read(cls, folder: Path, name: str) -> _Part | None:
+        if not (folder / f"{name}.npy").exists():
+            return None
+        keys = folder / f"{name}_keys.npy"
+        # "c": pages are shared and read on demand; nothing is ever written back
+        return cls(
+            np.load(folder / f"{name}.npy", mmap_mode="c"),
+            np.load(folder / f"{name}_labels.npy"),
+            np.load(keys) if keys.exists() else None,
+        )
 
 
 def from_folder(
@@ -112,60 +152,86 @@ def from_folder(
     validation_fraction: float = 0.1,
     seed: int = 0,
     standardise: bool = True,
+    per_feature: bool = False,
 ) -> ClassificationData:
-    """Open a decoded data set. Test examples are cut off by the seed only where it brings none.
+    """Open a decoded data set. Validation and test examples are cut off only where it brings none.
 
-    Inputs are standardised by channel (images) or as a whole (rows), by training examples alone; words
-    stay the numbers that they are.
+    Inputs are standardised by channel (images), by feature (rows, where `per_feature`) or as a whole, by training
+    examples alone; words stay the numbers that they are.
     """
     names = json.loads((folder / "names.json").read_text(encoding="utf-8"))
-    # "c": pages are shared and read on demand; nothing is ever written back
-    inputs, labels = np.load(folder / "train.npy", mmap_mode="c"), np.load(folder / "train_labels.npy")
-    check_labels(name, labels, names)
-    own_test = (folder / "test.npy").exists()
-    fractions = [validation_fraction] if own_test else [test_fraction, validation_fraction]
-    *cut, validation, train = stratified_parts(labels, fractions, seed)
-    test_inputs, test_labels = inputs, labels
-    if own_test:
-        test_inputs = np.load(folder / "test.npy", mmap_mode="c")
-        test_labels = np.load(folder / "test_labels.npy")
-        check_labels(name, test_labels, names)
-        cut = [np.arange(len(test_labels))]
-    test = cut[0]
-    parts = {"training": labels[train], "validation": labels[validation], "test": test_labels[test]}
-    check_parts(name, names, parts)
-    preprocessing = _standardise(inputs, train, divisor) if standardise else Preprocessing(1.0, 0.0, 1.0)
+    remarks = folder / "remarks.json"
+    found = {part: own for part in PARTS if (own := _Part.read(folder, part)) is not None}
+    for own in found.values():
+        check_labels(name, own.labels, names)
+    train = found["train"]
+    shares = {"test": test_fraction, "validation": validation_fraction}
+    cut = [part for part in shares if part not in found]
+    fractions = [shares[part] for part in cut]
+    if train.keys is None:
+        *cuts, kept = stratified_parts(train.labels, fractions, seed)
+    else:
+        *cuts, kept = parts_by_content(train.labels, train.keys, fractions)
+    rows = {"train": kept, **dict(zip(cut, cuts, strict=True))}
+    check_parts(
+        name,
+        names,
+        {
+            "training" if part == "train" else part: train.labels[rows[part]]
+            if part in rows
+            else found[part].labels
+            for part in PARTS
+        },
+    )
+    preprocessing = Preprocessing(1.0, 0.0, 1.0)
+    if standardise:
+        preprocessing = _standardise(train.inputs, kept, divisor, per_feature)
 
-    def split(stored: np.ndarray, targets: np.ndarray, rows: np.ndarray) -> Split:
-        picked = StoredInputs(torch.from_numpy(stored), torch.from_numpy(rows), preprocessing)
-        return Split(picked, torch.from_numpy(targets[rows].astype(np.int64)))
+    def split(part: str) -> Split:
+        source = train if part in rows else found[part]
+        own = rows.get(part, np.arange(len(source.labels)))
+        picked = StoredInputs(torch.from_numpy(source.inputs), torch.from_numpy(own), preprocessing)
+        return Split(picked, torch.from_numpy(source.labels[own].astype(np.int64)))
 
     return ClassificationData(
         name=name,
         class_names=tuple(names),
-        train=split(inputs, labels, train),
-        validation=split(inputs, labels, validation),
-        test=SealedSplit(split(test_inputs, test_labels, test)),
+        train=split("train"),
+        validation=split("validation"),
+        test=SealedSplit(split("test")),
         preprocessing=preprocessing,
         licence=licence,
         folder=folder,
+        fingerprint=_fingerprint(folder, names, found),
+        remarks=tuple(json.loads(remarks.read_text(encoding="utf-8")) if remarks.exists() else ()),
     )
 
 
-def _standardise(inputs: np.ndarray, rows: np.ndarray, divisor: float, chunk: int = 2048) -> Preprocessing:
-    """Mean and standard deviation of the training rows, summed in float64, a chunk at a time."""
-    channels = inputs.shape[1] if inputs.ndim == 4 else 1
-    total, square, count = np.zeros(channels), np.zeros(channels), 0
-    for start in range(0, len(rows), chunk):
-        part = inputs[rows[start : start + chunk]]
-        part = part.reshape(len(part), channels, -1).astype(np.float32) / divisor
-        total += part.sum(axis=(0, 2), dtype=np.float64)
-        square += np.square(part).sum(axis=(0, 2), dtype=np.float64)
-        count += part.shape[0] * part.shape[2]
-    mean = total / count
+def _fingerprint(folder: Path, names: Sequence[str], found: Mapping[str, _Part]) -> str:
+    """Of the examples by their keys; where they have none, of the decoded files by their hashes."""
+    keyed = {part: (own.keys, own.labels) for part, own in found.items() if own.keys is not None}
+    if len(keyed) == len(found):
+        return fingerprint(names, keyed)
+    return hashlib.sha256((folder / HASHES).read_bytes()).hexdigest()[:16]
+
+
+def _standardise(inputs: np.ndarray, rows: np.ndarray, divisor: float, per_feature: bool) -> Preprocessing:
+    """Mean and standard deviation of the training rows, in float64, a chunk at a time and the mean first."""
+    per_feature = per_feature and inputs.ndim == 2
+    channels = inputs.shape[1] if inputs.ndim == 4 or per_feature else 1
+    chunk = max(1, CHUNK // math.prod(inputs.shape[1:]))
+
+    def parts() -> Iterator[np.ndarray]:
+        for start in range(0, len(rows), chunk):
+            part = inputs[rows[start : start + chunk]]
+            yield part.reshape(len(part), channels, -1).astype(np.float64) / divisor
+
+    count = len(rows) * (math.prod(inputs.shape[1:]) // channels)
+    mean = sum((part.sum(axis=(0, 2)) for part in parts()), np.zeros(channels)) / count
+    spread = (np.square(part - mean[:, None]).sum(axis=(0, 2)) for part in parts())
+    std = np.sqrt(sum(spread, np.zeros(channels)) / count)
     # a channel that never changes is left as it is
-    std = np.sqrt(np.maximum(square / count - mean**2, 0.0))
-    std[std < 1e-6] = 1.0
-    if inputs.ndim == 4:
+    std[std <= LEAST_SPREAD * np.maximum(np.abs(mean), np.finfo(np.float32).tiny)] = 1.0
+    if inputs.ndim == 4 or per_feature:
         return Preprocessing(divisor, tuple(mean.tolist()), tuple(std.tolist()))
     return Preprocessing(divisor, float(mean[0]), float(std[0]))

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from canon.validation import boolean, items, record, text
+from canon.validation import boolean, integer, items, record, table, text
 from weightflow.data.types import ClassificationData, Preprocessing
 
 THROUGH = " through "
@@ -17,7 +18,8 @@ _NAME = text(r"(?s).*", 100_000)
 class Facts:
     """`classes` are all of the data set's, in label order; `known` those that the networks were trained on.
 
-    `groups`: the networks had tasks with classes made of classes.
+    `groups`: the networks had tasks with classes made of classes. `fingerprint` and the number of `examples` are the
+    data's when the networks were trained, where that is known; `words` say what names of classes mean.
     """
 
     dataset: str
@@ -26,12 +28,15 @@ class Facts:
     preprocessing: Preprocessing
     licence: str
     groups: bool = False
+    fingerprint: str = ""
+    examples: int = 0
+    words: Mapping[str, tuple[str, ...]] = field(default_factory=dict, hash=False)
 
     @property
     def backbone(self) -> str | None:
         """The file of the backbone whose features the examples are, where they are features."""
         _, through, file = self.dataset.rpartition(THROUGH)
-        return file if through else None
+        return file.partition("?")[0] if through else None
 
     @property
     def images(self) -> str:
@@ -43,7 +48,15 @@ class Facts:
         """Of a data set; `known` are classes by name, all by default."""
         chosen = set(data.class_names if known is None else known)
         own = tuple(name for name in data.class_names if name in chosen)
-        return cls(data.name, data.class_names, own, data.preprocessing, data.licence)
+        return cls(
+            data.name,
+            data.class_names,
+            own,
+            data.preprocessing,
+            data.licence,
+            fingerprint=data.fingerprint,
+            examples=data.examples,
+        )
 
     @classmethod
     def of_tasks(cls, data: ClassificationData, tasks: Iterable[Sequence[str]]) -> Facts:
@@ -59,13 +72,15 @@ class Facts:
             "known": list(self.known),
             "licence": self.licence,
             **({"groups": True} if self.groups else {}),
+            **({"fingerprint": self.fingerprint, "examples": self.examples} if self.fingerprint else {}),
+            **({"words": {name: list(own) for name, own in self.words.items()}} if self.words else {}),
             **self.preprocessing.to_dict(),
         }
 
     @classmethod
-    def from_dict(cls, table: Mapping[str, Any]) -> Facts:
+    def from_dict(cls, data: Mapping[str, Any]) -> Facts:
         """As a file has it; `canon.validation.Invalid` where a name is no text or a statistic no number."""
-        found = check_facts(table)
+        found = check_facts(data)
         return cls(
             dataset=found["dataset"],
             classes=tuple(found["classes"]),
@@ -73,7 +88,21 @@ class Facts:
             preprocessing=Preprocessing.from_dict(found),
             licence=found["licence"],
             groups=found.get("groups", False),
+            fingerprint=found.get("fingerprint", ""),
+            examples=found.get("examples", 0),
+            words={name: tuple(own) for name, own in found.get("words", {}).items()},
         )
+
+
+def without_folders(dataset: str) -> str:
+    """A data set's name for others: of the paths in it, the last parts alone."""
+    parts = []
+    for part in dataset.split(THROUGH):
+        before, mark, query = part.partition("?")
+        start = min((place for sign in "/\\" if (place := before.find(sign)) >= 0), default=0)
+        source = re.sub(r":[A-Za-z]:$", ":", before[: before.rfind(":", 0, start) + 1])
+        parts.append(source + re.split(r"[/\\]", before[len(source) :])[-1] + mark + query)
+    return THROUGH.join(parts)
 
 
 _FACTS = record(
@@ -84,12 +113,17 @@ _FACTS = record(
         "licence": _NAME,
         **Preprocessing.FIELDS,
     },
-    {"groups": boolean},
+    {
+        "groups": boolean,
+        "fingerprint": text(r"[0-9a-f]*", 64),
+        "examples": integer(0),
+        "words": table(_NAME, items(_NAME)),
+    },
 )
 
 
-def check_facts(table: Any) -> dict[str, Any]:
+def check_facts(data: Any) -> dict[str, Any]:
     """A table as `Facts.to_dict` gives it; `canon.validation.Invalid` where it is none."""
-    found = _FACTS(table)
+    found = _FACTS(data)
     Preprocessing.from_dict(found)
     return found

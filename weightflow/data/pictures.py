@@ -33,7 +33,7 @@ def open_picture(file: str) -> Image.Image:
             if image.width * image.height > LARGEST:
                 raise ValueError(f"{image.width}x{image.height} pixels, more than {LARGEST}")
             image.load()
-            return ImageOps.exif_transpose(image)
+            return upright(image)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise InputError(f"{file} cannot be read as an image ({error}); name a PNG or JPEG file") from None
 
@@ -44,7 +44,10 @@ def read_picture(file: str, shape: tuple[int, int, int]) -> Picture:
     mode = "RGB" if shape[0] == 3 else "L"
     if image.mode != mode:
         changes.append(f"{image.mode} to {mode}")
-        image = _eight_bits(image).convert(mode)
+        try:
+            image = eight_bits(image).convert(mode)
+        except ValueError as error:
+            raise InputError(f"{file}: {error}") from None
     size = (shape[2], shape[1])
     if image.size != size:
         changes.append(f"{image.width}x{image.height} to {size[0]}x{size[1]}")
@@ -54,13 +57,34 @@ def read_picture(file: str, shape: tuple[int, int, int]) -> Picture:
     return Picture(torch.from_numpy(np.ascontiguousarray(pixels)), ", ".join(changes))
 
 
-def _eight_bits(image: Image.Image) -> Image.Image:
-    """Pillow cuts values above 255 off: 16 bits are brought to 8 first. Transparent parts become white."""
-    if image.mode.startswith("I") or image.mode == "F":
+def upright(image: Image.Image) -> Image.Image:
+    """The picture as viewers show it: turned as its EXIF orientation says; the format stays known."""
+    turned = ImageOps.exif_transpose(image)
+    turned.format = image.format
+    return turned
+
+
+def eight_bits(image: Image.Image) -> Image.Image:
+    """The picture in bytes, which Pillow's own conversion would cut off at 255. Transparent parts become white.
+
+    16 bits are scaled by their range, floats from 0 to 1 by theirs; `ValueError` for numbers without a known range.
+    """
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):
+        return Image.fromarray((np.asarray(image).astype(np.float64) / 257).round().astype(np.uint8))
+    if image.mode == "F":
         values = np.asarray(image, dtype=np.float64)
-        values = values / 257 if values.max(initial=0) > 255 else values
-        return Image.fromarray(values.clip(0, 255).round().astype(np.uint8))
+        if not (np.isfinite(values).all() and values.min() >= 0 and values.max() <= 1):
+            raise ValueError("pixels are floats beyond 0 to 1; save it with 8 or 16 bits")
+        return Image.fromarray((255 * values).round().astype(np.uint8))
+    if image.mode.startswith("I"):
+        raise ValueError("pixels are 32-bit numbers of no known range; save it with 8 or 16 bits")
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        seen = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", seen.size, "white"), seen).convert("RGB")
+        grey, seen = is_grey(image), image.convert("RGBA")
+        flat = Image.alpha_composite(Image.new("RGBA", seen.size, "white"), seen)
+        return flat.convert("L" if grey else "RGB")
     return image
+
+
+def is_grey(image: Image.Image) -> bool:
+    """Whether a picture's mode has no colour."""
+    return image.mode in ("1", "L", "LA", "I", "F") or image.mode.startswith("I;")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -14,6 +14,7 @@ from torch import Tensor
 from canon.errors import InputError
 from canon.validation import Check, Invalid, either, items, number, positive, record
 from weightflow.data.class_groups import labels_of_classes
+from weightflow.data.partition import content_keys, fingerprint, parts_by_content, stratified_parts
 from weightflow.registry import suggest
 
 
@@ -39,9 +40,19 @@ class Preprocessing:
     def channels(self) -> int:
         return len(self.mean) if isinstance(self.mean, tuple) else 1
 
-    def __call__(self, inputs: Tensor) -> Tensor:
-        mean, std = (along(torch.tensor(values), inputs) for values in (self.mean, self.std))
+    def __call__(self, inputs: Tensor, example: int | None = None) -> Tensor:
+        """`example`: the number of axes of one example; by default `inputs` has one axis more."""
+        axes = inputs.dim() - 1 if example is None else example
+        mean, std = (along(torch.tensor(values), axes) for values in (self.mean, self.std))
         return (inputs.float() / self.divisor - mean) / std
+
+    def undone(self, prepared: Tensor) -> Tensor:
+        """The raw inputs (examples, *shape) of prepared ones, in float64 between."""
+        mean, std = (
+            along(torch.tensor(values, dtype=torch.float64), prepared.dim() - 1)
+            for values in (self.mean, self.std)
+        )
+        return ((prepared.double() * std + mean) * self.divisor).float()
 
     def to_dict(self) -> dict[str, Any]:
         return {"divisor": self.divisor, "mean": _listed(self.mean), "std": _listed(self.std)}
@@ -50,21 +61,28 @@ class Preprocessing:
     def from_dict(cls, table: Mapping[str, Any]) -> Preprocessing:
         """As a file has it; `canon.validation.Invalid` where a statistic is no number."""
         found = record(cls.FIELDS)({key: table[key] for key in cls.FIELDS if key in table})
-        mean, std = (tuple(v) if isinstance(v, list) else v for v in (found["mean"], found["std"]))
+        try:
+            mean, std = (
+                tuple(map(float, v)) if isinstance(v, list) else float(v)
+                for v in (found["mean"], found["std"])
+            )
+            divisor = float(found["divisor"])
+        except OverflowError:
+            raise Invalid("a number of the preprocessing is beyond float64") from None
         if isinstance(mean, tuple) != isinstance(std, tuple) or (
             isinstance(mean, tuple) and isinstance(std, tuple) and len(mean) != len(std)
         ):
             raise Invalid("mean and std are for different numbers of channels")
-        return cls(found["divisor"], mean, std)
+        return cls(divisor, mean, std)
 
 
 def _listed(values: float | tuple[float, ...]) -> float | list[float]:
     return list(values) if isinstance(values, tuple) else values
 
 
-def along(values: Tensor, inputs: Tensor) -> Tensor:
-    """One value, or one a channel of images or a feature of rows, shaped to meet `inputs`."""
-    return values.view(-1, 1, 1) if values.dim() and inputs.dim() > 2 else values
+def along(values: Tensor, axes: int) -> Tensor:
+    """One value, or one a channel of images or a feature of rows, shaped to meet examples of so many axes."""
+    return values.view(-1, 1, 1) if values.dim() and axes > 1 else values
 
 
 class StoredInputs:
@@ -84,7 +102,7 @@ class StoredInputs:
         return torch.Size((len(self.rows), *self.stored.shape[1:]))
 
     def __getitem__(self, index: Any) -> Tensor:
-        return self.preprocessing(self.stored[self.rows[index]])
+        return self.preprocessing(self.stored[self.rows[index]], self.stored.dim() - 1)
 
     def some(self, rows: Tensor) -> StoredInputs:
         """The same, of some rows alone."""
@@ -114,6 +132,10 @@ class SealedSplit:
     def open_for_evaluation(self) -> Split:
         return self._split
 
+    def prepared(self, change: Callable[[Split], Split]) -> SealedSplit:
+        """The same examples after a change of how they are prepared, sealed as before."""
+        return SealedSplit(change(self._split))
+
     def __len__(self) -> int:
         return len(self._split)
 
@@ -123,7 +145,8 @@ class ClassificationData:
     """Real examples of named classes. Validation is cut from training data, never from test data.
 
     `folder` holds the decoded arrays, where there is one. Where the examples are features, `features` makes
-    them of raw images, and `excluded` classes were kept from the backbone that made them.
+    them of raw images, and `excluded` classes were kept from the backbone that made them. `fingerprint` changes
+    with the examples, `remarks` say what was left out or changed when they were read.
     """
 
     name: str
@@ -136,6 +159,13 @@ class ClassificationData:
     folder: Path | None = None
     features: Callable[[Tensor], Tensor] | None = None
     excluded: tuple[str, ...] = ()
+    fingerprint: str = ""
+    remarks: tuple[str, ...] = ()
+
+    @property
+    def examples(self) -> int:
+        """Of all three splits together."""
+        return len(self.train) + len(self.validation) + len(self.test)
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -156,19 +186,29 @@ class ClassificationData:
         return labels_of_classes(self.name, classes, self.class_names)
 
 
-def stratified_parts(labels: np.ndarray, fractions: Sequence[float], seed: int) -> list[np.ndarray]:
-    """Disjoint index sets that cover `labels`, each with the same share of every class.
+def prepared_as(data: ClassificationData, preprocessing: Preprocessing) -> ClassificationData:
+    """The same examples, prepared in another way; `InputError` where it is for another number of channels."""
+    shape = data.input_shape
+    for values in (preprocessing.mean, preprocessing.std):
+        if isinstance(values, tuple) and (len(shape) not in (1, 3) or len(values) != shape[0]):
+            raise InputError(
+                f"data set '{data.name}': {len(values)} means or deviations do not fit examples of shape {shape}; "
+                "give one, or one a channel (images) or feature (rows)"
+            )
 
-    Part i gets `fractions[i]` of each class, rounded; the last part takes what is left.
-    """
-    rng = np.random.default_rng(seed)
-    parts: list[list[np.ndarray]] = [[] for _ in range(len(fractions) + 1)]
-    for label in np.unique(labels):
-        rows = rng.permutation(np.flatnonzero(labels == label))
-        cuts = np.round(np.cumsum(fractions) * len(rows)).astype(int)
-        for part, chunk in zip(parts, np.split(rows, cuts), strict=True):
-            part.append(chunk)
-    return [np.sort(np.concatenate(part)) for part in parts]
+    def other(split: Split) -> Split:
+        own = split.inputs
+        if isinstance(own, StoredInputs):
+            return Split(StoredInputs(own.stored, own.rows, preprocessing), split.labels)
+        return Split(preprocessing(data.preprocessing.undone(own)), split.labels)
+
+    return replace(
+        data,
+        train=other(data.train),
+        validation=other(data.validation),
+        test=data.test.prepared(other),
+        preprocessing=preprocessing,
+    )
 
 
 def check_labels(name: str, labels: np.ndarray, class_names: Sequence[str]) -> None:
@@ -211,15 +251,26 @@ def from_arrays(
     standardise: bool = True,
     test_fraction: float = 0.25,
     validation_fraction: float = 0.15,
-    seed: int = 0,
+    seed: int | None = 0,
 ) -> ClassificationData:
-    """Split one table of examples by a fixed seed and standardise it by its training part; words stay as they are."""
-    test, validation, train = stratified_parts(labels, [test_fraction, validation_fraction], seed)
+    """Split one table of examples and standardise it by its training part; words stay as they are.
+
+    Without a seed an example's split depends on its content alone, so that splits survive growth.
+    """
+    fractions = [test_fraction, validation_fraction]
+    keys = content_keys(inputs)
+    if seed is None:
+        test, validation, train = parts_by_content(labels, keys, fractions)
+    else:
+        test, validation, train = stratified_parts(labels, fractions, seed)
+    parts = {"training": labels[train], "validation": labels[validation], "test": labels[test]}
+    check_parts(name, class_names, parts)
     scaled = torch.from_numpy(inputs[train]).float() / divisor
     if not standardise:
         preprocessing = Preprocessing(1.0, 0.0, 1.0)
     elif per_feature:
         mean, std = scaled.double().mean(0), scaled.double().std(0, correction=0)
+        std[std == 0] = 1.0  # a feature that never changes is left as it is
         preprocessing = Preprocessing(divisor, tuple(mean.tolist()), tuple(std.tolist()))
     else:
         preprocessing = Preprocessing(divisor, float(scaled.mean()), float(scaled.std()))
@@ -237,4 +288,5 @@ def from_arrays(
         test=SealedSplit(split(test)),
         preprocessing=preprocessing,
         licence=licence,
+        fingerprint=fingerprint(class_names, {"train": (keys, labels)}),
     )

@@ -1,7 +1,8 @@
 """Data sets by name. A new one is one file here and one line in `_OWN`.
 
 A name may bring a place and options: `imagefolder:photos?size=32&skip_corrupt`, `caltech256?size=64`.
-They are the arguments of the source's function, and part of the data's identity. `NAME through FILE` are
+They are the arguments of the source's function, or say how inputs are prepared
+(`digits?divisor=16&mean=0.3&std=0.4`), and are part of the data's identity. `NAME through FILE` are
 the features of NAME's images under the backbone in FILE.
 """
 
@@ -9,7 +10,9 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Callable
+import math
+import os
+from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any
 
@@ -25,6 +28,7 @@ from weightflow.data.types import (
     StoredInputs,
     check_labels,
     from_arrays,
+    prepared_as,
 )
 from weightflow.datasets import (
     backbone_features,
@@ -54,10 +58,13 @@ _OWN: dict[str, Callable[..., Any]] = {
     "imagefolder": image_folder.imagefolder,
     "npz": npz.npz,
 }
+PREPARED = ("divisor", "mean", "std")
+"""Options of every data set: how inputs are prepared, where it is not by the training examples' own statistics."""
 SOURCES = Registry("data set", "weightflow.datasets", _OWN)
 
 __all__ = [
     "SOURCES",
+    "THROUGH",
     "ClassificationData",
     "Facts",
     "Preprocessing",
@@ -76,7 +83,10 @@ def load(name: str) -> ClassificationData:
     """
     images, through, backbone = name.rpartition(THROUGH)
     if through:
-        return backbone_features.through(load(images), backbone, name)
+        file, _, query = backbone.partition("?")
+        options = _options(name, query, {})
+        found = backbone_features.through(load(images), file, name)
+        return _prepared(found, options)
     before, _, query = name.partition("?")
     source, path = SOURCES.split(before)
     make = SOURCES.pick(source, path)
@@ -88,14 +98,72 @@ def load(name: str) -> ClassificationData:
     if path:
         arguments["path"] = path
     parameters.pop("path", None)
+    options = _options(name, query, parameters)
+    arguments |= {key: options.pop(key) for key in parameters if key in options}
+    found = _prepared(_checked(source, make(**arguments)), options)
+    return found if found.name == name else dataclasses.replace(found, name=name)
+
+
+def absolute(name: str) -> str:
+    """The name with the paths in it made absolute, so that it means the same in every folder."""
+    images, through, backbone = name.rpartition(THROUGH)
+    if through:
+        file, mark, query = backbone.partition("?")
+        return f"{absolute(images)}{THROUGH}{_absolute(file)}{mark}{query}"
+    before, mark, query = name.partition("?")
+    source, path = SOURCES.split(before)
+    if path and source in SOURCES and "path" in inspect.signature(SOURCES[source]).parameters:
+        return f"{source}:{_absolute(path)}{mark}{query}"
+    return name
+
+
+def _absolute(path: str) -> str:
+    return os.path.abspath(os.path.expanduser(path))
+
+
+def _options(name: str, query: str, parameters: Mapping[str, inspect.Parameter]) -> dict[str, Any]:
+    """What follows the `?` in a name: options of the source (`parameters`), and those of `PREPARED`."""
+    options: dict[str, Any] = {}
     for part in filter(None, query.split("&")):
         key, _, text = part.partition("=")
-        if key not in parameters:
-            known = f"its options are: {', '.join(parameters)}" if parameters else "it has none"
-            raise InputError(f"data set '{source}' has no option '{key}'; {known}")
-        arguments[key] = _value(name, key, text, flag=isinstance(parameters[key].default, bool))
-    found = _checked(source, make(**arguments))
-    return found if found.name == name else dataclasses.replace(found, name=name)
+        if key not in parameters and key not in PREPARED:
+            raise InputError(
+                f"data set '{name.partition('?')[0]}' has no option '{key}'; its options are: "
+                f"{', '.join([*parameters, *PREPARED])}"
+            )
+        if key in options:
+            raise InputError(f"data set '{name}': option '{key}' stands twice; leave one out")
+        if key in parameters:
+            options[key] = _value(name, key, text, flag=isinstance(parameters[key].default, bool))
+        else:
+            options[key] = _numbers(name, key, text)
+    return options
+
+
+def _prepared(data: ClassificationData, options: Mapping[str, Any]) -> ClassificationData:
+    """The data as they are, or prepared as the options say: `(x / divisor - mean) / std`."""
+    if not options:
+        return data
+    divisor = options.get("divisor", 1.0)
+    if isinstance(divisor, tuple):
+        raise InputError(f"data set '{data.name}': option 'divisor' is one number")
+    mean, std = options.get("mean", 0.0), options.get("std", 1.0)
+    count = max(len(values) if isinstance(values, tuple) else 1 for values in (mean, std))
+    if count > 1:
+        mean, std = (v if isinstance(v, tuple) else (v,) * count for v in (mean, std))
+    return prepared_as(data, Preprocessing(divisor, mean, std))
+
+
+def _numbers(name: str, key: str, text: str) -> float | tuple[float, ...]:
+    try:
+        values = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise InputError(
+            f"data set '{name}': option '{key}' is a number, or several with commas, found '{text}'"
+        ) from None
+    if not all(math.isfinite(value) and (key == "mean" or value > 0) for value in values):
+        raise InputError(f"data set '{name}': option '{key}' is above 0 and finite, found '{text}'")
+    return values if len(values) > 1 else values[0]
 
 
 def _checked(source: str, found: Any) -> ClassificationData:
@@ -113,7 +181,7 @@ def _checked(source: str, found: Any) -> ClassificationData:
         check_labels(source, labels, class_names)
         flat = inputs.ndim == 2
         return from_arrays(
-            source, class_names, inputs, labels, divisor=1.0, licence="unknown", per_feature=flat
+            source, class_names, inputs, labels, divisor=1.0, licence="unknown", per_feature=flat, seed=None
         )
     raise InputError(
         f"data set '{source}' returned a {type(found).__name__}; expected (inputs, labels, class names) or "

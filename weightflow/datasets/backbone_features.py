@@ -42,7 +42,7 @@ def through(images: ClassificationData, backbone: str, name: str) -> Classificat
 
 
 def _compute(backbone: Backbone, source: Path, target: Path, batch: int = 256) -> None:
-    for part in ("train", "test"):
+    for part in decoded_cache.PARTS:
         if not (source / f"{part}.npy").exists():
             continue
         images = np.load(source / f"{part}.npy", mmap_mode="c")
@@ -52,5 +52,9 @@ def _compute(backbone: Backbone, source: Path, target: Path, batch: int = 256) -
             if rows is None:
                 rows = np.lib.format.open_memmap(place, "w+", np.float32, (len(images), found.shape[1]))
             rows[start : start + batch] = found
-        shutil.copy(source / f"{part}_labels.npy", target)
-    shutil.copy(source / "names.json", target)
+        for kept in (f"{part}_labels.npy", f"{part}_keys.npy"):
+            if (source / kept).exists():
+                shutil.copy(source / kept, target)
+    for kept in ("names.json", "remarks.json"):
+        if (source / kept).exists():
+            shutil.copy(source / kept, target)

@@ -10,14 +10,33 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
+from PIL import Image
 
 from canon.errors import InputError
 from weightflow.data import decoded_cache
+from weightflow.data.partition import content_key
+from weightflow.data.pictures import eight_bits, is_grey, upright
 
-SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff", ".webp"}
+SUFFIXES = {
+    ".png",
+    ".jpg",
+    ".jpeg",
+    ".jpe",
+    ".jfif",
+    ".bmp",
+    ".gif",
+    ".ppm",
+    ".pgm",
+    ".tif",
+    ".tiff",
+    ".webp",
+}
 
 # a small file can claim to be a huge image: sizes are looked at before anything is decoded
 LARGEST_FILE, LARGEST_IMAGE = 2**26, 2**26  # bytes, pixels
+
+UNREADABLE = (OSError, SyntaxError, ValueError, zipfile.BadZipFile, Image.DecompressionBombError)
+"""What opening and decoding an image may raise."""
 
 
 @dataclass(frozen=True)
@@ -31,11 +50,12 @@ class ImageFile:
 
 @dataclass(frozen=True)
 class ImageOptions:
-    """`size`: resize to size x size (as they are otherwise). `colour`: grey images become colour."""
+    """`size`: resize to size x size (as they are otherwise). `colour`, `grey`: all images become so."""
 
     size: int | None = None
     colour: bool = False
     skip_corrupt: bool = False
+    grey: bool = False
 
 
 def file_at(path: Path, label: int) -> ImageFile:
@@ -62,16 +82,21 @@ def decode_parts(
     parts: Mapping[str, Sequence[ImageFile]],
     class_names: Sequence[str],
     options: ImageOptions,
+    remarks: Sequence[str] = (),
+    keyed: bool = False,
 ) -> None:
     """Decode every part into `folder` as (images, channels, height, width) bytes, with labels and names.
 
+    `keyed`: with the hashes of the files, by which splits are cut. `remarks` are kept with the data.
     Raises `InputError` that names and counts images which are corrupt (unless they are skipped), grey
     among colour, or of another size.
     """
-    probe = _Probe(name, options)
+    every = [file for files in parts.values() for file in files]
+    probe = _Probe(name, options, _mode(name, every, options))
     for part, files in parts.items():
         labels = np.array([f.label for f in files], dtype=np.int64)
         kept = np.zeros(len(files), dtype=bool)
+        keys = np.zeros(len(files), dtype=np.uint64)
         pixels = None
         for row, file in enumerate(files):
             image = probe.read(file)
@@ -82,46 +107,73 @@ def decode_parts(
                 pixels = np.lib.format.open_memmap(
                     folder / f"{part}.npy", "w+", np.uint8, (len(files), *probe.shape)
                 )
-            pixels[row], kept[row] = image, True
+            pixels[row], kept[row], keys[row] = image, True, probe.key
         probe.complain()
         if pixels is None:
             raise InputError(f"data set '{name}': none of {len(files)} images for {part} can be read")
         if not kept.all():
             decoded_cache.write_part(folder, part, pixels[kept], labels[kept])
-        else:
-            pixels.flush()
-            np.save(folder / f"{part}_labels.npy", labels)
-    decoded_cache.write_names(folder, class_names)
+        pixels.flush()
+        decoded_cache.write_labels(folder, part, labels[kept], keys[kept] if keyed else None)
+    if probe.corrupt:
+        remarks = [
+            *remarks,
+            f"{len(probe.corrupt)} of {len(every)} images are corrupt and were left out, the first is "
+            f"{probe.corrupt[0]}",
+        ]
+    decoded_cache.write_names(folder, class_names, remarks)
+
+
+def _mode(name: str, files: Sequence[ImageFile], options: ImageOptions) -> str:
+    """RGB or L, as all images are; `InputError` where some are grey among colour and no option says what to do."""
+    if options.colour and options.grey:
+        raise InputError(f"data set '{name}': ?colour and ?grey exclude each other; leave one out")
+    if options.colour or options.grey:
+        return "RGB" if options.colour else "L"
+    grey, colour = list[str](), list[str]()
+    for file in files:
+        try:
+            with file.open() as opened, Image.open(opened) as image:  # the header alone
+                (grey if is_grey(image) else colour).append(file.path)
+        except UNREADABLE:
+            continue
+    if grey and colour:
+        few, most, is_few = (
+            (grey, colour, "grey") if len(grey) <= len(colour) else (colour, grey, "in colour")
+        )
+        raise InputError(
+            f"data set '{name}': {len(few)} images are {is_few} and {len(most)} are not, the first is {few[0]}; "
+            "add ?colour to make all of them colour, or ?grey"
+        )
+    return "L" if grey else "RGB"
 
 
 class _Probe:
-    """Reads images of one kind and remembers those that are not of it."""
+    """Reads images of one mode and remembers those that are not as the others."""
 
-    def __init__(self, name: str, options: ImageOptions) -> None:
-        self.name, self.options = name, options
-        self.mode = "RGB" if options.colour else ""
+    def __init__(self, name: str, options: ImageOptions, mode: str) -> None:
+        self.name, self.options, self.mode = name, options, mode
         self.shape: tuple[int, ...] = ()
+        self.key = 0
         self.corrupt: list[str] = []
-        self.grey: list[str] = []
         self.other_size: list[str] = []
 
     def read(self, file: ImageFile) -> np.ndarray | None:
-        from PIL import Image
-
+        """The pixels, and `key` of the file; None where it is not as the others."""
         try:
-            with file.open() as opened, Image.open(opened) as image:
+            with file.open() as opened:
+                content = opened.read(LARGEST_FILE + 1)
+            if len(content) > LARGEST_FILE:
+                raise ValueError(f"more than the {LARGEST_FILE} bytes that an image may have")
+            with Image.open(BytesIO(content)) as image:
                 if image.width * image.height > LARGEST_IMAGE:
                     raise ValueError(f"{image.width}x{image.height} pixels, more than {LARGEST_IMAGE}")
                 image.load()
-                grey = image.mode in ("1", "L", "LA", "I", "I;16", "F")
-                self.mode = self.mode or ("L" if grey else "RGB")
-                if grey and self.mode == "RGB" and not self.options.colour:
-                    self.grey.append(file.path)
-                    return None
-                picture = image.convert(self.mode)
-        except (OSError, SyntaxError, ValueError, zipfile.BadZipFile, Image.DecompressionBombError) as error:
+                picture = eight_bits(upright(image)).convert(self.mode)
+        except UNREADABLE as error:
             self.corrupt.append(f"{file.path} ({error})")
             return None
+        self.key = content_key(content)
         if self.options.size is not None:
             picture = picture.resize((self.options.size,) * 2, Image.Resampling.BILINEAR)
         pixels = np.asarray(picture)
@@ -134,7 +186,6 @@ class _Probe:
 
     def complain(self) -> None:
         problems = [
-            (self.grey, "are grey where the first is in colour", "add ?colour to make them colour"),
             (
                 self.other_size,
                 f"are not {self.shape[-1] if self.shape else 0}x{self.shape[-2] if self.shape else 0} pixels "

@@ -19,6 +19,7 @@ from weightflow.datasets import ClassificationData
 from weightflow.flow.sampling_config import SampleConfig
 from weightflow.generator.generator import Flow
 from weightflow.zoo.canonicalize import is_canonical
+from weightflow.zoo.data_changes import warn_of_changes
 from weightflow.zoo.store import Zoo
 
 
@@ -126,4 +127,5 @@ def open_known(folder: Path, config: SampleConfig | None = None, limit: int | No
             f"the zoo at {reference.path} has changed since {folder} was trained on it "
             f"({zoo.identity[:12]}, then {reference.identity[:12]}); train again, or restore it"
         )
+    warn_of_changes(zoo)
     return Known(flow, zoo, config or flow.sampling, limit)

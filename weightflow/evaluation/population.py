@@ -21,6 +21,8 @@ from weightflow.batched.tasks import Task
 from weightflow.evaluation.chance import chance
 from weightflow.evaluation.evaluate import Spread, judge, judge_ensembles, named
 from weightflow.executors import Executor, InProcess
+from weightflow.text.class_words import names_of_words
+from weightflow.zoo.data_changes import warn_of_changes
 from weightflow.zoo.store import Record, Zoo
 
 LEAST = 16
@@ -40,6 +42,8 @@ def evaluate_zoo(
     """
     if len(networks) == 0:
         raise InputError(f"{networks!r} holds no network")
+    if isinstance(networks, Zoo):
+        warn_of_changes(networks)
     said = _tasks(networks)
     names = datasets.load(said[0].dataset).class_names
     executor, rows, parts = executor or InProcess(), list[int](), list[dict[str, Tensor]]()
@@ -104,7 +108,8 @@ def _tasks(networks: Zoo | StackedNetworks) -> list[Task]:
 def _known_tasks(networks: Zoo | StackedNetworks, rows: Sequence[int], names: Sequence[str]) -> list[Task]:
     if isinstance(networks, StackedNetworks):
         return [networks.tasks[row] for row in rows]
-    return [known_task(networks.records[row], names) for row in rows]
+    meant = names_of_words(networks.class_words)
+    return [known_task(networks.records[row], names, meant) for row in rows]
 
 
 def _groups(networks: Zoo | StackedNetworks) -> Iterator[list[int]]:
@@ -131,14 +136,17 @@ def _state(networks: Zoo | StackedNetworks, rows: list[int]) -> StateDict:
     return networks.load(rows) if isinstance(networks, Zoo) else networks[rows].state
 
 
-def known_task(record: Record, names: Sequence[str]) -> Task:
+def known_task(record: Record, names: Sequence[str], meant: Mapping[str, str] | None = None) -> Task:
     """The task of a network by the data set's names of its classes.
 
     A class that was named by its maker and described by a class of the data set (`bell pepper = sweet pepper`)
-    is judged on the examples of the latter.
+    is judged on the examples of the latter; so is one that was named by the words of a class (`meant`: words to it).
     """
-    words = record.words or record.classes
-    classes = [own if own in names else said for own, said in zip(record.classes, words, strict=True)]
+    words, meant = record.words or record.classes, meant or {}
+    classes = [
+        own if own in names else meant.get(said, said)
+        for own, said in zip(record.classes, words, strict=True)
+    ]
     if len(set(classes)) < len(classes) or not set(classes) <= set(names):
         return record.task
     return replace(record.task, classes=tuple(classes))

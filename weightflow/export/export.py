@@ -16,11 +16,14 @@ from torch import Tensor
 
 from canon.errors import InputError
 from canon.io import checkpoint
-from canon.io.files import atomic_write
+from canon.io.files import atomic_write, read_bounded
 from canon.types import StateDict
+from canon.validation import Invalid, parse_json
 from weightflow import datasets
+from weightflow.backbones import Features, read_backbone
 from weightflow.batched import batch_norm
-from weightflow.datasets import Facts
+from weightflow.data.info import without_folders
+from weightflow.datasets import Facts, StoredInputs
 from weightflow.export.programs import onnx_bytes, pt2_bytes
 from weightflow.generator.decode import to_module
 from weightflow.networks.classifier import Classifier
@@ -32,11 +35,13 @@ from weightflow.zoo.store import Zoo
 
 @dataclass(frozen=True)
 class Given:
-    """A network to hand over: its plain state, the module that calls it, inputs to try it on, what it says."""
+    """A network to hand over: its plain state, the module that calls it, raw and prepared inputs to try it on, what it
+    says."""
 
     state: Mapping[str, Tensor]
     model: Classifier
     example: Tensor
+    prepared: Tensor
     metadata: Mapping[str, str]
 
 
@@ -50,15 +55,22 @@ def _safetensors(path: Path, given: Given, prepared: bool) -> None:
 
 def _program(make: Callable[[torch.nn.Module, Tensor, Mapping[str, str]], bytes]) -> Write:
     def write(path: Path, given: Given, prepared: bool) -> None:
-        module = given.model.network if prepared else given.model
-        takes = {"inputs": "prepared" if prepared else "raw"}
-        content = make(module, given.example, {**given.metadata, **takes})
+        module, example = (given.model.network, given.prepared) if prepared else (given.model, given.example)
+        takes = {
+            "inputs": "prepared" if prepared else "raw",
+            "input_shape": json.dumps(list(example.shape[1:])),
+            "input_dtype": str(example.dtype).removeprefix("torch."),
+        }
+        content = make(module, example, {**given.metadata, **takes})
         path.parent.mkdir(parents=True, exist_ok=True)  # not before something can be written into it
         atomic_write(path, content)
 
     return write
 
 
+SAFETENSORS = "safetensors"
+SOURCE = "networks.json"
+"""Says which population the files of a folder are of."""
 FORMATS: dict[str, Write] = {
     "safetensors": _safetensors,
     "pt2": _program(pt2_bytes),
@@ -76,32 +88,95 @@ def export_zoo(
 ) -> list[Path]:
     """Write the first `count` networks (all by default) as `ID.FORMAT`, trimmed to their classes.
 
-    Programs take raw inputs and prepare them, or `prepared` ones as they are; the metadata says which, and
+    Programs take raw inputs (bytes where the data are bytes; images where the networks are heads, whose programs hold
+    the backbone) and prepare them, or `prepared` ones as they are; the metadata says which, and
     how inputs are prepared. Their outputs were compared with the network's before they are written.
-    Raises `InputError` where the format cannot express the network; then nothing is written.
+    Raises `InputError` where the format cannot express the network, or the folder holds other networks; then nothing
+    is written.
     """
     if count is not None and count < 1:
         raise InputError(f"--count is {count}; export 1 network or more")
     if len(zoo) == 0:
         raise InputError(f"{zoo.path} holds no network")
     write, facts = pick(FORMATS, format, "format"), facts_of(zoo)
+    _require_own(folder, zoo)
+    features, example = None, None
+    if format != SAFETENSORS and not prepared:
+        features = _features(facts)
+        example = _raw_example(zoo, facts, features)
     written = []
     for row, record in list(enumerate(zoo.records))[:count]:
         state = {name: tensor[0] for name, tensor in with_statistics(zoo, row).items()}
         network = to_module(zoo.architecture, state, Prompt(record.classes))
-        model = Classifier(network, facts.preprocessing, record.classes)
+        model = Classifier(network, facts.preprocessing, record.classes, features)
         own = {
             **metadata_of(zoo.architecture, record.classes),
-            "dataset": zoo.dataset,
+            "dataset": without_folders(zoo.dataset),
             "preprocessing": json.dumps(model.description),
             "origin": json.dumps({"id": record.id, "seed": record.seed, "lineage": record.lineage}),
         }
         path = folder / f"{record.id}.{format}"
         plain = zoo.architecture.trim(state, len(record.classes))
-        write(path, Given(plain, model, zoo.architecture.example(2), own), prepared)
+        ready = zoo.architecture.example(2)
+        write(path, Given(plain, model, ready if example is None else example, ready, own), prepared)
         written.append(path)
         progress(1)
+    atomic_write(folder / SOURCE, json.dumps({"zoo": zoo.identity}))
     return written
+
+
+def _require_own(folder: Path, zoo: Zoo) -> None:
+    """`InputError` where the folder holds networks that are not this zoo's: ids of several are alike."""
+    held = sorted(p.name for f in FORMATS for p in folder.glob(f"*.{f}")) if folder.is_dir() else []
+    if not held:
+        return
+    source = folder / SOURCE
+    try:
+        own = source.exists() and parse_json(read_bounded(source, 1 << 16)).get("zoo") == zoo.identity
+    except (Invalid, AttributeError):
+        own = False
+    if not own:
+        raise InputError(
+            f"{folder} holds other networks (such as {held[0]}); choose another folder, or delete it"
+        )
+
+
+def _features(facts: Facts) -> Features | None:
+    """The backbone that comes before heads, as a part of their programs."""
+    if facts.backbone is None:
+        return None
+    if not Path(facts.backbone).is_file():
+        raise InputError(
+            f"the networks are heads on the features of {facts.backbone}, which is not there; put it back, or write "
+            "programs that take features: --prepared"
+        )
+    return Features(read_backbone(facts.backbone))
+
+
+def _raw_example(zoo: Zoo, facts: Facts, features: Features | None) -> Tensor:
+    """Two raw inputs of the data set: of the shape and kind (bytes or floats) that it has them."""
+    shape, size = tuple(zoo.architecture.input_shape), None if features is None else features.size
+    preprocessing = facts.preprocessing if features is None else features.prepare.preprocessing
+    is_bytes = preprocessing.divisor == 255
+    try:
+        data = datasets.load(facts.images)
+    except InputError as error:
+        if features is not None and size is None:
+            raise InputError(
+                f"{error}; its images are needed, or write programs that take features: --prepared"
+            ) from None
+        if features is not None and size is not None:
+            shape = (preprocessing.channels, size, size)
+    else:
+        shape = shape if features is None else data.input_shape
+        if isinstance(data.train.inputs, StoredInputs):
+            is_bytes = data.train.inputs.stored.dtype == torch.uint8
+    if features is None:
+        example = zoo.architecture.example(2)
+        if not is_bytes or not example.is_floating_point():
+            return example
+    made = torch.rand(2, *shape, generator=torch.Generator().manual_seed(0))
+    return (256 * made).floor().to(torch.uint8) if is_bytes else made
 
 
 def facts_of(zoo: Zoo) -> Facts:

@@ -39,7 +39,9 @@ def naming(header: runs.RunHeader, folder: Path) -> runs.RunHeader:
     if TABLE in found:
         config = dataclasses.replace(config, encoder=f"table:{folder / TABLE}")
     if BACKBONE in found:
-        dataset = data.dataset.rpartition(THROUGH)[0] + THROUGH + str(folder / BACKBONE)
+        images, _, file = data.dataset.rpartition(THROUGH)
+        options = file.partition("?")[1:]
+        dataset = images + THROUGH + str(folder / BACKBONE) + "".join(options)
         zoo, data = dataclasses.replace(zoo, dataset=dataset), dataclasses.replace(data, dataset=dataset)
     return dataclasses.replace(header, config=config, zoo=zoo, data=data)
 

@@ -34,6 +34,7 @@ from weightflow.networks.classifier import Classifier
 from weightflow.registry import suggest
 from weightflow.seeds import stream
 from weightflow.text import Prompt, PromptBatch, TextEncoder, as_prompts, encode_prompts, load_encoder
+from weightflow.text.class_words import described
 from weightflow.text.description import encode_groups, group_of
 from weightflow.training import run_store as runs
 from weightflow.training.state_dicts import load_weights, unpack
@@ -181,7 +182,7 @@ class Flow(Pretrained):
 
     @cached_property
     def encoder(self) -> TextEncoder:
-        return load_encoder(self.header.config.encoder)
+        return described(load_encoder(self.header.config.encoder), self.header.data.words)
 
     @property
     def frame(self) -> StateDict:

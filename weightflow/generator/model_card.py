@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from canon.validation import markdown
+from weightflow.data.info import without_folders
 from weightflow.training.run_store import RunHeader
 
 
@@ -32,7 +33,7 @@ tags:
 - model_hub_mixin
 ---
 
-# {architecture.name} networks for {markdown(data.dataset)}, from words
+# {architecture.name} networks for {markdown(without_folders(data.dataset))}, from words
 
 Name two to {architecture.classes} classes and get a PyTorch network that tells them apart, without training.
 
@@ -41,7 +42,7 @@ import weightflow
 
 flow = weightflow.Flow.from_pretrained("THIS-FOLDER")
 model = flow.generate({json.dumps(list(data.known[:2]))})
-logits = model(inputs)  # raw inputs as {markdown(data.dataset)} has them: (examples, {", ".join(map(str, architecture.input_shape))})
+logits = model(inputs)  # raw inputs as {markdown(without_folders(data.dataset))} has them: (examples, {", ".join(map(str, architecture.input_shape))})
 ```
 
 - **generates** {markdown(architecture.to_json(), 2000)}, {architecture.parameters:,} parameters
@@ -49,7 +50,7 @@ logits = model(inputs)  # raw inputs as {markdown(data.dataset)} has them: (exam
 - **text** {markdown(header.encoder)}; a class that it does not know is answered, and accuracy is not promised
 - **inputs** are prepared inside the network: {json.dumps(data.preprocessing.to_dict())}
 - **learned from** a population with the identity {markdown(header.zoo.identity[:16])}, in {f"{header.config.steps} steps at most" if trained is None else f"{trained} of {header.config.steps} steps"}
-- **data** {markdown(data.dataset)}: {markdown(data.licence)}
+- **data** {markdown(without_folders(data.dataset))}: {markdown(data.licence)}
 
 ## Measured
 

@@ -24,7 +24,8 @@ class Prepare(nn.Module):
         self.register_buffer("std", torch.tensor(preprocessing.std))
 
     def forward(self, inputs: Tensor) -> Tensor:
-        mean, std = along(self.mean, inputs), along(self.std, inputs)
+        axes = inputs.dim() - 1
+        mean, std = along(self.mean, axes), along(self.std, axes)
         return (inputs.float() / self.preprocessing.divisor - mean) / std
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
@@ -23,6 +23,7 @@ from torch.nn import functional as F
 
 from canon.errors import InputError
 from weightflow.text import Prompt, TextEncoder, load_encoder
+from weightflow.text.class_words import ClassWords, described
 from weightflow.text.description import encode
 
 
@@ -71,11 +72,13 @@ class Logits(Readout):
 
 @dataclass(frozen=True)
 class Cosine(Readout):
-    """Cosine against text vectors. `identity` is that of the encoder when networks were first trained."""
+    """Cosine against text vectors. `identity` is that of the encoder when networks were first trained; `words` say
+    what names of classes mean."""
 
     encoder: str
     identity: str
     temperature: float = 100.0
+    words: Mapping[str, tuple[str, ...]] = field(default_factory=dict, hash=False)
 
     @property
     def width(self) -> int:
@@ -112,10 +115,12 @@ class Cosine(Readout):
         return self.temperature * F.normalize(output, dim=-1) @ targets.to(output.dtype).mT
 
     def to_dict(self) -> dict[str, Any]:
-        return {"readout": asdict(self)}
+        said = asdict(self)
+        words = {name: list(own) for name, own in said.pop("words").items()}
+        return {"readout": said | ({"words": words} if words else {})}
 
     def _encoder(self) -> Any:
-        found = load_encoder(self.encoder)
+        found = described(load_encoder(self.encoder), self.words)
         if found.identity != self.identity:
             raise InputError(
                 f"these networks are compared with vectors of the text encoder {self.identity}; "
@@ -124,16 +129,20 @@ class Cosine(Readout):
         return found
 
 
-def cosine(encoder: str, temperature: float = 100.0) -> Cosine:
+def cosine(encoder: str, temperature: float = 100.0, words: ClassWords | None = None) -> Cosine:
     """Compare with vectors of an encoder by name, as it is now."""
     if temperature <= 0:
         raise InputError(f"readout.temperature is {temperature}; it must be above 0")
-    return Cosine(encoder, load_encoder(encoder).identity, temperature)
+    own = words or {}
+    return Cosine(encoder, described(load_encoder(encoder), own).identity, temperature, own)
 
 
 def from_dict(data: Mapping[str, Any] | None) -> Readout:
     """The inverse of `to_dict`."""
-    return Logits() if data is None else Cosine(**data)
+    if data is None:
+        return Logits()
+    words = {name: tuple(own) for name, own in dict(data.get("words", {})).items()}
+    return Cosine(**{**data, "words": words})
 
 
 class Compared(nn.Module):

@@ -4,11 +4,12 @@ An encoder is named by a text: `wordllama`, `table:vectors.npz`, `open_clip:ViT-
 or `open_clip:ViT-B-32:weights.pt`. `none` is for runs that take no words.
 """
 
+import os
 from collections.abc import Callable
 from functools import cache
 
 from canon.errors import InputError
-from weightflow.registry import Registry
+from weightflow.registry import Registry, portable
 from weightflow.text.description import Description
 from weightflow.text.encoder import Cached, TextEncoder, cache_folder
 from weightflow.text.prompt import Prompt, PromptBatch, as_prompts, encode_prompts
@@ -18,6 +19,7 @@ __all__ = [
     "Prompt",
     "PromptBatch",
     "TextEncoder",
+    "absolute",
     "as_prompts",
     "encode_prompts",
     "load_encoder",
@@ -62,6 +64,14 @@ _OWN: dict[str, Callable[[str], TextEncoder]] = {
     "none": _none,
 }
 ENCODERS = Registry("text encoder", "weightflow.encoders", _OWN)
+
+
+def absolute(name: str) -> str:
+    """The name with the path in it made absolute, so that it means the same in every folder."""
+    kind, colon, rest = name.partition(":")
+    if kind == "table" and colon:
+        return f"{kind}:{os.path.abspath(os.path.expanduser(rest))}"
+    return portable(name)
 
 
 @cache

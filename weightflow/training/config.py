@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from canon.errors import InputError
 from weightflow.flow.objective import ObjectiveConfig
@@ -11,6 +11,7 @@ from weightflow.models import MODELS, ModelConfig
 from weightflow.registry import pick
 from weightflow.representation import CoordinatesConfig
 from weightflow.seeds import MOST, check_seed
+from weightflow.text import absolute
 from weightflow.training.adversarial import AdversaryConfig
 from weightflow.training.augmentation import AugmentConfig
 from weightflow.training.functional_loss import BehaviourConfig
@@ -22,6 +23,8 @@ PRECISIONS = ("float32", "bfloat16")
 @dataclass(frozen=True)
 class TrainConfig:
     """Everything that decides a run. Times are in steps. `sample` is how its networks are made by default.
+
+    `descriptions` say in words what names of classes mean, as in a recipe; those of the zoo by default.
 
     The averaged weights have a half-life that is a share of the run so far, `average_half_life`, or where
     `average_decay` is set, the part of them that each step keeps.
@@ -36,6 +39,7 @@ class TrainConfig:
     """
 
     encoder: str = "wordllama"
+    descriptions: dict = field(default_factory=dict)  # type: ignore[type-arg]
     layout: str = "rows"
     chunk: int = 576
     coordinates: CoordinatesConfig = CoordinatesConfig()
@@ -65,6 +69,7 @@ class TrainConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "encoder", absolute(self.encoder))
         check_seed(self.seed, -MOST)
         pick(MODELS, self.model.kind, "model")
         if self.model.centred and self.anchors.kind != "none":

@@ -12,7 +12,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,8 @@ from weightflow.models.text_standardization import centre_words
 from weightflow.representation import Coordinates
 from weightflow.representation.layout import make_layout
 from weightflow.representation.orbit_average import Exchange
-from weightflow.text import Prompt, PromptBatch, encode_prompts, load_encoder
+from weightflow.text import Prompt, PromptBatch, TextEncoder, encode_prompts, load_encoder
+from weightflow.text.class_words import class_words, described
 from weightflow.training import compatibility
 from weightflow.training import run_store as runs
 from weightflow.training.adversarial import Adversary
@@ -56,6 +57,7 @@ from weightflow.zero_shot.fit import fit_anchors
 from weightflow.zoo import unfinished
 from weightflow.zoo.builders.file_lock import holding
 from weightflow.zoo.canonicalize import is_canonical, read_frame
+from weightflow.zoo.data_changes import warn_of_changes
 from weightflow.zoo.splits import learn_and_choose, only_task
 from weightflow.zoo.store import Zoo
 
@@ -86,12 +88,14 @@ class Trainer:
         self.config, self.zoo_path, self.folder = config, zoo.path, folder
         self.processes, self.device = processes, processes.device(device)
         _check_shares(config, processes)
-        encoder, architecture = load_encoder(config.encoder), zoo.architecture
+        self.data = datasets.load(zoo.dataset)
+        warn_of_changes(zoo)
+        words = class_words(config.descriptions, self.data.class_names, zoo.dataset) or zoo.class_words
+        encoder, architecture = described(load_encoder(config.encoder), words), zoo.architecture
         rows, classes = learn_and_choose(zoo, config.hold_out), only_task(zoo)
         compatibility.check(config, zoo)
-        self.data = datasets.load(zoo.dataset)
         self.frame = read_frame(zoo) if is_canonical(zoo) else {}
-        prompts = {split: _prompts(zoo, rows[split], config) for split in rows}
+        prompts = {split: _prompts(zoo, rows[split], encoder) for split in rows}
         layout = make_layout(architecture, config.layout, config.chunk)
         augment = config.augment
         exchange = Exchange(augment.permute_units or augment.equivariance > 0, augment.permute_classes)
@@ -125,7 +129,10 @@ class Trainer:
             architecture,
             layout,
             encoder.identity,
-            Facts.of_tasks(self.data, [zoo.records[i].classes for i in rows["seen"]]),
+            replace(
+                Facts.of_tasks(self.data, [zoo.records[i].classes for i in rows["seen"]]),
+                words=words,
+            ),
         )
         self.generator = torch.Generator().manual_seed(config.seed)
         with torch.random.fork_rng(devices=[]):
@@ -340,10 +347,10 @@ def _check_shares(config: TrainConfig, processes: Processes) -> None:
         processes.share("the share behaviour.beyond of batch_size", max(1, round(behaviour.beyond * size)))
 
 
-def _prompts(zoo: Zoo, rows: list[int], config: TrainConfig) -> PromptBatch:
+def _prompts(zoo: Zoo, rows: list[int], encoder: TextEncoder) -> PromptBatch:
     prompts = [Prompt(zoo.records[i].classes) for i in rows]
     names = datasets.load(zoo.dataset).class_names
-    return encode_prompts(load_encoder(config.encoder), prompts, zoo.architecture.classes, names)
+    return encode_prompts(encoder, prompts, zoo.architecture.classes, names)
 
 
 def _batches(zoo: Zoo, rows: list[int], prompts: PromptBatch) -> Iterator[tuple[StateDict, Tensor]]:

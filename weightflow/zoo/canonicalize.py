@@ -26,6 +26,7 @@ from weightflow.batched.tasks import Task
 from weightflow.executors import Executor, InProcess
 from weightflow.networks.architectures import Architecture
 from weightflow.zoo import unfinished
+from weightflow.zoo.data_changes import warn_of_changes
 from weightflow.zoo.store import (
     Record,
     Zoo,
@@ -75,6 +76,7 @@ def canonicalize_zoo(
         raise InputError(
             f"{out} holds the canonical form of another zoo than {zoo.path}; choose another name, or delete it"
         )
+    warn_of_changes(zoo)
     frame = _frame_of(zoo, out)
     taken = deque[tuple[int, list[Record]]]()
 

@@ -9,6 +9,7 @@ from canon.errors import InputError
 from canon.io.files import atomic_write
 from canon.validation import markdown
 from weightflow import datasets
+from weightflow.data.info import without_folders
 from weightflow.networks.readout import Cosine
 from weightflow.zoo.store import Zoo
 from weightflow.zoo.summary import inspect_zoo
@@ -33,11 +34,11 @@ def card(zoo: Zoo) -> str:
     example = zoo.records[0]
     lines = [
         "---",
-        "pretty_name: " + json.dumps(f"{architecture['name']} networks on {zoo.dataset}"),
+        "pretty_name: " + json.dumps(f"{architecture['name']} networks on {without_folders(zoo.dataset)}"),
         "tags: [weight-space-learning, neural-network-weights, weightflow]",
         "---",
         "",
-        f"# {found['networks']} {architecture['name']} networks on {markdown(zoo.dataset)}",
+        f"# {found['networks']} {architecture['name']} networks on {markdown(without_folders(zoo.dataset))}",
         "",
         f"Pairs of text and weights: every network tells the named classes apart, {_outputs(zoo)}.",
         "",

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -12,10 +14,12 @@ from canon.io import checkpoint, formats
 from canon.validation import Invalid, parse_json
 from weightflow import datasets
 from weightflow.batched.accuracy import measured
+from weightflow.data.info import Facts
 from weightflow.networks.architectures import Architecture
 from weightflow.text import Prompt
+from weightflow.text.class_words import class_words
 from weightflow.zoo import unfinished
-from weightflow.zoo.network_file import Network, read_network
+from weightflow.zoo.network_file import Network, classes_beside, read_network
 from weightflow.zoo.store import Record, write_manifest, write_shard
 
 WORK = "weightflow zoo import"
@@ -74,33 +78,66 @@ def own_architecture(files: Sequence[Path]) -> Architecture:
     return max(found, key=lambda architecture: architecture.classes)
 
 
+def prepared_name(dataset: str, preprocessing: str | None) -> str:
+    """The data set's name with the options that say how inputs are prepared."""
+    if not preprocessing:
+        return dataset
+    last = dataset.rpartition(datasets.THROUGH)[2]
+    return f"{dataset}{'&' if '?' in last else '?'}{preprocessing}"
+
+
+def architecture_of(
+    model: str,
+    arguments: Mapping[str, Any],
+    files: Sequence[Path],
+    dataset: str,
+    classes: Sequence[str] | Mapping[Path, Sequence[str]] | None,
+) -> Architecture:
+    """The architecture that a builder makes, for the most classes of any file."""
+    data = datasets.load(dataset)
+    if isinstance(classes, Mapping):
+        counts = [len(own) for own in classes.values()]
+    elif classes:
+        counts = [len(classes)]
+    else:
+        beside = [classes_beside(checkpoint.read(path)) for path in files]
+        counts = [len(own.classes) if own else len(data.class_names) for own in beside]
+    return Architecture(model, dict(arguments), data.input_shape, max(counts))
+
+
 def import_zoo(
     files: Sequence[Path],
     out: Path,
     architecture: Architecture,
     dataset: str,
-    classes: Sequence[str] | None = None,
+    classes: Sequence[str] | Mapping[Path, Sequence[str]] | None = None,
     lineage: str = "imported",
+    descriptions: Mapping[str, Any] | None = None,
     shard_size: int = 250,
     progress: Callable[[int], None] = lambda networks: None,
 ) -> int:
     """Write the networks in `files` as a zoo; ids are the files' names (see `ids_of`), accuracies are measured.
 
-    A network's classes are `classes`, or what its file says, or all of the data set in its order.
-    Every file is read before anything is written; `InputError` names those that do not fit.
+    A network's classes are `classes` (of all, or of each file), or what its file says, or all of the data set in its order.
+    `descriptions` say in words what names of classes mean. Every file is read before anything is written; `InputError` names those that do not fit.
     """
     unfinished.require_free(out, WORK)
+    dataset = datasets.absolute(dataset)
     data = datasets.load(dataset)
-    given = Prompt(tuple(classes)) if classes else None
+    words = class_words(descriptions or {}, data.class_names, dataset)
+    of_file = dict(classes) if isinstance(classes, Mapping) else dict.fromkeys(files, classes)
     everything = Prompt(data.class_names) if len(data.class_names) <= architecture.classes else None
     ids = ids_of(files)
 
     def read(path: Path) -> Network:
+        own = of_file.get(path)
+        given = Prompt(tuple(own)) if own else None
         found = read_network(path, architecture, dataset, given, otherwise=everything)
         data.class_index(found.prompt.classes)
         return found
 
     _check(files, read)
+    tasks: list[tuple[str, ...]] = []
     unfinished.begin(out, WORK)
     for index, start in enumerate(range(0, len(files), shard_size)):
         part = files[start : start + shard_size]
@@ -119,9 +156,15 @@ def import_zoo(
             )
             for row, network in enumerate(networks)
         ]
+        tasks += [record.classes for record in records]
         write_shard(out, index, state, records)
         progress(len(part))
-    header = {"architecture": architecture.to_dict(), "dataset": dataset, "lineage": lineage}
+    header = {
+        "architecture": architecture.to_dict(),
+        "dataset": dataset,
+        "data": replace(Facts.of_tasks(data, tasks), words=words).to_dict(),
+        "lineage": lineage,
+    }
     write_manifest(out, {**header, "recipe": {"imported": str(files[0].parent.resolve())}}, index + 1)
     unfinished.finish(out)
     return len(files)

@@ -90,6 +90,16 @@ def read_network(
     return Network(padded, prompt, dataset)
 
 
+def classes_beside(found: checkpoint.Checkpoint) -> Prompt | None:
+    """The classes that a file says its network tells apart, beside the weights or in its metadata."""
+    if own := _beside(found.container):
+        return own
+    try:
+        return Prompt(tuple(_CLASSES(parse_json(found.metadata["classes"], 1 << 24))))
+    except (KeyError, Invalid):
+        return None
+
+
 def _beside(container: Container | None) -> Prompt | None:
     """The names of classes that a trainer put beside the weights, where it did."""
     named = None if container is None else container.beside.get("classes")

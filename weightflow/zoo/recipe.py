@@ -16,8 +16,11 @@ from weightflow.batched.config import TrainingRecipe
 from weightflow.batched.tasks import Task, deal_combinations, deal_groupings, draw_tasks
 from weightflow.networks.architectures import Architecture
 from weightflow.networks.readout import Logits, cosine
-from weightflow.registry import pick, suggest
+from weightflow.registry import pick, portable, suggest
 from weightflow.seeds import check_seed
+from weightflow.text import absolute, load_encoder
+from weightflow.text.class_words import class_words, described
+from weightflow.zoo.recipe_fitting import fitted
 
 LINEAGES = ("independent", "branched")
 
@@ -29,6 +32,9 @@ class ArchitectureChoice:
     name: str = "mlp"
     arguments: dict = field(default_factory=dict)  # type: ignore[type-arg]
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "name", portable(self.name))
+
 
 @dataclass(frozen=True)
 class ReadoutChoice:
@@ -37,6 +43,9 @@ class ReadoutChoice:
 
     encoder: str | None = None
     temperature: float = 100.0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "encoder", absolute(self.encoder) if self.encoder else None)
 
 
 @dataclass(frozen=True)
@@ -96,6 +105,10 @@ class ZooRecipe:
     (0: each its own); branched ones are all fine-tuned from one base, trained by `base` on all classes
     that are not held out.
 
+    `encoder` is the text encoder that generators will read, if that is known: classes that it cannot represent are
+    refused before anything is trained, and `train` reads it by default. `descriptions` say in words what names of
+    classes mean: class to words, or to a list of words.
+
     Example:
         >>> from weightflow.zoo.recipe import ArchitectureChoice
         >>> import weightflow
@@ -114,9 +127,13 @@ class ZooRecipe:
     initialisations: int = 0
     seed: int = 0
     shard_size: int = 250
+    encoder: str | None = None
+    descriptions: dict = field(default_factory=dict)  # type: ignore[type-arg]
 
     def __post_init__(self) -> None:
         check_seed(self.seed)
+        object.__setattr__(self, "dataset", portable(datasets.absolute(self.dataset)))
+        object.__setattr__(self, "encoder", absolute(self.encoder) if self.encoder else None)
         pick({name: name for name in LINEAGES}, self.lineage, "lineage")
         if self.shard_size < 1:
             raise InputError(f"shard_size is {self.shard_size}; it must be at least 1")
@@ -132,8 +149,30 @@ class ZooRecipe:
             self.architecture.arguments,
             data.input_shape,
             min(max(self.tasks.sizes), len(data.class_names)),
-            cosine(r.encoder, r.temperature) if r.encoder else Logits(),
+            cosine(r.encoder, r.temperature, self.class_words()) if r.encoder else Logits(),
         )
+
+    def class_words(self) -> dict[str, tuple[str, ...]]:
+        """What names of classes mean, checked against the data set."""
+        return class_words(self.descriptions, datasets.load(self.dataset).class_names, self.dataset)
+
+    def check_words(self) -> None:
+        """`InputError` where an encoder, that of `encoder` or of the readout, cannot represent a class of the tasks."""
+        pool = (*self.known_classes(), *self.held_out_classes(), *self.excluded_classes())
+        for name in filter(None, dict.fromkeys((self.encoder, self.readout.encoder))):
+            encoder = described(load_encoder(name), self.class_words())
+            unknown = list[str]()
+            for own in pool:
+                try:
+                    encoder.encode([own])
+                except InputError as error:
+                    unknown.append(own)
+                    reason = str(error)
+            if unknown:
+                raise InputError(
+                    f"the text encoder '{name}' has no vector for {len(unknown)} of {len(pool)} classes, the first is "
+                    f"'{unknown[0]}' ({reason}); describe them (--descriptions names.csv), or choose another encoder"
+                )
 
     def make_tasks(self) -> list[Task]:
         """The task of every network, in the order of the zoo."""
@@ -248,7 +287,7 @@ def built_in() -> dict[str, Path]:
 
 
 def read_recipe(name_or_path: str, changes: dict[str, Any] | None = None) -> ZooRecipe:
-    """A recipe by name or from a TOML file, with `changes` laid over it.
+    """A recipe by name or from a TOML file, with `changes` laid over it; on another data set it is fitted.
 
     A recipe's table `small` holds what the small size changes.
     """
@@ -262,4 +301,4 @@ def read_recipe(name_or_path: str, changes: dict[str, Any] | None = None) -> Zoo
             f"no recipe is called '{name_or_path}'; nearest: {suggest(name_or_path, known)}; or name a .toml file"
         )
     tables = config.at_size(config.read_toml(path), name_or_path.endswith(config.SMALL))
-    return config.build(ZooRecipe, config.replace_nested(tables, changes or {}))
+    return config.build(ZooRecipe, fitted(name_or_path, tables, changes or {}))

@@ -47,7 +47,7 @@ from weightflow import config
 from weightflow.batched.config import TrainingRecipe
 from weightflow.batched.stacked_networks import StackedNetworks
 from weightflow.batched.tasks import Task
-from weightflow.data.info import check_facts
+from weightflow.data.info import Facts, check_facts
 from weightflow.networks.architectures import Architecture
 
 FORMAT = "weightflow-zoo-1"
@@ -264,6 +264,11 @@ class Zoo(Dataset[StateDict]):
     def identity(self) -> str:
         """A hash of all that the zoo holds: manifest, records and shards by their hashes."""
         return hashlib.sha256(json.dumps(self.manifest, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def class_words(self) -> dict[str, tuple[str, ...]]:
+        """What names of classes mean, where its recipe says so."""
+        return dict(Facts.from_dict(self.manifest["data"]).words) if self.manifest.get("data") else {}
 
     @property
     def training_recipe(self) -> TrainingRecipe | None:

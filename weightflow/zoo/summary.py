@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from canon.errors import InputError
+from weightflow import datasets
+from weightflow.data.info import Facts
+from weightflow.zoo.data_changes import change_of
 from weightflow.zoo.store import Zoo
 
 BARS = "▁▂▃▄▅▆▇█"
@@ -24,6 +29,7 @@ def inspect_zoo(zoo: Zoo) -> dict[str, Any]:
         "architecture": zoo.architecture.to_dict(),
         "parameters": parameters,
         "dataset": zoo.dataset,
+        "data": _data(zoo),
         "canonical": "canonical" in zoo.manifest,
         "shards": len(zoo.manifest["shards"]),
         "lineage": dict(Counter(r.lineage for r in records)),
@@ -37,6 +43,40 @@ def inspect_zoo(zoo: Zoo) -> dict[str, Any]:
             **({} if len(values) else {"reason": "the records hold no validation accuracy"}),
         },
     }
+
+
+def _data(zoo: Zoo) -> dict[str, Any]:
+    """How the inputs of the networks are prepared, as far as the zoo or the data say; a reason where neither does."""
+    data, remarks = None, list[str]()
+    try:
+        data = datasets.load(zoo.dataset)
+        remarks += data.remarks
+    except InputError as error:
+        remarks.append(str(error))
+    table = zoo.manifest.get("data")
+    facts = Facts.from_dict(table) if table else None if data is None else Facts.of(data)
+    if facts and data and (change := change_of(facts, data)):
+        remarks.append(f"{change} since the networks were trained")
+    if facts is None:
+        return {"remarks": remarks}
+    return {
+        "examples": facts.examples or None,
+        "fingerprint": facts.fingerprint or None,
+        "preprocessing": facts.preprocessing.to_dict(),
+        "standardised": _standardised(facts, zoo.architecture.input_shape),
+        "remarks": remarks,
+    }
+
+
+def _standardised(facts: Facts, shape: Sequence[int]) -> str:
+    prepared = facts.preprocessing
+    divided = "" if prepared.divisor == 1 else f"divided by {prepared.divisor:g}, "
+    if isinstance(prepared.mean, tuple):
+        each = "channel" if len(shape) == 3 else "feature"
+        return f"{divided}each of {len(prepared.mean)} {each}s by its own mean and deviation"
+    if (prepared.mean, prepared.std) == (0, 1):
+        return f"{divided}not standardised"
+    return f"{divided}mean {prepared.mean:.4g}, deviation {prepared.std:.4g} for all"
 
 
 def _histogram(values: np.ndarray, bins: int = 20) -> tuple[np.ndarray, np.ndarray]:
@@ -56,6 +96,8 @@ def picture(found: dict[str, Any]) -> str:
         f"{', canonical' if found['canonical'] else ''}",
         f"architecture  {a['name']} {a['arguments']}, {a['classes']} classes at most, {found['parameters']} parameters",
         f"data set      {found['dataset']}",
+        *([f"inputs        {data['standardised']}"] if "standardised" in (data := found["data"]) else []),
+        *(f"              {remark}" for remark in found["data"]["remarks"]),
         f"lineage       {_counts(found['lineage'])}",
         f"splits        {_counts(found['splits'])}",
         f"classes       {_counts(found['classes'])} ({found['combinations']} combinations)",

@@ -623,7 +623,7 @@ BAD = {
         f"align a.pt b.pt --spec s.json --model nets.py:wrong --input 4x{IN}",
         "different architectures",
     ),
-    "method": ("align a.pt b.pt --spec s.json --method magic", "'magic' is not one of 'weights'"),
+    "method": ("align a.pt b.pt --spec s.json --method magic", "method 'magic' is not known; one of weights"),
     "start": ("align a.pt b.pt --spec s.json --start magic", "'magic' is not one of 'auto'"),
     "out format": ("align a.pt b.pt --spec s.json --out c.onnx", "ends in one of .safetensors"),
     "out folder": ("align a.pt b.pt --spec s.json --out gone/c.pt", "folder does not exist"),
@@ -742,3 +742,33 @@ def test_tied_tensors_may_be_left_out_of_the_file(canon, folder, monkeypatch):
         assert code == 0
         assert same_tensors(f"c.{suffix}", f"whole.{suffix}")
     assert canon("verify whole.pt moved.pt --model tied.py:build")[0] == 0
+
+
+OWN_METHOD = """
+from canon import match_weights
+
+
+def match(spec, a, b):
+    return match_weights(spec, a, b)
+
+
+def wrong(spec, a, b):
+    return 3
+"""
+
+
+def test_a_matching_method_of_ones_own(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own_method.py").write_text(OWN_METHOD)
+    for seed, name in enumerate("ab"):
+        torch.manual_seed(seed)
+        torch.save(nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)).state_dict(), f"{name}.pt")
+    arguments = ["align", "a.pt", "b.pt", "--out", "c.pt", "--method"]
+    assert console.guarded(app, [*arguments, "own_method.py:match"], name="canon") == 0
+    for method, message in {
+        "own_method.py:wrong": "returned a int; expected a canon.Match",
+        "own_method.py:gone": "has no function gone; it has",
+        "nowhere": "method 'nowhere' is not known; one of weights,",
+    }.items():
+        assert console.guarded(app, [*arguments, method], name="canon") == 2
+        assert message in capsys.readouterr().err

@@ -16,9 +16,11 @@ from weightflow.backbones import read_backbone, take
 from weightflow.backbones.pretrained import last_linear, require_linear_end, skeleton
 from weightflow.backbones.train import BackboneRecipe, BackboneTrainer
 from weightflow.cli.main import app
+from weightflow.export.export import export_zoo
+from weightflow.networks.architectures import Architecture
 from weightflow.zoo.builders.local import build_zoo
 from weightflow.zoo.recipe import read_recipe
-from weightflow.zoo.store import Zoo
+from weightflow.zoo.store import Record, Zoo, write_zoo
 
 NAMES = ("red thing", "green thing", "blue thing", "grey thing")
 TINY = BackboneRecipe(
@@ -117,6 +119,24 @@ def test_heads_are_a_zoo_and_classes_new_to_the_backbone_a_split(images, backbon
         new = {"red thing", "grey thing"} & set(record.classes)
         assert len(new) == (2 if record.split == "unseen_by_backbone" else 0)
     assert checkpoint.read(tmp_path / "zoo" / "base.safetensors").state["bias"].shape == (2,)
+
+
+def test_a_program_of_a_head_takes_images_as_bytes(images, backbone, tmp_path):
+    name = f"{images} through {backbone}"
+    head = Architecture("linear_head", {"inputs": 6}, (6,), 2)
+    state = {key: tensor.unsqueeze(0) for key, tensor in head.build().state_dict().items()}
+    record = Record("head", 0, name, "seen", NAMES[:2], "imported")
+    write_zoo(tmp_path / "zoo", {"architecture": head.to_dict(), "dataset": name}, state, [record])
+    zoo, data = Zoo(tmp_path / "zoo"), datasets.load(name)
+    raw = datasets.load(images).train.inputs.stored[:3]
+    (program,) = export_zoo(zoo, tmp_path / "raw", format="pt2")
+    module = head.build()
+    module.load_state_dict(zoo.network(0))
+    expected = module(data.preprocessing(data.features(raw)))
+    torch.testing.assert_close(torch.export.load(program).module()(raw), expected, atol=1e-4, rtol=1e-4)
+    (program,) = export_zoo(zoo, tmp_path / "features", format="pt2", prepared=True)
+    ready = data.preprocessing(data.features(raw))
+    torch.testing.assert_close(torch.export.load(program).module()(ready), expected, atol=1e-4, rtol=1e-4)
 
 
 def test_a_backbone_is_the_same_for_the_same_seed(images, backbone, tmp_path):

@@ -104,8 +104,9 @@ def test_unbalanced_classes_have_a_balanced_accuracy_beside_accuracy(tmp_path):
     bias = next(n for n in always if n.endswith("bias"))
     always[bias][0] = torch.tensor([1.0, 0.0])  # it answers "many" whatever it sees
     judged = judge(architecture, always, [task])
-    assert chances([task]) == [pytest.approx(0.9)]
-    assert float(judged.accuracy) == pytest.approx(0.9)
+    (share,) = chances([task])
+    assert share == pytest.approx(0.9, abs=0.04)
+    assert float(judged.accuracy) == pytest.approx(share)
     assert float(judged.balanced_accuracy) == pytest.approx(0.5)
 
 

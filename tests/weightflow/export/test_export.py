@@ -149,6 +149,16 @@ def test_what_a_format_cannot_express_is_one_line(nets, tmp_path, monkeypatch, k
     assert not (tmp_path / "files").exists()
 
 
+def test_a_folder_of_other_networks_is_refused(nets, flow, tmp_path, capsys):
+    for format in ("safetensors", "pt2"):
+        export_zoo(nets, tmp_path / "files", 1, format)  # the same population again
+    list(generate_zoo(flow, [THREE], 2, 7, SampleConfig(), tmp_path / "others"))
+    assert call("export", tmp_path / "others", "--out", tmp_path / "files") == 2
+    assert "holds other networks (such as g000000.pt2); choose another folder" in capsys.readouterr().err
+    (tmp_path / "files" / "networks.json").unlink()
+    assert call("export", nets.path, "--out", tmp_path / "files") == 2
+
+
 def test_running_statistics_come_from_training_images(tmp_path, monkeypatch):
     import numpy as np
 

@@ -46,8 +46,8 @@ def own_cache(tmp_path_factory):
 def features(own_cache, tmp_path_factory):
     """A data set of eight colours through a tiny backbone that never saw grey."""
     folder = tmp_path_factory.mktemp("colours")
-    pixels = np.concatenate([drawn(30, label, label) for label in range(8)])
-    np.savez(folder / "c.npz", inputs=pixels, labels=np.arange(8).repeat(30), class_names=NAMES)
+    pixels = np.concatenate([drawn(60, label, label) for label in range(8)])
+    np.savez(folder / "c.npz", inputs=pixels, labels=np.arange(8).repeat(60), class_names=NAMES)
     images, backbone = f"npz:{folder / 'c.npz'}", folder / "backbone.safetensors"
     tiny = BackboneRecipe(
         arguments={"widths": [4, 6], "stem_stride": 2}, epochs=4, batch_size=16, precision="float32"

@@ -43,6 +43,8 @@ _OWN: dict[str, Callable[..., nn.Module]] = {
     "linear_head": linear_head,
     "adapter": adapter,
 }
+OWN_ARGUMENTS = {name: tuple(inspect.signature(make).parameters) for name, make in _OWN.items()}
+"""What the package's own architectures can be told."""
 FAMILIES = Registry("architecture", "weightflow.architectures", _OWN)
 
 
@@ -85,9 +87,26 @@ class Architecture:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", UserWarning)  # torch speaks of layers without units
+                if not self.is_resizable:
+                    return self._fixed(make, classes or self.classes)
                 return make(**self.arguments, classes=classes or self.classes)
         except (TypeError, ValueError, RuntimeError, IndexError, ArithmeticError, AttributeError) as error:
             raise InputError(f"architecture '{self.name}': {str(error).splitlines()[0]}") from None
+
+    @property
+    def is_resizable(self) -> bool:
+        """Whether its function has a parameter `classes`; one without builds networks of one number of logits."""
+        return "classes" in inspect.signature(FAMILIES.pick(self.name)).parameters
+
+    def _fixed(self, make: Callable[..., nn.Module], classes: int) -> nn.Module:
+        found = make(**self.arguments)
+        module = found[0] if isinstance(found, tuple) else found  # a builder for canon brings example inputs
+        if classes != self.classes:
+            raise InputError(
+                f"architecture '{self.name}' builds networks of {self.classes} logits alone; give its function a "
+                f"parameter classes, the number of logits, for networks of {classes}"
+            )
+        return module
 
     @cached_property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -105,7 +124,9 @@ class Architecture:
 
     @cached_property
     def class_axes(self) -> dict[str, int]:
-        """The axis of each parameter that has one entry per class: found by building twice."""
+        """The axis of each parameter that has one entry per class: found by building twice, or by gradients."""
+        if not self.is_resizable:
+            return axes_of_logits(self.build().eval(), self.example(2), self.classes)
         wider = self._skeleton(self.classes + 1)
         return {
             name: axis
@@ -198,6 +219,40 @@ class Architecture:
             )
         except (KeyError, TypeError, AttributeError, Invalid) as error:
             raise InputError(f"not an architecture: {error}") from None
+
+
+def axes_of_logits(module: nn.Module, inputs: Tensor, classes: int) -> dict[str, int]:
+    """The axis of each parameter of which one entry moves one logit and no other: rows of the last layer.
+
+    `InputError` where the output has another number of logits.
+    """
+    parameters = {name: p.detach().double().requires_grad_() for name, p in module.named_parameters()}
+    buffers = {n: b.double() if b.is_floating_point() else b for n, b in module.named_buffers()}
+    try:
+        output = torch.func.functional_call(module, {**parameters, **buffers}, (inputs.double(),))
+    except (RuntimeError, TypeError, ValueError, IndexError) as error:
+        raise InputError(
+            f"the network does not take examples of shape {tuple(inputs.shape[1:])}: {str(error).splitlines()[0]}"
+        ) from None
+    if output.shape != (len(inputs), classes):
+        raise InputError(
+            f"the network gives {tuple(output.shape)} for {len(inputs)} examples; expected {classes} logits each"
+        )
+    found: dict[str, int] = {}
+    for logit in (0, classes - 1):
+        gradients = torch.autograd.grad(output[:, logit].sum(), list(parameters.values()), retain_graph=True,
+                                        allow_unused=True)  # fmt: skip
+        here: dict[str, int] = {}
+        for (name, _), gradient in zip(parameters.items(), gradients, strict=True):
+            if gradient is None:
+                continue
+            for axis, size in enumerate(gradient.shape):
+                moved = gradient.abs().movedim(axis, 0).flatten(1).sum(1) if gradient.dim() > 1 else gradient
+                if size == classes and moved.nonzero().flatten().tolist() == [logit]:
+                    here[name] = axis
+                    break
+        found = here if logit == 0 else {n: axis for n, axis in found.items() if here.get(n) == axis}
+    return found
 
 
 def from_metadata(data: Any) -> tuple[nn.Module, tuple[Tensor, ...]] | None:

@@ -9,12 +9,12 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
 from canon.errors import InputError
-from canon.io.files import atomic_write, read_bounded, sha256
+from canon.io.files import atomic_write, read_bounded, reading, sha256
 from canon.types import StateDict
 from canon.validation import parse_json
 from weightflow import config, datasets
@@ -22,8 +22,10 @@ from weightflow.batched.accuracy import measured
 from weightflow.batched.initialization import initialise
 from weightflow.batched.tasks import Task
 from weightflow.batched.training import check_inputs, train_many
+from weightflow.data.info import Facts
 from weightflow.zoo.builders.base_network import BASE, BASE_FILE, branches, trained_base
 from weightflow.zoo.builders.file_lock import holding
+from weightflow.zoo.data_changes import change_of
 from weightflow.zoo.recipe import ZooRecipe
 from weightflow.zoo.store import (
     Record,
@@ -36,6 +38,8 @@ from weightflow.zoo.store import (
 
 # one stream of seeds a zoo: so far apart that neighbouring zoos never share a network
 SEEDS = 2**20
+DATA = "data.json"
+"""What the data were when the zoo was begun."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +60,9 @@ class Site:
         self.recipe, self.folder = recipe, folder
         self.tasks, self.architecture = recipe.make_tasks(), recipe.make_architecture()
         self.starts = list(range(0, len(self.tasks), recipe.shard_size))
-        check_inputs(self.architecture, datasets.load(recipe.dataset))
+        self.data = datasets.load(recipe.dataset)
+        check_inputs(self.architecture, self.data)
+        recipe.check_words()
         self._claim()
 
     def lock(self, name: str | int, wait: bool) -> AbstractContextManager[bool]:
@@ -115,6 +121,7 @@ class Site:
                 raise InputError(
                     f"{folder} holds a zoo of another recipe; choose another folder, or delete this one"
                 )
+            self._require_same_data()
             return
         # what begins with a dot, another builder is about to write
         if folder.exists() and (
@@ -122,13 +129,29 @@ class Site:
         ):
             raise InputError(f"{folder} is not an empty folder and holds no zoo; choose another name")
         folder.mkdir(parents=True, exist_ok=True)
+        atomic_write(folder / DATA, json.dumps(Facts.of(self.data).to_dict(), indent=1))
         atomic_write(path, json.dumps(config.to_dict(self.recipe), indent=1, sort_keys=True))
+
+    def _require_same_data(self) -> None:
+        """Refuse to train the missing networks on other data than those that are there."""
+        path = self.folder / DATA
+        if not path.exists():  # begun by an earlier version
+            return
+        with reading(path, "build the zoo in a new folder"):
+            begun = Facts.from_dict(parse_json(read_bounded(path, config.LIMIT)))
+        if change := change_of(begun, self.data):
+            raise InputError(
+                f"{change} since {self.folder} was begun; restore them, or build in a new folder"
+            )
 
     def _header(self) -> dict[str, object]:
         recipe = self.recipe
         header: dict[str, object] = {
             "architecture": self.architecture.to_dict(),
             "dataset": recipe.dataset,
+            "data": replace(
+                Facts.of_tasks(self.data, [task.classes for task in self.tasks]), words=recipe.class_words()
+            ).to_dict(),
             "lineage": recipe.lineage,
             "recipe": config.to_dict(recipe),
         }

@@ -1,0 +1,147 @@
+"""The code of a network that `config.json` names: a class of transformers, where that package is installed.
+
+Code beside the weights is never run: configurations that ask for it (`auto_map`) name no class here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from canon.errors import InputError
+from canon.io.checkpoint import Checkpoint, require_same
+from canon.io.prefixes import module_like
+from canon.models.loading import Inputs, Runnable, guess_inputs, load, with_twins
+from canon.models.unfilled import needs_only_parameters, without_memory
+
+LENGTH = 16  # tokens of an example
+_PARTS = ("layer", "expert", "depth", "block")
+
+
+def from_config(found: Checkpoint, config: Mapping[str, Any]) -> Runnable | None:
+    """The module of the class that a configuration names, with the tensors of `found`.
+
+    None where transformers is not installed or does not know the class, or where its tensors are others.
+    """
+    if not isinstance(config.get("model_type"), str) or "auto_map" in config:
+        return None
+    if _more_parts(config, max(256, len(found.state))):
+        return None
+    try:
+        import transformers
+    except ImportError:
+        return None
+    if config["model_type"] not in transformers.CONFIG_MAPPING:
+        return None
+    for kind in _classes(transformers, config):
+        # First without memory for anything: a configuration may ask for more than its file holds.
+        with torch.device("meta"):
+            shapes = _built(transformers, kind, config)
+        if shapes is None or not _is_that(module_like(shapes, found.state), found):
+            continue
+        with without_memory():
+            module = _built(transformers, kind, config)
+        if module is None or not needs_only_parameters(module):
+            continue
+        inputs = _inputs(module)
+        if inputs is None:
+            return None
+        module = module_like(module, found.state)
+        load(module, found.state, kind.__name__, share=True)
+        positional, named = ((), inputs) if isinstance(inputs, dict) else (inputs, {})
+        return Runnable(
+            module.eval(),
+            positional,
+            named,
+            origin=f"config.json, which names {kind.__name__} of transformers",
+        )
+    return None
+
+
+def _is_that(module: nn.Module, found: Checkpoint) -> bool:
+    """Whether a network has the tensors of the checkpoint, and buffers that are not much larger."""
+    try:
+        require_same(module.state_dict(), with_twins(module, found.state), "", "")
+    except InputError:
+        return False
+    held = sum(tensor.nbytes for tensor in found.state.values())
+    return sum(buffer.nbytes for buffer in module.buffers()) <= 4 * held + 2**26
+
+
+def _more_parts(value: Any, count: int) -> bool:
+    """Whether a configuration asks for more than `count` layers or experts."""
+    if isinstance(value, Mapping):
+        return any(
+            (isinstance(found, int) and found > count and any(word in str(key) for word in _PARTS))
+            or _more_parts(found, count)
+            for key, found in value.items()
+        )
+    return isinstance(value, list) and (len(value) > 10_000 or any(_more_parts(x, count) for x in value))
+
+
+def _classes(transformers: Any, config: Mapping[str, Any]) -> Iterator[Any]:
+    """The classes that may have made the file: those named, and the network without its head."""
+    names = config.get("architectures")
+    for name in names if isinstance(names, list) else []:
+        found = getattr(transformers, name, None) if isinstance(name, str) else None
+        if isinstance(found, type) and issubclass(found, transformers.PreTrainedModel):
+            yield found
+    known = type(transformers.CONFIG_MAPPING[config["model_type"]]())
+    bare = transformers.MODEL_MAPPING.get(known, None)
+    yield from bare if isinstance(bare, tuple) else [] if bare is None else [bare]
+
+
+def _built(transformers: Any, kind: Any, config: Mapping[str, Any]) -> nn.Module | None:
+    try:
+        return kind(transformers.CONFIG_MAPPING[config["model_type"]].from_dict(dict(config)))
+    except Exception:  # a configuration of another version, or one that contradicts itself
+        return None
+
+
+def _inputs(module: Any) -> Inputs | None:
+    """Example inputs by the name of the main one: tokens, pictures or sound; None for others."""
+    config, main = module.config, module.main_input_name
+    draws = torch.Generator().manual_seed(0)
+    if main == "input_ids":
+        words = _number(config, "vocab_size")
+        if words is None:
+            return None
+        named: dict[str, Any] = {"input_ids": torch.randint(words, (1, LENGTH), generator=draws)}
+        if getattr(config, "is_encoder_decoder", False):
+            named["decoder_input_ids"] = torch.randint(words, (1, LENGTH), generator=draws)
+        if getattr(config, "vision_config", None) is not None:
+            pictures = _pictures(config.vision_config, draws)
+            if pictures is None:
+                return None
+            named["pixel_values"] = pictures
+        return named
+    if main == "pixel_values":
+        pictures = _pictures(config, draws)
+        return None if pictures is None else {"pixel_values": pictures}
+    if main == "input_features":
+        bands, steps = _number(config, "num_mel_bins"), _number(config, "max_source_positions")
+        words = _number(config, "vocab_size")
+        if bands is None or steps is None or words is None:
+            return None
+        sound = torch.randn(1, bands, 2 * steps, generator=draws)
+        tokens = torch.randint(words, (1, LENGTH), generator=draws)
+        return {"input_features": sound, "decoder_input_ids": tokens}
+    return guess_inputs(module)
+
+
+def _pictures(config: Any, draws: torch.Generator) -> Tensor | None:
+    size, channels = getattr(config, "image_size", 64), _number(config, "num_channels")
+    height, width = size if isinstance(size, (list, tuple)) else (size, size)
+    if channels is None or not isinstance(height, int) or not isinstance(width, int):
+        return None
+    return torch.randn(1, channels, height, width, generator=draws)
+
+
+def _number(config: Any, name: str) -> int | None:
+    value = getattr(config, name, None)
+    if value is None and getattr(config, "text_config", None) is not None:
+        value = getattr(config.text_config, name, None)
+    return value if isinstance(value, int) and value > 0 else None
