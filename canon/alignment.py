@@ -14,17 +14,19 @@ from canon.actions.canonical_form import canonical_element
 from canon.actions.permutation import identity
 from canon.actions.scaling import balance as balance_scales
 from canon.actions.transform import Transform
-from canon.equivalence import NO_CODE, TOLERANCE, comparable, output_difference
+from canon.equivalence import NO_CODE, TOLERANCE, comparable, matchable, output_difference
 from canon.errors import WorkError
 from canon.folding.batch_norm_scale import absorb_scales
 from canon.folding.norm_folding import Folded, fold_norms
 from canon.io.checkpoint import Checkpoint, require_finite, require_same
 from canon.io.dtypes import equal
+from canon.matching.gram import PIECE
 from canon.matching.registry import Matcher, Means, weights
 from canon.matching.result import Match
-from canon.models.loading import require_runnable, with_twins
+from canon.models.loading import is_large, require_runnable, with_twins
 from canon.models.spec_resolution import Resolved
 from canon.spec import PermutationSpec
+from canon.types import LazyState, like
 
 
 @dataclass(frozen=True)
@@ -59,8 +61,10 @@ def align(
         require_finite(state, name)
     spec = resolved.spec
     matcher = matcher or weights(Means())
-    match, transform = _match(spec, *comparable(a.state, b.state), matcher, balance)
-    aligned = b.with_state(transform.apply(b.state))
+    large = is_large(b.state) and not b.holds_ties
+    both = matchable(a.state, b.state) if large else comparable(a.state, b.state)
+    match, transform = _match(spec, *both, matcher, balance)
+    aligned = b.with_state(transform.apply_lazily(b.state) if large else transform.apply(b.state))
     report = {
         "objective_before": match.objective_before.item(),
         "objective_after": match.objective.item(),
@@ -148,7 +152,9 @@ def distance(spec: PermutationSpec, a: Mapping[str, Tensor], b: Mapping[str, Ten
     total = 0.0
     for name, tensor in b.items():
         if tensor.is_floating_point() and name not in spec.statistics:
-            total += (a[name].double() - tensor.double()).square().sum().item()
+            # In pieces: a whole tensor in float64 would be the largest thing in memory.
+            for one, other in zip(a[name].flatten().split(PIECE), tensor.flatten().split(PIECE), strict=True):
+                total += (one.double() - other.double()).square().sum().item()
     return total**0.5
 
 
@@ -166,7 +172,8 @@ def verified(
     """
     moved = after.state
     if transform.scales:
-        moved = transform.apply({name: _wide(tensor) for name, tensor in before.state.items()})
+        wide = LazyState(before.state, lambda name: _wide(before.state[name]), like(before.state))
+        moved = transform.apply_lazily(wide) if is_large(before.state) else transform.apply(dict(wide))
     if resolved.runnable is not None:
         generator = generator or torch.Generator().manual_seed(0)
         found = output_difference(resolved.runnable, before.state, moved, generator)
@@ -184,7 +191,8 @@ def verified(
             "assumptions": told,
         }
     if not transform.scales:
-        back = transform.inverse().apply(moved)
+        undo = transform.inverse()
+        back = undo.apply_lazily(moved) if is_large(before.state) else undo.apply(moved)
         if not all(equal(back[name], tensor) for name, tensor in before.state.items()):
             raise WorkError("the relabelling could not be undone bit for bit; nothing was written")
     unknown = {"max_output_difference": None, "max_output_difference_reason": NO_CODE}

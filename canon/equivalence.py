@@ -13,6 +13,7 @@ from canon.actions.canonical_form import TooRegular, canonicalize
 from canon.actions.scaling import balance
 from canon.actions.transform import Transform
 from canon.errors import InputError, WorkError
+from canon.io.dtypes import computable
 from canon.matching.signed_weight_matching import match_signed
 from canon.models.loading import Runnable, call, is_large, twins_of
 from canon.models.spec_resolution import Resolved
@@ -318,6 +319,14 @@ def comparable(
         dtype = torch.promote_types(_at_least_float32(a[name].dtype), _at_least_float32(b[name].dtype))
         wide_a[name], wide_b[name] = a[name].to(dtype), b[name].to(dtype)
     return wide_a, wide_b
+
+
+def matchable(
+    a: Mapping[str, Tensor], b: Mapping[str, Tensor]
+) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor]]:
+    """`comparable` for large networks: in their own dtypes, but for those that cannot compute."""
+    wide = [{name: computable(tensor) for name, tensor in state.items()} for state in (a, b)]
+    return wide[0], wide[1]
 
 
 def _at_least_float32(dtype: torch.dtype) -> torch.dtype:

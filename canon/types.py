@@ -16,10 +16,15 @@ PathLike = str | os.PathLike[str]
 
 
 class LazyState(Mapping[str, Tensor]):
-    """Tensors that are made each time they are asked for, so that one is in memory and not all."""
+    """Tensors that are made each time they are asked for, so that one is in memory and not all.
 
-    def __init__(self, names: Collection[str], make: Callable[[str], Tensor]) -> None:
-        self._names, self._make = dict.fromkeys(names), make
+    `like` has tensors of the same shapes and dtypes.
+    """
+
+    def __init__(
+        self, names: Collection[str], make: Callable[[str], Tensor], like: State | None = None
+    ) -> None:
+        self._names, self._make, self.like = dict.fromkeys(names), make, like
 
     def __getitem__(self, name: str) -> Tensor:
         if name not in self._names:
@@ -34,3 +39,16 @@ class LazyState(Mapping[str, Tensor]):
 
     def __len__(self) -> int:
         return len(self._names)
+
+
+def like(state: State) -> State:
+    """Tensors of the shapes and dtypes of those of `state`, at hand."""
+    return state.like if isinstance(state, LazyState) and state.like is not None else state
+
+
+def among(state: State, names: Collection[str]) -> State:
+    """The tensors of `state` that are named, in its order."""
+    kept = [name for name in state if name in names]
+    if isinstance(state, LazyState):
+        return LazyState(kept, state.__getitem__, like(state))
+    return {name: state[name] for name in kept}

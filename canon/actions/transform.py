@@ -23,11 +23,12 @@ from torch import Tensor
 
 from canon.actions import permutation
 from canon.actions.permutation import Permutation
-from canon.actions.scaling import apply_scale
+from canon.actions.scaling import apply_scale, is_scaled, scale_one
 from canon.errors import InputError
 from canon.io import checkpoint
 from canon.io.files import reading
 from canon.spec import Axis, PermutationSpec
+from canon.types import LazyState, like
 
 FORMAT = "canon-transform-1"
 
@@ -99,6 +100,18 @@ class Transform:
         """The transformed network; keys, order and dtypes stay. `InputError` where it does not fit."""
         self.spec.check(state)
         return self._act(state, self.spec.axes)
+
+    def apply_lazily(self, state: Mapping[str, Tensor]) -> LazyState:
+        """The same of a large network: each tensor is made when it is asked for."""
+        self.spec.check(like(state))
+
+        def make(name: str) -> Tensor:
+            tensor = state[name]
+            if self.scales and is_scaled(self.spec, self.scales, name):
+                tensor = scale_one(self.spec, self.scales, name, tensor)
+            return permutation.relabel(self.spec, self.permutation, name, tensor, 0)
+
+        return LazyState(state, make, like(state))
 
     def apply_delta(self, delta: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The transformed task vector (or any tensors shaped like parameters); it may lack some keys."""

@@ -22,6 +22,7 @@ from canon.models.loading import Hints, Inputs, Runnable, load
 from canon.models.spec_resolution import CHECKED, Resolved, require_symmetries, resolve
 from canon.models.spec_resolution import code_of as find_code
 from canon.spec import PermutationSpec
+from canon.types import LazyState, like
 
 _FACTOR = re.compile(r"(^|[._])lora_(A|B|down|up|embedding_A|embedding_B|magnitude_vector)([._]|$)|\.alpha$")
 
@@ -65,6 +66,18 @@ class Weights(dict[str, Tensor]):
         checkpoint.write(path, self.checkpoint, follow=True)
 
 
+class LargeWeights(LazyState):
+    """`Weights` of a large file: a state dict whose tensors are made when they are asked for, and not kept."""
+
+    def __init__(self, found: Checkpoint, report: dict[str, Any], transform: Transform | None = None) -> None:
+        super().__init__(found.state, found.state.__getitem__, like(found.state))
+        self.checkpoint, self.report, self.transform = found, report, transform
+
+    def save(self, path: Path) -> None:
+        """As `Weights.save`, one tensor in memory at a time where the format is safetensors."""
+        checkpoint.write(path, self.checkpoint, follow=True)
+
+
 @dataclass(frozen=True)
 class Source:
     """A network that was given: its tensors, its name in messages, itself, and what stood before its keys."""
@@ -80,8 +93,10 @@ class Source:
 
     def give_back(
         self, found: Checkpoint, report: dict[str, Any], transform: Transform | None = None
-    ) -> nn.Module | Weights:
+    ) -> nn.Module | Weights | LargeWeights:
         """`found` as what was given: a copy of the module, or weights."""
+        if isinstance(found.state, LazyState) and isinstance(self.given, (str, os.PathLike)):
+            return LargeWeights(found, report, transform)
         if self.module is None:
             return Weights(found, report, transform)
         made: Any = copy.deepcopy(self.module)
@@ -102,7 +117,9 @@ def source(network: Network, name: str) -> Source:
         wrong = [str(key) for key, value in network.items() if not isinstance(value, Tensor)]
         if wrong:
             raise InputError(f"{name} is not a state dict: {', '.join(wrong[:5])} is not a tensor")
-        found = network.checkpoint if isinstance(network, Weights) else Checkpoint(dict(network))
+        found = (
+            network.checkpoint if isinstance(network, (Weights, LargeWeights)) else Checkpoint(dict(network))
+        )
     elif isinstance(network, (str, os.PathLike)):
         found, name = checkpoint.read(network), os.fspath(network)
     else:

@@ -25,6 +25,7 @@ from canon.io.files import replacing, require_file
 from canon.io.folders import is_folder_name
 from canon.io.formats import PICKLES, SUFFIXES, check_suffix, format_of
 from canon.io.model_folder import ModelFolder
+from canon.types import LazyState, State
 from canon.validation import shown
 
 __all__ = [
@@ -60,7 +61,7 @@ class Checkpoint:
         tensor([1., 1.])
     """
 
-    state: dict[str, Tensor]
+    state: State
     metadata: dict[str, str] = field(default_factory=dict)
     program: Any = None
     versions: Any = None
@@ -69,8 +70,20 @@ class Checkpoint:
     format: str = ".pt"
     folder: ModelFolder | None = None
 
+    @property
+    def holds_ties(self) -> bool:
+        """Whether two of its tensors are one."""
+        places = [_place(tensor) for tensor in self.state.values() if tensor.numel()]
+        return len(set(places)) < len(places)
+
     def with_state(self, state: Mapping[str, Tensor]) -> Checkpoint:
-        """The same file with other numbers: keys, order, dtypes, metadata and tied tensors are kept."""
+        """The same file with other numbers: keys, order, dtypes, metadata and tied tensors are kept.
+
+        Of a `LazyState` no tensor is made yet; it must not hold tied tensors.
+        """
+        if isinstance(state, LazyState):
+            lazy = LazyState(self.state, lambda name: state[name].to(self.state[name].dtype), self.state)
+            return replace(self, state=lazy, metadata=dict(self.metadata))
         kept: dict[str, Tensor] = {}
         first: dict[tuple[Any, ...], str] = {}
         for name, old in self.state.items():
@@ -221,7 +234,7 @@ def write(
     if found.folder is not None and is_folder_name(path):
 
         def write_part(place: Path, part: Mapping[str, Tensor]) -> None:
-            _write_file(place, replace(found, state=dict(part)), metadata, False)
+            _write_file(place, replace(found, state=part), metadata, False)
 
         model_folder.write(path, found.folder, found.state, write_part)
         return

@@ -25,6 +25,7 @@ from torch import Tensor
 from canon.errors import InputError
 from canon.io.files import atomic_write, read_bounded
 from canon.io.folders import new_folder
+from canon.types import among
 from canon.validation import Invalid, parse_json, record, shown, table, text
 
 INDEX_LIMIT = 100_000_000  # bytes
@@ -199,11 +200,8 @@ def write(
             (made / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(folder.path / name, made / name)
         for name in folder.files:
-            held = (
-                state
-                if folder.index is None
-                else {k: t for k, t in state.items() if folder.shard_of[k] == name}
-            )
+            here = {key for key, shard in folder.shard_of.items() if shard == name}
+            held = state if folder.index is None else among(state, here)
             write_part(made / name, held)
         if folder.index is not None:
             index = {"metadata": folder.metadata} if folder.metadata is not None else {}

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from canon.errors import InputError
 from canon.io.files import replacing
+from canon.types import like
 from canon.validation import Invalid, integer, items, parse_json, record, shown, table, text
 
 DIGEST = "file_sha256"
@@ -147,16 +148,18 @@ def write(
     follow: bool = False,
 ) -> None:
     """Write `state`, one tensor in memory at a time; nothing is left behind where it fails."""
-    stored = sorted(state, key=lambda name: -state[name].dtype.itemsize)
+    known = like(state)
+    stored = sorted(state, key=lambda name: -known[name].dtype.itemsize)
     offsets, position = {}, 0
     for name in stored:
-        end = position + state[name].numel() * state[name].dtype.itemsize
+        end = position + known[name].numel() * known[name].dtype.itemsize
         offsets[name], position = [position, end], end
     blank = "0" * _DIGITS
     header: dict[str, Any] = {
         "__metadata__": {DIGEST: blank} | {k: v for k, v in metadata.items() if k != DIGEST}
     }
-    for name, tensor in state.items():
+    for name in state:
+        tensor = known[name]
         if tensor.dtype not in _NAMES:
             raise InputError(f"{name} is {tensor.dtype}, which safetensors cannot hold; write a .pt file")
         header[name] = {

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import reduce
+
 import torch
 from torch import Tensor
 
@@ -24,7 +26,7 @@ def gains_by_group(
     counted = [n for n, t in networks.items() if n not in spec.statistics and t.is_floating_point()]
 
     def product(name: str, moved: Tensor) -> Tensor:
-        kind = torch.promote_types(reference[name].dtype, moved.dtype)
+        kind = reduce(torch.promote_types, (reference[name].dtype, moved.dtype, torch.float32))
         ours, theirs = reference[name].flatten(1).to(kind), moved.flatten(1).to(kind)
         # one reference for all is one matrix product, at the weights' precision
         together = theirs @ ours[0] if len(ours) == 1 else torch.linalg.vecdot(ours, theirs)

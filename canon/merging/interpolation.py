@@ -21,7 +21,10 @@ from torch.nn.functional import cross_entropy
 from canon.errors import InputError
 from canon.io.dtypes import is_mask
 from canon.models.loading import call
-from canon.types import State
+from canon.types import LazyState, State, like
+
+# Entries that are in float64 at once.
+PIECE = 2**20
 
 Batches = Iterable[tuple[Tensor, Tensor]]
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -73,15 +76,25 @@ def merge(states: Sequence[State], weights: Sequence[float] | None = None) -> di
     `weights` are divided by their sum; integers (counters, indices) are the first network's. Raises
     `InputError` where there are as many weights as networks not, or where their sum is not positive.
     """
+    return dict(merge_lazily(states, weights))
+
+
+def merge_lazily(states: Sequence[State], weights: Sequence[float] | None = None) -> LazyState:
+    """`merge`, each tensor made when it is asked for."""
     shares = normalized(len(states), weights)
-    merged = {}
-    for name, tensor in states[0].items():
-        if tensor.is_floating_point() and not is_mask(tensor):
-            total = sum(share * state[name].double() for share, state in zip(shares, states, strict=True))
-            merged[name] = torch.as_tensor(total).to(tensor.dtype)
-        else:
-            merged[name] = tensor.clone()
-    return merged
+
+    def mean(name: str) -> Tensor:
+        tensor = states[0][name]
+        if not tensor.is_floating_point() or is_mask(tensor):
+            return tensor.clone()
+        made = torch.empty_like(tensor, memory_format=torch.contiguous_format)
+        pieces = [state[name].flatten().split(PIECE) for state in states]
+        for target, *parts in zip(made.view(-1).split(PIECE), *pieces, strict=True):
+            total = sum(share * part.double() for share, part in zip(shares, parts, strict=True))
+            target.copy_(torch.as_tensor(total))
+        return made
+
+    return LazyState(states[0], mean, like(states[0]))
 
 
 def normalized(count: int, weights: Sequence[float] | None) -> list[float]:

@@ -13,9 +13,10 @@ from canon.io.checkpoint import Checkpoint, require_finite, require_same
 from canon.io.examples import Data
 from canon.matching.registry import Matcher
 from canon.merging.activation_repair import BATCH_NORMS, repairer
-from canon.merging.interpolation import merge
-from canon.models.loading import Runnable
+from canon.merging.interpolation import merge, merge_lazily
+from canon.models.loading import Runnable, is_large
 from canon.models.spec_resolution import Resolved
+from canon.types import LazyState, State, like
 
 
 def parse_weights(text: str | None, count: int) -> list[float]:
@@ -60,17 +61,19 @@ def merge_networks(
         require_same(first.state, network.state, names[0], name)
         require_finite(network.state, name)
     mend = repairer(repair, None if runnable is None else runnable.module, train, batch)
-    states, reports = [first.state], []
+    states: list[State] = [first.state]
+    reports = []
     for network, name in zip(networks[1:], names[1:], strict=True):
         state = network.state
         if resolved is not None and matcher is not None:
             both = (names[0], name)
             done = align(first, network, resolved, matcher, balance=balance, generator=generator, names=both)
-            state = done.aligned.state | {key: first.state[key] for key in left_out if key in first.state}
+            state = _with_those_of(first.state, done.aligned.state, left_out)
             reports.append(done.report)
         states.append(state)
         advance()
-    merged = mend(merge(states, weights), states, weights)
+    lazily = is_large(first.state) and repair == "none" and not first.holds_ties
+    merged = merge_lazily(states, weights) if lazily else mend(merge(states, weights), states, weights)
     assumptions = list(dict.fromkeys(text for report in reports for text in report["assumptions"]))
     return first.with_state(merged), {
         "networks": list(names),
@@ -80,6 +83,13 @@ def merge_networks(
         "repair": repair,
         "warnings": [*_not_aligned(names[1:], reports), *_warnings(first, runnable, repair)],
     }
+
+
+def _with_those_of(first: State, state: State, left_out: Collection[str]) -> State:
+    """`state`, the tensors `left_out` those of `first`."""
+    theirs = {key for key in left_out if key in first}
+    made = LazyState(state, lambda name: first[name] if name in theirs else state[name], like(state))
+    return made if isinstance(state, LazyState) else dict(made)
 
 
 def _not_aligned(names: Sequence[str], reports: Sequence[dict[str, Any]]) -> list[str]:

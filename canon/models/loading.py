@@ -25,7 +25,7 @@ from canon.io.files import require_file
 from canon.io.prefixes import module_like
 from canon.models.unfilled import needs_only_parameters, without_memory
 from canon.tracing.exported_graph import LARGE, Program, copy_module
-from canon.types import LazyState, State
+from canon.types import LazyState, State, like
 
 Inputs = tuple[Any, ...] | dict[str, Any]
 
@@ -121,7 +121,7 @@ def find_runnable(found: Checkpoint, hints: Hints) -> Runnable | None:
 
 def is_large(state: Mapping[str, Tensor]) -> bool:
     """Whether a network is too large to be held in float64 as a whole."""
-    return 8 * sum(tensor.numel() for tensor in state.values()) > LARGE
+    return 8 * sum(tensor.numel() for tensor in like(state).values()) > LARGE
 
 
 def _built(hints: Hints, large: bool) -> tuple[nn.Module, Inputs | None]:

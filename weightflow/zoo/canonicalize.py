@@ -134,7 +134,7 @@ def _begun(zoo: Zoo, out: Path) -> StateDict:
         found = checkpoint.read(out / FRAME)
     except InputError:
         return {}
-    return found.state if found.metadata.get("source") == zoo.identity else {}
+    return dict(found.state) if found.metadata.get("source") == zoo.identity else {}
 
 
 def _is_written(out: Path, index: int, ids: Sequence[str]) -> bool:
@@ -157,7 +157,7 @@ def read_frame(zoo: Zoo) -> StateDict:
             f"{zoo.path} is not canonical; run: weightflow canonicalize {zoo.path} --out {zoo.path}-canonical"
         )
     path = zoo.path / FRAME
-    frame = checkpoint.read(path).state
+    frame = dict(checkpoint.read(path).state)
     checkpoint.require_finite(frame, str(path))
     with reading(path, "run weightflow canonicalize again"):
         check_frame(frame, zoo.architecture, len(datasets.load(zoo.dataset).class_names))

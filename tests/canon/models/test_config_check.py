@@ -62,8 +62,8 @@ def test_a_wrong_configuration_is_refused_on_either_side(
 def test_the_configuration_of_either_network_serves_both(tmp_path: Path) -> None:
     one, two = folder(tmp_path / "a", 0), folder(tmp_path / "b", 1)
     (one / "config.json").unlink()
-    assert "heads=6 (config.json)" in canon.align(one, two).report["assumptions"]
-    assert "heads=6 (config.json)" in canon.align(two, one).report["assumptions"]
+    assert "config.json" in canon.align(one, two).report["assumptions"][0]
+    assert "config.json" in canon.align(two, one).report["assumptions"][0]
 
 
 SOUND = {

@@ -54,7 +54,7 @@ def trained_generalists(known: Known, task: Task) -> StateDict:
     path, made_by = known.zoo.path / FILE, _digest(recipe, task)
     with holding(known.zoo.path / ".locks" / "generalist", wait=True):
         if path.exists() and (found := checkpoint.read(path)).metadata.get("made_by") == made_by:
-            return found.state
+            return dict(found.state)
         state = train_many(
             widen(known.zoo.architecture, len(task.classes)),
             known.data,
