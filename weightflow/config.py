@@ -40,6 +40,10 @@ def read_toml(path: str | Path) -> dict[str, Any]:
 
 def build(cls: type[C], data: Mapping[str, Any], where: str = "") -> C:
     """A config dataclass from nested tables; an unknown key raises and names the nearest valid ones."""
+    if not isinstance(data, Mapping):
+        raise InputError(
+            f"expected a table of settings{' in ' + where.rstrip('.') if where else ''}, found {shown(data)}"
+        )
     kinds = typing.get_type_hints(cls)
     values = {}
     for key, value in data.items():

@@ -49,6 +49,7 @@ DEBUG = typer.Option(False, "--debug", help="Show the traceback of an error (may
 LONGEST = 2000
 """Characters of an error that are shown: a damaged file's content may be in it."""
 _FULL = {errno.ENOSPC, errno.EDQUOT}
+_NAMED_WRONGLY = {errno.EROFS, errno.ELOOP, errno.ENAMETOOLONG, errno.ENXIO, errno.EINVAL}
 
 
 def many(count: int, noun: str) -> str:
@@ -167,7 +168,7 @@ def explain(error: Exception) -> tuple[int, str]:
     if isinstance(error, OSError):
         if error.errno in _FULL:
             return 1, f"{error.strerror}; free some space and run again"
-        usage = error.errno == errno.EROFS or isinstance(
+        usage = error.errno in _NAMED_WRONGLY or isinstance(
             error,
             (FileNotFoundError, FileExistsError, PermissionError, IsADirectoryError, NotADirectoryError),
         )

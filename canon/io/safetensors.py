@@ -125,6 +125,7 @@ def read_header(path: str | os.PathLike[str], size: int) -> dict[str, Any]:
 
 def _check(header: dict[str, Any], held: int) -> None:
     claimed = 0
+    places = []
     for name, entry in header.items():
         if name == "__metadata__":
             continue
@@ -136,8 +137,16 @@ def _check(header: dict[str, Any], held: int) -> None:
             if end - begin != expected:  # of checked sizes: see _ENTRY
                 raise ValueError(f"{shown(name)} needs {expected} bytes, its offsets give {end - begin}")
         claimed = max(claimed, end)
+        places.append((begin, end, name))
     if claimed != held:
         raise ValueError(f"its header claims {claimed} bytes of tensors, the file holds {held}")
+    position = 0
+    for begin, end, name in sorted(places):
+        if begin != position or end < begin:
+            raise ValueError(
+                f"{shown(name)} begins at byte {begin}, where {position} is the next that is free"
+            )
+        position = end
 
 
 def write(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
@@ -22,6 +23,7 @@ HOSTILE: tuple[Any, ...] = (
     None, True, -1, 0, 2**70, 10**400, 1.5, 1e308, -0.0, "", "x", "../../escaped", "/tmp/escaped", "\x1b[2Jgone",
     "\u202egnp", "<script>alert(1)</script>", "a" * 100_000, "__import__('os').system('touch canary')", [], {}, [[]],
     [None], {"x": None}, [0] * 1000, "nan", "9" * 5000,
+    "a\x00b", "\ud800", "os:system", "npz:/nowhere.npz through evil.pt2", 3.0000001, 2**63, -(2**63) - 1,
 )  # fmt: skip
 
 
@@ -112,11 +114,11 @@ def of_toml(content: bytes, draw: random.Random) -> bytes:
         return of_bytes(content, draw)
     value = of_value(tomllib.loads(content.decode()), draw)
     try:
-        return tomli_w.dumps(value).encode()
+        return tomli_w.dumps(value).encode("utf-8", "surrogatepass")
     except RecursionError:
         return b"x = " + b"[" * 400 + b"]" * 400
     except (TypeError, ValueError):
-        return tomli_w.dumps(_without_null(value)).encode()
+        return tomli_w.dumps(_without_null(value)).encode("utf-8", "surrogatepass")
 
 
 def _without_null(value: Any) -> Any:
@@ -166,6 +168,38 @@ def changed_tensors(state: Mapping[str, Tensor], draw: random.Random) -> dict[st
                 ]
             )  # fmt: skip
     return changed
+
+
+def of_places(content: bytes, draw: random.Random) -> bytes:
+    """A safetensors file, its digest right, whose header gives tensors other places, types or shapes."""
+    length = int.from_bytes(content[:8], "little")
+    header, data = json.loads(content[8 : 8 + length]), content[8 + length :]
+    names = [name for name in header if name != "__metadata__"]
+    one, other = header[draw.choice(names)], header[draw.choice(names)]
+    kind = draw.randrange(7)
+    if kind == 0:
+        one["data_offsets"], other["data_offsets"] = other["data_offsets"], one["data_offsets"]
+    elif kind == 1:
+        one.update(json.loads(json.dumps(other)))  # both lie in one place
+    elif kind == 2:
+        header["another"] = json.loads(json.dumps(one))
+    elif kind == 3:
+        one["dtype"] = draw.choice(["I32", "U32", "F64", "BF16", "BOOL", "F8_E4M3", "C64"])
+    elif kind == 4:
+        one["shape"] = draw.choice(
+            [one["shape"][::-1], [1, *one["shape"]], [0, *one["shape"]], [2**32, 2**32]]
+        )
+    elif kind == 5:
+        begin, end = one["data_offsets"]
+        one["data_offsets"] = draw.choice([[end, begin], [begin, end + 1], [begin + 1, end + 1], [0, 0]])
+    else:
+        data += bytes(8)
+    metadata = header.get("__metadata__", {})
+    if "file_sha256" in metadata:
+        metadata["file_sha256"] = "0" * 64
+    text = json.dumps(header).encode()
+    changed = len(text).to_bytes(8, "little") + text + data
+    return changed.replace(b"0" * 64, hashlib.sha256(changed).hexdigest().encode(), 1)
 
 
 def of_pickle(content: bytes, draw: random.Random) -> bytes:

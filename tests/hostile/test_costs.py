@@ -1,5 +1,6 @@
 """Small files of large cost: refused within seconds, and within bounds of memory, each in a process of its own."""
 
+import gzip
 import io
 import resource
 import subprocess
@@ -10,6 +11,9 @@ import zipfile
 import numpy as np
 import pytest
 import torch
+
+from canon.errors import InputError
+from weightflow.datasets import mnist
 
 SECONDS, BYTES = 20, 2 << 30
 CALL = """
@@ -56,6 +60,18 @@ def expanded(path):
 def nested_zip(path):
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("archive/data.pkl", bytes(1 << 28))
+
+
+def test_a_small_file_of_pixels_does_not_unpack_to_any_size(tmp_path):
+    path = tmp_path / "x.gz"
+    with gzip.open(path, "wb", 1) as file:
+        file.write(b"\x00\x00\x08\x01" + (1000).to_bytes(4, "big"))
+        for _ in range(64):
+            file.write(bytes(1 << 24))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(InputError, match="more values, its header says 1000"):
+        mnist.read_idx(path)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # KiB
 
 
 @pytest.mark.slow

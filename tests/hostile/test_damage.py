@@ -145,6 +145,30 @@ def test_verify_looks_at_every_file_of_a_run(run, tmp_path, capsys, name):
     assert call("verify", tmp_path / "run") == 1
 
 
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"format": "weightflow-zoo-1"}'])
+def test_a_damaged_manifest_is_damage(zoo, tmp_path, capsys, content):
+    shutil.copytree(zoo.path, tmp_path / "zoo")
+    (tmp_path / "zoo" / "zoo.json").write_bytes(content)
+    for command in (["verify"], ["zoo", "verify"]):
+        assert call(*command, tmp_path / "zoo") == 1
+        assert "zoo.json" in capsys.readouterr().out
+
+
+def test_verify_compares_the_recipe_that_a_building_zoo_notes(raw_zoo, tmp_path):
+    shutil.copytree(raw_zoo.path, tmp_path / "zoo")
+    assert call("verify", tmp_path / "zoo") == 0
+    path = tmp_path / "zoo" / "recipe.json"
+    path.write_bytes(path.read_bytes().replace(b'"seed": 0', b'"seed": 1'))
+    assert call("verify", tmp_path / "zoo") == 1
+
+
+def test_verify_misses_the_state_of_a_run(run, tmp_path, capsys):
+    shutil.copytree(run, tmp_path / "run")
+    (tmp_path / "run" / "state.safetensors").unlink()
+    assert call("verify", tmp_path / "run") == 1
+    assert "state.safetensors is missing" in capsys.readouterr().out
+
+
 def test_verify_refuses_what_is_neither(tmp_path, capsys):
     assert call("verify", tmp_path) == 2
     assert "is no zoo, run or saved generator" in capsys.readouterr().err
@@ -239,6 +263,12 @@ def test_verify_looks_at_the_vectors_of_a_saved_generator(tiny_config, zoo, tmp_
     assert call("verify", tmp_path / "saved") == 0
     table["embeddings"][0, 0] += 1
     np.savez(tmp_path / "saved" / "vectors.npz", **table)
+    assert call("verify", tmp_path / "saved") == 1
+    (tmp_path / "saved" / "vectors.npz").unlink()
+    assert call("verify", tmp_path / "saved") == 1
+    shutil.copy(tmp_path / "v.npz", tmp_path / "saved" / "vectors.npz")
+    assert call("verify", tmp_path / "saved") == 0
+    (tmp_path / "saved" / "config.json").write_text('{"architecture": {}}')
     assert call("verify", tmp_path / "saved") == 1
 
 

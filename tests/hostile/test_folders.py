@@ -41,13 +41,33 @@ def rewrite(folder, record=(), manifest=()):
 
 
 @pytest.mark.parametrize(
-    "id", ["../../escaped", "/tmp/escaped", "a/b", "..", ".hidden", "a\\b", "a\x1b[2J", ""]
+    "id",
+    [
+        "../../escaped",
+        "/tmp/escaped",
+        "a/b",
+        "..",
+        ".hidden",
+        "a\\b",
+        "C:escaped",
+        "a\x1b[2J",
+        "\u202egnp",
+        "a\x9b",
+        "",
+    ],
 )
 def test_ids_do_not_lead_out_of_a_folder(folder, tmp_path, capsys, id):
     rewrite(folder, {"id": id})
     assert call("export", folder, "--out", tmp_path / "inner" / "files") == 2
     assert "records.jsonl" in (said := capsys.readouterr().err)
     assert "\x1b" not in said
+    assert sorted(os.listdir(tmp_path)) == ["zoo"]
+
+
+def test_a_record_with_a_class_twice_is_refused_before_anything_is_written(folder, tmp_path, capsys):
+    rewrite(folder, {"classes": ["one", "two", "one"]})
+    assert call("export", folder, "--out", tmp_path / "files") == 2
+    assert "the class 'one' stands twice" in capsys.readouterr().err
     assert sorted(os.listdir(tmp_path)) == ["zoo"]
 
 

@@ -1,10 +1,13 @@
 """Whatever a file holds: exit code 0 or 2, one line, no code run, nothing written but what was asked for."""
 
+import contextlib
 import dataclasses
+import gzip
 import hashlib
 import io
 import json
 import os
+import pickle
 import random
 import resource
 import shutil
@@ -15,12 +18,15 @@ import numpy as np
 import pytest
 import tomli_w
 import torch
+from PIL import Image
 
 import canon
 from canon.cli import console
 from canon.cli.main import app as canon_app
+from canon.errors import InputError
 from canon.io import checkpoint
 from tests.hostile import mutations, programs
+from weightflow import config
 from weightflow.backbones import BackboneCard, write_backbone
 from weightflow.cli.main import app as weightflow_app
 from weightflow.data import decoded_cache
@@ -160,6 +166,7 @@ CANON = {
         "canon align {files}/a.pt {file} --model {files}/nets.py:build --out {out}.pt",
     ),
     "safetensors": ("a.safetensors", safetensors_header, "canon inspect {file}"),
+    "places": ("a.safetensors", mutations.of_places, "canon merge {files}/a.pt {file} --out {out}.pt"),
     "tensors": ("a.safetensors", mutations.of_tensors, "canon merge {files}/a.pt {file} --out {out}.pt"),
     "transform": ("t.safetensors", mutations.of_tensors, "canon apply {file} {files}/a.pt --out {out}.pt"),
     "optimizer": (
@@ -263,11 +270,16 @@ def test_mutated_files_of_weightflow(kind, count, files, run, tmp_path, monkeypa
 def refreshed(path, content):
     """The table without its digest, so that what it says is looked at."""
     path.write_bytes(content)
-    if path.name == "records.jsonl":
-        manifest = json.loads((path.parent / "zoo.json").read_text())
+    found = hashlib.sha256(content).hexdigest()
+    zoo = path.parent if path.name == "records.jsonl" else path.parent.parent
+    if path.name == "records.jsonl" or path.parent.name == "shards":
+        manifest = json.loads((zoo / "zoo.json").read_text())
         manifest.pop("sha256", None)
-        manifest["records_sha256"] = hashlib.sha256(content).hexdigest()
-        (path.parent / "zoo.json").write_text(json.dumps(manifest))
+        if path.name == "records.jsonl":
+            manifest["records_sha256"] = found
+        else:
+            manifest["shards"][int(path.stem)]["sha256"] = found
+        (zoo / "zoo.json").write_text(json.dumps(manifest))
 
 
 def without_digest(content):
@@ -312,6 +324,18 @@ IN_FOLDERS = {
         mutations.of_tensors,
         "weightflow train {zoo} --resume --set steps=13 --out {folder} -q",
     ),
+    "shard": (
+        "zoo",
+        "shards/00000.safetensors",
+        mutations.of_places,
+        "weightflow export {folder} --count 2 --out {out} -q",
+    ),
+    "recipe of a zoo": (
+        "raw",
+        "recipe.json",
+        mutations.of_json,
+        "weightflow zoo build {recipe} --out {folder} -q",
+    ),
     "frame": ("zoo", "frame.safetensors", mutations.of_tensors, "weightflow verify {folder}"),
     "metrics": (
         "run",
@@ -355,11 +379,14 @@ def test_what_is_no_ordinary_file_is_refused_at_once(
 
 @COUNTS
 @pytest.mark.parametrize("kind", IN_FOLDERS)
-def test_mutated_files_of_a_folder(kind, count, zoo, run, tmp_path, monkeypatch, capsys):
+def test_mutated_files_of_a_folder(
+    kind, count, raw_zoo, zoo, run, tiny_recipe, tmp_path, monkeypatch, capsys
+):
     source, name, mutate, line = IN_FOLDERS[kind]
     monkeypatch.chdir(tmp_path)
-    folder = tmp_path / "folder"
-    shutil.copytree(zoo.path if source == "zoo" else run, folder)
+    folder, recipe = tmp_path / "folder", tmp_path / "recipe.toml"
+    shutil.copytree({"raw": raw_zoo.path, "zoo": zoo.path, "run": run}[source], folder)
+    recipe.write_text(tomli_w.dumps(config.to_dict(tiny_recipe)))
     content = (folder / name).read_bytes()
     if Path(name).suffix in (".json", ".toml"):
         content = without_digest(content)
@@ -367,12 +394,99 @@ def test_mutated_files_of_a_folder(kind, count, zoo, run, tmp_path, monkeypatch,
     for number in range(count):
         refreshed(folder / name, mutate(content, random.Random(f"{kind} {number}")))
         begun = time.monotonic()
-        code = call(line, folder=folder, out=tmp_path / "out", zoo=zoo.path)
+        code = call(line, folder=folder, out=tmp_path / "out", zoo=zoo.path, recipe=recipe)
         said = capsys.readouterr()
         if problem := examine(code, said, time.monotonic() - begun):
             unexpected.append(f"{number}: {problem}: {said.err.strip()[-300:]}")
         shutil.rmtree(tmp_path / "out", ignore_errors=True)
     assert not unexpected, "\n".join(unexpected)
+
+
+def idx(array):
+    sizes = b"".join(size.to_bytes(4, "big") for size in array.shape)
+    return b"\x00\x00\x08" + bytes([array.ndim]) + sizes + array.astype(np.uint8).tobytes()
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory):
+    """Small data sets as their publishers lay them down."""
+    folder, draw = tmp_path_factory.mktemp("data"), np.random.default_rng(0)
+    raw, cifar = folder / "MNIST" / "raw", folder / "cifar-10-batches-py"
+    yelp, tiny = folder / "yelp", folder / "tiny-imagenet-200"
+    for made in (raw, cifar, yelp, tiny / "val" / "images"):
+        made.mkdir(parents=True)
+    for part, count in (("train", 60), ("t10k", 20)):
+        content = gzip.compress(idx(draw.integers(0, 255, (count, 4, 4))))
+        (raw / f"{part}-images-idx3-ubyte.gz").write_bytes(content)
+        (raw / f"{part}-labels-idx1-ubyte").write_bytes(idx(np.arange(count) % 10))
+    for name in (*(f"data_batch_{n}" for n in range(1, 6)), "test_batch"):
+        pixels = draw.integers(0, 255, (20, 3072)).astype(np.uint8)
+        (cifar / name).write_bytes(pickle.dumps({"labels": [n % 10 for n in range(20)], "data": pixels}, 2))
+    (cifar / "batches.meta").write_bytes(pickle.dumps({"label_names": list("abcdefghij")}, 2))
+    reviews = [json.dumps({"stars": n % 5 + 1.0, "text": f"good place {n}"}) for n in range(60)]
+    (yelp / "yelp_academic_dataset_review.json").write_text("\n".join(reviews) + "\n")
+    (tiny / "wnids.txt").write_text("n1\nn2\n")
+    (tiny / "words.txt").write_text("n1\tcat, tom\nn2\tdog\n")
+    for wnid in ("n1", "n2"):
+        (tiny / "train" / wnid / "images").mkdir(parents=True)
+        for number in range(8):
+            pixels = draw.integers(0, 255, (8, 8, 3)).astype(np.uint8)
+            Image.fromarray(pixels).save(tiny / "train" / wnid / "images" / f"{number}.png")
+            Image.fromarray(pixels).save(tiny / "val" / "images" / f"{wnid}{number}.png")
+    rows = [f"{wnid}{number}.png\t{wnid}\t0" for wnid in ("n1", "n2") for number in range(8)]
+    (tiny / "val" / "val_annotations.txt").write_text("\n".join(rows) + "\n")
+    return folder
+
+
+def plain_pickle(content, draw):
+    """Changed bytes, or a pickle in which an entry is missing or of another type, size or dtype."""
+    if draw.random() < 0.5:
+        return mutations.of_bytes(content, draw)
+    found = pickle.loads(content)
+    name = draw.choice(sorted(found))
+    odd = [None, "x", 3, [], [None], {}, [10**30], [1.5] * 20, b"x", np.zeros(3), np.zeros((2, 3072), object)]
+    found[name] = draw.choice([*odd, np.full((20, 3072), -1), np.float32(np.nan), [[1]], ["\x1b[2J"] * 10])
+    if draw.random() < 0.3:
+        del found[name]
+    return pickle.dumps(found, 2)
+
+
+PUBLISHED = {
+    "images of MNIST": ("mnist", "MNIST/raw/train-images-idx3-ubyte.gz", mutations.of_bytes),
+    "labels of MNIST": ("mnist", "MNIST/raw/t10k-labels-idx1-ubyte", mutations.of_bytes),
+    "batch of CIFAR": ("cifar10", "cifar-10-batches-py/data_batch_3", plain_pickle),
+    "names of CIFAR": ("cifar10", "cifar-10-batches-py/batches.meta", plain_pickle),
+    "reviews of Yelp": ("yelp", "yelp/yelp_academic_dataset_review.json", mutations.of_lines),
+    "words of Tiny ImageNet": ("tinyimagenet", "tiny-imagenet-200/words.txt", mutations.of_bytes),
+    "rows of Tiny ImageNet": (
+        "tinyimagenet",
+        "tiny-imagenet-200/val/val_annotations.txt",
+        mutations.of_bytes,
+    ),
+    "picture of Tiny ImageNet": (
+        "tinyimagenet",
+        "tiny-imagenet-200/train/n1/images/3.png",
+        mutations.of_bytes,
+    ),
+}
+
+
+@COUNTS
+@pytest.mark.parametrize("kind", PUBLISHED)
+def test_mutated_files_of_published_data_sets(kind, count, published, tmp_path, monkeypatch):
+    name, place, mutate = PUBLISHED[kind]
+    shutil.copytree(published, tmp_path / "data")
+    monkeypatch.setenv("WEIGHTFLOW_DATA", str(tmp_path / "data"))
+    monkeypatch.setenv("WEIGHTFLOW_CACHE", str(tmp_path / "cache"))
+    load.cache_clear()
+    assert load(name).train.inputs[:].isfinite().all()
+    path, content = tmp_path / "data" / place, (published / place).read_bytes()
+    for number in range(count):
+        path.write_bytes(mutate(content, random.Random(f"{kind} {number}")))
+        load.cache_clear()
+        with contextlib.suppress(InputError):  # any other error is none that a person can do something about
+            assert load(name).train.inputs[:].isfinite().all(), number
+    load.cache_clear()
 
 
 def test_a_damaged_cache_is_made_anew(files, tmp_path, monkeypatch):

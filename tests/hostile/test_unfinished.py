@@ -173,6 +173,12 @@ def test_temporary_files_of_dead_writers_go_and_those_of_the_living_stay(tmp_pat
     assert [path.exists() for path in left] == [False, True, True]
 
 
+@pytest.mark.parametrize("command", ["sample {run} --classes one,two", "train {zoo}", "export {zoo}"])
+def test_a_name_that_is_too_long_is_wrong_input(zoo, run, tmp_path, capsys, command):
+    assert call(*command.format(zoo=zoo.path, run=run).split(), "--out", tmp_path / ("x" * 300)) == 2
+    assert os.listdir(tmp_path) == []
+
+
 @pytest.mark.parametrize(
     "command",
     [

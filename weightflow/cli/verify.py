@@ -25,12 +25,12 @@ def verify(
     """
     from canon.errors import InputError
     from weightflow.generator.verify import verify_generator
-    from weightflow.zoo.store import Zoo
+    from weightflow.zoo.store import problems_of
 
     if (path / "config.toml").exists():
         problems = verify_generator(path)
     elif (path / "zoo.json").exists():
-        problems = Zoo(path).verify()
+        problems = problems_of(path)
     else:
         raise InputError(f"{path} is no zoo, run or saved generator: it has no zoo.json and no config.toml")
     sound = f"{path}: every file is as it was written"

@@ -99,11 +99,12 @@ def verify(
     zoo: Annotated[Path, typer.Argument(help="Folder of a zoo.")], as_json: bool = console.JSON
 ) -> None:
     """Check shards, records, frame and base against their hashes. Exit code 1 where one is missing or damaged."""
-    from weightflow.zoo.store import Zoo
+    from weightflow.zoo.store import Zoo, problems_of
 
-    opened = Zoo(zoo)
-    problems = opened.verify()
-    sound = f"{zoo}: {len(opened)} networks in {len(opened.manifest['shards'])} shards, all sound"
+    problems, sound = problems_of(zoo), ""
+    if not problems:
+        opened = Zoo(zoo)
+        sound = f"{zoo}: {len(opened)} networks in {len(opened.manifest['shards'])} shards, all sound"
     console.show({"sound": not problems, "problems": problems}, "\n".join(problems) or sound, as_json)
     if problems:
         raise typer.Exit(1)

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 
 from canon.errors import InputError
+from canon.io.files import require_file
+from canon.validation import shown
 from weightflow.data import decoded_cache, locations
 from weightflow.data.types import ClassificationData
 
@@ -44,14 +46,15 @@ def _load(
                 pixels = np.concatenate([np.asarray(b["data"], dtype=np.uint8) for b in batches])
                 targets = np.concatenate([np.asarray(b[labels], dtype=np.int64) for b in batches])
                 images = pixels.reshape(len(targets), 3, 32, 32)
-            except (KeyError, ValueError) as error:
+            except (KeyError, ValueError, TypeError, OverflowError) as error:
                 raise InputError(
-                    f"{listed[0]} is not a batch of CIFAR ({error}); download it again"
+                    f"{listed[0]} is not a batch of CIFAR ({shown(str(error), 200)}); download it again"
                 ) from None
             decoded_cache.write_part(target, part, images, targets)
-        decoded_cache.write_names(
-            target, [str(n).replace("_", " ") for n in read_batch(folder / meta[0])[meta[1]]]
-        )
+        names = read_batch(folder / meta[0]).get(meta[1])
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise InputError(f"{folder / meta[0]} has no list of names '{meta[1]}'; download it again")
+        decoded_cache.write_names(target, [name.replace("_", " ") for name in names])
 
     key = decoded_cache.identity(name, [f for listed in files.values() for f in listed] + [folder / meta[0]])
     return decoded_cache.from_folder(name, decoded_cache.decoded(key, decode), licence=LICENCE)
@@ -80,8 +83,14 @@ class _ArraysOnly(pickle.Unpickler):
 
 def read_batch(path: Path) -> dict[str, Any]:
     """One published pickle, read without running code; `InputError` names a file that is damaged."""
+    size = require_file(path)
     try:
         with open(path, "rb") as file:
-            return dict(_ArraysOnly(file, encoding="latin1").load())
+            found = dict(_ArraysOnly(file, encoding="latin1").load())
     except Exception as error:
-        raise InputError(f"{path} cannot be read: {error}; download it again") from None
+        raise InputError(f"{path} cannot be read: {shown(str(error), 200)}; download it again") from None
+    for name, value in found.items():
+        claimed = value.nbytes if isinstance(value, np.ndarray) else 0
+        if claimed > size:
+            raise InputError(f"{path}: {shown(str(name))} claims {claimed} bytes, the file holds {size}")
+    return {str(name): value for name, value in found.items()}

@@ -5,6 +5,8 @@ from __future__ import annotations
 import gzip
 import shutil
 import subprocess
+import zlib
+from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +31,8 @@ FASHION_NAMES = (
 )
 PARTS = {"train": "train", "test": "t10k"}
 DEBIAN = "dataset-fashion-mnist"
+LARGEST = 1 << 28
+"""Bytes of pixels in a file; the largest of these data sets has 47 million."""
 
 
 def mnist(size: int | None = None) -> ClassificationData:
@@ -101,16 +105,21 @@ def _file(folder: Path, name: str) -> Path:
 def read_idx(path: Path) -> np.ndarray:
     """An IDX file of unsigned bytes; `InputError` names a file that is damaged."""
     try:
-        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    except (OSError, EOFError) as error:
+        with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as file:
+            start = file.read(4)
+            if len(start) < 4 or start[:3] != b"\x00\x00\x08":
+                raise InputError(f"{path} is not an IDX file of bytes; download it again")
+            sizes = file.read(4 * start[3])
+            shape = [int(size) for size in np.frombuffer(sizes[: len(sizes) // 4 * 4], ">u4")]
+            count = prod(shape)
+            if len(sizes) < 4 * start[3] or count > LARGEST:
+                raise InputError(f"{path} is damaged: its header says {' x '.join(map(str, shape))}")
+            content = file.read(count + 1)  # a small file unpacks to any size
+    except (OSError, EOFError, zlib.error) as error:
         raise InputError(f"{path} cannot be read: {error}; download it again") from None
-    if len(content) < 4 or content[:3] != b"\x00\x00\x08":
-        raise InputError(f"{path} is not an IDX file of bytes; download it again")
-    axes = content[3]
-    shape = np.frombuffer(content, ">u4", axes, 4).astype(int)
-    values = np.frombuffer(content, np.uint8, offset=4 + 4 * axes)
-    if len(values) != int(shape.prod()):
+    if len(content) != count:
         raise InputError(
-            f"{path} is damaged: {len(values)} values, its header says {' x '.join(map(str, shape))}"
+            f"{path} is damaged: {'more' if len(content) > count else len(content)} values, "
+            f"its header says {' x '.join(map(str, shape))}"
         )
-    return values.reshape(shape)
+    return np.frombuffer(content, np.uint8).reshape(shape)

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from canon.errors import InputError
+from canon.validation import shown
 from weightflow.data import decoded_cache, locations
 from weightflow.data.types import ClassificationData
 from weightflow.datasets.images import ImageOptions, decode_parts, file_at, is_image
@@ -31,11 +32,11 @@ def tinyimagenet(size: int | None = None, skip_corrupt: bool = False) -> Classif
         if is_image(path.name)
     ]
     rows = [line.split("\t") for line in _lines(folder / "val" / "val_annotations.txt")]
-    strange = [row for row in rows if len(row) < 2 or row[1] not in label]
+    strange = [row for row in rows if len(row) < 2 or row[1] not in label or not _is_name(row[0])]
     if strange:
         raise InputError(
             f"{folder}/val/val_annotations.txt: {len(strange)} lines name no class of wnids.txt, "
-            f"the first is {strange[0]}; download it again"
+            f"or no picture beside it, the first is {shown(strange[0])}; download it again"
         )
     test = [file_at(folder / "val" / "images" / row[0], label[row[1]]) for row in rows]
     names = class_names(wnids, _lines(folder / "words.txt"))
@@ -65,8 +66,13 @@ def class_names(wnids: list[str], words: list[str]) -> list[str]:
     ]
 
 
+def _is_name(text: str) -> bool:
+    """Whether a text can be the name of a file in a given folder, and leads nowhere else."""
+    return Path(text).name == text and len(text.encode()) <= 255
+
+
 def _lines(path: Path) -> list[str]:
     try:
         return [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}; download Tiny ImageNet again") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} cannot be read: {error}; download Tiny ImageNet again") from None

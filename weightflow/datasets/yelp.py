@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from canon.errors import InputError
+from canon.validation import shown
 from weightflow.data import decoded_cache, locations
 from weightflow.data.types import ClassificationData
 
@@ -87,9 +88,9 @@ def _reviews(path: Path) -> Iterator[Review]:
                 try:
                     stars, text = parse(raw)
                     yield STARS_OF[float(stars)], text
-                except (ValueError, KeyError, IndexError, TypeError) as error:
+                except (ValueError, LookupError, TypeError, OverflowError, RecursionError) as error:
                     raise InputError(
-                        f"{path}: review {number} is damaged ({error!r}); 1 to 5 stars and a text are expected"
+                        f"{path}: review {number} is damaged ({shown(repr(error), 200)}); 1 to 5 stars and a text are expected"
                     ) from None
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path} cannot be read: {error}; download it again") from None

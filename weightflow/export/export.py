@@ -105,9 +105,10 @@ def export_zoo(
         features = _features(facts)
         example = _raw_example(zoo, facts, features)
     written = []
-    for row, record in list(enumerate(zoo.records))[:count]:
+    wanted = [(row, record, Prompt(record.classes)) for row, record in list(enumerate(zoo.records))[:count]]
+    for row, record, prompt in wanted:
         state = {name: tensor[0] for name, tensor in with_statistics(zoo, row).items()}
-        network = to_module(zoo.architecture, state, Prompt(record.classes))
+        network = to_module(zoo.architecture, state, prompt)
         model = Classifier(network, facts.preprocessing, record.classes, features)
         own = {
             **metadata_of(zoo.architecture, record.classes),

@@ -42,6 +42,8 @@ class SampleConfig:
         pick(dict.fromkeys((*SOLVERS, *DENOISERS)), self.method, "solver")
         if self.steps < 1 or self.batch_size < 1:
             raise InputError(f"steps {self.steps} and batch size {self.batch_size} must be at least 1")
+        if len(self.guidance_interval) != 2:
+            raise InputError(f"setting 'guidance_interval' is two numbers, found {self.guidance_interval}")
         if self.noise < 0:
             raise InputError(f"noise is {self.noise}; it scales the noise at the start and is at least 0")
 

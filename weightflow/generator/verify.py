@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from huggingface_hub.constants import CONFIG_NAME
+
 from canon.errors import InputError
-from weightflow.generator.assets import TABLE, with_own_files
+from canon.io.files import read_bounded
+from canon.validation import Invalid, parse_json
+from weightflow.generator.assets import TABLE, files_of, with_own_files
 from weightflow.text.table_encoder import TableEncoder
-from weightflow.training.run_store import read_header, verify_run
+from weightflow.training.run_store import LIMIT, STATE, RunHeader, read_header, verify_run
 
 
 def verify_generator(folder: Path) -> list[str]:
@@ -17,14 +21,32 @@ def verify_generator(folder: Path) -> list[str]:
     hypernetwork that a report trained, in a folder of its own, is looked at too.
     """
     problems = verify_run(folder)
-    if (folder / TABLE).exists():
-        try:
-            header = with_own_files(read_header(folder), folder)
+    try:
+        header = with_own_files(read_header(folder), folder)
+        if (folder / CONFIG_NAME).exists():
+            problems += _own_files(folder, header)
+        elif not (folder / STATE).exists():
+            problems.append(f"{folder / STATE} is missing; restore it, or the training cannot go on")
+        if (folder / TABLE).exists():
             found = TableEncoder(folder / TABLE).identity
             if found != header.encoder:
                 problems.append(f"{folder / TABLE} is {found}, and the networks need {header.encoder}")
-        except InputError as error:
-            problems.append(str(error))
+    except InputError as error:
+        problems.append(str(error))
     for inner in sorted(folder.glob("*/config.toml")):
         problems += verify_run(inner.parent)
     return list(dict.fromkeys(problems))
+
+
+def _own_files(folder: Path, header: RunHeader) -> list[str]:
+    """What is wrong with the files that a saved generator alone has."""
+    problems = [f"{folder / name} is missing; save the generator again" for name in files_of(header)
+                if not (folder / name).exists()]  # fmt: skip
+    path = folder / CONFIG_NAME
+    try:
+        found = parse_json(read_bounded(path, LIMIT))
+        if not isinstance(found, dict) or found.get("architecture") != header.architecture.to_dict():
+            problems.append(f"{path} names another architecture than layout.json; save the generator again")
+    except (InputError, Invalid) as error:
+        problems.append(f"{path} is damaged ({error}); save the generator again")
+    return problems

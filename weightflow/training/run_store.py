@@ -50,7 +50,7 @@ from weightflow.training.config import TrainConfig
 from weightflow.training.state_dicts import pack, unpack
 
 FORMAT = "weightflow-run-1"
-REPORT = "report.json"
+REPORT, STATE = "report.json", "state.safetensors"
 LIMIT = 1 << 28  # bytes of a table or of a log
 
 
@@ -215,7 +215,7 @@ def verify_run(folder: Path) -> list[str]:
     attempt(lambda: read_header(folder))
     for name in (
         "checkpoint.safetensors",
-        "state.safetensors",
+        STATE,
         "backbone.safetensors",
         "pictures.safetensors",
     ):

@@ -302,7 +302,7 @@ class Trainer:
             "best_step": str(p.best_step),
             "stale": str(p.stale),
         }
-        checkpoint.write(self.folder / "state.safetensors", tensors, counters)
+        checkpoint.write(self.folder / runs.STATE, tensors, counters)
         # before the first evaluation no weights are the best; the initial ones are the worst
         best, step = (self.best_average, p.best_step) if p.best_step else (self.average.state_dict(), p.step)
         runs.write_checkpoint(
@@ -316,7 +316,7 @@ class Trainer:
 
     def restore(self) -> None:
         """Go on from the folder's state: weights, averages, moments, random numbers, counters."""
-        path = self.folder / "state.safetensors"
+        path = self.folder / runs.STATE
         found = checkpoint.read(path)
         with reading(path, "restore it, or train the run again in another folder"):
             who = str(path)
@@ -449,7 +449,7 @@ def resume(
             f"{folder} was trained on the zoo {header.zoo.path} ({header.zoo.identity[:12]}); {zoo.path} is "
             f"{zoo.identity[:12]}: give the zoo it began with"
         )
-    require_file(folder / "state.safetensors")
+    require_file(folder / runs.STATE)
     config = _changed(header.config, changes or {}, folder)
     trainer = Trainer(zoo, config, folder, device, processes)
     with _writing(folder, processes):

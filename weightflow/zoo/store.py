@@ -14,6 +14,7 @@ import dataclasses
 import hashlib
 import json
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
@@ -91,14 +92,32 @@ class Record:
 
 
 _NAME = text(limit=1000)
+
+
+def _file_name(value: Any) -> str:
+    """An id, which becomes the name of a file: it does not lead out of a folder, on any system, and hides nothing."""
+    found: str = text(r"[^/\\:.][^/\\:]*", 200)(value)
+    if not found.isprintable():
+        raise Invalid(f"'{shown(found)}' is no name for a file")
+    return found
+
+
+def _classes(value: Any) -> list[str]:
+    """Names of classes; each stands for one logit."""
+    found: list[str] = items(_NAME, 100_000)(value)
+    if len(set(found)) != len(found):
+        twice = Counter(found).most_common(1)[0][0]
+        raise Invalid(f"the class '{shown(twice)}' stands twice")
+    return found
+
+
 _RECORD = record(
     {
-        # An id becomes the name of a file, so it must not lead out of the file's folder.
-        "id": text(r"[^\x00-\x1f\x7f/\\.][^\x00-\x1f\x7f/\\]*", 200),
+        "id": _file_name,
         "seed": integer(),
         "dataset": _NAME,
         "split": _NAME,
-        "classes": items(_NAME, 100_000),
+        "classes": _classes,
         "lineage": _NAME,
     },
     {
@@ -255,6 +274,10 @@ class Zoo(Dataset[StateDict]):
         if len(records) != sum(held) or len({(one.shard, one.row) for one in records}) != len(records):
             raise ValueError(f"{len(records)} records do not lie in {sum(held)} rows, each in its own")
         for place, one in enumerate(records):
+            if not 1 <= len(one.classes) <= self.architecture.classes:
+                raise ValueError(
+                    f"record {place} names {len(one.classes)} classes, the networks have {self.architecture.classes}"
+                )
             if one.shard >= len(held) or one.row >= held[one.shard]:
                 raise ValueError(
                     f"record {place} lies in row {one.row} of shard {one.shard}, which is not there"
@@ -335,7 +358,7 @@ class Zoo(Dataset[StateDict]):
         return [problem for problem in (*shards, *self._other_problems()) if problem is not None]
 
     def _other_problems(self) -> Iterator[str]:
-        """What is wrong with the records, the frame and the base."""
+        """What is wrong with the records, the frame, the base and the note of the recipe."""
         files = {
             "frame.safetensors": "canonical" in self.manifest,
             "base.safetensors": "base" in self.manifest,
@@ -350,6 +373,14 @@ class Zoo(Dataset[StateDict]):
                 checkpoint.read(path)
         except InputError as error:
             yield str(error)
+        recipe = self.path / "recipe.json"
+        if recipe.exists() and "recipe" in self.manifest:
+            try:
+                same = parse_json(read_bounded(recipe, LIMIT)) == self.manifest["recipe"]
+            except (InputError, Invalid):
+                same = False
+            if not same:
+                yield f"{recipe} is not the recipe in zoo.json; build the zoo again in a new folder"
         base = self.path / "base.safetensors"
         if base.exists() and "base" in self.manifest and sha256(base) != self.manifest["base"].get("sha256"):
             yield f"{base} is not the network whose SHA-256 is in zoo.json; build the zoo again in a new folder"
@@ -410,6 +441,19 @@ def _reopened(folder: Path, identity: str) -> Zoo:
     if found.identity != identity:
         raise InputError(f"{folder} has changed since the work began; run the same command again")
     return found
+
+
+def problems_of(folder: Path) -> list[str]:
+    """What `Zoo.verify` finds; a manifest that cannot be read is a damaged file like any other.
+
+    Raises `InputError` where the folder has no manifest.
+    """
+    if not os.path.lexists(folder / "zoo.json"):
+        return Zoo(folder).verify()
+    try:
+        return Zoo(folder).verify()
+    except InputError as error:
+        return [str(error)]
 
 
 def _version(path: Path) -> tuple[int, int]:
