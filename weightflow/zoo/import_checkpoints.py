@@ -51,10 +51,17 @@ def ids_of(files: Sequence[Path]) -> list[str]:
     Files of one name in folders of their own (`run1/best.pt`, `run2/best.pt`) have the folder's name before theirs.
     """
     for named in (_stem, lambda path: path.name, lambda path: f"{path.parent.name}-{_stem(path)}"):
-        names = [named(path) for path in files]
+        names = [_safe(named(path)) for path in files]
         if len({name.casefold() for name in names}) == len(names):
             return names
-    return [f"{place:05d}-{path.parent.name}-{path.name}" for place, path in enumerate(files)]
+    return [_safe(f"{place:05d}-{path.parent.name}-{path.name}") for place, path in enumerate(files)]
+
+
+def _safe(name: str) -> str:
+    """The name as an id may be: what leads elsewhere or cannot be seen becomes `_`, and it is not long."""
+    seen = "".join("_" if sign in "/\\:" or not sign.isprintable() else sign for sign in name)
+    visible = "_" + seen if seen.startswith(".") else seen
+    return visible.encode()[:150].decode(errors="ignore")
 
 
 def _stem(path: Path) -> str:

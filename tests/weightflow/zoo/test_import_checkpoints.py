@@ -73,6 +73,17 @@ def test_every_file_has_an_id_of_its_own(tmp_path, names, ids):
     assert ids_of(checkpoint_files(tmp_path)) == ids
 
 
+def test_odd_names_of_files_become_ids_that_can_be_exported(tmp_path):
+    files, names = tmp_path / "files", ["a:b", "\u202egnp", "x\x1b[2J", "ok" * 90, "é", "日" * 70]
+    files.mkdir()
+    for name in names:
+        torch.save(MLP.build().state_dict(), files / f"{name}.pt")
+    import_zoo(checkpoint_files(files), tmp_path / "zoo", MLP, "digits")
+    ids = [record.id for record in Zoo(tmp_path / "zoo").records]
+    assert set(ids) == {"a_b", "_gnp", "x_[2J", "ok" * 75, "é", "日" * 50}
+    assert len(export_zoo(Zoo(tmp_path / "zoo"), tmp_path / "out")) == len(names)
+
+
 @pytest.mark.parametrize("wrap", ["prefix", "half", "bfloat16", "double", "compiled", "container"])
 def test_checkpoints_come_in_many_forms(tmp_path, wrap):
     names, three = ("two", "five", "nine"), Architecture("mlp", {"inputs": 64, "hidden": [5]}, (64,), 3)
