@@ -13,6 +13,9 @@ from torch import Tensor, nn
 from weightflow.models.conditioning import Conditioning
 from weightflow.text.prompt import PromptBatch
 
+MOST = 10_000
+"""Training prompts, evenly spaced, that a model's words are centred by, at most."""
+
 
 class Centred(nn.Module):
     """Text tokens less their mean, divided by the root mean square of what is left: over the training prompts."""
@@ -41,7 +44,8 @@ def word_map(width: int, inner: int, centred: bool) -> nn.Module:
 
 def centre_words(model: nn.Module, conditioning: Conditioning, prompts: PromptBatch) -> None:
     """Fit what a model subtracts from its words to what it is told of the training prompts."""
-    text, told = conditioning.tell(prompts.vectors, prompts.present)
+    few = prompts[:: -(-len(prompts) // MOST)] if len(prompts) > MOST else prompts
+    text, told = conditioning.tell(few.vectors, few.present)
     for part in model.modules():
         if isinstance(part, Centred) and told.any():
             part.fit(text[told])

@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from canon.errors import InputError
+from canon.io.large_tensors import large_zeros
 from weightflow.text.description import Description, encode_groups
 from weightflow.text.encoder import TextEncoder
 
@@ -149,7 +150,7 @@ def encode_prompts(
             )
     distinct = list(dict.fromkeys(d for prompt in prompts for d in prompt.descriptions))
     found = dict(zip(distinct, encode_groups(encoder, distinct, class_names), strict=True))
-    vectors = torch.zeros(len(prompts), classes, encoder.width)
+    vectors = large_zeros(len(prompts), classes, encoder.width)
     present = torch.zeros(len(prompts), classes, dtype=torch.bool)
     for row, prompt in enumerate(prompts):
         vectors[row, : len(prompt.classes)] = torch.stack([found[d] for d in prompt.descriptions])

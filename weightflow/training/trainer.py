@@ -22,6 +22,7 @@ from torch import Tensor
 from canon.errors import InputError, WorkError
 from canon.io import checkpoint
 from canon.io.files import reading, require_file
+from canon.io.large_tensors import large_zeros
 from canon.types import StateDict
 from weightflow import config as settings
 from weightflow import datasets
@@ -117,7 +118,7 @@ class Trainer:
             for split in rows
         }
         self.augment = Augmentation(augment, architecture, layout)
-        used = self.coordinates.used(prompts["seen"].present).any(dim=0)
+        used = self.coordinates.used(prompts["seen"].present.unique(dim=0)).any(dim=0)
         self.adversary = None
         if config.adversary.weight:
             self.adversary = Adversary(config.adversary, used, config.seed, self.device, processes)
@@ -361,7 +362,7 @@ def _batches(zoo: Zoo, rows: list[int], prompts: PromptBatch) -> Iterator[tuple[
 
 def _encode(coordinates: Coordinates, zoo: Zoo, rows: list[int], prompts: PromptBatch) -> Tensor:
     layout = coordinates.layout
-    z = torch.empty(len(rows), layout.tokens, layout.width)
+    z = large_zeros(len(rows), layout.tokens, layout.width)
     for positions, state in zoo.by_shard(rows):
         z[positions] = coordinates.encode(state, prompts.present[positions])
     return z

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from canon.errors import InputError, WorkError
-from canon.io import checkpoint
+from canon.io import checkpoint, large_tensors
 from weightflow.training import run_store as runs
 from weightflow.training.trainer import resume, start
 from weightflow.zoo.builders.file_lock import holding
@@ -290,3 +290,11 @@ def test_a_seed_that_no_stream_takes_is_refused(tiny_config, tiny_recipe, seed):
     for config in (tiny_config, tiny_recipe):
         with pytest.raises(InputError, match=f"seed is {seed}; it is a number from"):
             dataclasses.replace(config, seed=seed)
+
+
+def test_a_zoo_larger_than_memory_gives_the_run_that_a_small_one_gives(
+    zoo, run, tiny_config, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(large_tensors, "IN_MEMORY", 0)
+    start(zoo, tiny_config, tmp_path / "run").run()
+    assert_same_run(tmp_path / "run", run)
