@@ -6,7 +6,7 @@ import copy
 import operator
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
@@ -231,7 +231,7 @@ def _arguments(example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
 
 
 def _export(network: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ExportedProgram:
-    module = without_cache(_unfilled(network).eval())
+    module = in_one_graph(without_cache(_unfilled(network).eval()))
     args, kwargs = pytree.tree_map(wide, (args, kwargs))
     try:
         with _quiet():
@@ -289,6 +289,18 @@ def without_cache(module: nn.Module) -> nn.Module:
             for own in (config, *(vars(config).values() if hasattr(config, "__dict__") else ())):
                 if getattr(own, "use_cache", None) is True:
                     own.use_cache = False
+    return module
+
+
+def in_one_graph(module: nn.Module) -> nn.Module:
+    """`module` with its experts computed together, where it would loop over those that were chosen."""
+    choose = getattr(module, "set_experts_implementation", None)
+    if (
+        callable(choose)
+        and getattr(getattr(module, "config", None), "_experts_implementation", None) == "eager"
+    ):
+        with suppress(ValueError):  # a class without experts
+            choose("grouped_mm")
     return module
 
 

@@ -63,10 +63,15 @@ class Interpreter(torch.fx.Interpreter):
         if self.context.name not in MOVES:
             self.context.read += [dim for x in tensors for dim in x.dims]
         zeros = self.context.name.startswith(("zeros", "new_zeros"))
+        numbers = next((x.numbers for x in tensors if x.numbers is not None), None)
+        before = len(self.context.numbers)
         dims = handler(self.context, arguments, out)
         if isinstance(out, Tensor):
             self.context.seen.append(dims)
-            return Traced(out, list(dims), learned, zeros)
+            # what a learned tensor enters are entries that were looked up, not numbers
+            kept = None if any(x.learned and x.numbers is None for x in tensors) else numbers
+            direct = kept is not None and self.context.name in MOVES and any(x.direct for x in tensors)
+            return Traced(out, list(dims), learned, zeros, kept, direct)
         wrapped = []
         for value, axes in zip(out, dims, strict=True):
             if not isinstance(value, Tensor):
@@ -75,7 +80,11 @@ class Interpreter(torch.fx.Interpreter):
             if axes is None:
                 axes = self.context.fixed(value.shape, "a second result")
             self.context.seen.append(axes)
-            wrapped.append(Traced(value, list(axes), learned))
+            made = None if value.is_floating_point() else numbers
+            if len(self.context.numbers) > before and not value.is_floating_point():
+                made = self.context.numbers[-1]
+            direct = made is not None and len(self.context.numbers) > before
+            wrapped.append(Traced(value, list(axes), learned, numbers=made, direct=direct))
         return wrapped
 
 

@@ -58,16 +58,16 @@ def trace(
 
 def trace_program(program: Program, *, verify: bool = True) -> PermutationSpec:
     """`trace`, of a network that was exported already."""
-    spec = _Reader(program).read()
+    spec = _Reader(program, verify).read()
     return check_program(program, spec).spec if verify else spec
 
 
 class _Reader:
     """From a program to a spec."""
 
-    def __init__(self, program: Program) -> None:
+    def __init__(self, program: Program, checked: bool) -> None:
         self.program = program
-        self.context = Context()
+        self.context = Context(checked)
         self.units = self.context.units
 
     def read(self) -> PermutationSpec:
@@ -138,6 +138,9 @@ class _Reader:
                 if found is not None
                 else [self.units.fixed(size, f"{name} is not used") for size in shape]
             )
+        for numbers in self.context.numbers:
+            if not numbers.used:
+                self.units.freeze_axis(numbers.axis, numbers.reason)
         self._running = {values[i] for i in self.context.statistics if i in values}
         self._freeze_unread(structures)
         self._mentions = [[self.context.mention(dim) for dim in dims] for dims in self.context.seen]

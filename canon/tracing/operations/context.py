@@ -46,6 +46,15 @@ class Part:
 Dim = Structure | Part
 
 
+@dataclass(eq=False)
+class Numbers:
+    """An axis whose places are named by number, as a router names experts; `used` where something looks them up."""
+
+    axis: Structure
+    reason: str
+    used: bool = False
+
+
 @dataclass
 class Traced:
     """A tensor of the network with the structure of its axes."""
@@ -55,13 +64,19 @@ class Traced:
     learned: bool = True
     """Whether a parameter has entered it."""
     zeros: bool = field(default=False)
+    numbers: Numbers | None = None
+    """Of which axis its entries are place numbers, or were made from these."""
+    direct: bool = False
+    """Whether they are these numbers themselves."""
 
 
 class Context:
     """The units, and the operation being read."""
 
-    def __init__(self) -> None:
+    def __init__(self, checked: bool = False) -> None:
         self.units = Units()
+        self.checked = checked  # numerically, afterwards: what seems to be a symmetry may be tried
+        self.numbers: list[Numbers] = []
         self.name = ""
         self.where = ""
         self.statistics: set[int] = set()

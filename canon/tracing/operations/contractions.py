@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from canon.tracing.axis_unification import Structure
-from canon.tracing.operations.context import Context, Traced, handles
+from canon.tracing.operations.context import Context, Traced, handles, unknown
 
 
 def spread(rank: int) -> list[str]:
@@ -59,6 +59,25 @@ def linear(c: Context, a: SimpleNamespace, out: Any) -> list[Structure]:
     batch = [f"batch{n}" for n in range(len(axes) - 1)]
     result = c.contract([axes, weight], [[*batch, "in"], ["out", "in"]], [*batch, "out"])
     return _biased(c, result, a.bias)
+
+
+@handles("grouped_mm_fallback", "_grouped_mm", "grouped_mm")
+def grouped(c: Context, a: SimpleNamespace, out: Any) -> Any:
+    """Rows sorted by expert times the matrix of their expert; `offs` says where the rows of each end."""
+    rows, weight, *_ = [x for x in vars(a).values() if isinstance(x, Traced)]
+    offsets = getattr(a, "offs", None)
+    if rows.value.dim() != 2 or weight.value.dim() != 3 or offsets is None:
+        return unknown(c, a, out)
+    axes, given = c.axes(rows), c.axes(weight)
+    if offsets.numbers is None:
+        c.units.freeze_axis(given[0], c.because("experts are looked up by number"))
+    else:
+        c.units.unify(offsets.numbers.axis, given[0], c.because("sizes do not match"))
+        offsets.numbers.used = True
+    c.units.freeze_axis(axes[0], c.because("rows are sorted by expert"))
+    result = c.contract([axes, given], [["row", "in"], ["expert", "in", "out"]], ["row", "out"])
+    bias = getattr(a, "bias", None)
+    return result if bias is None else unknown(c, a, out)
 
 
 @handles("einsum")

@@ -151,7 +151,12 @@ def index(c: Context, a: SimpleNamespace, out: Any) -> list[Structure]:
         return unknown(c, a, out)
     axes = c.axes(a.self)
     for n in used:
-        c.units.freeze_axis(axes[n], c.because("it is indexed by number"))
+        numbers = a.indices[n].numbers
+        if numbers is not None and a.indices[n].direct:  # experts, by the numbers that a router gave
+            c.units.unify(numbers.axis, axes[n], c.because("sizes do not match"))
+            numbers.used = True
+        else:
+            c.units.freeze_axis(axes[n], c.because("it is indexed by number"))
     placed, _ = c.broadcast([c.axes(a.indices[n]) for n in used])
     rest = [axis for n, axis in enumerate(axes) if n not in used]
     at = used[0] if used == list(range(used[0], used[-1] + 1)) else 0

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from canon.tracing.axis_unification import ONE, Structure
-from canon.tracing.operations.context import Context, Traced, handles, marked, places
+from canon.tracing.operations.context import Context, Numbers, Traced, handles, marked, places
 from canon.tracing.operations.elementwise import pointwise
 
 
@@ -55,7 +55,21 @@ def softmax(c: Context, a: SimpleNamespace, out: Any) -> list[Structure]:
     return axes
 
 
-@handles("cumsum", "cumprod", "flip", "roll", "sort", "topk", "tril", "triu")
+@handles("topk")
+def largest(c: Context, a: SimpleNamespace, out: Any) -> Any:
+    """The largest along an axis, and their numbers, by which experts are looked up."""
+    if not c.checked or not a.self.learned:
+        return ordered(c, a, out)
+    axes = c.axes(a.self)
+    place = a.dim % len(axes)
+    c.still(axes)
+    c.mix(axes, [place])
+    c.numbers.append(Numbers(axes[place], c.because("its order matters")))
+    axes[place] = c.fixed([out[0].shape[place]], "its order matters")[0]
+    return [axes, axes]
+
+
+@handles("cumsum", "cumprod", "flip", "roll", "sort", "tril", "triu")
 def ordered(c: Context, a: SimpleNamespace, out: Any) -> Any:
     axes = c.axes(a.self)
     where = getattr(a, "dim", getattr(a, "dims", None))

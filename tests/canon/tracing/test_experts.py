@@ -1,0 +1,72 @@
+"""Mixtures of experts: experts change places with the router's rows, and units with those of every expert."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import canon
+
+transformers = pytest.importorskip("transformers")
+SIZES = {"vocab_size": 37, "hidden_size": 16, "intermediate_size": 20, "num_hidden_layers": 1, "num_attention_heads": 4, "num_key_value_heads": 2, "num_experts_per_tok": 2}  # fmt: skip
+KINDS: dict[str, dict[str, Any]] = {
+    "Mixtral": {"num_local_experts": 5},
+    "Qwen2Moe": {"num_experts": 5, "moe_intermediate_size": 12, "shared_expert_intermediate_size": 24},
+    "Qwen3Moe": {"num_experts": 5, "moe_intermediate_size": 12, "head_dim": 8},
+}
+IDS = torch.randint(37, (1, 9), generator=torch.Generator().manual_seed(0))
+
+
+def network(kind: str, way: str) -> Any:
+    torch.manual_seed(0)
+    config = getattr(transformers, f"{kind}Config")(**SIZES, **KINDS[kind])
+    made = getattr(transformers, f"{kind}ForCausalLM")(config).eval()
+    made.set_experts_implementation(way)
+    with torch.no_grad():
+        for tensor in made.parameters():
+            tensor.add_(torch.randn_like(tensor) * 0.1)
+    return made
+
+
+@pytest.mark.parametrize("way", ["eager", "grouped_mm", "batched_mm"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_planted_orders_of_experts_and_units_come_back(kind: str, way: str) -> None:
+    made = network(kind, way)
+    spec = canon.trace(made, {"input_ids": IDS})
+    layer = "model.layers.0.mlp"
+    (router,) = spec.axes[f"{layer}.gate.weight"][0].groups
+    for name in ("gate_up_proj", "down_proj"):
+        assert spec.axes[f"{layer}.experts.{name}"][0].groups == {router}
+        assert spec.axes[f"{layer}.experts.{name}"][1].groups
+        assert spec.axes[f"{layer}.experts.{name}"][2].groups
+    planted = canon.random(spec, torch.Generator().manual_seed(1))
+    state = made.state_dict()
+    aligned = canon.align(
+        state, canon.apply(spec, planted, state), model=made, example_inputs={"input_ids": IDS}
+    )
+    assert all(torch.equal(aligned[name], tensor) for name, tensor in state.items())
+    assert aligned.report["verified"]
+
+
+def test_numbers_that_are_put_out_or_computed_with_hold_the_experts_in_place() -> None:
+    class Routed(nn.Module):
+        def __init__(self, use: str) -> None:
+            super().__init__()
+            self.gate, self.experts, self.use = (
+                nn.Linear(3, 4, bias=False),
+                nn.Parameter(torch.randn(4, 3, 2)),
+                use,
+            )
+
+        def forward(self, x: torch.Tensor) -> Any:
+            weights, chosen = self.gate(x).softmax(-1).topk(2)
+            y = (torch.einsum("bi,bkio->bko", x, self.experts[chosen]) * weights[..., None]).sum(1)
+            return {"sum": y, "number": (y, chosen), "rank": y * chosen.sum(-1, keepdim=True)}[self.use]
+
+    groups = {use: canon.trace(Routed(use), torch.randn(6, 3)).groups for use in ("sum", "number", "rank")}
+    assert {use: len(found) for use, found in groups.items()} == {"sum": 1, "number": 0, "rank": 0}
+    unchecked = canon.trace(Routed("sum"), torch.randn(6, 3), verify=False)
+    assert not unchecked.groups
