@@ -102,6 +102,7 @@ def train(
     resume: bool = False,
     device: str = "cpu",
     progress: Callable[[int, str], None] = lambda steps, note: None,
+    metrics: Callable[[Mapping[str, int | float]], None] = lambda numbers: None,
 ) -> Flow:
     """Train a generator on a zoo.
 
@@ -116,6 +117,8 @@ def train(
         device: Where the model is trained: `cpu`, `cuda`, `cuda:1`, `mps`, or `auto` for an accelerator where there
             is one. Random numbers do not depend on it.
         progress: Called after each step with 1 and a note (the held-out loss when it was measured).
+        metrics: Called with the numbers of each evaluation: `step`, `seconds`, `held_out` and its parts, as
+            `metrics.jsonl` has them.
 
     Returns:
         The trained generator.
@@ -131,7 +134,8 @@ def train(
         StackedNetworks(100 networks, mlp, ... parameters, 2 classes)
     """
     changes = config.replace_nested(config.nested(settings or {}), {"steps": steps, "seed": seed})
-    start_or_resume(opened(zoo), Path(out), preset, changes, resume, device).run(progress)
+    trainer = start_or_resume(opened(zoo), Path(out), preset, changes, resume, device)
+    trainer.run(progress, on_metrics=metrics)
     return load(out)
 
 
