@@ -43,15 +43,18 @@ def logging_to(
             tracker.finish()
 
 
+def require(names: list[str]) -> None:
+    """`InputError` where a logger is not known, or the package that all are reached through is not installed."""
+    for name in names:
+        if name not in LOGGERS:
+            raise InputError(f"no logger is called '{name}'; there are: {', '.join(LOGGERS)}")
+    if names and importlib.util.find_spec("accelerate") is None:
+        raise InputError("loggers need the package accelerate; install them: pip install 'weightflow[log]'")
+
+
 def _tracker(name: str, folder: Path) -> Any:
-    if name not in LOGGERS:
-        raise InputError(f"no logger is called '{name}'; there are: {', '.join(LOGGERS)}")
-    try:
-        from accelerate import PartialState, tracking
-    except ImportError:
-        raise InputError(
-            "loggers need the package accelerate; install them: pip install 'weightflow[log]'"
-        ) from None
+    from accelerate import PartialState, tracking
+
     PartialState(cpu=True)
     kind = tracking.LOGGER_TYPE_TO_CLASS[name]
     try:
