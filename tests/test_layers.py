@@ -30,7 +30,7 @@ LAYERS = {
     ],
     "weightflow": [
         ["registry"],
-        ["config", "device", "seeds"],
+        ["config", "device", "hub", "seeds"],
         ["data", "flow"],
         ["text"],
         ["networks"],

@@ -88,7 +88,7 @@ def load(folder: PathLike, device: str = "cpu") -> Flow:
         >>> weightflow.load("runs/digits").known_classes[:3]
         ('zero', 'one', 'two')
     """
-    return Flow(Path(folder), device)
+    return Flow(folder, device)
 
 
 def train(
