@@ -13,6 +13,9 @@ from canon.types import PathLike
 from weightflow import config
 from weightflow.api.evaluation import Report, evaluate, report
 from weightflow.api.populations import opened
+from weightflow.batched.stacked_networks import StackedNetworks
+from weightflow.evaluation.context import open_known
+from weightflow.evaluation.novelty import nearest_distances
 from weightflow.generator import generator
 from weightflow.training import trainer as training
 from weightflow.training.config import TrainConfig
@@ -46,6 +49,30 @@ class Flow(generator.Flow):
             (4, 0.5)
         """
         return evaluate(self.sample(classes, count, seed, **settings))
+
+    def novelty(self, networks: StackedNetworks) -> list[float]:
+        """How far networks are from the training networks: 0 is a copy, 1 as far as training networks from each other.
+
+        Args:
+            networks: Networks that this generator made, or others of its architecture.
+
+        Returns:
+            The distance of each to the nearest training network after matching, over the zoo's own spacing.
+
+        Raises:
+            InputError: The run's zoo has moved, has changed, or is not canonical.
+
+        Example:
+            >>> import weightflow
+            >>> flow = weightflow.load("runs/digits")
+            >>> all(distance > 0 for distance in flow.novelty(flow.sample("three, seven", 4)))
+            True
+        """
+        known = open_known(self.folder)
+        if not known.is_canonical:
+            raise InputError(f"{known.zoo.path} is not canonical, so distances between networks say nothing")
+        found = nearest_distances(known, networks.state, list(networks.tasks)).ratios
+        return [round(ratio, 6) for ratio in found.tolist()]
 
     def report(self, *, limit: int = 200, seed: int = 0, **settings: Any) -> Report:
         """Measure the run against trained networks, baselines and its own zoo.
