@@ -33,6 +33,7 @@ SHOWN_BY = {
     "weightflow/zoo/builders/parallel.py": ("zoo build",),
     "weightflow/zoo/import_checkpoints.py": ("zoo import",),
     "weightflow/zoo/network_file.py": ("fuse", "enhance"),
+    "weightflow/training/loggers.py": ("train",),
     "weightflow/zoo/recipe.py": ("zoo build",),
     "canon/api/exceptions.py": ("align", "merge"),
     "canon/equivalence.py": ("verify",),

@@ -30,7 +30,7 @@ LAYERS = {
     ],
     "weightflow": [
         ["registry"],
-        ["config", "device", "seeds"],
+        ["config", "device", "hub", "seeds"],
         ["executors"],
         ["data", "flow"],
         ["text"],

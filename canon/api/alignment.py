@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any, TypeVar, overload
 
 import torch
@@ -20,13 +21,13 @@ from canon.api.networks import (
     require_alike,
     source,
 )
-from canon.io.examples import Data
+from canon.io.examples import Data, read_data
 from canon.matching.registry import Means, matcher_for
 from canon.spec import PermutationSpec
 from canon.types import State
 
 M = TypeVar("M", bound=nn.Module)
-Examples = Tensor | tuple[Tensor, Tensor] | Data
+Examples = Tensor | tuple[Tensor, Tensor] | Data | str | os.PathLike[str]
 
 
 @overload
@@ -106,7 +107,7 @@ def align(
         method: "weights"; "transfusion", where heads of attention are matched by their singular values;
             "activations" or "straight-through".
         start: where matching starts; "auto" tries several and keeps the best.
-        data: examples for the methods that run the network: inputs, or inputs and class numbers.
+        data: examples for the methods that run the network: inputs, inputs and class numbers, or an .npz file with x and y.
         balance: match in balanced scales, and give the units of the result the scales of those of `a`.
         batch_size: examples in a batch of `data`.
         order_seed: visit groups in a random order of this seed, not in the network's own.
@@ -235,4 +236,6 @@ def as_data(data: Examples | None) -> Data | None:
     """Examples as matching methods and statistics take them."""
     if data is None or isinstance(data, Data):
         return data
+    if isinstance(data, (str, os.PathLike)):
+        return read_data(data)
     return Data(*data) if isinstance(data, (tuple, list)) else Data(data)

@@ -160,7 +160,8 @@ def barrier(
     Args:
         a: a module, a state dict or the path of a file.
         b: a network of the same architecture.
-        data: inputs and class numbers, (examples, …) and (examples,), on which networks are scored.
+        data: inputs and class numbers, (examples, …) and (examples,), or an .npz file with x and y, on which networks are
+            scored.
         align: also align `b` to `a`, and score that path.
         repair, train: as in `canon.merge`, for the networks between the ends.
         points: points on the path, ends included; at least 3.

@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import errno
 import os
+import re
+import shutil
 import sys
+import textwrap
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from io import TextIOWrapper
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO
 
 import typer
 from rich.console import Console, ConsoleOptions, RenderableType
@@ -29,6 +33,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.segment import Segment
+from rich.table import Column
 from rich.text import Text
 from typer.core import TyperGroup
 
@@ -46,8 +51,11 @@ JSON = typer.Option(
 QUIET = typer.Option(False, "--quiet", "-q", help="No progress.")
 DEBUG = typer.Option(False, "--debug", help="Show the traceback of an error (may stand anywhere).")
 
+LEAST_BAR, COUNTS = 16, 32
+"""Characters of a bar on a terminal of 80 columns, and of counts, rate, time left and the spaces between."""
 LONGEST = 2000
 """Characters of an error that are shown: a damaged file's content may be in it."""
+_COMMAND = re.compile(r"\b(?:weightflow|canon|pip|apt-get|export) [a-z-]")
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _NAMED_WRONGLY = {errno.EROFS, errno.ELOOP, errno.ENAMETOOLONG, errno.ENXIO, errno.EINVAL}
 
@@ -88,6 +96,9 @@ def version_option(version: str) -> Any:
 
 def run(app: typer.Typer, arguments: Sequence[str] | None = None, *, name: str | None = None) -> NoReturn:
     """Run a command line to its end and exit with the code that says how it went."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal in ASCII shows ? for what it lacks
     sys.exit(guarded(app, sys.argv[1:] if arguments is None else arguments, name=name))
 
 
@@ -163,6 +174,9 @@ def explain(error: Exception) -> tuple[int, str]:
         where = "" if context is None else f"; `{context.command_path} --help` shows what there is"
         message = " ".join(error.format_message().replace("Value error, ", "").split())
         return 2, f"{message.rstrip('.')}{where}"
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        package = error.name.partition(".")[0]
+        return 1, f"the package {package} is not installed; install it: pip install {package}"
     if isinstance(error, MemoryError):
         return 1, "out of memory; use a smaller batch or a larger machine"
     if isinstance(error, OSError):
@@ -183,7 +197,20 @@ def _line(error: Exception) -> str:
 
 def say(text: str) -> None:
     """One line of talk, on standard error."""
-    print(inert(text), file=sys.stderr, flush=True)
+    print(wrapped(inert(text), sys.stderr), file=sys.stderr, flush=True)
+
+
+def wrapped(text: str, stream: TextIO) -> str:
+    """`text` with lines that break at spaces on a terminal; a line with a command to copy stays whole."""
+    if not stream.isatty():
+        return text
+    width = shutil.get_terminal_size().columns
+    return "\n".join(
+        line
+        if len(line) <= width or _COMMAND.search(line)
+        else textwrap.fill(line, width, break_long_words=False, break_on_hyphens=False)
+        for line in text.split("\n")
+    )
 
 
 def inert(text: str) -> str:
@@ -197,7 +224,7 @@ def show(result: Mapping[str, Any], text: RenderableType, as_json: bool) -> None
         print(json_text(result), flush=True)
     else:
         width = None if sys.stdout.isatty() else 160  # files and pipes have no edge to wrap at
-        text = inert(text) if isinstance(text, str) else text
+        text = wrapped(inert(text), sys.stdout) if isinstance(text, str) else text
         InertConsole(width=width).print(text, soft_wrap=isinstance(text, str), highlight=False, markup=False)
 
 
@@ -247,10 +274,12 @@ class _Lines(Steps):
 
 class _Bar(Steps):
     def __init__(self, bar: Progress, task: Any) -> None:
-        self.bar, self.task = bar, task
+        self.bar, self.task, self.note = bar, task, ""
 
     def advance(self, steps: int = 1, note: str = "") -> None:
-        self.bar.update(self.task, advance=steps, note=note)
+        # the last note (a loss) stays until there is another
+        self.note = note or self.note
+        self.bar.update(self.task, advance=steps, note=self.note)
 
 
 class _Rate(ProgressColumn):
@@ -273,12 +302,16 @@ def progress(
         yield _Lines(total, description, every, done)
     else:
         counted = (MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
+        console = InertConsole(stderr=True)
+        room = console.width - len(description) - LEAST_BAR - COUNTS
+        # a note is cut where the terminal is narrow: neither the bar nor the numbers are
+        note = Column(max_width=max(room, 1), no_wrap=True, overflow="ellipsis")
         with Progress(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(),
+            TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True)),
+            BarColumn(bar_width=min(40, max(LEAST_BAR, console.width // 5))),
             *((TimeElapsedColumn(),) if total is None else counted),
-            TextColumn("{task.fields[note]}", markup=False),
-            console=InertConsole(stderr=True),
+            TextColumn("{task.fields[note]}", markup=False, table_column=note),
+            console=console,
             transient=True,
         ) as bar:
             yield _Bar(bar, bar.add_task(description, total=total, completed=done, note=""))

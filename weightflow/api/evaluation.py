@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Callable
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from weightflow.executors import make_executor
 from weightflow.flow.sampling_config import SampleConfig
 from weightflow.report import make_report, verdict
 from weightflow.report.html import write_page
+from weightflow.report.html.tables import full_table
 from weightflow.report.parts import Parts
 from weightflow.zoo.store import Zoo
 
@@ -38,7 +41,7 @@ class Report(dict[str, Any]):
         return verdict(self)
 
     def save(self, folder: PathLike) -> Path:
-        """Write report.json and report.html.
+        """Write report.json, report.html and, with the table of all methods, report.csv.
 
         Args:
             folder: Folder, made where it is missing.
@@ -58,6 +61,9 @@ class Report(dict[str, Any]):
         place.mkdir(parents=True, exist_ok=True)
         plain = json.loads(json_text(self))  # the digest is of what the file says
         atomic_write(place / "report.json", json_text(with_digest(plain)))
+        lines = StringIO(newline="")
+        csv.writer(lines).writerows(full_table(dict(self)))
+        atomic_write(place / "report.csv", lines.getvalue())
         write_page(place / "report.html", dict(self))
         return place / "report.html"
 

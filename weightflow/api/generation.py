@@ -13,6 +13,9 @@ from canon.types import PathLike
 from weightflow import config
 from weightflow.api.evaluation import Report, evaluate, report
 from weightflow.api.populations import opened
+from weightflow.batched.stacked_networks import StackedNetworks
+from weightflow.evaluation.context import open_known
+from weightflow.evaluation.novelty import nearest_distances
 from weightflow.generator import generator
 from weightflow.training import trainer as training
 from weightflow.training.config import TrainConfig
@@ -46,6 +49,30 @@ class Flow(generator.Flow):
             (4, 0.5)
         """
         return evaluate(self.sample(classes, count, seed, **settings))
+
+    def novelty(self, networks: StackedNetworks) -> list[float]:
+        """How far networks are from the training networks: 0 is a copy, 1 as far as training networks from each other.
+
+        Args:
+            networks: Networks that this generator made, or others of its architecture.
+
+        Returns:
+            The distance of each to the nearest training network after matching, over the zoo's own spacing.
+
+        Raises:
+            InputError: The run's zoo has moved, has changed, or is not canonical.
+
+        Example:
+            >>> import weightflow
+            >>> flow = weightflow.load("runs/digits")
+            >>> all(distance > 0 for distance in flow.novelty(flow.sample("three, seven", 4)))
+            True
+        """
+        known = open_known(self.folder)
+        if not known.is_canonical:
+            raise InputError(f"{known.zoo.path} is not canonical, so distances between networks say nothing")
+        found = nearest_distances(known, networks.state, list(networks.tasks)).ratios
+        return [round(ratio, 6) for ratio in found.tolist()]
 
     def report(self, *, limit: int = 200, seed: int = 0, **settings: Any) -> Report:
         """Measure the run against trained networks, baselines and its own zoo.
@@ -88,7 +115,7 @@ def load(folder: PathLike, device: str = "cpu") -> Flow:
         >>> weightflow.load("runs/digits").known_classes[:3]
         ('zero', 'one', 'two')
     """
-    return Flow(Path(folder), device)
+    return Flow(folder, device)
 
 
 def train(
@@ -102,6 +129,7 @@ def train(
     resume: bool = False,
     device: str = "cpu",
     progress: Callable[[int, str], None] = lambda steps, note: None,
+    metrics: Callable[[Mapping[str, int | float]], None] = lambda numbers: None,
 ) -> Flow:
     """Train a generator on a zoo.
 
@@ -116,6 +144,8 @@ def train(
         device: Where the model is trained: `cpu`, `cuda`, `cuda:1`, `mps`, or `auto` for an accelerator where there
             is one. Random numbers do not depend on it.
         progress: Called after each step with 1 and a note (the held-out loss when it was measured).
+        metrics: Called with the numbers of each evaluation: `step`, `seconds`, `held_out` and its parts, as
+            `metrics.jsonl` has them.
 
     Returns:
         The trained generator.
@@ -131,7 +161,8 @@ def train(
         StackedNetworks(100 networks, mlp, ... parameters, 2 classes)
     """
     changes = config.replace_nested(config.nested(settings or {}), {"steps": steps, "seed": seed})
-    start_or_resume(opened(zoo), Path(out), preset, changes, resume, device).run(progress)
+    trainer = start_or_resume(opened(zoo), Path(out), preset, changes, resume, device)
+    trainer.run(progress, on_metrics=metrics)
     return load(out)
 
 

@@ -26,7 +26,12 @@ def of_classes(
     """
     if not architecture.has_statistics:
         return state
-    data, rows = datasets.load(dataset), []
+    try:
+        data, rows = datasets.load(dataset), list[Tensor]()
+    except InputError as error:
+        raise InputError(
+            f"{error}; running statistics of batch norm are estimated from its training examples"
+        ) from None
     for own in classes:
         labels = torch.tensor(_labels(data, own))
         rows.append(torch.isin(data.train.labels, labels).nonzero().squeeze(1))

@@ -20,7 +20,7 @@ def export(
     networks: Annotated[
         Path, typer.Argument(help="Folder of generated networks or any zoo; for pretrained, of a run.")
     ],
-    out: Annotated[Path, typer.Option(help="Folder of what is written.")],
+    out: Annotated[Path | None, typer.Option(help="Folder of what is written.")] = None,
     format: Annotated[
         FormatName,
         typer.Option(help="Weights (safetensors), programs (pt2, onnx), or the generator itself."),
@@ -29,6 +29,13 @@ def export(
     prepared: Annotated[
         bool, typer.Option("--prepared", help="Programs take prepared inputs; by default they take raw ones.")
     ] = False,
+    push: Annotated[
+        str | None,
+        typer.Option(
+            metavar="OWNER/NAME",
+            help="Upload instead of writing files: a zoo as a data set of the Hugging Face hub, a run as a model.",
+        ),
+    ] = None,
     as_json: bool = console.JSON,
     quiet: bool = console.QUIET,
 ) -> None:
@@ -40,7 +47,14 @@ def export(
     Example: [bold]weightflow export nets --format pt2 --out files[/]
     Example: [bold]weightflow export runs/digits --format pretrained --out generator[/]
     """
+    if (out is None) == (push is None):
+        raise InputError("give a folder for the files, --out, or a name on the hub, --push OWNER/NAME")
     is_run = (networks / "config.toml").exists()
+    if push is not None:
+        name = _pushed(networks, push, is_run)
+        console.show({"hub": name}, name, as_json)
+        return
+    assert out is not None
     if format == PRETRAINED:
         _export_generator(networks, out, as_json)
         return
@@ -57,6 +71,18 @@ def export(
     with console.progress(total, "exporting", quiet=quiet) as steps:
         files = export_zoo(zoo, out, count, format, prepared, steps.advance)
     console.show({"files": [str(f) for f in files]}, f"{out}: {len(files)} networks", as_json)
+
+
+def _pushed(folder: Path, repository: str, is_run: bool) -> str:
+    """Upload, and the name by which commands read what was uploaded."""
+    from weightflow.generator.generator import Flow
+    from weightflow.zoo.hub import push_to_hub
+    from weightflow.zoo.store import Zoo
+
+    if is_run:
+        Flow(folder).push_to_hub(repository)
+        return f"hf://{repository}"
+    return push_to_hub(Zoo(folder), repository)
 
 
 def _export_generator(run: Path, out: Path, as_json: bool) -> None:

@@ -79,6 +79,7 @@ def demo(
     Every step is an ordinary command and is shown as you would type it. Stopped? Run it again: it goes
     on where it was.
     """
+    console.say("loading torch")  # seconds on a cold disk
     from weightflow.cli.demo import run_demo
 
     run_demo(app, out, seed, as_json)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -83,6 +83,13 @@ def train(
     descriptions: Descriptions = None,
     seed: Seed = None,
     device: Device = "cpu",
+    log: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="[tensorboard|wandb|trackio|mlflow]",
+            help="Send metrics to a logger too; metrics.jsonl is written in any case. Repeatable.",
+        ),
+    ] = None,
     settings: Annotated[list[str] | None, settings_like("steps=500")] = None,
     as_json: bool = console.JSON,
     quiet: bool = console.QUIET,
@@ -100,9 +107,11 @@ def train(
     from weightflow.text.class_words import read_class_words
     from weightflow.training import run_store as runs
     from weightflow.training import trainer as training
+    from weightflow.training.loggers import logging_to, require
     from weightflow.training.processes import Processes
     from weightflow.zoo.store import Zoo
 
+    require(list(log or []))
     opened, processes = Zoo(zoo), Processes.join()
     said: dict[str, Any] = {"seed": seed, "objective": {"path": objective}}
     if descriptions:
@@ -116,8 +125,12 @@ def train(
             f"{out} goes on to step {total} (before: {begun}); from step {before} the learning rate follows the "
             f"schedule of {total} steps"
         )
-    with console.progress(total, "training", done=before, quiet=quiet or not processes.first) as steps:
-        done = _until_stopped(trainer, steps.advance, f"weightflow train {zoo} --out {out} --resume")
+    loggers: list[str] = list(log or []) if processes.first else []
+    with (
+        logging_to(loggers, out, trainer.config) as metrics,
+        console.progress(total, "training", done=before, quiet=quiet or not processes.first) as steps,
+    ):
+        done = _until_stopped(trainer, steps.advance, metrics, f"weightflow train {zoo} --out {out} --resume")
     if not processes.first:
         return
     result = {"run": str(out), "steps": done.step, "best_step": done.best_step, "held_out": done.best}
@@ -126,11 +139,16 @@ def train(
     console.show(result, line, as_json)
 
 
-def _until_stopped(trainer: Trainer, advance: Callable[[int, str], None], again: str) -> Progress:
+def _until_stopped(
+    trainer: Trainer,
+    advance: Callable[[int, str], None],
+    metrics: Callable[[Mapping[str, int | float]], None],
+    again: str,
+) -> Progress:
     """Train; Ctrl-C and SIGTERM end the run after the step at hand, whose state is saved."""
     try:
         with console.deferred() as stop:
-            return trainer.run(advance, stop)
+            return trainer.run(advance, stop, metrics)
     except (KeyboardInterrupt, Exception) as error:
         error.add_note(f"the state of step {trainer.saved} is saved in {trainer.folder}; go on with: {again}")
         raise

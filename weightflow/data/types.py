@@ -146,7 +146,8 @@ class ClassificationData:
 
     `folder` holds the decoded arrays, where there is one. Where the examples are features, `features` makes
     them of raw images, and `excluded` classes were kept from the backbone that made them. `fingerprint` changes
-    with the examples, `remarks` say what was left out or changed when they were read.
+    with the examples, `remarks` say what was left out or changed when they were read. `rows_as` is the shape of pictures
+    whose pixels are stored as rows.
     """
 
     name: str
@@ -161,6 +162,13 @@ class ClassificationData:
     excluded: tuple[str, ...] = ()
     fingerprint: str = ""
     remarks: tuple[str, ...] = ()
+    rows_as: tuple[int, ...] = ()
+
+    @property
+    def picture_shape(self) -> tuple[int, ...]:
+        """(channels, height, width) of an example that can be looked at; nothing where it is no picture."""
+        shape = self.rows_as or self.input_shape
+        return shape if len(shape) == 3 and shape[0] in (1, 3) else ()
 
     @property
     def examples(self) -> int:

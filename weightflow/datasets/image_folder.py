@@ -77,7 +77,7 @@ def imagefolder(
         decode_parts(name, target, made, names, options, remarks, keyed=True)
 
     folder = decoded_cache.decoded(key, decode)
-    return decoded_cache.from_folder(name, folder, licence=f"that of the images in {source}")
+    return decoded_cache.from_folder(name, folder, licence=f"that of the images in {source.name}")
 
 
 def _in_folder(root: Path) -> Iterator[Path]:

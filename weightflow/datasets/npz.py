@@ -38,7 +38,7 @@ def npz(path: str, channels_first: bool = False, channels_last: bool = False) ->
     return decoded_cache.from_folder(
         name,
         folder,
-        licence=f"that of the data in {source}",
+        licence=f"that of the data in {source.name}",
         divisor=255.0 if is_bytes else 1.0,
         per_feature=True,
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from weightflow.data.types import ClassificationData, from_arrays
@@ -15,9 +17,10 @@ def digits() -> ClassificationData:
     from sklearn.datasets import load_digits
 
     images, labels = load_digits(return_X_y=True)
-    return from_arrays(
+    data = from_arrays(
         "digits", DIGIT_NAMES, images.astype(np.float32), labels, divisor=16.0, licence=LICENCE
     )
+    return replace(data, rows_as=(1, 8, 8))
 
 
 def _table(name: str) -> ClassificationData:

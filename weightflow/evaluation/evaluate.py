@@ -23,7 +23,7 @@ from weightflow.batched.inference import (
     probabilities,
 )
 from weightflow.batched.tasks import Task
-from weightflow.data.types import Split
+from weightflow.data.types import Split, StoredInputs
 from weightflow.evaluation.calibration import calibration_error
 from weightflow.evaluation.interval import interval
 from weightflow.networks.architectures import Architecture
@@ -95,6 +95,16 @@ class Judged:
         """Mean recall of each network's classes: what its accuracy is where all have as many examples."""
         return self.recall(int(self.labels.max()) + 1).nanmean(dim=1)
 
+    def confusion(self, classes: int) -> Float[Tensor, "classes classes"]:
+        """The share of each class's examples (rows) that were taken for each class, over all networks; NaN where none."""
+        pairs = torch.stack(
+            [self.labels.expand_as(self.predicted)[self.counted], self.predicted[self.counted]]
+        )
+        counts = (
+            torch.bincount(pairs[0] * classes + pairs[1], minlength=classes**2).double().view(classes, -1)
+        )
+        return counts / counts.sum(dim=1, keepdim=True)
+
     def by_class(self, names: Sequence[str]) -> dict[str, float]:
         """Mean accuracy on each class, over the networks that know it."""
         return named(self.recall(len(names)).nanmean(dim=0), names)
@@ -121,6 +131,26 @@ def judge(
         test.labels,
         accuracies(answers.labels, test.labels, data, tasks),
     )
+
+
+def examples_of(task: Task, images: str, count: int) -> tuple[Tensor, Tensor, tuple[int, ...]]:
+    """A few test examples of a task's classes in turn: rows of the test split, raw pictures (none where `images` are no
+    pictures), and the pictures' shape."""
+    data, pictures = datasets.load(task.dataset), datasets.load(images)
+    labels = data.test.open_for_evaluation().labels
+    own = [(labels == label).nonzero().flatten() for label in data.class_index(task.classes)]
+    rows = torch.tensor(
+        [own[i % len(own)][i // len(own)] for i in range(count) if i // len(own) < len(own[i % len(own)])]
+    )
+    shape = pictures.picture_shape
+    if not shape or len(pictures.test) != len(data.test):
+        return rows, torch.empty(0), ()
+    split = pictures.test.open_for_evaluation()
+    if isinstance(split.inputs, StoredInputs):
+        raw = split.inputs.stored[split.inputs.rows[rows]].float() / pictures.preprocessing.divisor
+    else:
+        raw = pictures.preprocessing.undone(split.inputs[rows]) / pictures.preprocessing.divisor
+    return rows, raw.view(len(rows), *shape).clamp(0, 1), shape
 
 
 def judge_ensembles(

@@ -21,6 +21,7 @@ from weightflow.batched import batch_norm
 from weightflow.batched.stacked_networks import StackedNetworks
 from weightflow.batched.tasks import Task
 from weightflow.data.class_groups import labels_of_classes
+from weightflow.data.info import without_folders
 from weightflow.device import usable_device
 from weightflow.flow.denoising import DENOISERS, Noise, denoise
 from weightflow.flow.sampling_config import ADAPTIVE_SHARE, SampleConfig
@@ -29,6 +30,7 @@ from weightflow.flow.velocity import Guided
 from weightflow.generator.assets import files_of, naming, require_kind, with_own_files
 from weightflow.generator.decode import decode, to_module
 from weightflow.generator.model_card import card_of
+from weightflow.hub import local_folder
 from weightflow.models.residual import Anchored, make_generator
 from weightflow.networks.classifier import Classifier
 from weightflow.registry import suggest
@@ -58,6 +60,16 @@ class Neighbour:
 class Pretrained(ModelHubMixin, library_name="weightflow", tags=["weight-generation", "flow-matching"]):
     """What makes a `Flow` one of huggingface_hub's models; `push_to_hub` comes with it."""
 
+    _published = False
+
+    def push_to_hub(self, *arguments: Any, **settings: Any) -> Any:
+        """As of huggingface_hub, without the paths of this computer."""
+        self._published = True
+        try:
+            return super().push_to_hub(*arguments, **settings)
+        finally:
+            self._published = False
+
     def _save_pretrained(self, save_directory: Path) -> None:
         flow = cast("Flow", self)
         header = flow.header
@@ -66,8 +78,14 @@ class Pretrained(ModelHubMixin, library_name="weightflow", tags=["weight-generat
             shutil.copyfile(path, save_directory / kept)
         # Do not publish local paths.
         zoo = dataclasses.replace(header.zoo, path=Path(header.zoo.path).name)
-        runs.write_header(save_directory, naming(dataclasses.replace(header, zoo=zoo), Path()))
-        weights = runs.read_checkpoint(flow.folder, header)
+        header = naming(dataclasses.replace(header, zoo=zoo), Path())
+        if self._published:
+            name = without_folders(header.data.dataset)
+            zoo = dataclasses.replace(header.zoo, dataset=name)
+            data = dataclasses.replace(header.data, dataset=name)
+            header = dataclasses.replace(header, zoo=zoo, data=data)
+        runs.write_header(save_directory, header)
+        weights = runs.read_checkpoint(flow.folder, flow.header)
         runs.write_checkpoint(
             save_directory,
             {},
@@ -117,7 +135,7 @@ class Flow(Pretrained):
     """A trained generator. `generate` gives a module, `sample` many networks stacked.
 
     Args:
-        folder: Folder of a run, or of a saved generator.
+        folder: Folder of a run, or of a saved generator; `hf://OWNER/NAME` is one on the hub.
         device: Where the model runs, the processor by default; networks come out on the processor, the same up to rounding.
 
     Raises:
@@ -130,7 +148,7 @@ class Flow(Pretrained):
     """
 
     def __init__(self, folder: PathLike, device: str | torch.device | None = None) -> None:
-        self.folder, self.device = Path(folder), usable_device(device)
+        self.folder, self.device = local_folder(folder, "model"), usable_device(device)
         self.header = with_own_files(runs.read_header(self.folder), self.folder)
         weights = runs.read_checkpoint(self.folder, self.header)
         if weights.trained == 0:

@@ -18,10 +18,12 @@ from canon.io.files import sha256
 from weightflow.evaluation.context import Known, open_known
 from weightflow.evaluation.evaluate import describe, judge
 from weightflow.flow.sampling_config import SampleConfig
+from weightflow.report.about import about
 from weightflow.report.baselines import opponents
 from weightflow.report.diversity import diversity
 from weightflow.report.ensembles import ensembles
 from weightflow.report.environment import environment
+from weightflow.report.examples import answers, confusion
 from weightflow.report.fine_tuning import starts
 from weightflow.report.generated import Generated, generate, scatter
 from weightflow.report.novelty import novelty
@@ -79,6 +81,8 @@ def make_report(
         "fine_tuning": lambda: starts(known, made(focus), seed),
         "ensembles": lambda: ensembles(known, made(focus).tasks, seed),
         "map": lambda: principal_map(known, made(focus)),
+        "confusion": lambda: confusion(known, made(focus)),
+        "examples": lambda: answers(known, made(focus)),
     }
     found: dict[str, Any] = {}
     for number, (name, measure) in enumerate(measures.items(), start=1):
@@ -89,6 +93,7 @@ def make_report(
     sampled = known.config
     return {
         **found,
+        "about": about(known, seed, limit),
         "weights": known.flow.identity,
         "zoo": found["zoo"] | {"count": len(known.zoo), "judged": len(known.some)},
         "splits": {

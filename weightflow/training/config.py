@@ -24,7 +24,7 @@ PRECISIONS = ("float32", "bfloat16")
 class TrainConfig:
     """Everything that decides a run. Times are in steps. `sample` is how its networks are made by default.
 
-    `descriptions` say in words what names of classes mean, as in a recipe; those of the zoo by default.
+    `preset` names the settings that it began from. `descriptions` say in words what names of classes mean, as in a recipe; those of the zoo by default.
 
     The averaged weights have a half-life that is a share of the run so far, `average_half_life`, or where
     `average_decay` is set, the part of them that each step keeps.
@@ -38,6 +38,7 @@ class TrainConfig:
     `patience` counts evaluations on held-out networks without improvement before the run stops early.
     """
 
+    preset: str = ""
     encoder: str = "wordllama"
     descriptions: dict = field(default_factory=dict)  # type: ignore[type-arg]
     layout: str = "rows"

@@ -165,15 +165,16 @@ class Trainer:
         self,
         on_step: Callable[[int, str], None] = lambda steps, note: None,
         stop: Callable[[], bool] = lambda: False,
+        on_metrics: Callable[[Mapping[str, int | float]], None] = lambda metrics: None,
     ) -> Progress:
         """Train to the end, saving as it goes. Raises `WorkError` with step and cause on NaN.
 
-        After each step `stop` is asked: where it is true, the state is saved and the run ends early.
+        `on_metrics` gets the numbers of each evaluation, as `metrics.jsonl` does; in the first process. After each step `stop` is asked: where it is true, the state is saved and the run ends early.
         `InputError` where another process is training in the folder.
         """
         with _writing(self.folder, self.processes):
             self.processes.first_alone(self._require_own)
-            return self._run(on_step, stop)
+            return self._run(on_step, stop, on_metrics)
 
     def _require_own(self) -> None:
         if runs.checkpoint_step(self.folder) not in (None, self.saved):
@@ -181,7 +182,12 @@ class Trainer:
                 f"{self.folder} was trained on by another process meanwhile; go on with it: {_again(self.zoo_path, self.folder)}"
             )
 
-    def _run(self, on_step: Callable[[int, str], None], stop: Callable[[], bool]) -> Progress:
+    def _run(
+        self,
+        on_step: Callable[[int, str], None],
+        stop: Callable[[], bool],
+        on_metrics: Callable[[Mapping[str, int | float]], None],
+    ) -> Progress:
         config, started = self.config, time.monotonic()
         while not self.finished:
             note = ""
@@ -192,7 +198,10 @@ class Trainer:
             self.progress.step += 1
             last = self.progress.step == config.steps
             if last or self.progress.step % config.evaluate_every == 0:
-                note = self._evaluate(terms, time.monotonic() - started)
+                metrics = self._evaluate(terms, time.monotonic() - started)
+                if metrics:
+                    on_metrics(metrics)
+                    note = _told(metrics)
             ended = self.processes.any(stop())
             if self.finished or ended or self.progress.step % config.save_every == 0:
                 self.save()
@@ -241,10 +250,10 @@ class Trainer:
         torch._foreach_lerp_(list(self.average.parameters()), list(self.model.parameters()), weight)
 
     @torch.no_grad()
-    def _evaluate(self, terms: Terms, seconds: float) -> str:
+    def _evaluate(self, terms: Terms, seconds: float) -> dict[str, int | float]:
         """The objective on held-out networks, with the same noise and validation images every time.
 
-        The first process measures it for all.
+        The first process measures it for all; the numbers, empty in the others.
         """
         found = self._held_out() if self.processes.first else None
         score, p = self.processes.told(0.0 if found is None else float(found.total)), self.progress
@@ -254,7 +263,7 @@ class Trainer:
         else:
             p.stale += 1
         if found is None:
-            return ""
+            return {}
         parts = {name: float(value) for name, value in found.parts.items()}
         line = {
             "step": p.step,
@@ -264,7 +273,7 @@ class Trainer:
             **{f"held_out_{name}": value for name, value in parts.items()},
         }
         runs.append_metrics(self.folder, line)
-        return f"held-out {score:.3f} (weights {parts['match']:.3f}, behaviour {parts['behaviour']:.3f})"
+        return line
 
     def _held_out(self) -> Terms:
         held_out = self.populations["validation"]
@@ -415,6 +424,12 @@ def _writing(folder: Path, processes: Processes = Processes()) -> Iterator[None]
                 f"another process is training in {folder}; wait until it ends, or choose another folder"
             )
         yield
+
+
+def _told(metrics: Mapping[str, int | float]) -> str:
+    """An evaluation in words."""
+    weights, behaviour = (metrics[f"held_out_{part}"] for part in ("match", "behaviour"))
+    return f"held-out {metrics['held_out']:.3f} (weights {weights:.3f}, behaviour {behaviour:.3f})"
 
 
 def is_begun(folder: Path) -> bool:

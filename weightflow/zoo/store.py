@@ -49,6 +49,7 @@ from weightflow.batched.config import TrainingRecipe
 from weightflow.batched.stacked_networks import StackedNetworks
 from weightflow.batched.tasks import Task
 from weightflow.data.info import Facts, check_facts
+from weightflow.hub import local_folder
 from weightflow.networks.architectures import Architecture
 
 FORMAT = "weightflow-zoo-1"
@@ -220,7 +221,7 @@ class Zoo(Dataset[StateDict]):
     Tensors are read by shard or by row; a shard is checked against its hash once, and again when the file changes.
 
     Args:
-        path: Folder of the zoo.
+        path: Folder of the zoo; `hf://OWNER/NAME` is one on the hub.
 
     Raises:
         InputError: The folder is no zoo, or its manifest is damaged.
@@ -237,7 +238,7 @@ class Zoo(Dataset[StateDict]):
     """
 
     def __init__(self, path: PathLike) -> None:
-        self.path = Path(path)
+        self.path = local_folder(path, "dataset")
         self.manifest = read_manifest(self.path)
         self.architecture = Architecture.from_dict(self.manifest["architecture"])
         self.dataset: str = self.manifest["dataset"]

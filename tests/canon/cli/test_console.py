@@ -1,9 +1,14 @@
 """Exit codes, one-line errors, progress, and standard output kept for results."""
 
 import errno
+import io
 import json
 import math
+import os
+import re
 import signal
+import subprocess
+import sys
 
 import pytest
 import typer
@@ -160,3 +165,46 @@ def test_progress_on_a_terminal_is_a_bar(monkeypatch, capsys, total):
     with console.progress(total, "training") as steps:
         steps.advance(2, note="done")
     assert capsys.readouterr().out == ""
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_lines_break_at_spaces_and_commands_stay_whole(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "30")
+    text = "a sentence of several words that is longer than the line\nnow: weightflow train zoos/a --out runs/a --resume"
+    first, last = console.wrapped(text, Terminal()).rsplit("\n", 1)
+    assert all(len(line) <= 30 for line in first.split("\n"))
+    assert first.replace("\n", " ") == text.split("\n")[0]
+    assert last == text.split("\n")[1]
+    assert console.wrapped(text, io.StringIO()) == text
+
+
+def test_a_note_crushes_no_bar_and_stays(monkeypatch):
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stderr", terminal)
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("TERM", "xterm")
+    with console.progress(12, "training") as steps:
+        steps.advance(4, "held-out 2.155 (weights 1.111, behaviour 1.044)")
+        steps.advance(1)
+        steps.bar.refresh()
+    plain = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", terminal.getvalue())
+    line = [part for part in re.split(r"[\r\n]", plain) if "5/12" in part][-1]
+    assert len(line.rstrip()) <= 80
+    assert "held-out 2.155" in line
+    assert line.count("━") + line.count("╸") + line.count("╺") >= 15
+    assert "…:" not in line
+
+
+def test_an_ascii_terminal_and_a_missing_package_are_no_exceptions():
+    code = "import typer; from canon.cli import console\napp = console.application('x', '1')\n" \
+           "@app.command()\ndef go(): print('1 ± 2')\nconsole.run(app, ['go'], name='canon')"  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, env={**os.environ, "PYTHONIOENCODING": "ascii"}
+    )
+    assert (done.returncode, done.stdout.strip()) == (0, b"1 ? 2"), done.stderr
+    code, text = console.explain(ModuleNotFoundError("No module named 'torch'", name="torch"))
+    assert (code, text) == (1, "the package torch is not installed; install it: pip install torch")

@@ -284,7 +284,7 @@ def test_a_class_with_too_few_images_is_named(tmp_path):
     root = write_folder(tmp_path / "photos")
     write_images(root / "train" / "crab", 1)
     write_images(root / "test" / "crab", 1)
-    with pytest.raises(InputError, match="class 'crab' has 2 examples, too few: none is left for validation"):
+    with pytest.raises(InputError, match="class 'crab' has 2 examples, too few: none is left for training"):
         datasets.load(f"imagefolder:{root}")
 
 

@@ -1,12 +1,17 @@
 """The report: keys that other programs rely on, reasons beside nulls, a page for a real browser."""
 
+import base64
 import copy
+import csv
 import dataclasses
 import json
 import shutil
+from io import BytesIO
 
 import pytest
+from PIL import Image
 
+import weightflow
 from canon.cli import console
 from canon.errors import InputError
 from canon.io.digests import with_digest
@@ -159,6 +164,48 @@ def test_the_verdict_names_a_generator_that_answers_every_seed_alike(report):
     assert "Networks of one prompt differ" in verdict(changed)
 
 
+def test_the_page_says_what_it_is_of(report, tmp_path):
+    weightflow.Report(report).save(tmp_path)
+    text = (tmp_path / "report.html").read_text(encoding="utf-8")
+    about = report["about"]
+    assert (
+        f"<title>{about['dataset']}, {about['architecture']}, {about['run']} · weightflow report</title>"
+        in text
+    )
+    for said in (
+        about["zoo_identity"][:12],
+        f"{about['steps']:,} steps",
+        about["date"],
+        "weightflow report",
+        "stretched",
+    ):
+        assert said in text
+    assert "commit_reason" not in text
+    assert "/" not in about["dataset"] + about["command"]
+    with (tmp_path / "report.csv").open(newline="") as file:
+        rows = list(csv.reader(file))
+    assert rows[0][1] == report["focus"].replace("_", " ")
+    assert [tuple(row) for row in rows] == full_table(report)
+    assert 'href="report.csv"' in text
+
+
+def test_the_page_shows_single_networks_pictures_and_confusions(report, tmp_path):
+    write_page(tmp_path / "report.html", report)
+    text = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert text.count("<title>generated: ") >= 6
+    shown = report["examples"]["shown"]
+    assert len(shown) == 12
+    assert {one["class"] for one in shown} == set(report["examples"]["classes"])
+    picture = Image.open(BytesIO(base64.b64decode(shown[0]["picture"].partition(",")[2])))
+    assert picture.size == (8, 8)
+    matrix = report["confusion"]["matrix"]
+    assert all(sum(row) == pytest.approx(1, abs=0.01) for row in matrix)
+    by_class = report["splits"][report["focus"]]["classes"]
+    for name, row, place in zip(report["confusion"]["classes"], matrix, range(len(matrix)), strict=True):
+        assert 0 <= row[place] <= 1
+        assert name in by_class
+
+
 @pytest.mark.parametrize("which", ["report", "one_task_report"])
 def test_the_page_is_one_file_for_any_screen(tab, request, tmp_path, which):
     path = tmp_path / "report.html"
@@ -173,6 +220,9 @@ def test_the_page_is_one_file_for_any_screen(tab, request, tmp_path, which):
             "[...document.querySelectorAll('svg *')].some(e => /NaN|Infinity|undefined/.test(e.outerHTML))"
         )
         assert tab.evaluate(broken) is False
+        # what scrolls can be reached without a mouse
+        scrolling = "[...document.querySelectorAll('.scroll')].every(e => e.tabIndex === 0 && e.ariaLabel)"
+        assert tab.evaluate(scrolling) is True
 
 
 def test_a_ticked_baseline_shows_its_networks(tab, report, tmp_path):

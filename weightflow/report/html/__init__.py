@@ -26,8 +26,13 @@ def write_page(path: Path, report: dict[str, Any]) -> None:
 
 def page(report: dict[str, Any]) -> str:
     template = Template((resources.files("weightflow.report.html") / "page.html").read_text(encoding="utf-8"))
-    environment = ", ".join(f"{k} {v}" for k, v in report["environment"].items() if v is not None)
+    environment = ", ".join(
+        f"{k} {v}" for k, v in report["environment"].items() if v is not None and not k.endswith("_reason")
+    )
     return template.substitute(
+        title=html.escape(_title(report)),
+        about=html.escape(_about(report)),
+        command=html.escape(report.get("about", {}).get("command", "")),
         toggles=_toggles(report),
         verdict=html.escape(verdict(report)),
         facts="".join(_tile(*fact) for fact in facts(report)),
@@ -35,6 +40,28 @@ def page(report: dict[str, Any]) -> str:
         table=_table(full_table(report)),
         good=f"{100 * report['novelty'].get('good', 0.95):.0f}",
         environment=html.escape(environment),
+    )
+
+
+def _title(report: dict[str, Any]) -> str:
+    found = report.get("about")
+    return (
+        f"{found['dataset']}, {found['architecture']}, {found['run']} · weightflow report"
+        if found
+        else "weightflow report"
+    )
+
+
+def _about(report: dict[str, Any]) -> str:
+    """One line: what was generated, from what, how, when."""
+    found = report.get("about")
+    if not found:
+        return ""
+    preset = f"preset {found['preset']}, " if found["preset"] else ""
+    return (
+        f"{found['dataset']} · {found['architecture']} of {found['parameters']:,} parameters · zoo of "
+        f"{found['zoo_networks']:,} networks ({found['zoo_identity'][:12]}) · {preset}{found['steps']:,} steps · "
+        f"{found['date']}"
     )
 
 

@@ -12,6 +12,7 @@ from weightflow.report.html.svg import Plot, linear, logarithmic, of_errors, pla
 
 Report = dict[str, Any]
 ACCURACY = "test accuracy, %"
+STRETCHED = "test accuracy, % (stretched towards 100)"
 
 
 def novelty_and_accuracy(report: Report) -> Figure:
@@ -32,10 +33,11 @@ def novelty_and_accuracy(report: Report) -> Figure:
     across = sorted(x for x, _ in every)
     x = linear([across[int(0.99 * (len(across) - 1))], 1.1], include=[0.0])
     y = of_errors([m for _, m in means.values()] + [good])
-    plot = Plot(x, y, "distance to the nearest training network / the zoo's own", ACCURACY, 560, 400, 62, 54)
+    plot = Plot(x, y, "distance to the nearest training network / the zoo's own", STRETCHED, 560, 400, 62, 54)
     plot.region(1.0, good, "new and good")
     for name, points in clouds.items():
-        plot.cloud(series(name), [(p["ratio"], 100 * p["accuracy"]) for p in points])
+        said = [f"{series(name).label}: {100 * p['accuracy']:.1f} % at {p['ratio']:.2f}" for p in points]
+        plot.cloud(series(name), [(p["ratio"], 100 * p["accuracy"]) for p in points], words=said)
     intervals = {n: b["interval"] for n, b in split["baselines"].items()} | {
         "generated": split["accuracy"]["interval"]
     }
@@ -90,7 +92,7 @@ def guidance(report: Report) -> Figure:
         linear([r["diversity"] for r in rows]),
         of_errors([100 * r["mean"] for r in rows]),
         "diversity: distance within a prompt / within the zoo",
-        ACCURACY,
+        STRETCHED,
     )
     plot.line(s, [(r["diversity"], 100 * r["mean"]) for r in rows])
     for r in rows:
@@ -164,7 +166,7 @@ def fine_tuning(report: Report) -> Figure:
     steps, curves = found["steps"], {n: c for n, c in found["curves"].items() if isinstance(c, list)}
     trained = 100 * found["trained"]["mean"]
     values = [100 * r["mean"] for c in curves.values() for r in c]
-    plot = Plot(places(steps), of_errors([*values, trained]), "steps of training", ACCURACY)
+    plot = Plot(places(steps), of_errors([*values, trained]), "steps of training", STRETCHED)
     plot.level(trained, "trained")
     for name, curve in reversed(curves.items()):
         bars = [r["interval"] and [100 * e for e in r["interval"]] for r in curve]
@@ -221,6 +223,75 @@ def classes(report: Report, most: int = 30) -> Figure:
     )
 
 
+def confused(report: Report, most: int = 12) -> Figure:
+    """Which classes are taken for which: a matrix of few classes, the most frequent pairs of many."""
+    title, found = (
+        "What is taken for what",
+        report.get("confusion", {"matrix": None, "reason": "an earlier report"}),
+    )
+    if found["matrix"] is None:
+        return unmeasured(title, found["reason"])
+    names, matrix = found["classes"], found["matrix"]
+    pairs = sorted(
+        (
+            (share, i, j)
+            for i, row in enumerate(matrix)
+            for j, share in enumerate(row)
+            if i != j and share > 0
+        ),
+        reverse=True,
+    )[:most]
+    listed = "".join(
+        f'<div class="bar"><span>{html.escape(names[i])} → {html.escape(names[j])}</span>'
+        f'<i style="--v:{100 * share:.1f}%;--t:0%"></i><b>{100 * share:.1f}</b></div>'
+        for share, i, j in pairs
+    )
+    table = ""
+    if len(names) <= most:
+        head = "".join(f'<th scope="col">{html.escape(name)}</th>' for name in names)
+        rows = "".join(
+            f'<tr><th scope="row">{html.escape(names[i])}</th>'
+            + "".join(f'<td style="--v:{100 * share:.0f}%">{100 * share:.0f}</td>' for share in row)
+            + "</tr>"
+            for i, row in enumerate(matrix)
+        )
+        table = (
+            '<div class="scroll" tabindex="0" role="region" aria-label="Answers by class">'
+            f'<table class="matrix"><thead><tr><td></td>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
+        )
+    return Figure(
+        title,
+        "Of a class's test examples, how many per cent generated networks take for another class (rows are the truth).",
+        f'<div class="bars">{listed}</div>{table}'
+        if pairs
+        else f'<p class="none">Nothing is confused.</p>{table}',
+        wide=True,
+    )
+
+
+def examples(report: Report) -> Figure:
+    """Test pictures with the answers of a generated network."""
+    title, found = "Examples", report.get("examples", {"shown": None, "reason": "an earlier report"})
+    if found["shown"] is None:
+        return unmeasured(title, found["reason"])
+    shown = "".join(
+        f'<div><img alt="{html.escape(one["class"])}" src="{html.escape(one["picture"])}">{_answer(one)}</div>'
+        for one in found["shown"]
+    )
+    names = html.escape(", ".join(found["classes"]))
+    return Figure(
+        title,
+        f"Test pictures and the answers of the network that was generated for {names}.",
+        f'<div class="shown">{shown}</div>',
+        wide=True,
+    )
+
+
+def _answer(one: dict[str, str]) -> str:
+    answer, truth = html.escape(one["answer"]), html.escape(one["class"])
+    return answer if answer == truth else f"<b>{answer}</b> ({truth})"
+
+
 PICTURES: tuple[Callable[[Report], Figure], ...] = (
     novelty_and_accuracy,
     evaluations,
@@ -230,4 +301,6 @@ PICTURES: tuple[Callable[[Report], Figure], ...] = (
     where_they_lie,
     learning,
     classes,
+    confused,
+    examples,
 )

@@ -112,8 +112,19 @@ class Plot:
             f'<text class="inside" x="{left + 4}" y="{height - 4}">{html.escape(text)}</text>'
         )
 
-    def cloud(self, s: Series, points: Sequence[tuple[Number, Number]], radius: Number = 2.2) -> None:
-        dots = "".join(f'<circle cx="{a}" cy="{b}" r="{radius}"/>' for a, b in (self.at(*p) for p in points))
+    def cloud(
+        self,
+        s: Series,
+        points: Sequence[tuple[Number, Number]],
+        radius: Number = 2.2,
+        words: Sequence[str] = (),
+    ) -> None:
+        """A dot a network; `words` are shown while the pointer rests on one."""
+        said = [f"<title>{html.escape(text)}</title>" for text in words] or [""] * len(points)
+        dots = "".join(
+            f'<circle cx="{a}" cy="{b}" r="{radius}">{text}</circle>'
+            for (a, b), text in zip((self.at(*p) for p in points), said, strict=True)
+        )
         self.parts.append(f'<g class="cloud" data-s="{html.escape(s.name)}" style="{s.style}">{dots}</g>')
 
     def line(

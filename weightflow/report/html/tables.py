@@ -25,8 +25,12 @@ def facts(report: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def full_table(report: dict[str, Any]) -> list[tuple[str, ...]]:
-    """A row a method: accuracy by split, then distance and the share that is new and good, in focus."""
+    """A row a method: accuracy by split, the one in focus first, then distance and the share that is new and good, in focus."""
     splits = {name: s for name, s in report["splits"].items() if isinstance(s, dict)}
+    splits = {
+        report["focus"]: splits[report["focus"]],
+        **splits,
+    }  # what is looked at stands first on a small screen
     focus, novelty = splits[report["focus"]], report["novelty"]
     head = ("accuracy, %", *(n.replace("_", " ") for n in splits), "distance", "new and good, %")
     rows = [head]

@@ -19,4 +19,4 @@ def read_preset(name: str, changes: dict[str, Any]) -> TrainConfig:
     """The settings of a preset with `changes` laid over them."""
     path = pick(built_in(), name, "preset")
     tables = config.at_size(config.read_toml(path), name.endswith(config.SMALL))
-    return config.build(TrainConfig, config.replace_nested(tables, changes))
+    return config.build(TrainConfig, config.replace_nested({"preset": name, **tables}, changes))

@@ -1,0 +1,27 @@
+"""What a report is of: run, data, zoo, architecture, settings, when and by which command."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from weightflow.data.info import without_folders
+from weightflow.evaluation.context import Known
+
+
+def about(known: Known, seed: int, limit: int) -> dict[str, Any]:
+    flow, config = known.flow, known.flow.header.config
+    sampled = known.config
+    return {
+        "run": flow.folder.resolve().name,
+        "dataset": without_folders(known.zoo.dataset),
+        "zoo_networks": len(known.zoo),
+        "zoo_identity": known.zoo.identity,
+        "architecture": known.zoo.architecture.name,
+        "parameters": known.zoo.architecture.parameters,
+        "preset": config.preset,
+        "steps": config.steps,
+        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
+        "command": f"weightflow report {flow.folder.name} --limit {limit} --seed {seed} --steps {sampled.steps} "
+        f"--method {sampled.method}",
+    }

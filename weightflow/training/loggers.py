@@ -1,0 +1,79 @@
+"""Metrics of a run to a logger: TensorBoard, Weights & Biases, trackio, MLflow and others, through accelerate's trackers."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from canon.errors import InputError
+from weightflow.config import to_dict
+from weightflow.training.config import TrainConfig
+
+LOGGERS = ("tensorboard", "wandb", "trackio", "mlflow")
+PROJECT = "weightflow"
+
+
+@contextmanager
+def logging_to(
+    names: list[str], folder: Path, config: TrainConfig
+) -> Iterator[Callable[[Mapping[str, int | float]], None]]:
+    """What takes the numbers of each evaluation and sends them to each logger, closed with the block.
+
+    TensorBoard and MLflow write below the run's folder (`tensorboard`, `mlflow`). `InputError` where a logger is not
+    known or its package is not installed.
+    """
+    require(names)
+    trackers = [_tracker(name, folder) for name in names]
+    settings = {key: value for key, value in _flat(to_dict(config))}
+
+    def log(metrics: Mapping[str, int | float]) -> None:
+        numbers = {name: value for name, value in metrics.items() if name != "step"}
+        for tracker in trackers:
+            tracker.log(numbers, step=int(metrics["step"]))
+
+    for tracker in trackers:
+        tracker.store_init_configuration(settings)
+    try:
+        yield log
+    finally:
+        for tracker in trackers:
+            tracker.finish()
+
+
+def require(names: list[str]) -> None:
+    """`InputError` where a logger is not known, or the package that all are reached through is not installed."""
+    for name in names:
+        if name not in LOGGERS:
+            raise InputError(f"no logger is called '{name}'; there are: {', '.join(LOGGERS)}")
+    if names and importlib.util.find_spec("accelerate") is None:
+        raise InputError("loggers need the package accelerate; install them: pip install 'weightflow[log]'")
+
+
+def _tracker(name: str, folder: Path) -> Any:
+    from accelerate import PartialState, tracking
+
+    PartialState(cpu=True)
+    kind = tracking.LOGGER_TYPE_TO_CLASS[name]
+    try:
+        place = {"logging_dir": str(folder)} if kind.requires_logging_directory else {}
+        found = kind(name if name == "tensorboard" else PROJECT, **place)
+        if hasattr(found, "start"):  # where a logger is opened later than it is made
+            found.start()
+        return found
+    except (ImportError, NameError) as error:  # a package that is not there is a name that is not defined
+        raise InputError(
+            f"--log {name} needs its package ({error}); install it: pip install {name}"
+        ) from None
+
+
+def _flat(tables: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Settings by their dotted names; lists and tables as text, which is all that loggers take."""
+    for key, value in tables.items():
+        if isinstance(value, Mapping) and value:
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value if isinstance(value, (bool, int, float, str)) else json.dumps(value)
