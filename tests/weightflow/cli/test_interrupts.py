@@ -108,7 +108,7 @@ def test_a_stopped_report_goes_on_with_the_parts_that_are_left(run, tmp_path, ca
     with monkeypatch.context() as patch:
         patch.setattr("weightflow.report.solvers", None)  # measured before
         assert call("report", run, *options, out) == 0
-    assert sorted(os.listdir(out)) == ["report.html", "report.json"]
+    assert sorted(os.listdir(out)) == ["report.csv", "report.html", "report.json"]
     one, other = (json.loads((folder / "report.json").read_text()) for folder in (whole, out))
     assert {key for key in one if one[key] != other[key]} <= {"speed", "sha256"}
 

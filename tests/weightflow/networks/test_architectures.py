@@ -13,7 +13,7 @@ from canon.errors import InputError
 from canon.io import checkpoint
 from canon.models.spec_resolution import resolve
 from weightflow.batched.inference import forward_many
-from weightflow.networks.architectures import FAMILIES, Architecture, from_metadata
+from weightflow.networks.architectures import OWN_ARGUMENTS, Architecture, from_metadata
 from weightflow.representation.layout import SCHEMES, make_layout
 from weightflow.zoo.network_file import write_network
 
@@ -49,7 +49,7 @@ COUNTS = {
 
 
 def test_every_family_has_an_example_here():
-    assert EXAMPLES.keys() == FAMILIES.keys()
+    assert EXAMPLES.keys() == OWN_ARGUMENTS.keys()
 
 
 @pytest.fixture(params=EXAMPLES.values(), ids=EXAMPLES)
