@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from io import TextIOWrapper
 from pathlib import Path
-from typing import Any, NoReturn, TextIO
+from typing import Any, NoReturn
 
 import typer
 from rich.console import Console, ConsoleOptions, RenderableType
@@ -197,12 +197,12 @@ def _line(error: Exception) -> str:
 
 def say(text: str) -> None:
     """One line of talk, on standard error."""
-    print(wrapped(inert(text), sys.stderr), file=sys.stderr, flush=True)
+    print(wrapped(inert(text), sys.stderr.isatty()), file=sys.stderr, flush=True)
 
 
-def wrapped(text: str, stream: TextIO) -> str:
+def wrapped(text: str, terminal: bool) -> str:
     """`text` with lines that break at spaces on a terminal; a line with a command to copy stays whole."""
-    if not stream.isatty():
+    if not terminal:
         return text
     width = shutil.get_terminal_size().columns
     return "\n".join(
@@ -224,7 +224,7 @@ def show(result: Mapping[str, Any], text: RenderableType, as_json: bool) -> None
         print(json_text(result), flush=True)
     else:
         width = None if sys.stdout.isatty() else 160  # files and pipes have no edge to wrap at
-        text = wrapped(inert(text), sys.stdout) if isinstance(text, str) else text
+        text = wrapped(inert(text), sys.stdout.isatty()) if isinstance(text, str) else text
         InertConsole(width=width).print(text, soft_wrap=isinstance(text, str), highlight=False, markup=False)
 
 
