@@ -63,6 +63,8 @@ from weightflow.zoo.splits import learn_and_choose, only_task
 from weightflow.zoo.store import Zoo
 
 WORK = "weightflow train"
+MOST_HELD_OUT = 500
+"""Networks, evenly spaced, that checkpoints are chosen by, at most: all go through the model at once."""
 
 
 @dataclass
@@ -279,8 +281,9 @@ class Trainer:
         held_out = self.populations["validation"]
         self.average.eval()
         draws = Draws(torch.Generator().manual_seed(self.config.seed + 1), self.device)
+        step = -(-len(held_out) // MOST_HELD_OUT)
         # every network four times: one draw of time and noise each is too few to rank checkpoints by
-        batch = held_out[torch.arange(len(held_out)).repeat(4)].to(self.device)
+        batch = held_out[torch.arange(0, len(held_out), step).repeat(4)].to(self.device)
         kept = torch.ones(len(batch), 1, dtype=torch.bool, device=self.device)
         return self.loss.held_out(self.average, batch, kept, self.data.validation, draws)
 
@@ -363,16 +366,30 @@ def _prompts(zoo: Zoo, rows: list[int], encoder: TextEncoder) -> PromptBatch:
     return encode_prompts(encoder, prompts, zoo.architecture.classes, names)
 
 
-def _batches(zoo: Zoo, rows: list[int], prompts: PromptBatch) -> Iterator[tuple[StateDict, Tensor]]:
-    """One walk over some networks of a zoo, a shard at a time, with the logits that they have."""
+def _walk(zoo: Zoo, rows: list[int]) -> Iterator[tuple[Tensor, StateDict]]:
+    """Some networks of a zoo, a shard at a time; `InputError` names the first that is not finite."""
     for positions, state in zoo.by_shard(rows):
+        for name, tensor in state.items():
+            bad = ~tensor.flatten(1).isfinite().all(dim=1)
+            if bad.any():
+                record = zoo.records[rows[int(positions[bad.nonzero()[0, 0]])]]
+                raise InputError(
+                    f"{name} of network {record.id} of {zoo.path} is not finite; build the zoo again, with a lower "
+                    "learning rate if training it was what failed"
+                )
+        yield positions, state
+
+
+def _batches(zoo: Zoo, rows: list[int], prompts: PromptBatch) -> Iterator[tuple[StateDict, Tensor]]:
+    """One walk over some networks of a zoo, with the logits that they have."""
+    for positions, state in _walk(zoo, rows):
         yield state, prompts.present[positions]
 
 
 def _encode(coordinates: Coordinates, zoo: Zoo, rows: list[int], prompts: PromptBatch) -> Tensor:
     layout = coordinates.layout
     z = large_zeros(len(rows), layout.tokens, layout.width)
-    for positions, state in zoo.by_shard(rows):
+    for positions, state in _walk(zoo, rows):
         z[positions] = coordinates.encode(state, prompts.present[positions])
     return z
 

@@ -22,7 +22,7 @@ from weightflow.training.trainer import resume, start
 from weightflow.zoo.builders.file_lock import holding
 from weightflow.zoo.builders.local import build_zoo
 from weightflow.zoo.splits import learn_and_choose
-from weightflow.zoo.store import Zoo, shard_path
+from weightflow.zoo.store import Zoo, shard_path, write_zoo
 
 ROOT = Path(__file__).parents[3]
 
@@ -298,3 +298,14 @@ def test_a_zoo_larger_than_memory_gives_the_run_that_a_small_one_gives(
     monkeypatch.setattr(large_tensors, "IN_MEMORY", 0)
     start(zoo, tiny_config, tmp_path / "run").run()
     assert_same_run(tmp_path / "run", run)
+
+
+def test_a_zoo_with_a_network_that_is_not_finite_is_refused_by_name(zoo, tiny_config, tmp_path):
+    state = zoo.load()
+    next(iter(state.values()))[3].flatten()[0] = torch.nan
+    left_out = ("format", "shards", "records_sha256", "sha256", "canonical")
+    header = {key: value for key, value in zoo.manifest.items() if key not in left_out}
+    write_zoo(tmp_path / "zoo", header, state, zoo.records)
+    with pytest.raises(InputError, match=f"of network {zoo.records[3].id} of .* is not finite"):
+        start(Zoo(tmp_path / "zoo"), tiny_config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
