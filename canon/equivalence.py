@@ -219,7 +219,7 @@ def same_by_relabelling(
     """Whether `b` is a relabelling of `a`: finding one shows equivalence, finding none is inconclusive.
 
     `same` is then null. It is null, too, where a relabelling was found by groups that rest on assumptions
-    which nobody stated. The canonical orders are compared, which agree if there is a relabelling. Where
+    of a spec or that nobody stated. The canonical orders are compared, which agree if there is a relabelling. Where
     they do not, scales are balanced and units matched: weights that then agree as far as the coarsest
     dtype of the files goes are one network, rounded twice.
     """

@@ -218,9 +218,7 @@ class Code:
                 require_symmetries(self.spec, known, runnable, "the given spec")
                 return Resolved(self.spec, "the given spec", CHECKED, runnable)
             assumption = "the groups of the given spec are symmetries of the network"
-            return Resolved(
-                self.spec, "the given spec", f"assuming {assumption}", runnable, (assumption,), stated=True
-            )
+            return Resolved(self.spec, "the given spec", f"assuming {assumption}", runnable, (assumption,))
         return resolve(known, hints, runnable, _config(networks))
 
     def runnable(self, *networks: Source) -> Runnable | None:

@@ -61,7 +61,7 @@ def resolve(
             require_symmetries(spec, found, runnable, source)
             return Resolved(spec, source, CHECKED, runnable)
         assumption = f"the groups of {os.fspath(hints.spec)} are symmetries of the network (--spec)"
-        return Resolved(spec, source, f"assuming {assumption}", None, (assumption,), stated=True)
+        return Resolved(spec, source, f"assuming {assumption}", None, (assumption,))
     if hints.family is None and hints.model is not None and runnable is not None:
         from canon.tracing.trace import trace_program
 
