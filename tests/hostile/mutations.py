@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import io
 import json
@@ -84,9 +85,10 @@ def of_value(value: Any, draw: random.Random, hostile: tuple[Any, ...] = HOSTILE
         elif kind == 1 and isinstance(owner, dict):
             owner[draw.choice(("x", "", "\x1b", str(last) + "2"))] = owner.pop(last)
         elif kind == 2:
-            owner[last] = nested(draw.choice((3, 50, 400)))
+            depth = draw.choice((3, 50, 400))
+            owner[last] = nested(depth if len(path) < 50 else 3)  # the tests themselves walk so deep alone
         else:
-            owner[last] = draw.choice(hostile)
+            owner[last] = copy.deepcopy(draw.choice(hostile))  # it may be changed by the next
     return changed
 
 
