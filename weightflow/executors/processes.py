@@ -33,7 +33,7 @@ class LocalProcesses(Remote):
         try:
             yield crew.submit
         finally:
-            crew.end()
+            crew.stop()
 
 
 class _Crew:
@@ -83,17 +83,14 @@ class _Crew:
             raise WorkError(
                 f"worker processes died {self.lost} times in a row, perhaps for want of memory; use fewer workers"
             )
-        self._stop()
+        self.stop()
         self._start()
         self.unread = {number: (item, self._future(item)) for number, (item, _) in self.unread.items()}
 
-    def _stop(self) -> None:
+    def stop(self) -> None:
         self._alive.close()  # each worker waits for this and ends, whatever it computes
         self._pool.shutdown(wait=True, cancel_futures=True)
         self._theirs.close()
-
-    def end(self) -> None:
-        self._stop()
 
 
 def _begin(threads: int, alive: Connection) -> None:

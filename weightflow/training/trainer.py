@@ -370,7 +370,7 @@ def _walk(zoo: Zoo, rows: list[int]) -> Iterator[tuple[Tensor, StateDict]]:
     """Some networks of a zoo, a shard at a time; `InputError` names the first that is not finite."""
     for positions, state in zoo.by_shard(rows):
         for name, tensor in state.items():
-            bad = ~tensor.flatten(1).isfinite().all(dim=1)
+            bad = ~tensor.reshape(len(tensor), -1).isfinite().all(dim=1)
             if bad.any():
                 record = zoo.records[rows[int(positions[bad.nonzero()[0, 0]])]]
                 raise InputError(
