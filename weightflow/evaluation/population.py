@@ -44,8 +44,7 @@ def evaluate_zoo(
         raise InputError(f"{networks!r} holds no network")
     if isinstance(networks, Zoo):
         warn_of_changes(networks)
-    said = _tasks(networks)
-    names = datasets.load(said[0].dataset).class_names
+    names = datasets.load(_dataset(networks)).class_names
     executor, rows, parts = executor or InProcess(), list[int](), list[dict[str, Tensor]]()
     with closing(executor.map(partial(_judged, networks), _groups(networks))) as judging:
         for done, found in judging:
@@ -56,7 +55,7 @@ def evaluate_zoo(
                 break
     figures = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
     tasks = _known_tasks(networks, rows, names)
-    prompts = _grouped([said[row].classes for row in rows])
+    prompts = _grouped([_classes(networks, row) for row in rows])
 
     def several() -> Iterator[tuple[tuple[str, ...], Task, list[int]]]:
         for classes, own in prompts.items():
@@ -99,10 +98,15 @@ def evaluate_zoo(
     }
 
 
-def _tasks(networks: Zoo | StackedNetworks) -> list[Task]:
-    if isinstance(networks, StackedNetworks):
-        return list(networks.tasks)
-    return [record.task for record in networks.records]
+def _dataset(networks: Zoo | StackedNetworks) -> str:
+    first = networks.records[0] if isinstance(networks, Zoo) else networks.tasks[0]
+    return first.dataset
+
+
+def _classes(networks: Zoo | StackedNetworks, row: int) -> tuple[str, ...]:
+    """What a network's maker called its classes."""
+    own = networks.records[row] if isinstance(networks, Zoo) else networks.tasks[row]
+    return own.classes
 
 
 def _known_tasks(networks: Zoo | StackedNetworks, rows: Sequence[int], names: Sequence[str]) -> list[Task]:
@@ -123,7 +127,7 @@ def _judged(
     networks: Zoo | StackedNetworks, rows: list[int]
 ) -> tuple[list[int], dict[str, Float[Tensor, "networks ..."]]]:
     """The rows, and accuracy, calibration error and recall of each network there."""
-    names = datasets.load(_tasks(networks)[0].dataset).class_names
+    names = datasets.load(_dataset(networks)).class_names
     judged = judge(networks.architecture, _state(networks, rows), _known_tasks(networks, rows, names))
     return rows, {
         "accuracy": judged.accuracy,

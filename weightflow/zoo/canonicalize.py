@@ -95,9 +95,7 @@ def canonicalize_zoo(
             index, records = taken.popleft()
             write_shard(out, index, state, records)
             progress(len(records))
-    left_out = ("format", "shards", "records_sha256", "sha256")
-    header = {key: value for key, value in zoo.manifest.items() if key not in left_out}
-    write_manifest(out, {**header, "canonical": {"source": zoo.identity}}, len(zoo.shard_rows))
+    write_manifest(out, {**zoo.header, "canonical": {"source": zoo.identity}}, len(zoo.shard_rows))
     unfinished.finish(out)
 
 

@@ -15,8 +15,6 @@ from weightflow.data.info import without_folders
 from weightflow.zoo.dataset_card import card
 from weightflow.zoo.store import Zoo, read_shard_records, shard_path, write_manifest, write_shard
 
-LEFT_OUT = ("format", "shards", "records_sha256", "sha256")
-
 
 def publishable(zoo: Zoo, folder: Path) -> None:
     """A copy of a zoo, with its card and without the paths of this computer."""
@@ -32,8 +30,7 @@ def publishable(zoo: Zoo, folder: Path) -> None:
     for name in ("frame.safetensors", "base.safetensors"):
         if (zoo.path / name).exists():
             shutil.copyfile(zoo.path / name, folder / name)
-    header = {key: value for key, value in zoo.manifest.items() if key not in LEFT_OUT}
-    write_manifest(folder, _without_paths(header), len(zoo.shard_rows))
+    write_manifest(folder, _without_paths(zoo.header), len(zoo.shard_rows))
     (folder / "README.md").write_text(card(zoo), encoding="utf-8")
 
 

@@ -285,6 +285,12 @@ class Zoo(Dataset[StateDict]):
                 )
 
     @property
+    def header(self) -> dict[str, Any]:
+        """What the manifest says of the networks, for `write_manifest` of others made of them."""
+        of_files = ("format", "shards", "records_sha256", "sha256")
+        return {key: value for key, value in self.manifest.items() if key not in of_files}
+
+    @property
     def identity(self) -> str:
         """A hash of all that the zoo holds: manifest, records and shards by their hashes."""
         return hashlib.sha256(json.dumps(self.manifest, sort_keys=True).encode()).hexdigest()
