@@ -32,8 +32,10 @@ class LocalProcesses(Remote):
         crew = _Crew(self.workers, self.device, function)
         try:
             yield crew.submit
-        finally:
+        except BaseException:  # also of results that are not wanted any more
             crew.stop()
+            raise
+        crew.finish()
 
 
 class _Crew:
@@ -87,8 +89,14 @@ class _Crew:
         self._start()
         self.unread = {number: (item, self._future(item)) for number, (item, _) in self.unread.items()}
 
+    def finish(self) -> None:
+        self._pool.shutdown(wait=True)
+        self._alive.close()
+        self._theirs.close()
+
     def stop(self) -> None:
-        self._alive.close()  # each worker waits for this and ends, whatever it computes
+        """End the workers, whatever they compute."""
+        self._alive.close()  # each worker waits for this
         self._pool.shutdown(wait=True, cancel_futures=True)
         self._theirs.close()
 
