@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.common import aim, write_result
-from weightflow.evaluation.context import Known
+from weightflow.evaluation.context import EvaluationContext
 from weightflow.evaluation.evaluate import judge
 from weightflow.generator.generator import Flow
 from weightflow.report.generated import ratios, sample
@@ -64,7 +64,7 @@ def measure(name: str, variant: Variant, seed: int, size: str, steps: int, folde
     begin = time.perf_counter()
     start(zoo, config, run).run()
     seconds, flow = time.perf_counter() - begin, Flow(run)
-    known = Known(flow, zoo, flow.sampling)
+    known = EvaluationContext(flow, zoo, flow.sampling)
     return {
         "variant": name,
         "seed": seed,
@@ -73,7 +73,7 @@ def measure(name: str, variant: Variant, seed: int, size: str, steps: int, folde
     }
 
 
-def figures(known: Known) -> dict[str, Any]:
+def figures(known: EvaluationContext) -> dict[str, Any]:
     """Unseen combinations: accuracy, the trained bound, spread and, in a frame, distance."""
     zoo, rows = known.zoo, known.zoo.rows("unseen_combinations")
     tasks = known.tasks_of(rows)

@@ -21,7 +21,7 @@ from weightflow import datasets
 from weightflow.batched.config import TrainingRecipe
 from weightflow.batched.tasks import Task
 from weightflow.batched.training import train_many
-from weightflow.evaluation.context import Known
+from weightflow.evaluation.context import EvaluationContext
 from weightflow.evaluation.evaluate import judge, judge_ensembles
 from weightflow.report.ensembles import knowing, picked
 from weightflow.report.generated import sample
@@ -30,7 +30,7 @@ SIZES = (1, 10, 100)
 TASKS = {"small": 5, "paper": 50}
 
 
-def populations(known: Known, task: Task, seed: int) -> dict[str, StateDict]:
+def populations(known: EvaluationContext, task: Task, seed: int) -> dict[str, StateDict]:
     """A hundred networks of each kind for one task, fewer where there are no more."""
     repeated = [task] * max(SIZES)
     generated = sample(known, repeated, seed)
@@ -45,7 +45,7 @@ def populations(known: Known, task: Task, seed: int) -> dict[str, StateDict]:
     return {**found, "zoo": picked(known, rows, task)} if len(rows) else found
 
 
-def run_once(known: Known, seed: int, size: str) -> list[dict[str, Any]]:
+def run_once(known: EvaluationContext, seed: int, size: str) -> list[dict[str, Any]]:
     architecture, rows = known.zoo.architecture, []
     count = TASKS[size]
     tasks = unseen_tasks(known, seed, 1 if known.one_task else count)

@@ -23,7 +23,7 @@ from weightflow.batched.accuracy import measured
 from weightflow.batched.tasks import Task
 from weightflow.batched.training import train_to_each
 from weightflow.evaluation.baselines import Inapplicable, answer
-from weightflow.evaluation.context import Known
+from weightflow.evaluation.context import EvaluationContext
 from weightflow.evaluation.evaluate import judge
 from weightflow.evaluation.fine_tuning import INITIALISATIONS, zoo_recipe
 from weightflow.report.generated import sample
@@ -34,7 +34,7 @@ RATES = (1 / 3, 1.0, 3.0)
 BASELINES = ("zoo_mean", "zoo_mean_rows", "nearest_prompt", "nearest_rows")
 
 
-def starts(known: Known, tasks: Sequence[Task], seeds: Sequence[int]) -> dict[str, StateDict]:
+def starts(known: EvaluationContext, tasks: Sequence[Task], seeds: Sequence[int]) -> dict[str, StateDict]:
     found = {"generated": sample(known, tasks, seeds[0])}
     found |= {name: make(known.zoo.architecture, tasks, seeds) for name, make in INITIALISATIONS.items()}
     for name in BASELINES:
@@ -45,7 +45,7 @@ def starts(known: Known, tasks: Sequence[Task], seeds: Sequence[int]) -> dict[st
     return found
 
 
-def run_once(known: Known, seed: int, size: str) -> list[dict[str, Any]]:
+def run_once(known: EvaluationContext, seed: int, size: str) -> list[dict[str, Any]]:
     architecture, data = known.zoo.architecture, datasets.load(known.zoo.dataset)
     tasks, recipe = unseen_tasks(known, seed, TASKS[size]), zoo_recipe(known.zoo)
     seeds = [10_000 * (seed + 1) + i for i in range(len(tasks))]

@@ -28,15 +28,15 @@ from benchmarks.common import aim, write_result
 from benchmarks.one_task import Population, fashion, trained
 from canon.types import StateDict
 from weightflow.evaluation.baselines import BASELINES
-from weightflow.evaluation.context import Known
+from weightflow.evaluation.context import EvaluationContext
 from weightflow.evaluation.error_overlap import compare_behaviour
 from weightflow.evaluation.novelty import nearest_distances
-from weightflow.flow.draws import Draws
+from weightflow.flow.draws import NoiseDraws
 from weightflow.flow.sampling_config import SampleConfig
 from weightflow.generator.decode import decode
 from weightflow.generator.generator import Flow
 from weightflow.text import Prompt
-from weightflow.training.functional_loss import Behaviour
+from weightflow.training.functional_loss import FunctionalLoss
 from weightflow.zoo.canonicalize import canonicalize_zoo, is_canonical
 from weightflow.zoo.store import Zoo
 
@@ -87,7 +87,9 @@ class Bench:
     def of(cls, zoo: Zoo, networks: int) -> Bench:
         return cls(Population.of(zoo, networks), share_in_span(zoo.load()))
 
-    def row(self, known: Known, name: str, seed: int, make: Callable[[], StateDict]) -> dict[str, Any]:
+    def row(
+        self, known: EvaluationContext, name: str, seed: int, make: Callable[[], StateDict]
+    ) -> dict[str, Any]:
         begin = time.perf_counter()
         state = make()
         seconds = time.perf_counter() - begin
@@ -129,7 +131,7 @@ def generator_rows(bench: Bench, name: str, seed: int, small: bool, folder: Path
     run = folder / f"{len(population.zoo)}-{seed}-{name.replace(' ', '-')}"
     flow, cost = trained(population.zoo, choice.preset, changes, run)
     known, prompts, seeds = (
-        Known(flow, population.zoo, flow.sampling),
+        EvaluationContext(flow, population.zoo, flow.sampling),
         population.prompts,
         population.seeds(seed),
     )
@@ -154,7 +156,7 @@ def generator_rows(bench: Bench, name: str, seed: int, small: bool, folder: Path
 
 def baseline_rows(bench: Bench, seed: int, run: Path) -> list[dict[str, Any]]:
     flow = Flow(run)
-    known, tasks = Known(flow, bench.population.zoo, flow.sampling), bench.population.tasks
+    known, tasks = EvaluationContext(flow, bench.population.zoo, flow.sampling), bench.population.tasks
     return [
         bench.row(known, name, seed, lambda make=BASELINES[name]: make(known, tasks, seed))
         for name in COMPARED
@@ -162,13 +164,13 @@ def baseline_rows(bench: Bench, seed: int, run: Path) -> list[dict[str, Any]]:
     ]
 
 
-def one_centre(known: Known, networks: int, seed: int, steps: int) -> StateDict:
+def one_centre(known: EvaluationContext, networks: int, seed: int, steps: int) -> StateDict:
     """The trivial form of ours: one network, trained while as much noise lies on it as passes through ours.
 
     It begins at the zoo's mean and sees the zoo in no other way; its networks are it and fresh noise.
     """
     flow, config = known.flow, known.flow.header.config
-    behaviour = Behaviour(flow.coordinates, known.data, config.behaviour.images)
+    behaviour = FunctionalLoss(flow.coordinates, known.data, config.behaviour.images)
     words = flow.prompts([Prompt(known.zoo.records[0].classes)] * max(networks, config.batch_size))
     labels = behaviour.labels([known.zoo.records[0].task] * config.batch_size)
     layout, generator = flow.coordinates.layout, torch.Generator().manual_seed(seed)
@@ -181,7 +183,7 @@ def one_centre(known: Known, networks: int, seed: int, steps: int) -> StateDict:
     optimizer = torch.optim.Adam([centre], lr=CENTRE_RATE)
     for _ in range(steps):
         here = words.present[: config.batch_size]
-        loss = behaviour.loss(noisy(len(here)), labels, here, known.data.train, Draws(generator)).mean()
+        loss = behaviour.loss(noisy(len(here)), labels, here, known.data.train, NoiseDraws(generator)).mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -28,7 +28,7 @@ from torch import Tensor
 from benchmarks.common import aim, write_result
 from weightflow import datasets
 from weightflow.batched.tasks import Task
-from weightflow.evaluation.context import Known, open_known
+from weightflow.evaluation.context import EvaluationContext, open_known
 from weightflow.evaluation.evaluate import judge
 from weightflow.generator.decode import decode
 from weightflow.networks.architectures import Architecture
@@ -78,7 +78,7 @@ def linear(shown: Shown, architecture: Architecture, way: str, count: int, repea
     return float(judge(architecture, state, [shown.task] * repeats).accuracy.mean())
 
 
-def narrow(shown: Shown, known: Known, way: str, count: int, repeats: int) -> float:
+def narrow(shown: Shown, known: EvaluationContext, way: str, count: int, repeats: int) -> float:
     """As `linear`, of networks that a run makes of the predicted class vectors."""
     own = torch.stack([shown.vectors(way, count, repeat) for repeat in range(repeats)])
     empty, flow = known.zoo.architecture.classes - own.shape[1], known.flow

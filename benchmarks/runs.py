@@ -15,7 +15,7 @@ import torch
 from benchmarks.common import write_result
 from canon.errors import InputError
 from weightflow.batched.tasks import Task
-from weightflow.evaluation.context import Known, open_known
+from weightflow.evaluation.context import EvaluationContext, open_known
 from weightflow.generator.generator import Flow
 from weightflow.text import Prompt
 from weightflow.zoo.network_file import Network
@@ -46,7 +46,7 @@ class Subject:
     open: Callable[[Path], Any]
 
 
-def _open_run(folder: Path) -> Known:
+def _open_run(folder: Path) -> EvaluationContext:
     _require(
         folder, f"there is no run in {folder}; make one: weightflow demo --out {folder.parent}, or give --run"
     )
@@ -96,7 +96,7 @@ def _result_name(name: str, zoo: Zoo) -> str:
     return name if dataset == "digits" else f"{name}_{dataset[:40].strip('_')}"
 
 
-def unseen_tasks(known: Known, seed: int, count: int) -> list[Task]:
+def unseen_tasks(known: EvaluationContext, seed: int, count: int) -> list[Task]:
     """Combinations that the generator never saw, each once; the one task where all networks have one."""
     rows = known.zoo.rows("unseen_combinations")
     if known.one_task or not rows:

@@ -29,7 +29,7 @@ from weightflow.batched.tasks import Task
 from weightflow.data.types import Split
 from weightflow.evaluation.baselines import BASELINES, Inapplicable, answer
 from weightflow.evaluation.chance import chance
-from weightflow.evaluation.context import Known, open_known
+from weightflow.evaluation.context import EvaluationContext, open_known
 from weightflow.evaluation.evaluate import judge
 from weightflow.evaluation.novelty import nearest_distances
 from weightflow.report.diversity import measure_diversity, train_alike
@@ -62,7 +62,9 @@ TASKS, GROUPS = {"small": 100, "paper": 200}, {"small": 16, "paper": 40}
 NOT_TRIVIAL = ("generalist", "hypernetwork", "shuffled_prompt", "random_text")
 
 
-def trained_generator(zoo: Zoo, variant: str, seed: int, options: argparse.Namespace) -> tuple[Known, float]:
+def trained_generator(
+    zoo: Zoo, variant: str, seed: int, options: argparse.Namespace
+) -> tuple[EvaluationContext, float]:
     steps = options.steps or STEPS[options.size]
     changes = {
         "seed": seed, "encoder": options.encoder, "steps": steps, "evaluate_every": 250, "save_every": steps,
@@ -75,7 +77,9 @@ def trained_generator(zoo: Zoo, variant: str, seed: int, options: argparse.Names
     return open_known(folder), time.perf_counter() - begin
 
 
-def accuracy_row(known: Known, who: dict[str, Any], tasks: Sequence[Task], beside: bool) -> dict[str, Any]:
+def accuracy_row(
+    known: EvaluationContext, who: dict[str, Any], tasks: Sequence[Task], beside: bool
+) -> dict[str, Any]:
     """Accuracy on unseen combinations, by each solver; with all baselines where they are asked for."""
     seed, architecture = who["seed"], known.zoo.architecture
     prompts, seeds = [Prompt(t.classes) for t in tasks], range(seed, seed + len(tasks))
@@ -96,7 +100,7 @@ def accuracy_row(known: Known, who: dict[str, Any], tasks: Sequence[Task], besid
 
 
 def measure_baselines(
-    known: Known, tasks: Sequence[Task], seed: int, leave_out: Sequence[str] = ()
+    known: EvaluationContext, tasks: Sequence[Task], seed: int, leave_out: Sequence[str] = ()
 ) -> Iterator[tuple[str, float | None]]:
     for name in (name for name in BASELINES if name not in leave_out):
         try:
@@ -107,27 +111,29 @@ def measure_baselines(
         yield name, float(judge(known.zoo.architecture, state, tasks).accuracy.mean())
 
 
-def trained_accuracy(known: Known, tasks: Sequence[Task]) -> float:
+def trained_accuracy(known: EvaluationContext, tasks: Sequence[Task]) -> float:
     """Of the zoo's own networks for these combinations, which no generator has seen."""
     rows = {record.classes: i for i, record in enumerate(known.zoo.records)}
     state = known.zoo.load([rows[task.classes] for task in tasks])
     return float(judge(known.zoo.architecture, state, tasks).accuracy.mean())
 
 
-def diversity_row(known: Known, who: dict[str, Any], tasks: Sequence[Task], noise: float) -> dict[str, Any]:
+def diversity_row(
+    known: EvaluationContext, who: dict[str, Any], tasks: Sequence[Task], noise: float
+) -> dict[str, Any]:
     """Of eight networks a prompt; `noise` scales the noise that they are made of."""
     state = eight_of_each(known, tasks, noise, who["seed"])
     who = {**who, "table": "diversity", "noise": noise, "default": known.config.noise}
     return {**who, **_means(known, state, tasks)}
 
 
-def eight_of_each(known: Known, tasks: Sequence[Task], noise: float, seed: int) -> StateDict:
+def eight_of_each(known: EvaluationContext, tasks: Sequence[Task], noise: float, seed: int) -> StateDict:
     prompts = [Prompt(task.classes) for task in tasks for _ in range(8)]
     seeds = range(1000 * (seed + 1), 1000 * (seed + 1) + len(prompts))
     return known.flow.sample_states(prompts, seeds, replace(known.config, noise=noise))
 
 
-def noise_rows(known: Known, who: dict[str, Any], count: int) -> list[dict[str, Any]]:
+def noise_rows(known: EvaluationContext, who: dict[str, Any], count: int) -> list[dict[str, Any]]:
     """Diversity on validation combinations and images by the scale of the noise, and which one is chosen."""
     tasks = list({frozenset(t.classes): t for t in known.tasks_of(known.zoo.rows("validation"))}.values())[
         :count
@@ -145,7 +151,7 @@ def noise_rows(known: Known, who: dict[str, Any], count: int) -> list[dict[str, 
 
 
 def _means(
-    known: Known, state: StateDict, tasks: Sequence[Task], split: Split | None = None
+    known: EvaluationContext, state: StateDict, tasks: Sequence[Task], split: Split | None = None
 ) -> dict[str, Any]:
     figures = measure_diversity(known, state, tasks, split).to_dict()
     return {"tasks": len(tasks), **{name: figure["mean"] for name, figure in figures.items()}}

@@ -25,7 +25,7 @@ from weightflow import datasets
 from weightflow.config import SMALL
 from weightflow.evaluation.baselines import answer
 from weightflow.evaluation.chance import chance
-from weightflow.evaluation.context import Known, open_known
+from weightflow.evaluation.context import EvaluationContext, open_known
 from weightflow.evaluation.evaluate import judge
 from weightflow.networks.readout import Cosine
 from weightflow.report.baselines import opponents
@@ -141,7 +141,7 @@ def measure(
     }
 
 
-def figures(known: Known, split: str, seed: int) -> dict[str, Any]:
+def figures(known: EvaluationContext, split: str, seed: int) -> dict[str, Any]:
     made = generate(known, split, seed, LIMIT)
     shuffled = answer(known, "shuffled_prompt", made.tasks, seed)
     return {

@@ -29,11 +29,11 @@ from weightflow.batched.tasks import Task
 from weightflow.data.types import StoredInputs
 from weightflow.evaluation.baselines import answer
 from weightflow.evaluation.chance import chance
-from weightflow.evaluation.context import Known, open_known
+from weightflow.evaluation.context import EvaluationContext, open_known
 from weightflow.evaluation.evaluate import judge
 from weightflow.evaluation.novelty import nearest_distances
 from weightflow.generator.decode import decode
-from weightflow.models.residual import Anchored
+from weightflow.models.residual import AnchoredModel
 from weightflow.text import Prompt
 from weightflow.text.description import Description
 from weightflow.training.presets import read_preset
@@ -92,7 +92,7 @@ NETWORKS = {"heads": {"small": 100, "paper": 1000}, "cnns": {"small": 40, "paper
 
 def trained_generator(
     zoo: Zoo, variant: Variant, seed: int, options: argparse.Namespace
-) -> tuple[Known, float]:
+) -> tuple[EvaluationContext, float]:
     """The generator, and the seconds that its training took."""
     small = options.size == "small"
     name = f"{variant.preset}-small" if small and variant.preset == "tina" else variant.preset
@@ -108,19 +108,19 @@ def trained_generator(
     return open_known(folder / "run"), time.perf_counter() - begin
 
 
-def accuracy(known: Known, state: dict[str, Any], tasks: Sequence[Task]) -> float:
+def accuracy(known: EvaluationContext, state: dict[str, Any], tasks: Sequence[Task]) -> float:
     return float(judge(known.zoo.architecture, state, tasks).accuracy.mean())
 
 
-def anchors_alone(known: Known, tasks: Sequence[Task]) -> dict[str, Any]:
+def anchors_alone(known: EvaluationContext, tasks: Sequence[Task]) -> dict[str, Any]:
     """What the closed form says, and the flow adds nothing; beside the class rows, the mean of the zoo."""
     words, flow = known.flow.prompts([Prompt(t.classes) for t in tasks]), known.flow
-    assert isinstance(flow.model, Anchored)
+    assert isinstance(flow.model, AnchoredModel)
     rows = flow.model.anchors(words.vectors)[0] * words.present.unsqueeze(-1)
     return decode(flow.coordinates, as_tokens(flow.coordinates.layout, rows), words)
 
 
-def rows_of(known: Known, who: dict[str, Any], most: int) -> Iterator[dict[str, Any]]:
+def rows_of(known: EvaluationContext, who: dict[str, Any], most: int) -> Iterator[dict[str, Any]]:
     """A row a split: generated, trained on the same tasks, chance; opponents beside the full generator."""
     for split in SPLITS:
         rows = known.zoo.rows(split)[:most]
@@ -148,7 +148,7 @@ def rows_of(known: Known, who: dict[str, Any], most: int) -> Iterator[dict[str, 
         yield row
 
 
-def other_names(known: Known, who: dict[str, Any], most: int) -> Iterator[dict[str, Any]]:
+def other_names(known: EvaluationContext, who: dict[str, Any], most: int) -> Iterator[dict[str, Any]]:
     """Every class that has another name is called by it; the same tasks by their own names beside it."""
     for split in SPLITS[1:]:
         tasks = known.tasks_of(known.zoo.rows(split)[:most])
@@ -167,7 +167,7 @@ def other_names(known: Known, who: dict[str, Any], most: int) -> Iterator[dict[s
         yield {**who, "table": "other names", "split": split, "renamed": renamed, **found}
 
 
-def by_ways(known: Known, who: dict[str, Any]) -> Iterator[dict[str, Any]]:
+def by_ways(known: EvaluationContext, who: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """Combinations never seen, by their number of classes."""
     rows = known.zoo.rows("unseen_combinations")
     for low, high in ((2, 5), (6, 10), (11, 15), (16, 20)):

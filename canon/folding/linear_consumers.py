@@ -16,7 +16,7 @@ from typing import Any
 from torch import Tensor
 from torch.fx import Node
 
-from canon.tracing.exported_graph import Slot, label, named_arguments, operation
+from canon.tracing.exported_graph import GraphInput, label, named_arguments, operation
 
 # Where a linear operation has its input, its weight, its bias, and the axis of the weight that reads.
 _LINEAR = {"linear": (0, 1, 2, 1), "addmm": (1, 2, 0, 0), "mm": (0, 1, None, 0), "matmul": (0, 1, None, 0)}
@@ -31,8 +31,8 @@ class Reader:
     """
 
     node: Node
-    weight: Slot
-    bias: Slot | None
+    weight: GraphInput
+    bias: GraphInput | None
     inputs: int
     groups: int = 1
     uneven: str | None = None
@@ -57,7 +57,7 @@ class NotLinear(Exception):
     """Why a node is no layer that could take a gain."""
 
 
-def reader_of(node: Node, given: Node, slots: dict[Node, Slot], channels: bool) -> Reader:
+def reader_of(node: Node, given: Node, slots: dict[Node, GraphInput], channels: bool) -> Reader:
     """The layer that reads `given`: a convolution of its `channels`, or a linear layer of its last axis.
 
     `slots` are the learned tensors by their nodes. Raises `NotLinear`.
@@ -68,7 +68,7 @@ def reader_of(node: Node, given: Node, slots: dict[Node, Slot], channels: bool) 
     return _convolution(node, given, slots) if channels else _linear(node, given, slots)
 
 
-def _linear(node: Node, given: Node, slots: dict[Node, Slot]) -> Reader:
+def _linear(node: Node, given: Node, slots: dict[Node, GraphInput]) -> Reader:
     args = list(node.args)
     at, weight_at, bias_at, inputs = _LINEAR[operation(node)]
     bias = args[bias_at] if bias_at is not None and bias_at < len(args) else None
@@ -80,7 +80,7 @@ def _linear(node: Node, given: Node, slots: dict[Node, Slot]) -> Reader:
     return Reader(node, weight, slot, inputs)
 
 
-def _convolution(node: Node, given: Node, slots: dict[Node, Slot]) -> Reader:
+def _convolution(node: Node, given: Node, slots: dict[Node, GraphInput]) -> Reader:
     named = named_arguments(node)
     weight, slot = _learned(node, named["input"] is given, named["weight"], named.get("bias"), slots)
     inputs, padding = _CONVOLUTIONS[operation(node)], named.get("padding", 0)
@@ -97,8 +97,8 @@ def _numbers(padding: Any) -> list[int]:
 
 
 def _learned(
-    node: Node, reads: bool, weight: Any, bias: Any, slots: dict[Node, Slot]
-) -> tuple[Slot, Slot | None]:
+    node: Node, reads: bool, weight: Any, bias: Any, slots: dict[Node, GraphInput]
+) -> tuple[GraphInput, GraphInput | None]:
     if not reads or weight not in slots or (bias is not None and bias not in slots):
         raise NotLinear(f"{label(node)} reads it, with a weight or bias that is not a parameter")
     return slots[weight], None if bias is None else slots[bias]

@@ -61,7 +61,7 @@ class Runnable:
 
 
 @dataclass(frozen=True)
-class Hints:
+class ModelSource:
     """What a person said about the network: at most one of `spec` and `family`; `input` goes with `model`.
 
     `assume` ("heads=12", "chain") says what keys and shapes do not, and goes with neither `spec` nor `model`.
@@ -95,7 +95,7 @@ class Hints:
             raise InputError("--assume speaks of bare checkpoints; --model gives the code, so leave one out")
 
 
-def find_runnable(found: Checkpoint, hints: Hints) -> Runnable | None:
+def find_runnable(found: Checkpoint, hints: ModelSource) -> Runnable | None:
     """The network's code: from `hints.model` ("package.module:build", "file.py:build") or its program."""
     if hints.model is None:
         return None if found.program is None else _from_program(found.program)
@@ -124,7 +124,7 @@ def is_large(state: Mapping[str, Tensor]) -> bool:
     return 8 * sum(tensor.numel() for tensor in like(state).values()) > LARGE
 
 
-def _built(hints: Hints, large: bool) -> tuple[nn.Module, Inputs | None]:
+def _built(hints: ModelSource, large: bool) -> tuple[nn.Module, Inputs | None]:
     if isinstance(hints.model, nn.Module):
         return copy.deepcopy(hints.model), None  # what the user holds is left as it is
     assert callable(hints.model)

@@ -25,7 +25,7 @@ ONE: Structure = ((),)
 _REPEATED = "it is repeated, and is a concatenation of different units"
 
 
-class Units:
+class AxisUnification:
     """The store of units, their sizes, equalities, refinements, and what is known of their degrees."""
 
     def __init__(self) -> None:

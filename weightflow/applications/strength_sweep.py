@@ -21,7 +21,7 @@ STRENGTHS = tuple(i / 10 for i in range(11))
 
 
 @dataclass(frozen=True)
-class Tried:
+class StrengthResult:
     """A network made with a strength, and its accuracies, fractions of 1."""
 
     strength: float
@@ -35,23 +35,23 @@ def sweep(
     architecture: Architecture,
     task: Task,
     strengths: Sequence[float] = STRENGTHS,
-) -> list[Tried]:
+) -> list[StrengthResult]:
     """`make(strength)` is a stack of one network for `task`; each is measured."""
     found, data = [], datasets.load(task.dataset)
     for strength in strengths:
         state = make(strength)
         validation = measured(architecture, state, data, [task])[0]["validation"]
         test = float(judge(architecture, state, [task]).accuracy)
-        found.append(Tried(strength, state, validation, test))
+        found.append(StrengthResult(strength, state, validation, test))
     return found
 
 
-def best(tried: Sequence[Tried]) -> Tried:
+def best(tried: Sequence[StrengthResult]) -> StrengthResult:
     """The best on validation images; of equals the one nearest to the network as it was."""
     return max(tried, key=lambda one: (one.validation, -one.strength))
 
 
-def plot(tried: Sequence[Tried], path: str | os.PathLike[str], chance: float) -> None:
+def plot(tried: Sequence[StrengthResult], path: str | os.PathLike[str], chance: float) -> None:
     """A picture of both accuracies against strength; the suffix of `path` decides the format."""
     from matplotlib.figure import Figure
 

@@ -24,7 +24,7 @@ Inputs = Float[Tensor, "examples ..."] | StoredInputs
 
 
 @dataclass(frozen=True)
-class Answers:
+class PredictedLabels:
     """The label, in the data set's numbering, that each network gives, and its probability."""
 
     labels: Int[Tensor, "networks examples"]
@@ -50,7 +50,7 @@ def answer_many(
     chunk: int = 0,
     examples: int = 2048,
     labels: Int[Tensor, " examples"] | None = None,
-) -> Answers:
+) -> PredictedLabels:
     """What each stacked network answers to each example, and how sure it is.
 
     `chunk` networks (0: as many as are fast) are run on `examples` examples at a time: that bounds the
@@ -58,7 +58,7 @@ def answer_many(
     of their chunk; what is left out is -1, of confidence 0.
     """
     label_of = _label_of_logit(architecture, data, tasks)
-    found = Answers(torch.full((len(tasks), len(inputs)), -1), torch.zeros(len(tasks), len(inputs)))
+    found = PredictedLabels(torch.full((len(tasks), len(inputs)), -1), torch.zeros(len(tasks), len(inputs)))
     for rows, some, logits in _logits(architecture, state, inputs, data, tasks, chunk, examples, labels):
         best, place = logits.max(-1)
         found.labels[rows[:, None], some] = label_of[rows].gather(1, place)

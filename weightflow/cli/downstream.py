@@ -12,7 +12,7 @@ from canon.errors import InputError
 from weightflow.cli.options import Device
 
 if TYPE_CHECKING:
-    from weightflow.applications.strength_sweep import Tried
+    from weightflow.applications.strength_sweep import StrengthResult
 
 app = typer.Typer()
 
@@ -222,14 +222,14 @@ def _epochs(text: str) -> list[int]:
     return [int(part) for part in parts]
 
 
-def _tried(make: Any, flow: Any, task: Any, strength: float, sweep: bool) -> list[Tried]:
+def _tried(make: Any, flow: Any, task: Any, strength: float, sweep: bool) -> list[StrengthResult]:
     from weightflow.applications.strength_sweep import STRENGTHS
     from weightflow.applications.strength_sweep import sweep as try_strengths
 
     return try_strengths(make, flow.architecture, task, STRENGTHS if sweep else (strength,))
 
 
-def _best(tried: list[Tried]) -> Tried:
+def _best(tried: list[StrengthResult]) -> StrengthResult:
     from weightflow.applications.strength_sweep import best
 
     return best(tried)
@@ -244,19 +244,19 @@ def _check_plot(path: Path | None, sweep: bool) -> None:
             raise InputError("--plot draws accuracy against strength; it needs --sweep")
 
 
-def _draw(tried: list[Tried], path: Path | None, chance: float) -> None:
+def _draw(tried: list[StrengthResult], path: Path | None, chance: float) -> None:
     from weightflow.applications.strength_sweep import plot
 
     if path is not None:
         plot(tried, path, chance)
 
 
-def _swept(tried: list[Tried]) -> dict[str, Any]:
+def _swept(tried: list[StrengthResult]) -> dict[str, Any]:
     rows = [{"strength": t.strength, "validation": t.validation, "test": t.test} for t in tried]
     return {"sweep": rows} if len(rows) > 1 else {}
 
 
-def _table(tried: list[Tried]) -> list[str]:
+def _table(tried: list[StrengthResult]) -> list[str]:
     if len(tried) < 2:
         return []
     rows = [f"  {t.strength:8.1f}  {100 * t.validation:10.1f}  {100 * t.test:5.1f}" for t in tried]

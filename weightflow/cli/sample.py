@@ -19,7 +19,7 @@ from weightflow.cli.options import Device, Executor, Solver, Workers
 
 if TYPE_CHECKING:
     from weightflow.generator.generator import Flow, Neighbour
-    from weightflow.generator.populations import Made
+    from weightflow.generator.populations import SampledPrompt
     from weightflow.text import Prompt
 
 app = typer.Typer()
@@ -141,7 +141,7 @@ def _keeping(out: Path) -> Iterator[list[int]]:
         raise
 
 
-def _line(made: Made, out: Path) -> dict[str, Any]:
+def _line(made: SampledPrompt, out: Path) -> dict[str, Any]:
     return {
         "zoo": str(out),
         "classes": made.prompt.classes,

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from canon.errors import InputError
-from weightflow.data.info import THROUGH, Facts
+from weightflow.data.info import THROUGH, DataInfo
 from weightflow.data.types import (
     ClassificationData,
     Preprocessing,
@@ -66,7 +66,7 @@ __all__ = [
     "SOURCES",
     "THROUGH",
     "ClassificationData",
-    "Facts",
+    "DataInfo",
     "Preprocessing",
     "SealedSplit",
     "Split",

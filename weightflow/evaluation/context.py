@@ -24,7 +24,7 @@ from weightflow.zoo.store import Zoo
 
 
 @dataclass(frozen=True)
-class Known:
+class EvaluationContext:
     """A generator, its zoo and how to sample; `rows`, `tasks`, `state` are of the networks it was trained on.
 
     At most `limit` of these are measured themselves, `some` in their order; all by default.
@@ -112,7 +112,9 @@ class Known:
         return pad_with_zeros(wide, ones, has)
 
 
-def open_known(folder: Path, config: SampleConfig | None = None, limit: int | None = None) -> Known:
+def open_known(
+    folder: Path, config: SampleConfig | None = None, limit: int | None = None
+) -> EvaluationContext:
     """The run, its zoo and how to sample, by default the run's own way.
 
     `InputError` where the zoo is gone or is not the one it was trained on.
@@ -128,4 +130,4 @@ def open_known(folder: Path, config: SampleConfig | None = None, limit: int | No
             f"({zoo.identity[:12]}, then {reference.identity[:12]}); train again, or restore it"
         )
     warn_of_changes(zoo)
-    return Known(flow, zoo, config or flow.sampling, limit)
+    return EvaluationContext(flow, zoo, config or flow.sampling, limit)

@@ -16,11 +16,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from weightflow.batched.tasks import Task
-from weightflow.evaluation.evaluate import Judged
+from weightflow.evaluation.evaluate import Predictions
 
 
 @dataclass(frozen=True)
-class Behaviours:
+class ErrorOverlap:
     """Means over networks; None where no combination of classes has networks to compare."""
 
     wrong_iou: float | None
@@ -28,8 +28,8 @@ class Behaviours:
 
 
 def compare_behaviour(
-    judged: Judged, tasks: Sequence[Task], others: Judged, other_tasks: Sequence[Task]
-) -> Behaviours:
+    judged: Predictions, tasks: Sequence[Task], others: Predictions, other_tasks: Sequence[Task]
+) -> ErrorOverlap:
     """Each network against the others of the same combination of classes.
 
     `wrong_iou` is the largest intersection over union of wrong predictions with any other network (two
@@ -52,8 +52,8 @@ def compare_behaviour(
         ious.append(iou.max(dim=1).values)
         disagreements.append(differs.sum(1) / (len(against) - same))
     if not ious:
-        return Behaviours(None, None)
-    return Behaviours(float(torch.cat(ious).mean()), float(torch.cat(disagreements).mean()))
+        return ErrorOverlap(None, None)
+    return ErrorOverlap(float(torch.cat(ious).mean()), float(torch.cat(disagreements).mean()))
 
 
 def _wrong_iou(a: Tensor, b: Tensor, labels: Tensor) -> Float[Tensor, "n m"]:

@@ -48,7 +48,7 @@ class Spread:
 
 
 @dataclass(frozen=True)
-class Judged:
+class Predictions:
     """What many networks say of all test examples, and what follows from it.
 
     `predicted` holds labels of the data set, `confidence` their probabilities; an example counts for a
@@ -62,7 +62,7 @@ class Judged:
     accuracy: Float[Tensor, " networks"]
 
     @classmethod
-    def joined(cls, parts: Sequence[Judged]) -> Judged:
+    def joined(cls, parts: Sequence[Predictions]) -> Predictions:
         """Several groups of networks, judged on the same examples, one after another."""
         if len(parts) == 1:
             return parts[0]
@@ -117,14 +117,14 @@ def named(by_class: Float[Tensor, " classes"], names: Sequence[str]) -> dict[str
 
 def judge(
     architecture: Architecture, state: StateDict, tasks: Sequence[Task], split: Split | None = None
-) -> Judged:
+) -> Predictions:
     """Run stacked networks on the test images of their data set, or on another `split` to choose settings on."""
     data = datasets.load(tasks[0].dataset)
     test = split or data.test.open_for_evaluation()
     if tuple(data.input_shape) != tuple(architecture.input_shape):  # the data may have changed since
         architecture.output_for(data.input_shape, f"data set '{data.name}'")
     answers = answer_many(architecture, state, test.inputs, data, tasks, labels=test.labels)
-    return Judged(
+    return Predictions(
         name_right(answers.labels, test.labels, data, tasks),
         answers.confidence,
         in_task(test.labels, data, tasks),
@@ -177,7 +177,7 @@ def judge_ensembles(
     }
 
 
-def describe(judged: Judged, architecture: Architecture) -> dict[str, Any]:
+def describe(judged: Predictions, architecture: Architecture) -> dict[str, Any]:
     """A population in the words of a report: how many, of what kind, how good."""
     return {
         "count": len(judged.accuracy),

@@ -25,7 +25,7 @@ from torch import Tensor
 from canon.types import StateDict
 from weightflow.batched.class_axes import scatter_classes
 from weightflow.batched.tasks import Task
-from weightflow.evaluation.context import Known
+from weightflow.evaluation.context import EvaluationContext
 from weightflow.zoo.canonicalize import follow, read_frame
 
 BLOCK, ROWS = 2**14, 2**8
@@ -45,7 +45,7 @@ class Distances:
         return self.nearest / self.zoo
 
 
-def nearest_distances(known: Known, state: StateDict, tasks: Sequence[Task]) -> Distances:
+def nearest_distances(known: EvaluationContext, state: StateDict, tasks: Sequence[Task]) -> Distances:
     """Networks are first brought into the zoo's frame, as the training networks were.
 
     `InputError` where the zoo is not canonical: then there is no frame.
@@ -58,7 +58,7 @@ def nearest_distances(known: Known, state: StateDict, tasks: Sequence[Task]) -> 
 
 
 @lru_cache(maxsize=1)
-def spacing(known: Known) -> float:
+def spacing(known: EvaluationContext) -> float:
     """The zoo's leave-one-out distance: from a training network to the nearest other one, on average.
 
     The average is over `known.some`, the nearest is among all.
@@ -67,7 +67,7 @@ def spacing(known: Known) -> float:
     return float(nearest(zoo[some], zoo, known.zoo.architecture.class_axes, some).mean())
 
 
-def spacing_share(known: Known) -> float | None:
+def spacing_share(known: EvaluationContext) -> float | None:
     """The spacing over the root mean square of training networks; None where all their weights are zero."""
     some = _zoo(known)[torch.tensor(known.some)]
     zero = Rows({n: torch.zeros_like(t[:1]) for n, t in some.state.items()}, torch.ones_like(some.has[:1]))
@@ -89,11 +89,11 @@ class Rows:
         return Rows({name: tensor[rows] for name, tensor in self.state.items()}, self.has[rows])
 
 
-def _zoo(known: Known) -> Rows:
+def _zoo(known: EvaluationContext) -> Rows:
     return Rows(_trained(known, known.wide), known.has_class)
 
 
-def _trained(known: Known, wide: StateDict) -> StateDict:
+def _trained(known: EvaluationContext, wide: StateDict) -> StateDict:
     """The tensors that training moved: running statistics and counters say nothing of it."""
     with torch.device("meta"):
         names = {name for name, _ in known.zoo.architecture.build().named_parameters()}
@@ -179,7 +179,7 @@ def _squares_of_rows(
     return found
 
 
-def mean_distance(known: Known, state: StateDict, tasks: Sequence[Task]) -> float:
+def mean_distance(known: EvaluationContext, state: StateDict, tasks: Sequence[Task]) -> float:
     """Mean distance between any two networks of a stack that share something: their diversity.
 
     NaN where there are none.

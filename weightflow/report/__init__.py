@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from canon.io.files import sha256
-from weightflow.evaluation.context import Known, open_known
+from weightflow.evaluation.context import EvaluationContext, open_known
 from weightflow.evaluation.evaluate import describe, judge
 from weightflow.flow.sampling_config import SampleConfig
 from weightflow.report.about import about
@@ -111,7 +111,7 @@ def make_report(
     }
 
 
-def _identity(known: Known, seed: int, limit: int) -> str:
+def _identity(known: EvaluationContext, seed: int, limit: int) -> str:
     """What the figures depend on: the generator, its zoo, how it is sampled, seed, limit and this version."""
     said = {
         "checkpoint": sha256(known.flow.folder / "checkpoint.safetensors"),

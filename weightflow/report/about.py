@@ -6,10 +6,10 @@ from datetime import UTC, datetime
 from typing import Any
 
 from weightflow.data.info import without_folders
-from weightflow.evaluation.context import Known
+from weightflow.evaluation.context import EvaluationContext
 
 
-def about(known: Known, seed: int, limit: int) -> dict[str, Any]:
+def about(known: EvaluationContext, seed: int, limit: int) -> dict[str, Any]:
     flow, config = known.flow, known.flow.header.config
     sampled = known.config
     return {

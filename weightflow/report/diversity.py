@@ -18,7 +18,7 @@ from weightflow.batched.group_size import together
 from weightflow.batched.tasks import Task
 from weightflow.batched.training import train_many
 from weightflow.data.types import Split
-from weightflow.evaluation.context import Known
+from weightflow.evaluation.context import EvaluationContext
 from weightflow.evaluation.error_overlap import compare_behaviour
 from weightflow.evaluation.evaluate import Spread, judge, judge_ensembles
 from weightflow.text import Prompt
@@ -48,7 +48,7 @@ class Diversity:
         return {name: Spread.of(values, -1.0).to_dict() for name, values in figures.items()}
 
 
-def diversity(known: Known, tasks: Sequence[Task], seed: int, most: int = 8) -> dict[str, Any]:
+def diversity(known: EvaluationContext, tasks: Sequence[Task], seed: int, most: int = 8) -> dict[str, Any]:
     """Figures of generated and of trained networks on the first `most` combinations of classes.
 
     Where networks of the zoo's architecture cannot be trained side by side, fewer tasks are looked at.
@@ -67,7 +67,7 @@ def diversity(known: Known, tasks: Sequence[Task], seed: int, most: int = 8) -> 
     return found | {"trained": trained.to_dict(), "ratio": round(ratio, 6)}
 
 
-def train_alike(known: Known, tasks: Sequence[Task]) -> StateDict:
+def train_alike(known: EvaluationContext, tasks: Sequence[Task]) -> StateDict:
     """`NETWORKS` networks in a row for each task, trained as the zoo's from seeds that no zoo has."""
     repeated = [task for task in tasks for _ in range(NETWORKS)]
     recipe, seeds = known.zoo.training_recipe, range(SEED, SEED + len(repeated))
@@ -76,7 +76,7 @@ def train_alike(known: Known, tasks: Sequence[Task]) -> StateDict:
 
 
 def measure_diversity(
-    known: Known, state: StateDict, tasks: Sequence[Task], split: Split | None = None
+    known: EvaluationContext, state: StateDict, tasks: Sequence[Task], split: Split | None = None
 ) -> Diversity:
     """`state` holds as many networks in a row for each task; examples as of `judge`."""
     architecture, count = known.zoo.architecture, len(next(iter(state.values()))) // len(tasks)
@@ -90,7 +90,7 @@ def measure_diversity(
     return Diversity(*torch.tensor(rows, dtype=torch.float64).T)
 
 
-def _why_none_is_trained(known: Known) -> str | None:
+def _why_none_is_trained(known: EvaluationContext) -> str | None:
     if known.zoo.training_recipe is None:
         return "the zoo does not say how its networks were trained"
     if known.zoo.manifest.get("lineage") == "branched":

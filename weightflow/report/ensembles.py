@@ -12,7 +12,7 @@ from torch import Tensor
 from canon.types import StateDict
 from weightflow.batched.class_axes import gather_classes
 from weightflow.batched.tasks import Task
-from weightflow.evaluation.context import Known
+from weightflow.evaluation.context import EvaluationContext
 from weightflow.evaluation.evaluate import Spread, judge_ensembles
 from weightflow.text import Prompt
 
@@ -21,7 +21,7 @@ SIZES = (10, 100)
 BUDGET = 2 * 10**8
 
 
-def ensembles(known: Known, tasks: Sequence[Task], seed: int, most: int = 6) -> dict[str, Any]:
+def ensembles(known: EvaluationContext, tasks: Sequence[Task], seed: int, most: int = 6) -> dict[str, Any]:
     """Accuracy of ensembles that average probabilities, and of single networks, on the same tasks.
 
     The zoo's ensembles are of training networks that know all the classes, their rows picked for the
@@ -52,18 +52,18 @@ def ensembles(known: Known, tasks: Sequence[Task], seed: int, most: int = 6) -> 
     }
 
 
-def knowing(known: Known, tasks: Sequence[Task]) -> Bool[Tensor, "tasks networks"]:
+def knowing(known: EvaluationContext, tasks: Sequence[Task]) -> Bool[Tensor, "tasks networks"]:
     """Which training networks know all the classes of each task."""
     return known.classes_of(tasks).double() @ (~known.has_class).double().T == 0
 
 
-def picked(known: Known, rows: Tensor, task: Task) -> StateDict:
+def picked(known: EvaluationContext, rows: Tensor, task: Task) -> StateDict:
     """Training networks, their rows picked and reordered for a task."""
     wide = {name: tensor[rows] for name, tensor in known.wide.items()}
     return gather_classes(known.zoo.architecture, wide, [task] * len(rows))
 
 
-def _accuracies(known: Known, state: StateDict, task: Task) -> dict[int, float]:
+def _accuracies(known: EvaluationContext, state: StateDict, task: Task) -> dict[int, float]:
     """By size; size 1 is the mean over single networks."""
     count = len(next(iter(state.values())))
     alone = [

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from weightflow.data.info import THROUGH
-from weightflow.evaluation.context import Known
+from weightflow.evaluation.context import EvaluationContext
 from weightflow.evaluation.evaluate import examples_of
 from weightflow.report.generated import Generated
 
@@ -22,7 +22,7 @@ MOST_CLASSES = 100
 """A matrix of more classes is no picture and a large file."""
 
 
-def answers(known: Known, made: Generated) -> dict[str, Any]:
+def answers(known: EvaluationContext, made: Generated) -> dict[str, Any]:
     """A few test pictures of the first task with the answers of its network; a reason where examples are no pictures."""
     task = made.tasks[0]
     if not set(task.classes) <= set(known.data.class_names):
@@ -43,7 +43,7 @@ def answers(known: Known, made: Generated) -> dict[str, Any]:
     return {"classes": list(task.classes), "shown": shown}
 
 
-def confusion(known: Known, made: Generated) -> dict[str, Any]:
+def confusion(known: EvaluationContext, made: Generated) -> dict[str, Any]:
     """The share of each class's test examples that generated networks take for each class."""
     names = known.data.class_names
     if len(names) > MOST_CLASSES:

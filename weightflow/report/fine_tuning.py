@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from weightflow.evaluation.baselines import Inapplicable, answer
-from weightflow.evaluation.context import Known
+from weightflow.evaluation.context import EvaluationContext
 from weightflow.evaluation.evaluate import Spread
 from weightflow.evaluation.fine_tuning import INITIALISATIONS, curve, zoo_recipe
 from weightflow.report.generated import Generated
@@ -14,7 +14,7 @@ STEPS = (0, 1, 5, 20)
 BESIDE = ("zoo_mean_rows", "nearest_rows")
 
 
-def starts(known: Known, made: Generated, seed: int, most: int = 40) -> dict[str, Any]:
+def starts(known: EvaluationContext, made: Generated, seed: int, most: int = 40) -> dict[str, Any]:
     """Test accuracy after `STEPS` steps from generated networks, initialisations and two baselines."""
     architecture, tasks = known.zoo.architecture, made.tasks[:most]
     seeds = [seed + i for i in range(len(tasks))]

@@ -9,11 +9,11 @@ from torch import Tensor
 
 from canon.types import StateDict
 from weightflow.batched.tasks import Task
-from weightflow.evaluation.context import Known
-from weightflow.evaluation.evaluate import Judged, judge
+from weightflow.evaluation.context import EvaluationContext
+from weightflow.evaluation.evaluate import Predictions, judge
 from weightflow.evaluation.novelty import nearest_distances
 from weightflow.flow.sampling_config import SampleConfig
-from weightflow.report.baselines import Opponent
+from weightflow.report.baselines import BaselineResult
 from weightflow.text import Prompt
 from weightflow.zoo.store import Zoo
 
@@ -29,8 +29,8 @@ class Generated:
     rows: list[int]
     tasks: list[Task]
     state: StateDict
-    judged: Judged
-    trained: Judged
+    judged: Predictions
+    trained: Predictions
     ratios: Tensor | None
 
     @property
@@ -42,7 +42,7 @@ class Generated:
         return accuracy
 
 
-def generate(known: Known, split: str, seed: int, limit: int) -> Generated:
+def generate(known: EvaluationContext, split: str, seed: int, limit: int) -> Generated:
     """Networks for the first `limit` tasks of a split that the zoo has."""
     zoo = known.zoo
     rows = zoo.rows(split)[:limit]
@@ -58,18 +58,20 @@ def generate(known: Known, split: str, seed: int, limit: int) -> Generated:
     )
 
 
-def sample(known: Known, tasks: Sequence[Task], seed: int, config: SampleConfig | None = None) -> StateDict:
+def sample(
+    known: EvaluationContext, tasks: Sequence[Task], seed: int, config: SampleConfig | None = None
+) -> StateDict:
     """One network a task, with consecutive seeds; by default sampled as `known` says."""
     prompts = [Prompt(task.classes) for task in tasks]
     return known.flow.sample_states(prompts, [seed + i for i in range(len(tasks))], config or known.config)
 
 
-def ratios(known: Known, state: StateDict, tasks: Sequence[Task]) -> Tensor | None:
+def ratios(known: EvaluationContext, state: StateDict, tasks: Sequence[Task]) -> Tensor | None:
     return nearest_distances(known, state, tasks).ratios if known.is_canonical else None
 
 
 def scatter(
-    known: Known, made: Generated, beside: Mapping[str, Opponent], most: int = 150
+    known: EvaluationContext, made: Generated, beside: Mapping[str, BaselineResult], most: int = 150
 ) -> dict[str, list[dict[str, float]]] | None:
     """Nearest-distance ratio and accuracy of single networks: generated, trained, and each baseline.
 

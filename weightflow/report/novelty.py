@@ -8,7 +8,7 @@ from torch import Tensor
 
 from canon.types import StateDict
 from weightflow.batched.tasks import Task
-from weightflow.evaluation.context import Known
+from weightflow.evaluation.context import EvaluationContext
 from weightflow.evaluation.error_overlap import compare_behaviour
 from weightflow.evaluation.evaluate import judge
 from weightflow.evaluation.novelty import GOOD, novel_and_good, root_mean_square, spacing, spacing_share
@@ -18,7 +18,7 @@ from weightflow.text import Prompt
 NO_FRAME = "the zoo is not canonical, and distances need a common frame"
 
 
-def novelty(known: Known, made: Generated, seen: Generated) -> dict[str, Any]:
+def novelty(known: EvaluationContext, made: Generated, seen: Generated) -> dict[str, Any]:
     """`made` is the split in focus; wrong predictions are compared on seen tasks, as only those have
     networks that the generator learned from."""
     zoo = judge(known.zoo.architecture, known.some_state, known.some_tasks)
@@ -39,7 +39,7 @@ def _beside(generated: float | None, zoo: float | None) -> dict[str, Any]:
     return found
 
 
-def _distances(known: Known, made: Generated, seen: Generated) -> dict[str, Any]:
+def _distances(known: EvaluationContext, made: Generated, seen: Generated) -> dict[str, Any]:
     if made.ratios is None or seen.ratios is None:
         names = (
             "nearest_distance_ratio",
@@ -65,12 +65,12 @@ def _distances(known: Known, made: Generated, seen: Generated) -> dict[str, Any]
     }
 
 
-def rms_ratio(known: Known, state: StateDict, tasks: list[Task]) -> float:
+def rms_ratio(known: EvaluationContext, state: StateDict, tasks: list[Task]) -> float:
     """Root mean square of networks in the flow's coordinates, over the zoo's (of `known.some`)."""
     return _rms(known, state, tasks) / _rms(known, known.some_state, known.some_tasks)
 
 
-def _rms(known: Known, state: StateDict, tasks: list[Task]) -> float:
+def _rms(known: EvaluationContext, state: StateDict, tasks: list[Task]) -> float:
     present: Tensor = known.flow.prompts([Prompt(task.classes) for task in tasks]).present
     coordinates = known.flow.coordinates
     return root_mean_square(coordinates.encode(state, present), coordinates.used(present))

@@ -10,13 +10,13 @@ from torch import Tensor
 from canon.types import StateDict
 from weightflow.batched.class_axes import scatter_classes
 from weightflow.batched.tasks import Task
-from weightflow.evaluation.context import Known
+from weightflow.evaluation.context import EvaluationContext
 from weightflow.report.generated import Generated, unseen_rows
 from weightflow.report.novelty import NO_FRAME
 from weightflow.zoo.canonicalize import follow, read_frame
 
 
-def principal_map(known: Known, made: Generated, most: int = 300) -> dict[str, Any]:
+def principal_map(known: EvaluationContext, made: Generated, most: int = 300) -> dict[str, Any]:
     """Coordinates of training, generated and held-out trained networks, and the variance they explain.
 
     Rows of classes that a network lacks count as the zoo's mean.
@@ -41,13 +41,13 @@ def principal_map(known: Known, made: Generated, most: int = 300) -> dict[str, A
     }
 
 
-def _brought(known: Known, state: StateDict, tasks: list[Task]) -> StateDict:
+def _brought(known: EvaluationContext, state: StateDict, tasks: list[Task]) -> StateDict:
     architecture = known.zoo.architecture
     aligned = follow(architecture, read_frame(known.zoo), state, tasks)
     return _centred(known, scatter_classes(architecture, aligned, tasks), tasks)
 
 
-def _centred(known: Known, wide: StateDict, tasks: list[Task]) -> StateDict:
+def _centred(known: EvaluationContext, wide: StateDict, tasks: list[Task]) -> StateDict:
     used = known.used_by(tasks)
     return {n: (t - known.mean[n]) * used[n] for n, t in wide.items() if t.is_floating_point()}
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from weightflow.evaluation.context import Known
+from weightflow.evaluation.context import EvaluationContext
 from weightflow.generator.decode import decode
 from weightflow.text import Prompt
 
 
-def speed(known: Known, networks: int = 100) -> dict[str, Any]:
+def speed(known: EvaluationContext, networks: int = 100) -> dict[str, Any]:
     """Seconds for a batch of networks with the report's own solver, after one batch to warm up."""
     flow, config = known.flow, known.config
     prompts = [Prompt(known.tasks[i % len(known.tasks)].classes) for i in range(networks)]

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 
 from weightflow.evaluation.chance import chances
-from weightflow.evaluation.context import Known
+from weightflow.evaluation.context import EvaluationContext
 from weightflow.evaluation.evaluate import Spread
 from weightflow.evaluation.novelty import novel_and_good
-from weightflow.report.baselines import Opponent
+from weightflow.report.baselines import BaselineResult
 from weightflow.report.generated import Generated
 
 SPLITS = {
@@ -22,13 +22,15 @@ SPLITS = {
 }
 
 
-def missing(known: Known, split: str) -> dict[str, Any]:
+def missing(known: EvaluationContext, split: str) -> dict[str, Any]:
     """A split that the zoo does not have: null, and why."""
     reason = "all networks of the zoo have one task" if known.one_task else SPLITS[split]
     return {split: None, f"{split}_reason": reason}
 
 
-def split_figures(known: Known, made: Generated, beside: Mapping[str, Opponent]) -> dict[str, Any]:
+def split_figures(
+    known: EvaluationContext, made: Generated, beside: Mapping[str, BaselineResult]
+) -> dict[str, Any]:
     names = known.data.class_names
     ours, trained = made.judged.by_class(names), made.trained.by_class(names)
     accuracy = made.judged.accuracy.double()
@@ -49,7 +51,7 @@ def split_figures(known: Known, made: Generated, beside: Mapping[str, Opponent])
     }
 
 
-def _figures(opponent: Opponent, made: Generated) -> dict[str, Any]:
+def _figures(opponent: BaselineResult, made: Generated) -> dict[str, Any]:
     if opponent.accuracy is None:
         return {"mean": None, "std": None, "interval": None, "reason": opponent.reason}
     found: dict[str, Any] = Spread.of(opponent.accuracy).to_dict()

@@ -8,7 +8,7 @@ from typing import Any
 
 from canon.types import StateDict
 from weightflow.batched.tasks import Task
-from weightflow.evaluation.context import Known
+from weightflow.evaluation.context import EvaluationContext
 from weightflow.evaluation.evaluate import Spread, judge
 from weightflow.evaluation.novelty import mean_distance
 from weightflow.flow.denoising import DENOISERS
@@ -24,7 +24,7 @@ SOLVERS = (
 SCALES = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0)
 
 
-def solvers(known: Known, tasks: list[Task], seed: int) -> list[dict[str, Any]]:
+def solvers(known: EvaluationContext, tasks: list[Task], seed: int) -> list[dict[str, Any]]:
     """Accuracy, root mean square and distance against the number of evaluations."""
     rows = []
     way = known.config.method
@@ -36,7 +36,9 @@ def solvers(known: Known, tasks: list[Task], seed: int) -> list[dict[str, Any]]:
     return rows
 
 
-def guidance(known: Known, tasks: Sequence[Task], seed: int, prompts: int = 10, each: int = 6) -> Any:
+def guidance(
+    known: EvaluationContext, tasks: Sequence[Task], seed: int, prompts: int = 10, each: int = 6
+) -> Any:
     """The same against the scale of guidance, with `each` networks for every one of `prompts` tasks.
 
     `diversity` is the mean distance between two networks of one prompt, over that between two networks
@@ -63,7 +65,7 @@ def guidance(known: Known, tasks: Sequence[Task], seed: int, prompts: int = 10, 
     return {"scales": rows, "prompts": len(tasks[:prompts]), "networks_a_prompt": each}
 
 
-def _figures(known: Known, state: StateDict, tasks: list[Task]) -> dict[str, Any]:
+def _figures(known: EvaluationContext, state: StateDict, tasks: list[Task]) -> dict[str, Any]:
     distance = ratios(known, state, tasks)
     return {
         **Spread.of(judge(known.zoo.architecture, state, tasks).accuracy).to_dict(),

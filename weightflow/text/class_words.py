@@ -21,7 +21,7 @@ from canon.errors import InputError
 from canon.io.files import read_bounded
 from weightflow.registry import suggest
 from weightflow.text.encoder import TextEncoder, mean_vector
-from weightflow.text.null_encoder import Wordless
+from weightflow.text.null_encoder import NullEncoder
 
 ClassWords = Mapping[str, tuple[str, ...]]
 LIMIT = 1 << 24
@@ -29,7 +29,7 @@ HEADS = ("class", "name", "label")
 """What the first column of a file may be called in a line of its own."""
 
 
-class Described(TextEncoder):
+class DescribedEncoder(TextEncoder):
     """An encoder that reads a class's words, the mean of several, where it is asked for the class's name."""
 
     def __init__(self, inner: TextEncoder, words: ClassWords) -> None:
@@ -50,7 +50,7 @@ class Described(TextEncoder):
 
 def described(encoder: TextEncoder, words: ClassWords) -> TextEncoder:
     """The encoder with the words of classes; as it is where there are none, or where it reads no words."""
-    return Described(encoder, words) if words and not isinstance(encoder, Wordless) else encoder
+    return DescribedEncoder(encoder, words) if words and not isinstance(encoder, NullEncoder) else encoder
 
 
 def names_of_words(words: ClassWords) -> dict[str, str]:

@@ -71,7 +71,7 @@ class TextEncoder(ABC):
 
 
 @dataclass
-class Cached(TextEncoder):
+class CachedEncoder(TextEncoder):
     """An encoder that asks the one it wraps once for each description, in this process and the next.
 
     With a `folder`, vectors are kept there under the hash of the encoder's identity and the description

@@ -20,7 +20,7 @@ from weightflow.batched.class_axes import class_table, masked_cross_entropy
 from weightflow.batched.inference import forward_many
 from weightflow.batched.tasks import Task
 from weightflow.datasets import ClassificationData, Split
-from weightflow.flow.draws import Draws
+from weightflow.flow.draws import NoiseDraws
 from weightflow.representation import Coordinates
 
 
@@ -82,7 +82,7 @@ class BehaviourConfig:
             raise InputError("behaviour.group is of sampled networks: set behaviour.sampled above 0")
 
 
-class Behaviour:
+class FunctionalLoss:
     """Cross-entropy (networks,) of decoded networks on random examples of their tasks."""
 
     def __init__(self, coordinates: Coordinates, data: ClassificationData, images: int) -> None:
@@ -103,12 +103,12 @@ class Behaviour:
         labels: Tensor,
         present: Tensor,
         split: Split,
-        draws: Draws,
+        draws: NoiseDraws,
     ) -> Float[Tensor, " networks"]:
         targets, inputs = self.examples(labels, split, draws)
         return masked_cross_entropy(self._scores(z, present, labels, inputs), targets, present)
 
-    def examples(self, labels: Tensor, split: Split, draws: Draws) -> tuple[Tensor, Tensor]:
+    def examples(self, labels: Tensor, split: Split, draws: NoiseDraws) -> tuple[Tensor, Tensor]:
         """Random examples of each task, whose `labels` are on the processor: their logits (tasks, images), and inputs (tasks, images, *shape)."""
         rows, counts = self._rows[split]
         own = (labels < 0).long().argsort(dim=1, stable=True)  # labels of the task first

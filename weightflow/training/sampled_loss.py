@@ -25,13 +25,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from weightflow.datasets import Split
-from weightflow.flow.draws import Draws
+from weightflow.flow.draws import NoiseDraws
 from weightflow.flow.objective import ObjectiveConfig
 from weightflow.flow.schedule import expand_time
 from weightflow.representation import Coordinates
 from weightflow.text import PromptBatch
 from weightflow.training.batch import Batch
-from weightflow.training.functional_loss import Behaviour, BehaviourConfig
+from weightflow.training.functional_loss import BehaviourConfig, FunctionalLoss
 
 # x_t, t, class vectors and which of them are there: to tokens
 Model = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
@@ -45,9 +45,9 @@ class SampledLoss:
     config: BehaviourConfig
     objective: ObjectiveConfig
     coordinates: Coordinates
-    behaviour: Behaviour
+    behaviour: FunctionalLoss
 
-    def __call__(self, model: Model, batch: Batch, split: Split, draws: Draws) -> dict[str, Tensor]:
+    def __call__(self, model: Model, batch: Batch, split: Split, draws: NoiseDraws) -> dict[str, Tensor]:
         """Cross-entropy (prompts,) of the networks, and the other terms that weigh anything, each a mean."""
         config, count = self.config, len(batch)
         words = _repeat(batch.prompts, config.group)
@@ -69,7 +69,7 @@ class SampledLoss:
             found["straight"] = self._straight(model, words[some], x_0[some], x_1[some].detach(), draws)
         return found
 
-    def _made(self, model: Model, words: PromptBatch, draws: Draws) -> tuple[Tensor, Tensor]:
+    def _made(self, model: Model, words: PromptBatch, draws: NoiseDraws) -> tuple[Tensor, Tensor]:
         """Noise, and the networks that one evaluation makes of it."""
         layout, used = self.coordinates.layout, self.coordinates.used(words.present)
         prompts = len(words) // self.config.group
@@ -78,7 +78,9 @@ class SampledLoss:
         clean = self.objective.clean(lambda x, t: model(x, t, words.vectors, words.present))
         return x_0, clean(x_0, x_0.new_zeros(len(words))) * used
 
-    def _straight(self, model: Model, words: PromptBatch, x_0: Tensor, x_1: Tensor, draws: Draws) -> Tensor:
+    def _straight(
+        self, model: Model, words: PromptBatch, x_0: Tensor, x_1: Tensor, draws: NoiseDraws
+    ) -> Tensor:
         schedule, used = self.objective.schedule, self.coordinates.used(words.present)
         t = draws.uniform(len(words))
         x_t = expand_time(schedule.alpha(t), x_1) * x_1 + expand_time(schedule.sigma(t), x_1) * x_0

@@ -48,7 +48,7 @@ from weightflow import config
 from weightflow.batched.config import TrainingRecipe
 from weightflow.batched.stacked_networks import StackedNetworks
 from weightflow.batched.tasks import Task
-from weightflow.data.info import Facts, check_facts
+from weightflow.data.info import DataInfo, check_facts
 from weightflow.hub import local_folder
 from weightflow.networks.architectures import Architecture
 
@@ -298,7 +298,7 @@ class Zoo(Dataset[StateDict]):
     @property
     def class_words(self) -> dict[str, tuple[str, ...]]:
         """What names of classes mean, where its recipe says so."""
-        return dict(Facts.from_dict(self.manifest["data"]).words) if self.manifest.get("data") else {}
+        return dict(DataInfo.from_dict(self.manifest["data"]).words) if self.manifest.get("data") else {}
 
     @property
     def training_recipe(self) -> TrainingRecipe | None:

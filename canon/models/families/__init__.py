@@ -20,7 +20,7 @@ from torch import Tensor
 
 from canon.errors import InputError
 from canon.io.prefixes import chains
-from canon.models.families.base import Family, Recognition, Unfit, sketched
+from canon.models.families.base import Family, FamilyMismatch, Recognition, sketched
 from canon.models.families.bert import BERT
 from canon.models.families.functional import Tensors
 from canon.models.families.gpt2 import GPT2
@@ -81,7 +81,7 @@ def recognise(
             try:
                 found = sketched(label, family, inner, given, name is not None, verify)
                 return replace(found, spec=_under(prefix, found.spec), prefix=prefix)
-            except Unfit as error:
+            except FamilyMismatch as error:
                 tried.append(f"{label}: {error}")
     reasons = f" ({'; '.join(tried)})" if tried else ""
     keys = ", ".join(list(state)[:3])

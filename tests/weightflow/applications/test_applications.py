@@ -11,7 +11,7 @@ from canon.errors import InputError
 from weightflow import datasets
 from weightflow.applications.enhance import enhance
 from weightflow.applications.fuse import fuse, union, union_of
-from weightflow.applications.strength_sweep import Tried, best
+from weightflow.applications.strength_sweep import StrengthResult, best
 from weightflow.applications.transfer import few, random_starts, starts_of, transfer
 from weightflow.applications.weight_averages import AVERAGES
 from weightflow.batched.config import TrainingRecipe
@@ -166,7 +166,11 @@ def test_a_union_beyond_the_run_is_refused(flow, zoo):
 
 
 def test_the_best_strength_is_chosen_on_validation_images():
-    tried = [Tried(0.0, {}, 0.5, 0.9), Tried(0.5, {}, 0.8, 0.1), Tried(1.0, {}, 0.8, 1.0)]
+    tried = [
+        StrengthResult(0.0, {}, 0.5, 0.9),
+        StrengthResult(0.5, {}, 0.8, 0.1),
+        StrengthResult(1.0, {}, 0.8, 1.0),
+    ]
     assert best(tried).strength == 0.5
 
 

@@ -9,7 +9,7 @@ from weightflow.batched.tasks import Task
 from weightflow.evaluation import novelty
 from weightflow.evaluation.context import open_known
 from weightflow.evaluation.error_overlap import compare_behaviour
-from weightflow.evaluation.evaluate import Judged, judge
+from weightflow.evaluation.evaluate import Predictions, judge
 from weightflow.evaluation.novelty import Rows, mean_distance, nearest_distances, novel_and_good
 
 
@@ -110,7 +110,7 @@ def test_new_alone_or_good_alone_is_not_enough():
 def judged(predicted, labels):
     counted = torch.ones(predicted.shape, dtype=torch.bool)
     right = (predicted == labels).double().mean(1).float()
-    return Judged(predicted, torch.ones(predicted.shape), counted, labels, right)
+    return Predictions(predicted, torch.ones(predicted.shape), counted, labels, right)
 
 
 def test_compared_in_products_is_compared_one_by_one():

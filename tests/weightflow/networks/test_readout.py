@@ -14,7 +14,7 @@ from tests.population import TINY_RUN
 from weightflow import datasets
 from weightflow.batched.class_axes import masked_cross_entropy
 from weightflow.batched.config import TrainingRecipe
-from weightflow.batched.cosine_layer import ComparedLayer
+from weightflow.batched.cosine_layer import CosineLayer
 from weightflow.batched.inference import predict_many
 from weightflow.batched.initialization import initialise
 from weightflow.batched.tasks import Task
@@ -101,7 +101,7 @@ def test_the_written_out_derivatives_are_autograds(adapter):
     output = torch.baddbmm(bias.unsqueeze(-1), weight, h).mT
     scores = adapter.readout.scores(output, text)
     expected = torch.autograd.grad(masked_cross_entropy(scores, targets, mask).sum(), (weight, bias, h))
-    layer = ComparedLayer(weight.detach(), bias.detach(), adapter.readout.temperature * text)
+    layer = CosineLayer(weight.detach(), bias.detach(), adapter.readout.temperature * text)
     same = layer.scores(h.detach())
     torch.testing.assert_close(same.mT, scores, atol=1e-12, rtol=1e-12)
     leaf = same.detach().requires_grad_()

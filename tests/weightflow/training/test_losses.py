@@ -8,13 +8,13 @@ import torch
 
 from canon.errors import InputError
 from weightflow import datasets
-from weightflow.flow.draws import Draws
+from weightflow.flow.draws import NoiseDraws
 from weightflow.text import load_encoder
 from weightflow.training.adversarial import Adversary, AdversaryConfig
 from weightflow.training.augmentation import AugmentConfig
 from weightflow.training.functional_loss import BehaviourConfig
 from weightflow.training.trainer import resume, start
-from weightflow.training.unseen_tasks import TasksBeyond
+from weightflow.training.unseen_tasks import UnseenTasks
 
 from .test_trainer import assert_same_run, finished_tensors
 
@@ -49,7 +49,7 @@ def test_with_every_term_a_stopped_run_equals_one_that_was_not(zoo, every_term, 
 def terms_of(trainer, model=None):
     seen = trainer.populations["seen"]
     kept = torch.ones(len(seen), 1, dtype=torch.bool)
-    draws = Draws(torch.Generator().manual_seed(0))
+    draws = NoiseDraws(torch.Generator().manual_seed(0))
     return trainer.loss.training(model or trainer.model, seen, kept, trainer.data.train, draws)
 
 
@@ -94,8 +94,8 @@ def test_the_adversary_is_not_there_where_it_weighs_nothing(run):
 
 def test_tasks_beyond_the_zoo_hold_out_what_the_zoo_holds_out(zoo):
     data, encoder = datasets.load(zoo.dataset), load_encoder("wordllama")
-    beyond = TasksBeyond(zoo, data, encoder)
-    prompts, labels = beyond.draw(300, Draws(torch.Generator().manual_seed(0)))
+    beyond = UnseenTasks(zoo, data, encoder)
+    prompts, labels = beyond.draw(300, NoiseDraws(torch.Generator().manual_seed(0)))
     in_order = labels.where(labels >= 0, labels.max() + 1).argsort(dim=1, stable=True)
     drawn = [row[: int(here.sum())].tolist() for row, here in zip(in_order, prompts.present, strict=True)]
     held_out = {frozenset(data.class_index(r.classes)) for r in zoo.records if r.split != "seen"}

@@ -15,7 +15,7 @@ import torch
 from canon.cli import console
 from canon.errors import InputError
 from weightflow.cli.main import app
-from weightflow.flow.draws import Draws
+from weightflow.flow.draws import NoiseDraws
 from weightflow.training import run_store as runs
 from weightflow.training.functional_loss import BehaviourConfig
 from weightflow.training.processes import Processes
@@ -129,7 +129,7 @@ class _Two(Processes):
 
 def test_the_rows_of_all_processes_are_the_rows_of_one():
     def drawn(rank, processes, networks):
-        draws = Draws(torch.Generator().manual_seed(3), rank=rank, processes=processes)
+        draws = NoiseDraws(torch.Generator().manual_seed(3), rank=rank, processes=processes)
         return draws.normal(networks, 2, 5), draws.uniform(networks, 3), draws.integer(1000)
 
     whole = drawn(0, 1, 6)

@@ -10,22 +10,22 @@ from canon.types import StateDict
 from weightflow.batched.class_axes import gather_classes
 from weightflow.batched.tasks import Task
 from weightflow.evaluation.baselines.retrieval import best_known
-from weightflow.evaluation.context import Known
+from weightflow.evaluation.context import EvaluationContext
 
 
-def zoo_mean(known: Known, tasks: Sequence[Task], seed: int) -> StateDict:
+def zoo_mean(known: EvaluationContext, tasks: Sequence[Task], seed: int) -> StateDict:
     """The mean of the aligned networks as they are, each logit the mean of that logit."""
     means = {n: t.mean(0) if t.is_floating_point() else t[0] for n, t in known.state.items()}
     return {name: t.expand(len(tasks), *t.shape).clone() for name, t in means.items()}
 
 
-def zoo_mean_rows(known: Known, tasks: Sequence[Task], seed: int) -> StateDict:
+def zoo_mean_rows(known: EvaluationContext, tasks: Sequence[Task], seed: int) -> StateDict:
     """The mean of the aligned zoo with one mean row a class, put together for the classes asked for."""
     wide = {name: t.expand(len(tasks), *t.shape).clone() for name, t in known.mean.items()}
     return gather_classes(known.zoo.architecture, wide, tasks)
 
 
-def mean_of_nearest(known: Known, tasks: Sequence[Task], seed: int, networks: int) -> StateDict:
+def mean_of_nearest(known: EvaluationContext, tasks: Sequence[Task], seed: int, networks: int) -> StateDict:
     """The mean of the `networks` that know most of the classes, each row over those that know its class.
 
     Of one task, as in an unconditional zoo, these are random ones.

@@ -10,14 +10,14 @@ from torch.nn import functional as F
 from canon.types import StateDict
 from weightflow.batched.tasks import Task
 from weightflow.evaluation.baselines.errors import Inapplicable
-from weightflow.evaluation.context import Known
+from weightflow.evaluation.context import EvaluationContext
 from weightflow.generator.decode import decode
 from weightflow.text import Prompt, PromptBatch
 
 _NO_PROMPT = "all networks have one task, so that there is no other prompt"
 
 
-def shuffled_prompt(known: Known, tasks: Sequence[Task], seed: int) -> StateDict:
+def shuffled_prompt(known: EvaluationContext, tasks: Sequence[Task], seed: int) -> StateDict:
     """The prompt of another task with as many classes."""
     if known.one_task:
         raise Inapplicable(_NO_PROMPT)
@@ -25,7 +25,7 @@ def shuffled_prompt(known: Known, tasks: Sequence[Task], seed: int) -> StateDict
     return known.flow.sample_states(prompts, range(seed, seed + len(tasks)), known.config)
 
 
-def random_text(known: Known, tasks: Sequence[Task], seed: int) -> StateDict:
+def random_text(known: EvaluationContext, tasks: Sequence[Task], seed: int) -> StateDict:
     """A random vector of the same length for each class, always the same one for the same class."""
     if known.one_task:
         raise Inapplicable(_NO_PROMPT)

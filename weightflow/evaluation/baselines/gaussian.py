@@ -15,10 +15,10 @@ from torch import Tensor
 from canon.types import StateDict
 from weightflow.batched.class_axes import gather_classes
 from weightflow.batched.tasks import Task
-from weightflow.evaluation.context import Known
+from weightflow.evaluation.context import EvaluationContext
 
 
-def gaussian(known: Known, tasks: Sequence[Task], seed: int) -> StateDict:
+def gaussian(known: EvaluationContext, tasks: Sequence[Task], seed: int) -> StateDict:
     """Every weight drawn by itself, with its own mean and deviation over the zoo."""
     generator = torch.Generator().manual_seed(seed)
 
@@ -29,7 +29,7 @@ def gaussian(known: Known, tasks: Sequence[Task], seed: int) -> StateDict:
     return _around_the_mean(known, tasks, draw)
 
 
-def gaussian_pc(known: Known, tasks: Sequence[Task], seed: int, spread: float = 1.0) -> StateDict:
+def gaussian_pc(known: EvaluationContext, tasks: Sequence[Task], seed: int, spread: float = 1.0) -> StateDict:
     """The Gaussian of the zoo's mean and covariance, its deviations multiplied by `spread`."""
     z = torch.randn(len(tasks), len(known.rows), generator=torch.Generator().manual_seed(seed))
     z *= spread / len(known.rows) ** 0.5
@@ -41,7 +41,7 @@ def gaussian_pc(known: Known, tasks: Sequence[Task], seed: int, spread: float = 
 
 
 def _around_the_mean(
-    known: Known, tasks: Sequence[Task], draw: Callable[[Tensor, Tensor], Tensor]
+    known: EvaluationContext, tasks: Sequence[Task], draw: Callable[[Tensor, Tensor], Tensor]
 ) -> StateDict:
     wide = {}
     for name, tensor in known.wide.items():

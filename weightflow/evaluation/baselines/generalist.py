@@ -23,7 +23,7 @@ from weightflow.batched.config import TrainingRecipe
 from weightflow.batched.tasks import Task
 from weightflow.batched.training import train_many
 from weightflow.evaluation.baselines.errors import Inapplicable
-from weightflow.evaluation.context import Known
+from weightflow.evaluation.context import EvaluationContext
 from weightflow.zoo.builders.file_lock import holding
 
 FILE = "generalist.safetensors"
@@ -32,7 +32,7 @@ NETWORKS = 3
 SEED = 2**20 - 8
 
 
-def generalist(known: Known, tasks: Sequence[Task], seed: int) -> StateDict:
+def generalist(known: EvaluationContext, tasks: Sequence[Task], seed: int) -> StateDict:
     """For each task the rows of its classes, from each of the generalists in turn."""
     if known.one_task:
         raise Inapplicable("all networks have one task, so that each of them is a generalist")
@@ -48,7 +48,7 @@ def generalist(known: Known, tasks: Sequence[Task], seed: int) -> StateDict:
     return gather_classes(known.zoo.architecture, {n: t[chosen] for n, t in wide.items()}, tasks)
 
 
-def trained_generalists(known: Known, task: Task) -> StateDict:
+def trained_generalists(known: EvaluationContext, task: Task) -> StateDict:
     """Networks of all classes of `task`, stacked; trained where they are not beside the zoo yet."""
     recipe = generalist_recipe(known)
     path, made_by = known.zoo.path / FILE, _digest(recipe, task)
@@ -66,7 +66,7 @@ def trained_generalists(known: Known, task: Task) -> StateDict:
     return state
 
 
-def generalist_recipe(known: Known) -> TrainingRecipe:
+def generalist_recipe(known: EvaluationContext) -> TrainingRecipe:
     """The zoo's own training, longer; `Inapplicable` where it is not known how its networks were trained."""
     recipe = known.zoo.training_recipe
     if recipe is None:
@@ -76,7 +76,7 @@ def generalist_recipe(known: Known) -> TrainingRecipe:
     return dataclasses.replace(recipe, steps=steps, batch_seed=None)
 
 
-def _known_classes(known: Known) -> tuple[str, ...]:
+def _known_classes(known: EvaluationContext) -> tuple[str, ...]:
     return tuple(
         n for n, has in zip(known.data.class_names, known.has_class.any(0).tolist(), strict=True) if has
     )

@@ -11,11 +11,11 @@ from torch import Tensor
 from canon.types import StateDict
 from weightflow.batched.class_axes import gather_classes
 from weightflow.batched.tasks import Task
-from weightflow.evaluation.context import Known
+from weightflow.evaluation.context import EvaluationContext
 from weightflow.text import Prompt
 
 
-def nearest_prompt(known: Known, tasks: Sequence[Task], seed: int) -> StateDict:
+def nearest_prompt(known: EvaluationContext, tasks: Sequence[Task], seed: int) -> StateDict:
     """The training network whose prompt, as an ordered list of as many classes, is nearest in text."""
     asked, theirs = _text(known, tasks), _text(known, known.tasks)
     distance = torch.cdist(asked.flatten(1), theirs.flatten(1))
@@ -27,7 +27,7 @@ def nearest_prompt(known: Known, tasks: Sequence[Task], seed: int) -> StateDict:
     return {name: tensor[index] for name, tensor in known.state.items()}
 
 
-def nearest_rows(known: Known, tasks: Sequence[Task], seed: int) -> StateDict:
+def nearest_rows(known: EvaluationContext, tasks: Sequence[Task], seed: int) -> StateDict:
     """The training network that knows most of the classes asked for, its rows picked and reordered.
 
     The strongest retrieval: where some training task includes all the classes, this is a trained
@@ -38,7 +38,9 @@ def nearest_rows(known: Known, tasks: Sequence[Task], seed: int) -> StateDict:
     return gather_classes(known.zoo.architecture, wide, tasks)
 
 
-def best_known(known: Known, tasks: Sequence[Task], count: int, seed: int) -> Int[Tensor, "tasks count"]:
+def best_known(
+    known: EvaluationContext, tasks: Sequence[Task], count: int, seed: int
+) -> Int[Tensor, "tasks count"]:
     """For each task the `count` training networks that know most of its classes.
 
     Of those with as many, the ones with fewer others; then chance decides.
@@ -49,5 +51,5 @@ def best_known(known: Known, tasks: Sequence[Task], count: int, seed: int) -> In
     return score.topk(min(count, len(has)), dim=1).indices
 
 
-def _text(known: Known, tasks: Sequence[Task]) -> Tensor:
+def _text(known: EvaluationContext, tasks: Sequence[Task]) -> Tensor:
     return known.flow.prompts([Prompt(task.classes) for task in tasks]).vectors

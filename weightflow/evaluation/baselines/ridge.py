@@ -20,12 +20,12 @@ from canon.types import StateDict
 from weightflow.batched.class_axes import gather_classes
 from weightflow.batched.tasks import Task
 from weightflow.evaluation.baselines.errors import Inapplicable
-from weightflow.evaluation.context import Known
+from weightflow.evaluation.context import EvaluationContext
 
 PENALTIES = tuple(10.0**power for power in range(-4, 4))
 
 
-def ridge_rows(known: Known, tasks: Sequence[Task], seed: int) -> StateDict:
+def ridge_rows(known: EvaluationContext, tasks: Sequence[Task], seed: int) -> StateDict:
     """Rows predicted from text for every class, also for classes that the zoo never saw."""
     architecture = known.zoo.architecture
     if not architecture.class_axes:
@@ -35,7 +35,7 @@ def ridge_rows(known: Known, tasks: Sequence[Task], seed: int) -> StateDict:
     return _with_rows(known, tasks, predict_rows)
 
 
-def nearest_class(known: Known, tasks: Sequence[Task], seed: int) -> StateDict:
+def nearest_class(known: EvaluationContext, tasks: Sequence[Task], seed: int) -> StateDict:
     """For every class the mean row of the known class nearest to it in text."""
     if not known.zoo.architecture.class_axes:
         raise Inapplicable("the architecture has no row for a class")
@@ -43,7 +43,7 @@ def nearest_class(known: Known, tasks: Sequence[Task], seed: int) -> StateDict:
 
 
 def _with_rows(
-    known: Known, tasks: Sequence[Task], predict: Callable[[Tensor, Tensor, Tensor], Tensor]
+    known: EvaluationContext, tasks: Sequence[Task], predict: Callable[[Tensor, Tensor, Tensor], Tensor]
 ) -> StateDict:
     """The mean network with one row a class, predicted from the rows of known classes."""
     names = known.data.class_names
