@@ -13,13 +13,13 @@ from canon.actions.transform import Transform
 from canon.errors import InputError
 from canon.io import checkpoint, torch_pickle
 from canon.io.checkpoint import Checkpoint
-from canon.io.files import reading, replacing
+from canon.io.files import atomic_open, reading
 from canon.spec import PermutationSpec
 
 Path = str | os.PathLike[str]
 
 
-def carry(
+def transform_file(
     transform: Path,
     source: Path,
     out: Path,
@@ -62,7 +62,7 @@ def _carry_optimizer(element: Transform, source: Path, out: Path) -> int:
         by_name = {names[index]: dict(slots) for index, slots in whole["state"].items()}
         moved = element.apply_optimizer(by_name)
         whole["state"] = {index: moved[names[index]] for index in whole["state"]}
-    with replacing(out, follow=True) as file:
+    with atomic_open(out, follow=True) as file:
         torch.save(whole, file)
     return sum(isinstance(value, Tensor) for slots in moved.values() for value in slots.values())
 

@@ -99,10 +99,10 @@ def run(app: typer.Typer, arguments: Sequence[str] | None = None, *, name: str |
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal in ASCII shows ? for what it lacks
-    sys.exit(guarded(app, sys.argv[1:] if arguments is None else arguments, name=name))
+    sys.exit(run_cli(app, sys.argv[1:] if arguments is None else arguments, name=name))
 
 
-def guarded(app: typer.Typer, arguments: Sequence[str], *, name: str | None = None) -> int:
+def run_cli(app: typer.Typer, arguments: Sequence[str], *, name: str | None = None) -> int:
     """Run a command line and return its exit code; an error becomes one line on standard error."""
     debug = "--debug" in arguments
     rest = [argument for argument in arguments if argument != "--debug"]

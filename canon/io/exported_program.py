@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from canon.errors import InputError
-from canon.io.files import replacing
+from canon.io.files import atomic_open
 from canon.io.program_archive import sanitized
 from canon.validation import Invalid, shown
 
@@ -75,5 +75,5 @@ def write(
     buffer = io.BytesIO()
     with _quiet_export():
         torch.export.save(program, buffer)
-    with replacing(path, follow=follow) as file:
+    with atomic_open(path, follow=follow) as file:
         file.write(buffer.getbuffer())

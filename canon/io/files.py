@@ -26,7 +26,7 @@ _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 @contextmanager
-def replacing(path: str | os.PathLike[str], *, follow: bool = False) -> Iterator[BinaryIO]:
+def atomic_open(path: str | os.PathLike[str], *, follow: bool = False) -> Iterator[BinaryIO]:
     """A binary file that becomes `path` when the block ends well, and vanishes when it does not.
 
     A symbolic link at `path` is replaced, since a folder from elsewhere may hold links to anything; with
@@ -95,7 +95,7 @@ def explain(path: str | os.PathLike[str], error: OSError) -> Exception:
 
 def atomic_write(path: str | os.PathLike[str], content: bytes | str, *, follow: bool = False) -> None:
     """Write `content` (text as UTF-8) to `path`, all of it or nothing; errors and links as `replacing`."""
-    with replacing(path, follow=follow) as file:
+    with atomic_open(path, follow=follow) as file:
         file.write(content.encode() if isinstance(content, str) else content)
 
 

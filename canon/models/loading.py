@@ -23,7 +23,7 @@ from canon.errors import InputError
 from canon.io.checkpoint import Checkpoint, require_same
 from canon.io.files import require_file
 from canon.io.prefixes import module_like
-from canon.models.unfilled import needs_only_parameters, without_memory
+from canon.models.unfilled import needs_only_parameters, parameters_on_meta
 from canon.tracing.exported_graph import LARGE, Program, copy_module
 from canon.types import LazyState, State, like
 
@@ -185,7 +185,7 @@ def build(target: str, large: bool = False) -> tuple[nn.Module, Inputs | dict[st
 def _without_content(function: Callable[[], Any]) -> Any:
     """What `function` returns, its parameters without content; None where it needs their numbers."""
     try:
-        with without_memory():
+        with parameters_on_meta():
             made = function()
     except Exception:  # whatever fails there is tried once more, with content
         return None

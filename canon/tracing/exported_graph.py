@@ -150,7 +150,7 @@ class Program:
         with torch.no_grad():
             return self._run(lambda name: room.wide(state[name])[0] if self.large else wide(state[name]))
 
-    def hear(
+    def outputs_and_relevance(
         self, state: Mapping[str, Tensor], listened: Collection[str], probe: Probe, threshold: float
     ) -> tuple[list[Tensor], set[str]]:
         """The outputs, and those of the tensors `listened` that matter to them.

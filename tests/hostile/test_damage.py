@@ -23,7 +23,7 @@ FLIPS = 30
 
 
 def call(*arguments):
-    return console.guarded(app, [str(argument) for argument in arguments], name="weightflow")
+    return console.run_cli(app, [str(argument) for argument in arguments], name="weightflow")
 
 
 def read_zoo(folder):

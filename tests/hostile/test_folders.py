@@ -17,7 +17,7 @@ from weightflow.cli.main import app
 
 
 def call(*arguments):
-    return console.guarded(app, [str(argument) for argument in arguments], name="weightflow")
+    return console.run_cli(app, [str(argument) for argument in arguments], name="weightflow")
 
 
 @pytest.fixture

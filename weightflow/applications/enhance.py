@@ -22,7 +22,7 @@ from weightflow.flow.schedule import expand_time
 from weightflow.generator.decode import decode
 from weightflow.generator.generator import Flow
 from weightflow.text import Prompt
-from weightflow.zoo.canonicalize import follow
+from weightflow.zoo.canonicalize import align_to_frame
 
 
 def enhance(
@@ -40,7 +40,7 @@ def enhance(
         return dict(state)
     prompts = [Prompt(task.classes) for task in tasks]
     words = flow.prompts(prompts)
-    x_1 = flow.coordinates.encode(follow(flow.architecture, flow.frame, state, tasks), words.present)
+    x_1 = flow.coordinates.encode(align_to_frame(flow.architecture, flow.frame, state, tasks), words.present)
     t, schedule = torch.full((len(tasks),), 1 - strength), flow.header.config.objective.schedule
     x_0 = flow.noise(seeds, words.present)
     x_t = expand_time(schedule.alpha(t), x_1) * x_1 + expand_time(schedule.sigma(t), x_1) * x_0

@@ -14,7 +14,7 @@ from canon.types import StateDict
 from weightflow import datasets
 from weightflow.batched.accuracy import measured
 from weightflow.batched.tasks import Task
-from weightflow.evaluation.evaluate import judge
+from weightflow.evaluation.evaluate import evaluate_networks
 from weightflow.networks.architectures import Architecture
 
 STRENGTHS = tuple(i / 10 for i in range(11))
@@ -41,7 +41,7 @@ def sweep(
     for strength in strengths:
         state = make(strength)
         validation = measured(architecture, state, data, [task])[0]["validation"]
-        test = float(judge(architecture, state, [task]).accuracy)
+        test = float(evaluate_networks(architecture, state, [task]).accuracy)
         found.append(StrengthResult(strength, state, validation, test))
     return found
 

@@ -16,7 +16,7 @@ from weightflow.batched.batch_norm import restore_statistics
 from weightflow.batched.class_axes import class_table, pad_with_zeros
 from weightflow.batched.config import TrainingRecipe
 from weightflow.batched.early_stopping import BestStates
-from weightflow.batched.group_size import has_dropout, together
+from weightflow.batched.group_size import has_dropout, networks_per_group
 from weightflow.batched.inference import accuracies, predict_many
 from weightflow.batched.initialization import initialise
 from weightflow.batched.linear_chain import LinearChainLoss, layers_of
@@ -82,7 +82,7 @@ def train_many(
             "classes; leave it out"
         )
     check_inputs(architecture, data)
-    size = 1 if has_dropout(architecture) else recipe.together or together(architecture)
+    size = 1 if has_dropout(architecture) else recipe.together or networks_per_group(architecture)
     parts = []
     for rows in torch.arange(len(tasks)).split(size):
         some = rows.tolist()

@@ -61,7 +61,7 @@ def fuse(
     from canon.io.files import require_folder
     from weightflow.applications.fuse import fuse as fuse_networks
     from weightflow.applications.fuse import union_of
-    from weightflow.applications.fusion_baselines import opponents
+    from weightflow.applications.fusion_baselines import baseline_accuracies
     from weightflow.device import computing_on
     from weightflow.evaluation.chance import chance
     from weightflow.generator.generator import Flow
@@ -88,7 +88,7 @@ def fuse(
     task = union_of(flow, given)
     with computing_on(device):
         tried = _tried(lambda s: fuse_networks(flow, given, s, seed), flow, task, strength, sweep)
-        others = opponents(flow, given, task, trained)
+        others = baseline_accuracies(flow, given, task, trained)
     made = _best(tried)
     by_chance = chance([task])
     figures = {"fused": made.test, **others, "chance": by_chance}
@@ -126,7 +126,7 @@ def enhance(
     from weightflow.applications.enhance import enhance as enhance_networks
     from weightflow.device import computing_on
     from weightflow.evaluation.chance import chance
-    from weightflow.evaluation.evaluate import judge
+    from weightflow.evaluation.evaluate import evaluate_networks
     from weightflow.generator.generator import Flow
     from weightflow.text import Prompt
     from weightflow.zoo.network_file import read_network, write_network
@@ -142,7 +142,7 @@ def enhance(
         tried = _tried(
             lambda s: enhance_networks(flow, given.state, [task], s, [seed]), flow, task, strength, sweep
         )
-        before = float(judge(flow.architecture, given.state, [task]).accuracy)
+        before = float(evaluate_networks(flow.architecture, given.state, [task]).accuracy)
     made = _best(tried)
     write_network(out, flow.architecture, made.state, given.prompt.classes)
     by_chance = chance([task])

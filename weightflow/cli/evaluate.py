@@ -34,7 +34,7 @@ def evaluate(
     Chance is the share of the largest class. Ctrl-C shows the figures of the networks judged so far.
     """
     from weightflow.api.evaluation import evaluate as evaluate_networks
-    from weightflow.cli.report_tables import told
+    from weightflow.cli.report_tables import evaluation_lines
     from weightflow.zoo.store import Zoo
 
     opened = Zoo(networks)
@@ -43,7 +43,7 @@ def evaluate(
             found = evaluate_networks(
                 opened, device=device, executor=executor, workers=workers, progress=steps.advance, stop=stop
             )
-        console.show(found, "\n".join(told(found)), as_json)
+        console.show(found, "\n".join(evaluation_lines(found)), as_json)
         judged = f"{found['judged']} of {len(opened)}"
         stop.notes.append(f"{judged} networks were judged; the figures are of these")
 

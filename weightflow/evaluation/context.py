@@ -13,7 +13,7 @@ from torch import Tensor
 from canon.errors import InputError
 from canon.types import StateDict
 from weightflow import datasets
-from weightflow.batched.class_axes import class_table, pad_with_zeros, scatter_classes, widen
+from weightflow.batched.class_axes import class_table, pad_with_zeros, scatter_classes, with_num_classes
 from weightflow.batched.tasks import Task
 from weightflow.datasets import ClassificationData
 from weightflow.flow.sampling_config import SampleConfig
@@ -107,12 +107,12 @@ class EvaluationContext:
     def used_by(self, tasks: Sequence[Task]) -> StateDict:
         """As `used`, for networks of any tasks; tensors that know no classes take no memory."""
         has = self.classes_of(tasks)
-        wide = widen(self.zoo.architecture, has.shape[1])
+        wide = with_num_classes(self.zoo.architecture, has.shape[1])
         ones = {name: torch.ones(()).expand(len(tasks), *shape) for name, shape in wide.shapes.items()}
         return pad_with_zeros(wide, ones, has)
 
 
-def open_known(
+def open_context(
     folder: Path, config: SampleConfig | None = None, limit: int | None = None
 ) -> EvaluationContext:
     """The run, its zoo and how to sample, by default the run's own way.

@@ -28,7 +28,7 @@ class ErrorOverlap:
 
 
 def compare_behaviour(
-    judged: Predictions, tasks: Sequence[Task], others: Predictions, other_tasks: Sequence[Task]
+    predictions: Predictions, tasks: Sequence[Task], others: Predictions, other_tasks: Sequence[Task]
 ) -> ErrorOverlap:
     """Each network against the others of the same combination of classes.
 
@@ -36,14 +36,14 @@ def compare_behaviour(
     networks without a mistake agree in full: 1), `disagreement` the mean share of counted examples on
     which the two say different things. Passing the same population twice leaves each network itself out.
     """
-    same, theirs = judged is others, _by_combination(other_tasks)
+    same, theirs = predictions is others, _by_combination(other_tasks)
     ious, disagreements = [], []
     for combination, rows in _by_combination(tasks).items():
         against = theirs.get(combination, [])
         if len(against) < 1 + same:
             continue
-        counted = judged.counted[rows[0]]
-        labels, a, b = judged.labels[counted], judged.predicted[rows], others.predicted[against]
+        counted = predictions.counted[rows[0]]
+        labels, a, b = predictions.labels[counted], predictions.predicted[rows], others.predicted[against]
         a, b = a[:, counted], b[:, counted]
         iou, differs = _wrong_iou(a, b, labels), 1 - _agreement(a, b)
         if same:

@@ -26,7 +26,7 @@ from canon.types import StateDict
 from weightflow.batched.class_axes import scatter_classes
 from weightflow.batched.tasks import Task
 from weightflow.evaluation.context import EvaluationContext
-from weightflow.zoo.canonicalize import follow, read_frame
+from weightflow.zoo.canonicalize import align_to_frame, read_frame
 
 BLOCK, ROWS = 2**14, 2**8
 GOOD = 0.95
@@ -45,34 +45,34 @@ class Distances:
         return self.nearest / self.zoo
 
 
-def nearest_distances(known: EvaluationContext, state: StateDict, tasks: Sequence[Task]) -> Distances:
+def nearest_distances(context: EvaluationContext, state: StateDict, tasks: Sequence[Task]) -> Distances:
     """Networks are first brought into the zoo's frame, as the training networks were.
 
     `InputError` where the zoo is not canonical: then there is no frame.
     """
-    architecture = known.zoo.architecture
-    aligned = follow(architecture, read_frame(known.zoo), state, tasks)
+    architecture = context.zoo.architecture
+    aligned = align_to_frame(architecture, read_frame(context.zoo), state, tasks)
     wide = scatter_classes(architecture, aligned, tasks)
-    a, b = Rows(_trained(known, wide), known.classes_of(tasks)), _zoo(known)
-    return Distances(nearest(a, b, architecture.class_axes), spacing(known))
+    a, b = Rows(_trained(context, wide), context.classes_of(tasks)), _zoo(context)
+    return Distances(nearest(a, b, architecture.class_axes), spacing(context))
 
 
 @lru_cache(maxsize=1)
-def spacing(known: EvaluationContext) -> float:
+def spacing(context: EvaluationContext) -> float:
     """The zoo's leave-one-out distance: from a training network to the nearest other one, on average.
 
     The average is over `known.some`, the nearest is among all.
     """
-    zoo, some = _zoo(known), torch.tensor(known.some)
-    return float(nearest(zoo[some], zoo, known.zoo.architecture.class_axes, some).mean())
+    zoo, some = _zoo(context), torch.tensor(context.some)
+    return float(nearest(zoo[some], zoo, context.zoo.architecture.class_axes, some).mean())
 
 
-def spacing_share(known: EvaluationContext) -> float | None:
+def spacing_share(context: EvaluationContext) -> float | None:
     """The spacing over the root mean square of training networks; None where all their weights are zero."""
-    some = _zoo(known)[torch.tensor(known.some)]
+    some = _zoo(context)[torch.tensor(context.some)]
     zero = Rows({n: torch.zeros_like(t[:1]) for n, t in some.state.items()}, torch.ones_like(some.has[:1]))
-    size = float(nearest(some, zero, known.zoo.architecture.class_axes).square().mean().sqrt())
-    return spacing(known) / size if size else None
+    size = float(nearest(some, zero, context.zoo.architecture.class_axes).square().mean().sqrt())
+    return spacing(context) / size if size else None
 
 
 @dataclass(frozen=True)
@@ -89,14 +89,14 @@ class Rows:
         return Rows({name: tensor[rows] for name, tensor in self.state.items()}, self.has[rows])
 
 
-def _zoo(known: EvaluationContext) -> Rows:
-    return Rows(_trained(known, known.wide), known.has_class)
+def _zoo(context: EvaluationContext) -> Rows:
+    return Rows(_trained(context, context.wide), context.has_class)
 
 
-def _trained(known: EvaluationContext, wide: StateDict) -> StateDict:
+def _trained(context: EvaluationContext, wide: StateDict) -> StateDict:
     """The tensors that training moved: running statistics and counters say nothing of it."""
     with torch.device("meta"):
-        names = {name for name, _ in known.zoo.architecture.build().named_parameters()}
+        names = {name for name, _ in context.zoo.architecture.build().named_parameters()}
     return {name: tensor for name, tensor in wide.items() if name in names}
 
 
@@ -179,14 +179,14 @@ def _squares_of_rows(
     return found
 
 
-def mean_distance(known: EvaluationContext, state: StateDict, tasks: Sequence[Task]) -> float:
+def mean_distance(context: EvaluationContext, state: StateDict, tasks: Sequence[Task]) -> float:
     """Mean distance between any two networks of a stack that share something: their diversity.
 
     NaN where there are none.
     """
-    architecture = known.zoo.architecture
+    architecture = context.zoo.architecture
     wide = scatter_classes(architecture, state, tasks)
-    rows, total, count = Rows(_trained(known, wide), known.classes_of(tasks)), 0.0, 0
+    rows, total, count = Rows(_trained(context, wide), context.classes_of(tasks)), 0.0, 0
     for own, theirs, block in _blocks(rows, rows, architecture.class_axes):
         other = torch.arange(own.start, own.stop)[:, None] != torch.arange(theirs.start, theirs.stop)
         among = block[other & block.isfinite()]

@@ -10,7 +10,7 @@ from torch import Tensor
 from weightflow.batched.tasks import Task
 from weightflow.evaluation.baselines import BASELINES, Inapplicable, answer
 from weightflow.evaluation.context import EvaluationContext
-from weightflow.evaluation.evaluate import judge
+from weightflow.evaluation.evaluate import evaluate_networks
 from weightflow.evaluation.novelty import nearest_distances
 
 
@@ -23,16 +23,18 @@ class BaselineResult:
     reason: str | None = None
 
 
-def opponents(known: EvaluationContext, tasks: Sequence[Task], seed: int) -> dict[str, BaselineResult]:
-    return {name: _oppose(known, name, tasks, seed) for name in BASELINES}
+def baseline_results(
+    context: EvaluationContext, tasks: Sequence[Task], seed: int
+) -> dict[str, BaselineResult]:
+    return {name: _oppose(context, name, tasks, seed) for name in BASELINES}
 
 
-def _oppose(known: EvaluationContext, name: str, tasks: Sequence[Task], seed: int) -> BaselineResult:
+def _oppose(context: EvaluationContext, name: str, tasks: Sequence[Task], seed: int) -> BaselineResult:
     try:
-        state = answer(known, name, tasks, seed)
+        state = answer(context, name, tasks, seed)
     except Inapplicable as reason:
         return BaselineResult(reason=str(reason))
     return BaselineResult(
-        judge(known.zoo.architecture, state, tasks).accuracy,
-        nearest_distances(known, state, tasks).ratios if known.is_canonical else None,
+        evaluate_networks(context.zoo.architecture, state, tasks).accuracy,
+        nearest_distances(context, state, tasks).ratios if context.is_canonical else None,
     )

@@ -10,10 +10,10 @@ from weightflow.generator.decode import decode
 from weightflow.text import Prompt
 
 
-def speed(known: EvaluationContext, networks: int = 100) -> dict[str, Any]:
+def speed(context: EvaluationContext, networks: int = 100) -> dict[str, Any]:
     """Seconds for a batch of networks with the report's own solver, after one batch to warm up."""
-    flow, config = known.flow, known.config
-    prompts = [Prompt(known.tasks[i % len(known.tasks)].classes) for i in range(networks)]
+    flow, config = context.flow, context.config
+    prompts = [Prompt(context.tasks[i % len(context.tasks)].classes) for i in range(networks)]
     words, seeds = flow.prompts(prompts), range(networks)
     flow.tokens(words, flow.noise(seeds, words.present), config, seeds=seeds)  # warm-up
     begin = time.perf_counter()

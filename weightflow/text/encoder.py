@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from canon.errors import InputError
-from canon.io.files import replacing, require_file, sha256
+from canon.io.files import atomic_open, require_file, sha256
 
 
 class TextEncoder(ABC):
@@ -125,7 +125,7 @@ class CachedEncoder(TextEncoder):
         if self.folder is None:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
-        with replacing(self._path(key)) as file:
+        with atomic_open(self._path(key)) as file:
             np.save(file, vector.float().numpy())
 
 

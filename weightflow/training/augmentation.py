@@ -19,7 +19,7 @@ from torch import Tensor
 from canon.actions import permutation
 from canon.actions.permutation import Permutation
 from canon.errors import InputError
-from weightflow.batched.class_axes import move_classes
+from weightflow.batched.class_axes import index_class_axes
 from weightflow.flow.draws import NoiseDraws
 from weightflow.networks.architectures import Architecture
 from weightflow.representation.layout import Layout
@@ -107,7 +107,7 @@ def reorder_classes(architecture: Architecture, layout: Layout, batch: Batch, or
     vectors = torch.take_along_dim(prompts.vectors, order.unsqueeze(-1), dim=1)
     rows = torch.where(present, order, -1)
     tokens = _of_coordinates(layout)
-    z = tokens.encode(move_classes(architecture, tokens.decode(batch.z), rows))
+    z = tokens.encode(index_class_axes(architecture, tokens.decode(batch.z), rows))
     moved = order.argsort(dim=1).gather(1, batch.labels.clamp(min=0))
     return Batch(z, PromptBatch(vectors, present), torch.where(batch.labels >= 0, moved, -1))
 

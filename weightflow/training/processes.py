@@ -87,7 +87,7 @@ class Processes:
         self._together(lambda: dist.all_reduce(said))
         return bool(said)
 
-    def told(self, number: float) -> float:
+    def broadcast(self, number: float) -> float:
         """The first process's number."""
         if self.count == 1:
             return number

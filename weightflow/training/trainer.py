@@ -59,7 +59,7 @@ from weightflow.zoo import unfinished
 from weightflow.zoo.builders.file_lock import holding
 from weightflow.zoo.canonicalize import is_canonical, read_frame
 from weightflow.zoo.data_changes import warn_of_changes
-from weightflow.zoo.splits import learn_and_choose, only_task
+from weightflow.zoo.splits import only_task, train_validation_split
 from weightflow.zoo.store import Zoo
 
 WORK = "weightflow train"
@@ -95,7 +95,7 @@ class Trainer:
         warn_of_changes(zoo)
         words = class_words(config.descriptions, self.data.class_names, zoo.dataset) or zoo.class_words
         encoder, architecture = described(load_encoder(config.encoder), words), zoo.architecture
-        rows, classes = learn_and_choose(zoo, config.hold_out), only_task(zoo)
+        rows, classes = train_validation_split(zoo, config.hold_out), only_task(zoo)
         compatibility.check(config, zoo)
         self.frame = read_frame(zoo) if is_canonical(zoo) else {}
         prompts = {split: _prompts(zoo, rows[split], encoder) for split in rows}
@@ -240,7 +240,7 @@ class Trainer:
         self.optimizer.step()
         self._follow()
         if self.adversary is not None:
-            self.adversary.learn(batch.z, terms.x_1)
+            self.adversary.train_step(batch.z, terms.x_1)
         return terms
 
     @torch.no_grad()
@@ -258,7 +258,7 @@ class Trainer:
         The first process measures it for all; the numbers, empty in the others.
         """
         found = self._held_out() if self.processes.first else None
-        score, p = self.processes.told(0.0 if found is None else float(found.total)), self.progress
+        score, p = self.processes.broadcast(0.0 if found is None else float(found.total)), self.progress
         if score < p.best:
             p.best, p.best_step, p.stale = score, p.step, 0
             self.best_average = {k: v.clone() for k, v in self.average.state_dict().items()}

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from canon.errors import InputError
 from canon.io.prefixes import chains
-from canon.models.families.base import Family, FamilyMismatch, Recognition, sketched
+from canon.models.families.base import Family, FamilyMismatch, Recognition, functional_spec
 from canon.models.families.bert import BERT
 from canon.models.families.functional import Tensors
 from canon.models.families.gpt2 import GPT2
@@ -79,7 +79,7 @@ def recognise(
             if name is None and not family.fits(Tensors(inner)):
                 continue
             try:
-                found = sketched(label, family, inner, given, name is not None, verify)
+                found = functional_spec(label, family, inner, given, name is not None, verify)
                 return replace(found, spec=_under(prefix, found.spec), prefix=prefix)
             except FamilyMismatch as error:
                 tried.append(f"{label}: {error}")

@@ -58,12 +58,12 @@ def has(*keys: str) -> Callable[[Tensors], bool]:
     return lambda tensors: all(key in tensors for key in keys)
 
 
-def has_under(prefix: str, key: str) -> Callable[[Tensors], bool]:
+def has_with_prefix(prefix: str, key: str) -> Callable[[Tensors], bool]:
     """Does a checkpoint hold the key, with or without the prefix?"""
     return lambda tensors: key in tensors or prefix + key in tensors
 
 
-def sketched(
+def functional_spec(
     label: str, family: Family, state: Mapping[str, Tensor], given: Hyperparameters, named: bool, verify: bool
 ) -> Recognition:
     """The spec of `state` as one of the family, which a person named or not.

@@ -68,7 +68,7 @@ def planted(found):
 
 
 def run(*arguments):
-    return console.guarded(main.app, [str(a) for a in arguments], name="canon")
+    return console.run_cli(main.app, [str(a) for a in arguments], name="canon")
 
 
 @pytest.mark.parametrize("kind", ["single", "shards", "bin", "bin shards"])

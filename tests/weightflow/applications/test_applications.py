@@ -12,13 +12,13 @@ from weightflow import datasets
 from weightflow.applications.enhance import enhance
 from weightflow.applications.fuse import fuse, union, union_of
 from weightflow.applications.strength_sweep import StrengthResult, best
-from weightflow.applications.transfer import few, random_starts, starts_of, transfer
+from weightflow.applications.transfer import few_examples, random_starts, starts_of, transfer
 from weightflow.applications.weight_averages import AVERAGES
 from weightflow.batched.config import TrainingRecipe
 from weightflow.batched.inference import forward_many
 from weightflow.batched.tasks import Task
 from weightflow.cli.main import app
-from weightflow.evaluation.evaluate import judge, judge_together
+from weightflow.evaluation.evaluate import evaluate_jointly, evaluate_networks
 from weightflow.flow.sampling_config import SampleConfig
 from weightflow.generator.generator import Flow
 from weightflow.networks.architectures import Architecture
@@ -140,13 +140,15 @@ def test_fusing_starts_from_the_average_and_ends_at_the_words(flow, zoo):
 
 def test_together_each_class_is_judged_by_who_knows_it(zoo):
     a = network(zoo, 0)
-    alone = judge_together(zoo.architecture, [(a.state, a.task)], a.task)
-    assert alone == pytest.approx(float(judge(zoo.architecture, a.state, [a.task]).accuracy), abs=1e-6)
-    assert judge_together(zoo.architecture, [(a.state, a.task)] * 3, a.task) == alone
+    alone = evaluate_jointly(zoo.architecture, [(a.state, a.task)], a.task)
+    assert alone == pytest.approx(
+        float(evaluate_networks(zoo.architecture, a.state, [a.task]).accuracy), abs=1e-6
+    )
+    assert evaluate_jointly(zoo.architecture, [(a.state, a.task)] * 3, a.task) == alone
     one, other = disjoint(zoo)
     task = Task("digits", union(one.prompt.classes, other.prompt.classes))
-    both = judge_together(zoo.architecture, [(n.state, n.task) for n in (one, other)], task)
-    single = judge_together(zoo.architecture, [(one.state, one.task)], task)
+    both = evaluate_jointly(zoo.architecture, [(n.state, n.task) for n in (one, other)], task)
+    single = evaluate_jointly(zoo.architecture, [(one.state, one.task)], task)
     assert single < 0.75
     assert both > single
 
@@ -188,7 +190,7 @@ def test_more_epochs_on_other_data_and_the_same_for_every_start(zoo):
 
 def test_few_images_are_as_many_of_each_class():
     data, task = datasets.load("digits"), Task("digits", ("four", "nine"))
-    seen = few(data, task, 7)
+    seen = few_examples(data, task, 7)
     assert torch.bincount(seen.train.labels, minlength=10).tolist() == [0, 0, 0, 0, 7, 0, 0, 0, 0, 7]
     assert len(seen.test) == len(data.test)
 
@@ -204,7 +206,7 @@ def files(flow, zoo, tmp_path):
 
 
 def call(*arguments):
-    return console.guarded(app, [str(a) for a in arguments], name="weightflow")
+    return console.run_cli(app, [str(a) for a in arguments], name="weightflow")
 
 
 def test_commands_show_what_they_are_compared_with(run, zoo, files, tmp_path, capsys):

@@ -27,7 +27,7 @@ SMALL_ZOO = [part for setting in TINY for part in ("--set", setting)]
 
 
 def call(*arguments):
-    return console.guarded(app, [str(a) for a in arguments], name="weightflow")
+    return console.run_cli(app, [str(a) for a in arguments], name="weightflow")
 
 
 def result(capsys):
@@ -229,7 +229,7 @@ def test_version_is_that_of_the_package(capsys):
 
     assert call("--version") == 0
     assert capsys.readouterr().out.strip() == weightflow.__version__
-    assert console.guarded(canon_app, ["--version"], name="canon") == 0
+    assert console.run_cli(canon_app, ["--version"], name="canon") == 0
     assert capsys.readouterr().out.strip() == canon.__version__
 
 

@@ -76,10 +76,10 @@ def test_the_adversary_learns_to_tell_two_populations_apart():
     entries = torch.tensor([[True, True], [True, False]])
     adversary = Adversary(AdversaryConfig(weight=1.0, widths=(16, 8), learning_rate=1e-2), entries, seed=0)
     real, made = torch.randn(64, 2, 2, generator=generator) + 2, torch.randn(64, 2, 2, generator=generator)
-    first = adversary.learn(real, made)
+    first = adversary.train_step(real, made)
     assert first == pytest.approx(math.log(2), abs=0.3)
     for _ in range(100):
-        last = adversary.learn(real, made)
+        last = adversary.train_step(real, made)
     assert last < 0.3 * first
     assert adversary.loss(real).item() < adversary.loss(made).item()
     # an entry that networks do not have cannot give them away

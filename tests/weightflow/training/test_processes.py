@@ -61,7 +61,7 @@ def losses(folder):
 
 def test_two_processes_have_the_losses_of_one_and_write_once(zoo, tmp_path):
     options = [str(zoo.path), "--seed", "1", *SETTINGS]
-    assert console.guarded(app, ["train", *options, "--out", str(tmp_path / "one")]) == 0
+    assert console.run_cli(app, ["train", *options, "--out", str(tmp_path / "one")]) == 0
     done = train(zoo, tmp_path / "two", *SETTINGS)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("12 steps") == 1

@@ -48,7 +48,7 @@ def digits():
 
 
 def call(*arguments):
-    return console.guarded(app, [str(a) for a in arguments], name="weightflow")
+    return console.run_cli(app, [str(a) for a in arguments], name="weightflow")
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from weightflow.batched.tasks import Task
 from weightflow.evaluation.context import EvaluationContext
 
 
-def gaussian(known: EvaluationContext, tasks: Sequence[Task], seed: int) -> StateDict:
+def gaussian(context: EvaluationContext, tasks: Sequence[Task], seed: int) -> StateDict:
     """Every weight drawn by itself, with its own mean and deviation over the zoo."""
     generator = torch.Generator().manual_seed(seed)
 
@@ -26,26 +26,28 @@ def gaussian(known: EvaluationContext, tasks: Sequence[Task], seed: int) -> Stat
         std = (deviation.square().sum(0) / used.sum(0).clamp(min=1)).sqrt()
         return std * torch.randn(len(tasks), *std.shape, generator=generator)
 
-    return _around_the_mean(known, tasks, draw)
+    return _around_the_mean(context, tasks, draw)
 
 
-def gaussian_pc(known: EvaluationContext, tasks: Sequence[Task], seed: int, spread: float = 1.0) -> StateDict:
+def gaussian_pc(
+    context: EvaluationContext, tasks: Sequence[Task], seed: int, spread: float = 1.0
+) -> StateDict:
     """The Gaussian of the zoo's mean and covariance, its deviations multiplied by `spread`."""
-    z = torch.randn(len(tasks), len(known.rows), generator=torch.Generator().manual_seed(seed))
-    z *= spread / len(known.rows) ** 0.5
+    z = torch.randn(len(tasks), len(context.rows), generator=torch.Generator().manual_seed(seed))
+    z *= spread / len(context.rows) ** 0.5
 
     def draw(deviation: Tensor, used: Tensor) -> Tensor:
         return (z @ deviation.flatten(1)).view(len(tasks), *deviation.shape[1:])
 
-    return _around_the_mean(known, tasks, draw)
+    return _around_the_mean(context, tasks, draw)
 
 
 def _around_the_mean(
-    known: EvaluationContext, tasks: Sequence[Task], draw: Callable[[Tensor, Tensor], Tensor]
+    context: EvaluationContext, tasks: Sequence[Task], draw: Callable[[Tensor, Tensor], Tensor]
 ) -> StateDict:
     wide = {}
-    for name, tensor in known.wide.items():
-        mean, used = known.mean[name], known.used[name]
+    for name, tensor in context.wide.items():
+        mean, used = context.mean[name], context.used[name]
         drawn = draw((tensor - mean) * used, used) if tensor.is_floating_point() else 0
         wide[name] = (mean + drawn).expand(len(tasks), *mean.shape).clone()
-    return gather_classes(known.zoo.architecture, wide, tasks)
+    return gather_classes(context.zoo.architecture, wide, tasks)
