@@ -39,7 +39,7 @@ VARIANTS = {
     "default": Variant(),
     "no behaviour in the loss": Variant(preset={"behaviour": {"weight": 0.0}}),
     "not canonical": Variant(canonical=False),
-    "classes are no tokens": Variant(preset={"layout": "units"}),
+    "classes are not tokens": Variant(preset={"layout": "units"}),
     "no weight decay in the zoo": Variant(recipe={"training": {"weight_decay": 0.0}}),
 }
 

@@ -1,7 +1,7 @@
 """Classes that nobody has seen, from words, a few pictures, or both: linear heads, and heads of four hidden units.
 
 Nine classes are held out; what words and pictures say of a class is fitted to the classes left, its settings by hiding
-these in turn (`weightflow/zero_shot/fit_evidence.py`). Then some training images of the nine, drawn anew many times, show
+these in turn (`weightflow/zero_shot/fit_evidence.py`). Then some training images of the nine, redrawn many times, show
 them, and networks that tell the nine apart are judged on test images. The rows of linear heads are those that a run with
 anchors gives to unseen classes, up to a scale and a shift that all classes share. `--runs` measures narrow heads too:
 runs of the recipe `specialists` whose zoo has the same seed as the second draw, asked with the class vectors that

@@ -137,7 +137,7 @@ def main() -> None:
     }
     for name in options.zoos or known:
         if name not in known:
-            raise InputError(f"no zoo is called '{name}'; there are: {', '.join(known)}")
+            raise InputError(f"unknown zoo '{name}'; there are: {', '.join(known)}")
         rows[name] = measure(name, known[name], folder, options.workers)
         print(rows[name], flush=True)
     ordered = [rows[name] for name in known if name in rows]

@@ -238,7 +238,7 @@ def same_by_relabelling(
             f"B is A relabelled and rescaled, up to rounding to {dtype}: weights differ by {difference:.1e}"
         )
         return _found(resolved, f"{proof} relative ({allowed:.0e} allowed)", allowed)
-    proof = f"B is no relabelling of A by the groups known ({resolved.source}): weights differ by "
+    proof = f"B is not a relabelling of A by the groups known ({resolved.source}): weights differ by "
     proof += f"{difference:.1e} relative, {allowed:.0e} allowed for {dtype}{_mixed(a, b)}"
     proof = f"{proof}; give --model or .pt2 files to run both"
     return _verdict(None, proof, None, allowed, resolved.assumptions)

@@ -56,7 +56,7 @@ def _carry_optimizer(element: Transform, source: Path, out: Path) -> int:
             raise InputError(f"{path}: optimizer state is a .pt file, what optimizer.state_dict() gives")
     whole = torch_pickle.read(source)
     if not isinstance(whole, dict) or not {"state", "param_groups"} <= whole.keys():
-        raise InputError(f"{source} is no optimizer state; save optimizer.state_dict()")
+        raise InputError(f"{source} is not an optimizer state; save optimizer.state_dict()")
     with reading(source, "save optimizer.state_dict()"):
         names = parameter_names(whole, element.spec, os.fspath(source))
         by_name = {names[index]: dict(slots) for index, slots in whole["state"].items()}

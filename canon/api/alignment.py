@@ -208,7 +208,7 @@ def canonicalize(
 
     Returns:
         A copy in canonical order: a module for a module, else `Weights`; with `report` and `transform` (None
-        where norms were folded, which is no permutation).
+        where norms were folded, which is not a permutation).
 
     Raises:
         InputError: the network is not finite or of unknown structure; `fold` without code.

@@ -1,6 +1,6 @@
 """Tensors in which networks of one architecture may differ: heads of other classes, resized embeddings.
 
-They are no part of the matching. The network that is kept has its own; in the others they give way to those.
+They are not part of the matching. The network that is kept has its own; in the others they give way to those.
 """
 
 from __future__ import annotations

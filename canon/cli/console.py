@@ -45,11 +45,9 @@ from canon.io.json_text import json_text
 from canon.validation import shown
 
 # Defaults for the options of a command, as in `json: bool = console.JSON`.
-JSON = typer.Option(
-    False, "--json", help="The result as JSON on standard output; all talk on standard error."
-)
+JSON = typer.Option(False, "--json", help="Print JSON to stdout; logs go to stderr.")
 QUIET = typer.Option(False, "--quiet", "-q", help="No progress.")
-DEBUG = typer.Option(False, "--debug", help="Show the traceback of an error (may stand anywhere).")
+DEBUG = typer.Option(False, "--debug", help="Show the traceback of an error (at any position).")
 
 LEAST_BAR, COUNTS = 16, 32
 """Characters of a bar on a terminal of 80 columns, and of counts, rate, time left and the spaces between."""

@@ -89,7 +89,7 @@ class _Absorber:
                 if tensor is None:
                     continue
                 if tensor not in self.slots:
-                    return f"{label(owner)} has a weight or bias that is no parameter"
+                    return f"{label(owner)} has a weight or bias that is not a parameter"
                 others = self.users[self.slots[tensor].identity] - {owner}
                 if others:
                     names = ", ".join(sorted(label(other) for other in others))

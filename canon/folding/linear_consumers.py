@@ -27,7 +27,7 @@ _CONVOLUTIONS = {f"conv{n}d": 1 for n in (1, 2, 3)} | {f"conv_transpose{n}d": 0 
 class Reader:
     """A layer whose weight reads channels on axis `inputs`, in `groups` parts where that is the second axis.
 
-    `uneven` says why a shift of its input is no shift of its output, where it is none.
+    `uneven` says why a shift of its input is not a shift of its output, where it is none.
     """
 
     node: Node
@@ -54,7 +54,7 @@ class Reader:
 
 
 class NotLinear(Exception):
-    """Why a node is no layer that could take a gain."""
+    """Why a node is not a layer that could take a gain."""
 
 
 def reader_of(node: Node, given: Node, slots: dict[Node, GraphInput], channels: bool) -> Reader:
@@ -64,7 +64,7 @@ def reader_of(node: Node, given: Node, slots: dict[Node, GraphInput], channels: 
     """
     name = operation(node)
     if name not in (_CONVOLUTIONS if channels else _LINEAR) or (node.kwargs and not channels):
-        raise NotLinear(f"{label(node)} reads it, which is no linear layer")
+        raise NotLinear(f"{label(node)} reads it, which is not a linear layer")
     return _convolution(node, given, slots) if channels else _linear(node, given, slots)
 
 
@@ -76,7 +76,7 @@ def _linear(node: Node, given: Node, slots: dict[Node, GraphInput]) -> Reader:
     if weight.value.dim() != 2:
         raise NotLinear(f"{label(node)} reads it, with a weight or bias that is not a parameter")
     if slot is not None and slot.value.dim() != 1:
-        raise NotLinear(f"{label(node)} reads it, whose bias is no vector")
+        raise NotLinear(f"{label(node)} reads it, whose bias is not a vector")
     return Reader(node, weight, slot, inputs)
 
 

@@ -34,7 +34,7 @@ def read(path: str | os.PathLike[str]) -> Any:
         raise InputError(f"{path} was refused: {error}; {WAY_OUT}") from None
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, EOFError, RuntimeError) as error:
         raise InputError(
-            f"{path} is damaged or is no torch.export file ({shown(str(error), 120)}); "
+            f"{path} is damaged or is not a torch.export file ({shown(str(error), 120)}); "
             "write it with torch.export.save"
         ) from None
     try:

@@ -149,7 +149,7 @@ def read_bounded(path: str | os.PathLike[str], limit: int) -> bytes:
     """The content of a file of at most `limit` bytes, perhaps none.
 
     Pipes that a shell hands over (`/dev/stdin`, `/dev/fd/63`) are read too. Raises `InputError` where the file is
-    not there, is larger, or is no ordinary file.
+    not there, is larger, or is not an ordinary file.
     """
     try:
         found = os.stat(path)
@@ -166,7 +166,7 @@ def read_bounded(path: str | os.PathLike[str], limit: int) -> bytes:
     except (OSError, ValueError) as error:
         raise InputError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from None
     if found.st_size > limit or len(content) > limit:
-        raise InputError(f"{path} has more than {limit} bytes; at most so many are read")
+        raise InputError(f"{path} has more than {limit} bytes; that is the limit")
     return content
 
 

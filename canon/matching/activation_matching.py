@@ -133,7 +133,7 @@ class _CorrelationSums:
 def _listen(
     spec: PermutationSpec, module_a: nn.Module, module_b: nn.Module, batches: Iterable[Any]
 ) -> list[_CorrelationSums]:
-    """Run both modules over all batches and sum up what the layers that carry groups put out."""
+    """Run both modules over all batches and sum up what the layers that carry groups output."""
     a, b = copy.deepcopy(module_a).eval(), copy.deepcopy(module_b).eval()
     heard: dict[tuple[str, int], _CorrelationSums] = {}
     with _recorded(spec, a) as said_a, _recorded(spec, b) as said_b:
@@ -146,10 +146,12 @@ def _listen(
                 raise InputError("the two modules do not call the same layers")
             for key, (axis, output) in said_a.items():
                 if not (output.isfinite().all() and said_b[key][1].isfinite().all()):
-                    raise InputError(f"layer '{key[0]}' puts out NaN or infinity on the data given")
+                    raise InputError(f"layer '{key[0]}' outputs NaN or infinity on the data given")
                 heard.setdefault(key, _CorrelationSums.silent(axis)).add(output, said_b[key][1])
     if not heard:
-        raise InputError("nothing was heard: no batch was given, or no layer puts out units of a group")
+        raise InputError(
+            "no activations were recorded: no batch was given, or no layer outputs units of a group"
+        )
     return list(heard.values())
 
 

@@ -221,7 +221,7 @@ def function_at(target: str, option: str) -> Callable[..., Any]:
             require_file(where)
             described = importlib.util.spec_from_file_location(Path(where).stem, where)
             if described is None or described.loader is None:
-                raise ImportError(f"{where} is no Python file")
+                raise ImportError(f"{where} is not a Python file")
             namespace = importlib.util.module_from_spec(described)
             described.loader.exec_module(namespace)
         else:

@@ -102,7 +102,7 @@ class AxisUnification:
             if len(inner) == 1:
                 done = [segment + inner[0] for segment in done]
                 continue
-            # A product over a concatenation is no concatenation of products unless the outer positions
+            # A product over a concatenation is not a concatenation of products unless the outer positions
             # stay where they are; where they move, what is concatenated stays.
             if self.moving(tuple(done)):
                 self._close(leg[0], _REPEATED)

@@ -93,7 +93,7 @@ def evaluate(
         `predictions` of `networks` says how many were measured.
 
     Raises:
-        InputError: There is no network, or the data set is not on this computer.
+        InputError: There is not a network, or the data set is not on this computer.
 
     Example:
         >>> import weightflow

@@ -51,6 +51,6 @@ def recipe_of(flow: Flow, changes: dict[str, object] | None = None) -> TrainingR
     except (InputError, KeyError):
         raise InputError(
             f"the zoo of {flow.folder}, {path}, is gone or does not say how it was trained; "
-            "put it back, or leave out what has to be trained"
+            "restore it, or leave out what has to be trained"
         ) from None
     return config.build(TrainingRecipe, {**tables, **(changes or {})}, "training.")

@@ -61,7 +61,7 @@ def plot(tried: Sequence[StrengthResult], path: str | os.PathLike[str], chance: 
     axes.plot(x, [100 * one.validation for one in tried], "o-", label="validation images, which decide")
     axes.plot(x, [100 * one.test for one in tried], "o-", label="test images")
     axes.axhline(100 * chance, linestyle=":", color="grey", label="chance")
-    axes.set(xlabel="strength   (0 = as it is, 1 = made anew)", ylabel="accuracy, %")
+    axes.set(xlabel="strength   (0 = as it is, 1 = a new network)", ylabel="accuracy, %")
     axes.legend()
     axes.grid(alpha=0.3)
     buffer = io.BytesIO()

@@ -79,7 +79,7 @@ class DataInfo:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> DataInfo:
-        """As a file has it; `canon.validation.Invalid` where a name is no text or a statistic no number."""
+        """As a file has it; `canon.validation.Invalid` where a name is not text or a statistic no number."""
         found = check_facts(data)
         return cls(
             dataset=found["dataset"],

@@ -132,7 +132,7 @@ def _options(name: str, query: str, parameters: Mapping[str, inspect.Parameter])
                 f"{', '.join([*parameters, *PREPARED])}"
             )
         if key in options:
-            raise InputError(f"data set '{name}': option '{key}' stands twice; leave one out")
+            raise InputError(f"data set '{name}': option '{key}' occurs twice; leave one out")
         if key in parameters:
             options[key] = _value(name, key, text, flag=isinstance(parameters[key].default, bool))
         else:

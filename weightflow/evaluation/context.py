@@ -122,7 +122,7 @@ def open_context(
     flow = Flow(folder)
     reference = flow.header.zoo
     if not Path(reference.path).is_dir():
-        raise InputError(f"the zoo of {folder} is no longer at {reference.path}; put it back or train again")
+        raise InputError(f"the zoo of {folder} is no longer at {reference.path}; restore it or train again")
     zoo = Zoo(reference.path)
     if zoo.identity != reference.identity:
         raise InputError(

@@ -51,7 +51,7 @@ INITIALISATIONS: dict[str, Callable[[Architecture, Sequence[Task], Sequence[int]
 def _drawn(
     architecture: Architecture, tasks: Sequence[Task], seeds: Sequence[int], fill: Callable[..., Tensor]
 ) -> StateDict:
-    """PyTorch's initialisation with weights drawn anew by `fill` and biases at zero; norms stay as they are."""
+    """PyTorch's initialisation with weights redrawn by `fill` and biases at zero; norms stay as they are."""
     state = initialise(architecture, seeds)
     with torch.device("meta"):
         module = architecture.build()

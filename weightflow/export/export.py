@@ -150,7 +150,7 @@ def _features(facts: DataInfo) -> Features | None:
         return None
     if not Path(facts.backbone).is_file():
         raise InputError(
-            f"the networks are heads on the features of {facts.backbone}, which is not there; put it back, or write "
+            f"the networks are heads on the features of {facts.backbone}, which is not there; restore it, or write "
             "programs that take features: --prepared"
         )
     return Features(read_backbone(facts.backbone))

@@ -415,7 +415,7 @@ class Flow(Pretrained):
 
         Args:
             classes: Classes in logit order, as "three, seven" or a sequence of names; or prompts, one or several.
-            count: Networks for each prompt.
+            count: Number of networks per prompt.
             seed: Seed of a prompt's first network; the next one has the next seed.
             config: How to sample; the run's own way by default.
             **settings: Fields of `SampleConfig` to change, such as `steps=4`, `method="rk4"`, `noise=0.5`.
@@ -437,7 +437,7 @@ class Flow(Pretrained):
         unknown = sorted(settings.keys() - {field.name for field in dataclasses.fields(SampleConfig)})
         if unknown:
             known = [field.name for field in dataclasses.fields(SampleConfig)]
-            raise InputError(f"no setting is called '{unknown[0]}'; nearest: {suggest(unknown[0], known)}")
+            raise InputError(f"unknown setting '{unknown[0]}'; nearest: {suggest(unknown[0], known)}")
         prompts = [prompt for prompt in as_prompts(classes, self.known_classes) for _ in range(count)]
         seeds = [seed + number for number in range(count)] * (len(prompts) // count)
         changed = dataclasses.replace(config or self.sampling, **settings)

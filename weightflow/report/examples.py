@@ -19,18 +19,18 @@ from weightflow.report.generated import Generated
 SHOWN, LARGEST = 12, 64
 """Pictures of the first task, and pixels along a side."""
 MOST_CLASSES = 100
-"""A matrix of more classes is no picture and a large file."""
+"""A matrix of more classes is not a picture and a large file."""
 
 
 def answers(context: EvaluationContext, made: Generated) -> dict[str, Any]:
-    """A few test pictures of the first task with the answers of its network; a reason where examples are no pictures."""
+    """A few test pictures of the first task with the answers of its network; a reason where examples are not pictures."""
     task = made.tasks[0]
     if not set(task.classes) <= set(context.data.class_names):
         return {"shown": None, "reason": "the classes of the first task are made of others"}
     images = context.zoo.dataset.rpartition(THROUGH)[0] or context.zoo.dataset
     rows, pictures, shape = examples_of(task, images, SHOWN)
     if not shape:
-        return {"shown": None, "reason": "the examples are no pictures"}
+        return {"shown": None, "reason": "the examples are not pictures"}
     names = context.data.class_names
     shown = [
         {

@@ -68,7 +68,7 @@ def read_class_words(path: Path) -> dict[str, tuple[str, ...]]:
         text = read_bounded(path, LIMIT).decode("utf-8-sig")
         lines = list(csv.reader(text.splitlines(), skipinitialspace=True, strict=True))
     except (UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path} is no CSV file in UTF-8: {error}") from None
+        raise InputError(f"{path} is not a CSV file in UTF-8: {error}") from None
     if lines and lines[0] and lines[0][0].strip().lower() in HEADS:
         lines[0] = []
     found: dict[str, tuple[str, ...]] = {}
@@ -100,6 +100,6 @@ def class_words(table: Mapping[str, Any], classes: Sequence[str], dataset: str) 
         if not isinstance(said, (list, tuple)) or not said:
             raise InputError(f"descriptions: '{name}' needs words or a list of words, found {said!r}")
         if not all(isinstance(word, str) and word.strip() for word in said):
-            raise InputError(f"descriptions: '{name}' has an empty description, or one that is no text")
+            raise InputError(f"descriptions: '{name}' has an empty description, or one that is not text")
         found[own] = tuple(word.strip() for word in said)
     return found

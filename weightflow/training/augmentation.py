@@ -1,4 +1,4 @@
-"""Augmentation: the same networks, told otherwise, drawn anew at every step of training.
+"""Augmentation: the same networks, in equivalent forms, redrawn at every step of training.
 
     permute_units    hidden units of each network in a random order (Text2Weight, arXiv:2508.13633)
     permute_classes  classes in a random order: prompt, labels and rows together (Tina, arXiv:2405.14132)

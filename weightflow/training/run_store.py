@@ -94,7 +94,7 @@ def write_header(folder: Path, header: RunHeader) -> None:
 
 
 def read_header(folder: Path) -> RunHeader:
-    """`InputError` where the folder is no run, or one of a format that this version cannot read."""
+    """`InputError` where the folder is not a run, or one of a format that this version cannot read."""
     if not (folder / "config.toml").exists():
         raise InputError(f"{folder} is not a run: it has no config.toml; make one with `weightflow train`")
     tables = settings.read_toml(folder / "config.toml")

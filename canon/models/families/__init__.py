@@ -5,7 +5,7 @@ checked numerically, on the checkpoint's own weights; that the network is of the
 said. A checkpoint belongs to a family only if the function reads every tensor in it. What shapes do not
 tell is never guessed: it is said (`canon.models.families.hyperparameters`), or what depends on it stays in place.
 
-Prefixes of wrappers (`module.`, `_orig_mod.`, …) that stand before every key are no part of a family's keys.
+Prefixes of wrappers (`module.`, `_orig_mod.`, …) that stand before every key are not part of a family's keys.
 
 A new family is one file here and one line in `FAMILIES`; they are tried in this order.
 """

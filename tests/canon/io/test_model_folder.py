@@ -259,6 +259,6 @@ def test_the_content_decides_where_no_suffix_does(tmp_path, name):
     with open(tmp_path / "net", "rb") as one, open(tmp_path / "c.v2", "rb") as two:
         assert (one.read(2) == b"PK") == (two.read(2) == b"PK")
     assert checkpoint.read(tmp_path / "c.v2").state.keys() == state(0).keys()
-    (tmp_path / "text").write_text("hello, this is no network")
-    with pytest.raises(InputError, match="is no network"):
+    (tmp_path / "text").write_text("hello, this is not a network")
+    with pytest.raises(InputError, match="is not a network"):
         canon.inspect(tmp_path / "text")

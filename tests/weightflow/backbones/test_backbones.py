@@ -267,5 +267,5 @@ def test_data_and_settings_that_do_not_fit_are_refused(images, tmp_path):
         BackboneTrainer(datasets.load(images), TINY, out, NAMES[:3]).run()
     with pytest.raises(InputError, match="has no class 'read thing'; nearest: red thing"):
         BackboneTrainer(datasets.load(images), TINY, out, ["read thing"]).run()
-    with pytest.raises(InputError, match="no precision is called 'int8'"):
+    with pytest.raises(InputError, match="unknown precision 'int8'"):
         BackboneRecipe(precision="int8")

@@ -161,8 +161,8 @@ def test_shared_batches_need_the_same_classes(data):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"optimizer": "adamm"}, "no optimizer is called 'adamm'; there are: adam, adamw, sgd"),
-        ({"schedule": "step"}, "no schedule is called 'step'"),
+        ({"optimizer": "adamm"}, "unknown optimizer 'adamm'; there are: adam, adamw, sgd"),
+        ({"schedule": "step"}, "unknown schedule 'step'"),
         ({"steps": 0}, "steps 0 and batch_size 32 are at least 1"),
     ],
 )

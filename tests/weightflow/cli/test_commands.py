@@ -111,7 +111,7 @@ def test_the_pipeline_by_its_commands(tmp_path, capsys):
             ["train", "{zoo}", "--out", "{new}", "--objective", "gan"],
             "'gan' is not one of 'flow', 'diffusion'",
         ),
-        (["zoo", "build", "mnist2", "--out", "{new}"], "no recipe is called 'mnist2'"),
+        (["zoo", "build", "mnist2", "--out", "{new}"], "unknown recipe 'mnist2'"),
         (["report", "{run}", "--limit", "0"], "--limit is 0"),
         (["evaluate", "{run}"], "is not a zoo"),
         (["sample"], "Missing argument"),

@@ -66,7 +66,7 @@ def test_dopri5_reaches_the_exact_end():
 
 
 def test_an_unknown_solver_lists_what_there_is():
-    with pytest.raises(InputError, match="no solver is called 'rk5'; there are: euler, heun, midpoint, rk4"):
+    with pytest.raises(InputError, match="unknown solver 'rk5'; there are: euler, heun, midpoint, rk4"):
         solve(lambda x, t: x, torch.ones(1, 1), method="rk5")
 
 

@@ -61,9 +61,7 @@ def test_every_class_is_a_token_in_rows():
 
 
 def test_an_unknown_layout_lists_what_there_is(architecture):
-    with pytest.raises(
-        InputError, match="no layout is called 'neurons'; there are: blocks, flat, rows, units"
-    ):
+    with pytest.raises(InputError, match="unknown layout 'neurons'; there are: blocks, flat, rows, units"):
         make_layout(architecture, "neurons")
 
 

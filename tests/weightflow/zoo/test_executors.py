@@ -151,7 +151,7 @@ def test_workers_make_the_zoo_that_one_process_makes(alone, tmp_path):
 
 @pytest.mark.parametrize(
     ("executor", "workers", "message"),
-    [("rai", 1, "no executor is called 'rai'; there are: local, ray"), ("local", 0, "--workers is 0")],
+    [("rai", 1, "unknown executor 'rai'; there are: local, ray"), ("local", 0, "--workers is 0")],
 )
 def test_bad_executors_are_refused(tmp_path, executor, workers, message):
     with pytest.raises(InputError, match=message):

@@ -58,7 +58,7 @@ OF_WHOLE_NETWORKS = ("zoo_mean", "nearest_prompt", "shuffled_prompt", "hypernetw
 
 
 def answer(context: EvaluationContext, name: str, tasks: Sequence[Task], seed: int) -> StateDict:
-    """The networks of a baseline, statistics of batch norm estimated anew from training examples."""
+    """The networks of a baseline, batch-norm statistics re-estimated from training examples."""
     if name not in OF_WHOLE_NETWORKS and any(
         len(own) > 1 for t in tasks for own in context.data.class_labels(t.classes)
     ):
