@@ -35,7 +35,7 @@ def populations(context: EvaluationContext, task: Task, seed: int) -> dict[str, 
     repeated = [task] * max(SIZES)
     generated = sample(context, repeated, seed)
     if context.one_task:
-        return {"generated": generated, "trained": {n: t[: max(SIZES)] for n, t in context.state.items()}}
+        return {"generated": generated, "trained": context.picked(range(len(context.rows))[: max(SIZES)])}
     recipe = settings.build(TrainingRecipe, context.zoo.manifest["recipe"]["training"], "training.")
     seeds = [2**40 + seed + i for i in range(max(SIZES))]
     data = datasets.load(context.zoo.dataset)

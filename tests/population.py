@@ -64,7 +64,7 @@ def run(zoo, tiny_config) -> Path:
 
 
 @pytest.fixture(scope="session")
-def known(run) -> EvaluationContext:
+def context(run) -> EvaluationContext:
     """The finished run beside its zoo."""
     return open_context(run)
 

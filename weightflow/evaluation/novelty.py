@@ -14,7 +14,7 @@ the share of networks that are both.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -53,25 +53,25 @@ def nearest_distances(context: EvaluationContext, state: StateDict, tasks: Seque
     architecture = context.zoo.architecture
     aligned = align_to_frame(architecture, read_frame(context.zoo), state, tasks)
     wide = scatter_classes(architecture, aligned, tasks)
-    a, b = Rows(_trained(context, wide), context.classes_of(tasks)), _zoo(context)
-    return Distances(nearest(a, b, architecture.class_axes), spacing(context))
+    rows = Rows(_trained(context, wide), context.classes_of(tasks))
+    return Distances(nearest(rows, _zoo(context), architecture.class_axes), spacing(context))
 
 
 @lru_cache(maxsize=1)
 def spacing(context: EvaluationContext) -> float:
     """The zoo's leave-one-out distance: from a training network to the nearest other one, on average.
 
-    The average is over `known.some`, the nearest is among all.
+    The average is over `context.some`, the nearest is among all.
     """
-    zoo, some = _zoo(context), torch.tensor(context.some)
-    return float(nearest(zoo[some], zoo, context.zoo.architecture.class_axes, some).mean())
+    axes, some = context.zoo.architecture.class_axes, torch.tensor(context.some)
+    return float(nearest(_some(context), _zoo(context), axes, some).mean())
 
 
 def spacing_share(context: EvaluationContext) -> float | None:
     """The spacing over the root mean square of training networks; None where all their weights are zero."""
-    some = _zoo(context)[torch.tensor(context.some)]
+    some = _some(context)
     zero = Rows({n: torch.zeros_like(t[:1]) for n, t in some.state.items()}, torch.ones_like(some.has[:1]))
-    size = float(nearest(some, zero, context.zoo.architecture.class_axes).square().mean().sqrt())
+    size = float(nearest(some, zero.parts(), context.zoo.architecture.class_axes).square().mean().sqrt())
     return spacing(context) / size if size else None
 
 
@@ -88,9 +88,23 @@ class Rows:
     def __getitem__(self, rows: Tensor | slice) -> Rows:
         return Rows({name: tensor[rows] for name, tensor in self.state.items()}, self.has[rows])
 
+    def parts(self) -> Iterator[tuple[Tensor, Rows]]:
+        """A few networks at a time, with their positions: memory does not grow with the number of networks."""
+        for begin in range(0, len(self), ROWS):
+            positions = torch.arange(begin, min(begin + ROWS, len(self)))
+            yield positions, self[begin : begin + ROWS]
 
-def _zoo(context: EvaluationContext) -> Rows:
-    return Rows(_trained(context, context.wide), context.has_class)
+
+def _zoo(context: EvaluationContext) -> Iterator[tuple[Tensor, Rows]]:
+    """The training networks, a few at a time, with their positions."""
+    for positions, wide in context.parts():
+        for inside, rows in Rows(_trained(context, wide), context.has_class[positions]).parts():
+            yield positions[inside], rows
+
+
+def _some(context: EvaluationContext) -> Rows:
+    """The training networks that are measured."""
+    return Rows(_trained(context, context.picked_wide(context.some)), context.has_class[context.some])
 
 
 def _trained(context: EvaluationContext, wide: StateDict) -> StateDict:
@@ -100,27 +114,30 @@ def _trained(context: EvaluationContext, wide: StateDict) -> StateDict:
     return {name: tensor for name, tensor in wide.items() if name in names}
 
 
-def _blocks(a: Rows, b: Rows, class_axes: Mapping[str, int]) -> Iterator[tuple[slice, slice, Tensor]]:
-    """Distances in blocks of rows of both: memory does not grow with the number of networks."""
-    for i in range(0, len(a), ROWS):
-        own = slice(i, min(i + ROWS, len(a)))
-        for j in range(0, len(b), ROWS):
-            theirs = slice(j, min(j + ROWS, len(b)))
-            x, y = a[own], b[theirs]
+def _blocks(
+    a: Rows, parts: Iterable[tuple[Tensor, Rows]], class_axes: Mapping[str, int]
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Distances in blocks, with the positions of the rows of both."""
+    for theirs, y in parts:
+        for own, x in a.parts():
             yield own, theirs, distances(x.state, x.has, y.state, y.has, class_axes)
 
 
 def nearest(
-    a: Rows, b: Rows, class_axes: Mapping[str, int], itself: Int[Tensor, " networks"] | None = None
+    a: Rows,
+    parts: Iterable[tuple[Tensor, Rows]],
+    class_axes: Mapping[str, int],
+    itself: Int[Tensor, " networks"] | None = None,
 ) -> Float[Tensor, " networks"]:
-    """Distance of each network of `a` to the nearest one of `b`, infinite where none shares anything with it.
+    """Distance of each network of `a` to the nearest one in `parts`, infinite where none shares anything with it.
 
-    `itself` says which one of `b` each network of `a` is, where it is one: that one is left out.
+    `parts` are networks with their positions; `itself` says at which one each network of `a` is, where it is
+    one: that one is left out.
     """
     found = torch.full((len(a),), torch.inf, dtype=torch.float64)
-    for own, theirs, block in _blocks(a, b, class_axes):
+    for own, theirs, block in _blocks(a, parts, class_axes):
         if itself is not None:
-            block[itself[own, None] == torch.arange(theirs.start, theirs.stop)] = torch.inf
+            block[itself[own, None] == theirs] = torch.inf
         found[own] = torch.minimum(found[own], block.min(dim=1).values)
     return found
 
@@ -187,8 +204,8 @@ def mean_distance(context: EvaluationContext, state: StateDict, tasks: Sequence[
     architecture = context.zoo.architecture
     wide = scatter_classes(architecture, state, tasks)
     rows, total, count = Rows(_trained(context, wide), context.classes_of(tasks)), 0.0, 0
-    for own, theirs, block in _blocks(rows, rows, architecture.class_axes):
-        other = torch.arange(own.start, own.stop)[:, None] != torch.arange(theirs.start, theirs.stop)
+    for own, theirs, block in _blocks(rows, rows.parts(), architecture.class_axes):
+        other = own[:, None] != theirs
         among = block[other & block.isfinite()]
         total, count = total + float(among.sum()), count + len(among)
     return total / count if count else float("nan")

@@ -59,7 +59,7 @@ def networks_that_know(context: EvaluationContext, tasks: Sequence[Task]) -> Boo
 
 def picked(context: EvaluationContext, rows: Tensor, task: Task) -> StateDict:
     """Training networks, their rows picked and reordered for a task."""
-    wide = {name: tensor[rows] for name, tensor in context.wide.items()}
+    wide = context.picked_wide(rows.tolist())
     return gather_classes(context.zoo.architecture, wide, [task] * len(rows))
 
 

@@ -66,7 +66,7 @@ def _distances(context: EvaluationContext, made: Generated, seen: Generated) -> 
 
 
 def rms_ratio(context: EvaluationContext, state: StateDict, tasks: list[Task]) -> float:
-    """Root mean square of networks in the flow's coordinates, over the zoo's (of `known.some`)."""
+    """Root mean square of networks in the flow's coordinates, over the zoo's (of `context.some`)."""
     return _rms(context, state, tasks) / _rms(context, context.some_state, context.some_tasks)
 
 

@@ -24,8 +24,8 @@ def principal_map(context: EvaluationContext, made: Generated, most: int = 300) 
     if not context.is_canonical:
         return {"points": None, "points_reason": NO_FRAME}
     step = max(1, len(context.rows) // most)
-    some = slice(0, step * most, step)
-    zoo = _centred(context, {name: t[some] for name, t in context.wide.items()}, context.tasks[some])
+    some = range(len(context.rows))[: step * most : step]
+    zoo = _centred(context, context.picked_wide(some), [context.tasks[i] for i in some])
     gram = _products(zoo, zoo)
     if len(gram) < 3:
         return {"points": None, "points_reason": "fewer than three networks span no plane"}

@@ -15,6 +15,7 @@ from weightflow.evaluation.baselines.retrieval import nearest_rows
 from weightflow.evaluation.baselines.ridge import predict_rows
 from weightflow.evaluation.context import open_context
 from weightflow.evaluation.evaluate import evaluate_networks
+from weightflow.evaluation.novelty import nearest_distances
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +42,7 @@ def test_retrieval_finds_the_very_network_for_a_prompt_it_knows(context):
     for name in ("nearest_prompt", "nearest_rows"):
         found = answer(context, name, context.tasks[:10], 0)
         accuracy = evaluate_networks(context.zoo.architecture, found, context.tasks[:10]).accuracy
-        own = {k: v[:10] for k, v in context.state.items()}
+        own = {k: v[:10] for k, v in context.picked(range(len(context.rows))).items()}
         expected = evaluate_networks(context.zoo.architecture, own, context.tasks[:10]).accuracy
         assert float(accuracy.mean()) >= float(expected.mean()) - 0.05
 
@@ -61,7 +62,7 @@ def test_a_gaussian_has_the_mean_and_the_deviation_of_the_zoo(context):
     one = context.tasks[:1] * 600
     assert_same(gaussian_pc(context, one, 0, spread=0.0), zoo_mean_rows(context, one, 0), 1e-6)
     name = "1.weight"
-    deviation = context.state[name].std(0, correction=0)
+    deviation = context.picked(range(len(context.rows)))[name].std(0, correction=0)
     for draw in (gaussian, gaussian_pc):
         found = draw(context, one, 0)[name].std(0, correction=0)
         torch.testing.assert_close(found.mean(), deviation.mean(), rtol=0.05, atol=0)
@@ -107,3 +108,15 @@ def test_where_all_networks_have_one_task_a_prompt_has_no_baseline(one_task_run)
             answer(context, name, context.tasks, 0)
     picked = answer(context, "nearest_rows", context.tasks, 0)
     assert len(torch.unique(picked["1.weight"].flatten(1), dim=0)) > 1
+
+
+@pytest.mark.parametrize("name", sorted(set(BASELINES) - {"generalist", "hypernetwork"}))
+def test_baselines_of_a_zoo_larger_than_memory_are_those_of_one_in_memory(run, context, monkeypatch, name):
+    tasks = context.tasks[:3]
+    expected = answer(context, name, tasks, 5)
+    distance = nearest_distances(context, expected, tasks)
+    monkeypatch.setattr("weightflow.evaluation.context.IN_MEMORY", 0)
+    monkeypatch.setattr("weightflow.evaluation.context.PART", 7)
+    streamed = open_context(run)
+    assert_same(answer(streamed, name, tasks, 5), expected, 1e-5)
+    torch.testing.assert_close(nearest_distances(streamed, expected, tasks).ratios, distance.ratios)

@@ -14,7 +14,7 @@ from weightflow.evaluation.novelty import Rows, mean_distance, nearest_distances
 
 
 def test_copies_have_no_distance_and_other_networks_do(context):
-    copies = nearest_distances(context, context.state, context.tasks)
+    copies = nearest_distances(context, context.picked(range(len(context.rows))), context.tasks)
     assert float(copies.ratios.max()) < 0.02
     rows = context.zoo.rows("unseen_combinations")
     others = nearest_distances(context, context.zoo.load(rows), context.tasks_of(rows))
@@ -67,9 +67,9 @@ def test_the_nearest_in_blocks_of_networks_is_the_nearest(monkeypatch):
     among = novelty.distances(b.state, b.has, b.state, b.has, {"w": 1})
     among = among.fill_diagonal_(torch.inf).min(dim=1).values
     monkeypatch.setattr(novelty, "ROWS", 3)
-    torch.testing.assert_close(novelty.nearest(a, b, {"w": 1}), plain)
+    torch.testing.assert_close(novelty.nearest(a, b.parts(), {"w": 1}), plain)
     some = torch.tensor([10, 0, 4])  # of a few only, each left out itself
-    torch.testing.assert_close(novelty.nearest(b[some], b, {"w": 1}, some), among[some])
+    torch.testing.assert_close(novelty.nearest(b[some], b.parts(), {"w": 1}, some), among[some])
 
 
 def test_no_matrix_of_all_pairs_is_made(monkeypatch):
@@ -83,7 +83,7 @@ def test_no_matrix_of_all_pairs_is_made(monkeypatch):
 
     monkeypatch.setattr(novelty, "distances", seen)
     many = Rows({"w": torch.randn(600, 2)}, torch.ones(600, 3, dtype=torch.bool))
-    assert len(novelty.nearest(many, many, {}, torch.arange(600))) == 600
+    assert len(novelty.nearest(many, many.parts(), {}, torch.arange(600))) == 600
     assert max(max(shape) for shape in shapes) <= novelty.ROWS
 
 
@@ -96,9 +96,12 @@ def test_a_limit_bounds_the_networks_that_the_zoo_is_measured_by(run):
 
 
 def test_copies_of_one_network_have_no_diversity(context):
-    one = {name: tensor[:1].expand(3, *tensor.shape[1:]) for name, tensor in context.state.items()}
+    one = {
+        name: tensor[:1].expand(3, *tensor.shape[1:])
+        for name, tensor in context.picked(range(len(context.rows))).items()
+    }
     assert mean_distance(context, one, context.tasks[:1] * 3) < 1e-6
-    assert mean_distance(context, context.state, context.tasks) > 0.01
+    assert mean_distance(context, context.picked(range(len(context.rows))), context.tasks) > 0.01
 
 
 def test_new_alone_or_good_alone_is_not_enough():
@@ -130,7 +133,7 @@ def test_compared_in_products_is_compared_one_by_one():
 
 def test_a_population_compared_with_itself_leaves_each_network_out(context):
     tasks = [Task("digits", ("one", "two"))] * 2
-    state = {name: tensor[[0, 0]] for name, tensor in context.state.items()}
+    state = {name: tensor[[0, 0]] for name, tensor in context.picked(range(len(context.rows))).items()}
     twice = evaluate_networks(context.zoo.architecture, state, tasks)
     twins = compare_behaviour(twice, tasks, twice, tasks)
     assert (twins.wrong_iou, twins.disagreement) == (1.0, 0.0)

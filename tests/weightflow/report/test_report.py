@@ -150,7 +150,7 @@ def test_networks_of_one_prompt_are_compared_with_networks_trained_from_independ
 
 def test_copies_of_one_network_have_neither_disagreement_nor_gain(context):
     task = context.tasks[0]
-    copies = {n: t[:1].expand(4, *t.shape[1:]) for n, t in context.state.items()}
+    copies = {n: t[:1].expand(4, *t.shape[1:]) for n, t in context.picked(range(len(context.rows))).items()}
     found = measure_diversity(context, copies, [task])
     assert float(found.disagreement) == 0
     assert float(found.ensemble) == pytest.approx(float(found.one))

@@ -14,17 +14,21 @@ from weightflow.batched.tasks import Task
 from weightflow.evaluation.context import EvaluationContext
 from weightflow.text import Prompt
 
+MOST_TASKS = 2**12
+"""Tasks of training networks whose class vectors are in memory at once."""
+
 
 def nearest_prompt(context: EvaluationContext, tasks: Sequence[Task], seed: int) -> StateDict:
     """The training network whose prompt, as an ordered list of as many classes, is nearest in text."""
-    asked, theirs = _text(context, tasks), _text(context, context.tasks)
-    distance = torch.cdist(asked.flatten(1), theirs.flatten(1))
+    asked = _text(context, tasks)
+    parts = [context.tasks[i : i + MOST_TASKS] for i in range(0, len(context.tasks), MOST_TASKS)]
+    distance = torch.cat([torch.cdist(asked, _text(context, part)) for part in parts], dim=1)
     sizes, own = (torch.tensor([len(t.classes) for t in ts]) for ts in (tasks, context.tasks))
     distance[sizes.unsqueeze(1) != own] = torch.inf
     if context.one_task:  # every network answers every prompt: one at random for each
         distance = torch.rand(distance.shape, generator=torch.Generator().manual_seed(seed))
     index = distance.argmin(dim=1)
-    return {name: tensor[index] for name, tensor in context.state.items()}
+    return context.picked(index.tolist())
 
 
 def nearest_rows(context: EvaluationContext, tasks: Sequence[Task], seed: int) -> StateDict:
@@ -34,7 +38,7 @@ def nearest_rows(context: EvaluationContext, tasks: Sequence[Task], seed: int) -
     network.
     """
     index = best_known(context, tasks, 1, seed).squeeze(1)
-    wide = {name: tensor[index] for name, tensor in context.wide.items()}
+    wide = context.picked_wide(index.tolist())
     return gather_classes(context.zoo.architecture, wide, tasks)
 
 
@@ -52,4 +56,4 @@ def best_known(
 
 
 def _text(context: EvaluationContext, tasks: Sequence[Task]) -> Tensor:
-    return context.flow.prompts([Prompt(task.classes) for task in tasks]).vectors
+    return context.flow.prompts([Prompt(task.classes) for task in tasks]).vectors.flatten(1)
