@@ -215,7 +215,7 @@ class Code:
         if isinstance(self.spec, PermutationSpec):
             self.spec.check(known.state)
             if runnable is not None:
-                require_symmetries(self.spec, known, runnable, "the given spec")
+                require_symmetries(self.spec, runnable, "the given spec")
                 return SpecSource(self.spec, "the given spec", CHECKED, runnable)
             assumption = "the groups of the given spec are symmetries of the network"
             return SpecSource(self.spec, "the given spec", f"assuming {assumption}", runnable, (assumption,))

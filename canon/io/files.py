@@ -94,7 +94,7 @@ def explain(path: str | os.PathLike[str], error: OSError) -> Exception:
 
 
 def atomic_write(path: str | os.PathLike[str], content: bytes | str, *, follow: bool = False) -> None:
-    """Write `content` (text as UTF-8) to `path`, all of it or nothing; errors and links as `replacing`."""
+    """Write `content` (text as UTF-8) to `path`, all of it or nothing; errors and links as `atomic_open`."""
     with atomic_open(path, follow=follow) as file:
         file.write(content.encode() if isinstance(content, str) else content)
 

@@ -119,4 +119,4 @@ def _running(means: MatcherContext, method: str) -> tuple[Runnable, Data]:
         raise InputError(
             f"--method {method} runs the network on examples; give --model and --data (--train in barrier and merge)"
         )
-    return means.runnable, means.data
+    return means.runnable, means.runnable.fitted(means.data)

@@ -58,7 +58,7 @@ def resolve(
     if hints.spec is not None:
         source, spec = f"spec {os.fspath(hints.spec)}", read_spec(hints.spec, found.state)
         if runnable is not None:
-            require_symmetries(spec, found, runnable, source)
+            require_symmetries(spec, runnable, source)
             return SpecSource(spec, source, CHECKED, runnable)
         assumption = f"the groups of {os.fspath(hints.spec)} are symmetries of the network (--spec)"
         return SpecSource(spec, source, f"assuming {assumption}", None, (assumption,))
@@ -70,13 +70,14 @@ def resolve(
         prefix = prefix_of(runnable.module)
         return SpecSource(traced, source + f", under the prefix {prefix}" * bool(prefix), CHECKED, runnable)
     if hints.family is None and found.program is not None:
-        from canon.tracing.trace import trace
+        from canon.tracing.trace import trace, trace_program
 
         if hints.assume:
             raise InputError(
                 "--assume speaks of bare checkpoints; a .pt2 file holds the code, so leave it out"
             )
-        return SpecSource(trace(found.program), "traced from the exported program", CHECKED, runnable)
+        spec = trace(found.program) if runnable is None else trace_program(runnable.program)
+        return SpecSource(spec, "traced from the exported program", CHECKED, runnable)
     if runnable is not None and runnable.origin is not None:
         from canon.tracing.trace import trace_program
 
@@ -122,13 +123,11 @@ def described(found: Checkpoint) -> Runnable | None:
     return Runnable(module.eval(), inputs if isinstance(inputs, tuple) else (inputs,))
 
 
-def require_symmetries(spec: PermutationSpec, found: Checkpoint, runnable: Runnable, source: str) -> None:
+def require_symmetries(spec: PermutationSpec, runnable: Runnable, source: str) -> None:
     """`InputError` unless every group and scale of a file's spec keeps the network's function."""
-    from canon.tracing.exported_graph import Program
     from canon.tracing.numerical_check import check_program
 
-    inputs = runnable.examples if found.program is None else None
-    program = Program.of(runnable.module if found.program is None else found.program, inputs)
+    program = runnable.program
     identities = {
         identity: name for name, (identity, _) in program.state_identities.items() if name in spec.axes
     }
