@@ -55,7 +55,7 @@ def fuse(
     Shows test accuracy beside averaging them straight, by Git Re-Basin and in the run's frame, and beside
     their ensemble.
 
-    Example: [bold]weightflow fuse a.safetensors b.safetensors --run runs/digits --out union.safetensors[/]
+    Example: [bold]weightflow fuse nets/*.safetensors --run run --out union.safetensors[/]
     """
     from canon.io.checkpoint import check_suffix
     from canon.io.files import require_folder
@@ -119,7 +119,7 @@ def enhance(
 
     It may come from anywhere: its units are aligned to the run's first. Shows test accuracy before and after.
 
-    Example: [bold]weightflow enhance weak.safetensors --run runs/digits --sweep --out better.safetensors[/]
+    Example: [bold]weightflow enhance a.safetensors --run run --out b.safetensors[/]
     """
     from canon.io.checkpoint import check_suffix
     from canon.io.files import require_folder
@@ -177,7 +177,7 @@ def transfer(
 ) -> None:
     """Train networks further on other data, beside random starts and networks of a zoo.
 
-    Example: [bold]weightflow transfer nets --dataset "fashion_mnist?size=8" --classes "bag, sandal, coat"[/]
+    Example: [bold]weightflow transfer nets --dataset mnist --classes "one, two"[/]
     """
     from weightflow.applications.transfer import random_starts, starts_of
     from weightflow.applications.transfer import transfer as transfer_networks

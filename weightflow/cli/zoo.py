@@ -155,7 +155,8 @@ def import_(
     """Make a zoo of a folder of checkpoints. A file that does not fit is named.
 
     Example: [bold]weightflow zoo import files --dataset digits --out zoos/mine[/]
-    Example: [bold]weightflow zoo import runs --model nets.py:build --dataset digits --out zoos/mine[/]
+
+    Example: [bold]weightflow zoo import nets --model a.py:f --dataset digits --out zoo[/]
     """
     from weightflow.registry import announce
     from weightflow.text import Prompt
