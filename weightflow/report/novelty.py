@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from canon.types import StateDict
@@ -61,8 +62,15 @@ def _distances(known: Known, made: Generated, seen: Generated) -> dict[str, Any]
         "spacing_share": None if share is None else round(share, 6),
         **({"spacing_share_reason": "all weights of the zoo are zero"} if share is None else {}),
         "novel_and_good": novel_and_good(made.ratios, made.judged.accuracy, made.bound),
+        # a trained network is as good as itself: the share that lies as far
+        **({} if held_out is None else {"novel_and_good_trained": _far(held_out)}),
         "good": GOOD,
     }
+
+
+def _far(distances: Tensor) -> dict[str, float]:
+    trained = torch.ones_like(distances)
+    return novel_and_good(distances, trained, trained)
 
 
 def rms_ratio(known: Known, state: StateDict, tasks: list[Task]) -> float:
