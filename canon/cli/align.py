@@ -40,7 +40,7 @@ def align(
 
       canon align a.pt b.pt --out c.safetensors
 
-      canon align a.pt b.pt --model nets.py:build --input 1x3x32x32 --out c.pt --report r.json
+      canon align a.pt b.pt --model nets.py:build --input 1x3x32x32 --out c.pt
     """
     check_network_output(out, b)
     check_outputs(transform, report)

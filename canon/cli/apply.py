@@ -39,7 +39,7 @@ def apply(
 
       canon apply t.safetensors b-finetuned.pt --out c-finetuned.pt
 
-      canon apply t.safetensors adapter.safetensors --kind lora --out moved.safetensors
+      canon apply t.safetensors lora.safetensors --kind lora --out l.safetensors
     """
     check_network_output(out, a)
     from canon.actions.transform_files import transform_file

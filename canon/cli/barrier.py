@@ -45,7 +45,7 @@ def barrier(
 
     [bold]Example[/bold]
 
-      canon barrier a.pt b.pt --model nets.py:build --data test.npz --align --plot line.png
+      canon barrier a.pt b.pt --model nets.py:build --data x.npz --align
     """
     check_outputs(plot)
     from canon.api import averaging

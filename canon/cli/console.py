@@ -7,6 +7,7 @@ Results go to standard output, all talk to standard error. Nothing here imports 
 from __future__ import annotations
 
 import errno
+import inspect
 import os
 import re
 import shutil
@@ -154,11 +155,20 @@ def _warnings_said() -> Iterator[None]:
 
 def _invoke(app: typer.Typer, arguments: Sequence[str], name: str) -> None:
     """What `command.main(standalone_mode=False)` does, but for interrupts: it drops what was noted on them."""
-    command = typer.main.get_command(app)
+    command = _with_whole_lines(typer.main.get_command(app))
     if f"_{name.upper()}_COMPLETE" in os.environ:
         command.main(list(arguments), name)  # shell completion; ends the process
     with command.make_context(name, list(arguments)) as context:
         command.invoke(context)
+
+
+def _with_whole_lines(command: Any) -> Any:
+    """The command with the lines of each paragraph of its help joined: the terminal's width breaks them."""
+    paragraphs = inspect.cleandoc(command.help or "").split("\n\n")
+    command.help = "\n\n".join(paragraph.replace("\n", " ") for paragraph in paragraphs)
+    for own in getattr(command, "commands", {}).values():
+        _with_whole_lines(own)
+    return command
 
 
 def explain(error: Exception) -> tuple[int, str]:

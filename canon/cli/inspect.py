@@ -32,7 +32,7 @@ def inspect(
 
       canon inspect resnet18.pth
 
-      canon inspect net.pt --model nets.py:build --input 1x3x32x32 --save-spec groups.json
+      canon inspect net.pt --model nets.py:build --save-spec groups.json
     """
     check_outputs(save_spec)
     from canon.api import inspection

@@ -39,7 +39,7 @@ def merge(
 
       canon merge a.pt b.pt c.pt --out mean.safetensors
 
-      canon merge a.pt b.pt --weights 0.7,0.3 --model nets.py:build --train x.npz --repair batch-norm -o m.pt
+      canon merge a.pt b.pt --weights 0.7,0.3 --model nets.py:build --out m.pt
     """
     check_network_output(out, networks[0])
     from canon.api import averaging

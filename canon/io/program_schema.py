@@ -367,8 +367,10 @@ _PAYLOADS = record({"config": table(tensor_name, _PAYLOAD)})
 
 
 def program(content: bytes) -> bytes:
-    """The JSON of a program, checked and rewritten; `Invalid` where it holds what no network needs."""
-    return json.dumps(_guarded(_PROGRAM, parse_json(content))).encode()
+    """The JSON of a program, checked and written anew; `Invalid` where it holds what no network needs."""
+    found = _guarded(_PROGRAM, parse_json(content))
+    found.pop("guards_code", None)  # not needed to run, and unknown to older PyTorch
+    return json.dumps(found).encode()
 
 
 def payloads(content: bytes) -> dict[str, Any]:

@@ -10,9 +10,11 @@ from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor, nn
+from torch._decomp import decompositions
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind
 from torch.utils import _pytree as pytree
@@ -234,7 +236,7 @@ def _export(network: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -
     module = in_one_graph(without_cache(_unfilled(network).eval()))
     args, kwargs = pytree.tree_map(wide, (args, kwargs))
     try:
-        with _quiet():
+        with _quiet(), _states_of_lstm():
             return torch.export.export(module, args, kwargs, strict=False)
     except Exception as error:
         raise InputError(
@@ -315,6 +317,22 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
+
+
+@contextmanager
+def _states_of_lstm() -> Iterator[None]:
+    """Within the block the final states of an LSTM layer are exported as (batch, units): torch 2.6 leaves one axis more."""
+    of_layer = getattr(decompositions, "one_layer_lstm", None)
+    if of_layer is None:
+        yield
+        return
+
+    def without_layer(*args: Any, **kwargs: Any) -> tuple[Tensor, tuple[Tensor, ...]]:
+        out, states = of_layer(*args, **kwargs)
+        return out, tuple(state.squeeze(0) if state.dim() > 2 else state for state in states)
+
+    with mock.patch.object(decompositions, "one_layer_lstm", without_layer):
+        yield
 
 
 def _identity(tensor: Tensor) -> Any:

@@ -39,7 +39,7 @@ def train(
 
     If it was interrupted, run the same command again: it resumes bit for bit, after SIGKILL from the last finished epoch.
 
-    Example: [bold]weightflow backbone train cifar100 --exclude "chair, wolf" --out backbone.safetensors[/]
+    Example: [bold]weightflow backbone train cifar100 --exclude wolf --out b.safetensors[/]
     """
     from canon.io.checkpoint import check_suffix
     from weightflow import config, datasets
@@ -94,7 +94,7 @@ def take(
 ) -> None:
     """Make a backbone of a pretrained model of torchvision or timm.
 
-    Example: [bold]weightflow backbone take torchvision:resnet18 --out backbone.safetensors[/]
+    Example: [bold]weightflow backbone take torchvision:resnet18 --out b.safetensors[/]
     """
     from canon.io.checkpoint import check_suffix
     from weightflow import backbones

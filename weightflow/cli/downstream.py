@@ -58,7 +58,7 @@ def fuse(
     Prints its test accuracy beside that of weight averages (plain, Git Re-Basin, in the frame of the run) and of
     their ensemble.
 
-    Example: [bold]weightflow fuse a.safetensors b.safetensors --run runs/digits --out union.safetensors[/]
+    Example: [bold]weightflow fuse nets/*.safetensors --run run --out union.safetensors[/]
     """
     from canon.io.checkpoint import check_suffix
     from canon.io.files import require_folder
@@ -122,7 +122,7 @@ def enhance(
 
     Its units are first aligned to the frame of the run. Prints the test accuracy before and after.
 
-    Example: [bold]weightflow enhance weak.safetensors --run runs/digits --sweep --out better.safetensors[/]
+    Example: [bold]weightflow enhance a.safetensors --run run --out b.safetensors[/]
     """
     from canon.io.checkpoint import check_suffix
     from canon.io.files import require_folder
@@ -180,7 +180,7 @@ def transfer(
 ) -> None:
     """Fine-tune networks on other data, compared with random initializations and networks of a zoo.
 
-    Example: [bold]weightflow transfer nets --dataset "fashion_mnist?size=8" --classes "bag, sandal, coat"[/]
+    Example: [bold]weightflow transfer nets --dataset mnist --classes "one, two"[/]
     """
     from weightflow.applications.transfer import random_starts, starts_of
     from weightflow.applications.transfer import transfer as transfer_networks

@@ -46,6 +46,7 @@ def export(
     alone, an .onnx one is run in onnxruntime before it is written.
 
     Example: [bold]weightflow export nets --format pt2 --out files[/]
+
     Example: [bold]weightflow export runs/digits --format pretrained --out generator[/]
     """
     if (out is None) == (push is None):

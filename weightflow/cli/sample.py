@@ -77,7 +77,7 @@ def sample(
 
     Networks are written as they are finished; Ctrl-C keeps those as a valid zoo.
 
-    Example: [bold]weightflow sample runs/digits --classes "three, seven, nine" --count 8 --out nets[/]
+    Example: [bold]weightflow sample runs/digits --classes "three, seven" --out nets[/]
     """
     from weightflow.executors import make_executor
     from weightflow.generator.generator import Flow

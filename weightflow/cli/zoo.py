@@ -155,7 +155,8 @@ def import_(
     """Create a zoo from a folder of checkpoints. Files that do not fit are listed.
 
     Example: [bold]weightflow zoo import files --dataset digits --out zoos/mine[/]
-    Example: [bold]weightflow zoo import runs --model nets.py:build --dataset digits --out zoos/mine[/]
+
+    Example: [bold]weightflow zoo import nets --model a.py:f --dataset digits --out zoo[/]
     """
     from weightflow.registry import announce
     from weightflow.text import Prompt

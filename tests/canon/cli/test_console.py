@@ -69,7 +69,7 @@ def test_debug_shows_the_traceback(capsys, arguments):
     [
         (["nothing"], "error: No such command 'nothing'; `it --help` shows what there is"),
         (["go", "--count", "x"], "error: Invalid value for '--count'"),
-        (["go", "--wrong"], "error: No such option: --wrong"),
+        (["go", "--wrong"], "error: No such option"),
     ],
 )
 def test_a_wrong_command_is_two_and_one_line(capsys, arguments, text):
@@ -84,6 +84,29 @@ def test_no_command_is_answered_with_help(capsys):
     assert console.run_cli(command(lambda: None), [], name="it") == 2
     captured = capsys.readouterr()
     assert "An example." in captured.out + captured.err
+
+
+def test_lines_of_help_break_where_the_terminal_does(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    app = console.application("An example.", "1.0")
+
+    @app.command()
+    def go() -> None:
+        """Do it.
+
+        Words that a source file of one hundred columns breaks here, and that must not be broken again
+        at its end.
+
+          go --out c.pt
+        """
+
+    @app.command()
+    def other() -> None: ...
+
+    assert console.run_cli(app, ["go", "--help"]) == 0
+    said = capsys.readouterr().out
+    paragraph = said[said.index("Words") :].partition("go --out c.pt")[0].split("\n")
+    assert len([line for line in paragraph if line.strip()]) == 2
 
 
 def test_a_command_may_choose_its_code():
