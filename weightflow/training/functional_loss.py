@@ -34,8 +34,8 @@ class BehaviourConfig:
     the zoo does not have join each batch, a share of its size; their networks are generated from noise too.
     Generating takes up to `sampled_steps` and `beyond_steps` steps.
 
-    With `group` of 2 or more, so many networks are generated for each prompt of the sampled share, in one step,
-    and `ensemble` (a share of the cross-entropy), `energy` and `straight` (weights) are as in
+    With `group` of 2 or more, so many networks are generated for each prompt of the sampled share and of `beyond`,
+    in one step, and `ensemble` (a share of the cross-entropy), `energy` and `straight` (weights) are as in
     `training/sampled_loss.py`.
     """
 
