@@ -75,9 +75,12 @@ class Loss:
         if self.beyond is not None:
             count = max(1, round(config.behaviour.beyond * len(batch)))
             words, labels = self.beyond.draw(count, draws)
-            steps = config.behaviour.beyond_steps
-            error = self._from_noise(model, words, labels, steps, split, draws).mean()
-            extra["beyond"] = config.behaviour.weight * count / len(batch), error
+            if config.behaviour.group > 1:
+                errors = self._sampled.cross_entropy(model, words, labels, split, draws)
+            else:
+                steps = config.behaviour.beyond_steps
+                errors = self._from_noise(model, words, labels, steps, split, draws)
+            extra["beyond"] = config.behaviour.weight * count / len(batch), errors.mean()
         total = terms.total + sum(weight * error for weight, error in extra.values())
         return Terms(total, terms.parts | {n: error.detach() for n, (_, error) in extra.items()}, terms.x_1)
 

@@ -79,6 +79,15 @@ def test_a_model_that_answers_the_same_at_all_times_has_straight_paths(zoo, tiny
     assert float(drifting.parts["straight"]) > 0.1
 
 
+def test_tasks_beyond_the_zoo_come_in_groups_whose_ensemble_counts(zoo, tiny_config, tmp_path):
+    def beyond(ensemble):
+        trainer = trainer_with(zoo, tiny_config, tmp_path / f"run-{ensemble}", beyond=0.5, ensemble=ensemble)
+        return float(terms_of(trainer, lambda x, t, words, present: x).parts["beyond"])
+
+    # the same networks, which are their noise: their mean probability is never worse than one of them
+    assert beyond(1.0) < beyond(0.5) < beyond(0.0)
+
+
 def test_a_stopped_run_with_these_terms_equals_one_that_was_not(zoo, tiny_config, tmp_path):
     trainer_with(zoo, tiny_config, tmp_path / "whole").run()
     trainer = trainer_with(zoo, tiny_config, tmp_path / "halves")
