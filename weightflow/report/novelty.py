@@ -61,7 +61,7 @@ def _distances(context: EvaluationContext, made: Generated, seen: Generated) -> 
         "spacing": round(spacing(context), 6),
         "spacing_share": None if share is None else round(share, 6),
         **({"spacing_share_reason": "all weights of the zoo are zero"} if share is None else {}),
-        "novel_and_good": novel_and_good(made.ratios, made.judged.accuracy, made.bound),
+        "novel_and_good": novel_and_good(made.ratios, made.predictions.accuracy, made.bound),
         # a trained network is as good as itself: the share that lies as far
         **({} if held_out is None else {"novel_and_good_trained": _far(held_out)}),
         "good": GOOD,
@@ -73,9 +73,9 @@ def _far(distances: Tensor) -> dict[str, float]:
     return novel_and_good(distances, trained, trained)
 
 
-def rms_ratio(known: EvaluationContext, state: StateDict, tasks: list[Task]) -> float:
-    """Root mean square of networks in the flow's coordinates, over the zoo's (of `known.some`)."""
-    return _rms(known, state, tasks) / _rms(known, known.some_state, known.some_tasks)
+def rms_ratio(context: EvaluationContext, state: StateDict, tasks: list[Task]) -> float:
+    """Root mean square of networks in the flow's coordinates, over the zoo's (of `context.some`)."""
+    return _rms(context, state, tasks) / _rms(context, context.some_state, context.some_tasks)
 
 
 def _rms(context: EvaluationContext, state: StateDict, tasks: list[Task]) -> float:

@@ -39,15 +39,15 @@ TINY = 1e-8
 
 
 @dataclass(frozen=True)
-class SampledPrompt:
+class SampledBatch:
     """Networks `x_1` made of the noise `x_0` under `words`, one each."""
 
     words: PromptBatch
     x_0: Tensor
     x_1: Tensor
 
-    def __getitem__(self, rows: slice) -> SampledPrompt:
-        return SampledPrompt(self.words[rows], self.x_0[rows], self.x_1[rows])
+    def __getitem__(self, rows: slice) -> SampledBatch:
+        return SampledBatch(self.words[rows], self.x_0[rows], self.x_1[rows])
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class SampledLoss:
         return cross_entropy(log_p, targets, self.config.ensemble)
 
     def _answers(
-        self, made: SampledPrompt, labels: Tensor, split: Split, draws: NoiseDraws
+        self, made: SampledBatch, labels: Tensor, split: Split, draws: NoiseDraws
     ) -> tuple[Float[Tensor, "prompts group examples classes"], Tensor, Tensor]:
         """Log probabilities, and the targets and inputs that all networks of a prompt share."""
         group = self.config.group
@@ -95,7 +95,7 @@ class SampledLoss:
         )
         return log_p.unflatten(0, (len(labels), group)), targets, inputs
 
-    def _made(self, model: Model, words: PromptBatch, draws: NoiseDraws) -> SampledPrompt:
+    def _made(self, model: Model, words: PromptBatch, draws: NoiseDraws) -> SampledBatch:
         """Noise, and the networks that one evaluation makes of it, `group` in a row for each prompt."""
         layout, prompts, group = self.coordinates.layout, len(words), self.config.group
         words = _repeat(words, group)
@@ -103,9 +103,9 @@ class SampledLoss:
         noise = draws.normal(prompts, group, layout.tokens, layout.width).flatten(0, 1)
         x_0 = self.objective.source * noise * used
         clean = self.objective.clean(lambda x, t: model(x, t, words.vectors, words.present))
-        return SampledPrompt(words, x_0, clean(x_0, x_0.new_zeros(len(words))) * used)
+        return SampledBatch(words, x_0, clean(x_0, x_0.new_zeros(len(words))) * used)
 
-    def _straight(self, model: Model, made: SampledPrompt, draws: NoiseDraws) -> Tensor:
+    def _straight(self, model: Model, made: SampledBatch, draws: NoiseDraws) -> Tensor:
         schedule, words, x_1 = self.objective.schedule, made.words, made.x_1.detach()
         used = self.coordinates.used(words.present)
         t = draws.uniform(len(words))

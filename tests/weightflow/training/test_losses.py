@@ -109,7 +109,8 @@ def test_training_examples_are_mixed_with_others_of_their_task_and_validation_ex
     share = (moved * way).sum(-1) / way.square().sum(-1).clamp(min=1e-9)
     error = (moved - share.unsqueeze(-1) * way).norm(dim=-1)
     reached = (error < 1e-4) & (share >= -1e-4) & (share <= 0.4)
-    assert reached.any(2).all() and (mixed != own).any(-1).float().mean() > 0.5
+    assert reached.any(2).all()
+    assert (mixed != own).any(-1).float().mean() > 0.5
     torch.testing.assert_close(drawn(0.4, data.validation), drawn(0.0, data.validation))
 
 
