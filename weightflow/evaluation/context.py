@@ -12,7 +12,6 @@ from torch import Tensor
 
 from canon.errors import InputError
 from canon.types import StateDict
-from weightflow import datasets
 from weightflow.batched.class_axes import class_table, pad_with_zeros, scatter_classes, with_num_classes
 from weightflow.batched.tasks import Task
 from weightflow.datasets import ClassificationData
@@ -120,7 +119,7 @@ class EvaluationContext:
     @cached_property
     def data(self) -> ClassificationData:
         """The data set of the networks' tasks."""
-        return datasets.load(self.zoo.dataset)
+        return self.zoo.data
 
     @cached_property
     def is_canonical(self) -> bool:
