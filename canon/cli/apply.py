@@ -43,8 +43,9 @@ def apply(
     """
     check_network_output(out, a)
     from canon.actions.transform_files import carry
+    from canon.models.stored_keys import stored_keys
 
-    count = carry(t, a, out, kind=kind, invert=invert, fan_in_fan_out=fan_in_fan_out)
+    count = carry(t, a, out, kind=kind, invert=invert, fan_in_fan_out=fan_in_fan_out, keys_of=stored_keys)
     console.show(
         {"tensors": count, "out": str(out)}, f"{count} tensors of {a} transformed\nwrote {out}", json
     )
