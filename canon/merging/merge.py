@@ -16,7 +16,7 @@ from canon.matching.registry import Matcher
 from canon.merging.activation_repair import BATCH_NORMS, repairer
 from canon.merging.interpolation import merge, merge_lazily
 from canon.models.loading import Runnable, is_large
-from canon.models.spec_resolution import Resolved
+from canon.models.spec_resolution import SpecSource
 from canon.types import LazyState, State, like
 
 
@@ -40,7 +40,7 @@ def merge_networks(
     weights: Sequence[float],
     names: Sequence[str],
     *,
-    resolved: Resolved | None = None,
+    resolved: SpecSource | None = None,
     matcher: Matcher | None = None,
     balance: bool = False,
     runnable: Runnable | None = None,

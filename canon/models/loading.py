@@ -25,7 +25,7 @@ from canon.io.checkpoint import Checkpoint, require_same
 from canon.io.examples import Data
 from canon.io.files import require_file
 from canon.io.prefixes import module_like
-from canon.models.unfilled import needs_only_parameters, without_memory
+from canon.models.unfilled import needs_only_parameters, parameters_on_meta
 from canon.tracing.exported_graph import LARGE, Program, copy_module, operation
 from canon.types import LazyState, State, like
 
@@ -74,7 +74,7 @@ class Runnable:
 
 
 @dataclass(frozen=True)
-class Hints:
+class ModelSource:
     """What a person said about the network: at most one of `spec` and `family`; `input` goes with `model`.
 
     `assume` ("heads=12", "chain") says what keys and shapes do not, and goes with neither `spec` nor `model`.
@@ -108,7 +108,7 @@ class Hints:
             raise InputError("--assume speaks of bare checkpoints; --model gives the code, so leave one out")
 
 
-def find_runnable(found: Checkpoint, hints: Hints) -> Runnable | None:
+def find_runnable(found: Checkpoint, hints: ModelSource) -> Runnable | None:
     """The network's code: from `hints.model` ("package.module:build", "file.py:build") or its program."""
     if hints.model is None:
         return None if found.program is None else _from_program(found.program, hints.example_inputs)
@@ -137,7 +137,7 @@ def is_large(state: Mapping[str, Tensor]) -> bool:
     return 8 * sum(tensor.numel() for tensor in like(state).values()) > LARGE
 
 
-def _built(hints: Hints, large: bool) -> tuple[nn.Module, Inputs | None]:
+def _built(hints: ModelSource, large: bool) -> tuple[nn.Module, Inputs | None]:
     if isinstance(hints.model, nn.Module):
         return copy.deepcopy(hints.model), None  # what the user holds is left as it is
     assert callable(hints.model)
@@ -238,7 +238,7 @@ def build(target: str, large: bool = False) -> tuple[nn.Module, Inputs | dict[st
 def _without_content(function: Callable[[], Any]) -> Any:
     """What `function` returns, its parameters without content; None where it needs their numbers."""
     try:
-        with without_memory():
+        with parameters_on_meta():
             made = function()
     except Exception:  # whatever fails there is tried once more, with content
         return None
@@ -274,7 +274,7 @@ def function_at(target: str, option: str) -> Callable[..., Any]:
             require_file(where)
             described = importlib.util.spec_from_file_location(Path(where).stem, where)
             if described is None or described.loader is None:
-                raise ImportError(f"{where} is no Python file")
+                raise ImportError(f"{where} is not a Python file")
             namespace = importlib.util.module_from_spec(described)
             described.loader.exec_module(namespace)
         else:

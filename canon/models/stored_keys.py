@@ -22,6 +22,8 @@ from canon.models.huggingface import library, without_content
 from canon.models.loading import is_large, with_twins
 from canon.types import LazyState, State, like
 
+_WAY_OUT = "load the model with transformers, and give what its save_pretrained writes"
+
 Convert = Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
 
 
@@ -51,9 +53,7 @@ class Part:
         places = self.convert({n: p.view(shapes[n].shape) for n, p in zip(self.stored, numbers, strict=True)})
         at = torch.cat([places[name].flatten() for name in self.own])
         if len(at) != sum(sizes) or not torch.equal(at.sort().values, torch.arange(len(at))):
-            raise InputError(
-                f"{self.stored[0]} is stored in a form that canon cannot write; give --model, or a .pt2 file"
-            )
+            raise InputError(f"{self.stored[0]} is stored in a form that cannot be written; {_WAY_OUT}")
         moved = torch.cat([tensor.flatten() for tensor in own.values()])
         entries = torch.empty_like(moved)
         entries[at] = moved
@@ -161,6 +161,8 @@ def _parts(module: Any, own: dict[str, Any], state: State) -> list[Part] | None:
         convert = _conversion(module, converter, name, sources)
         stored = tuple(key for key, _ in sources)
         made = convert({key: like(state)[key].to("meta") for key in stored})
+        if sum(t.numel() for t in made.values()) != sum(like(state)[key].numel() for key in stored):
+            raise InputError(f"{stored[0]} is stored in a form that cannot be written; {_WAY_OUT}")
         parts.append(Part(stored, tuple(made), convert))
     return parts
 

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import canon
-from canon.actions.transform_files import carry
+from canon.actions.transform_files import transform_file
 from canon.io import checkpoint
 from canon.models.stored_keys import stored_keys
 
@@ -91,7 +91,7 @@ def test_planted_orders_come_back_in_the_keys_of_the_file(kind: str, tmp_path: P
     first = getattr(transformers, kind).from_pretrained(tmp_path / "a").state_dict()
     assert all(torch.equal(again[name], tensor) for name, tensor in first.items())
     aligned.transform.save(tmp_path / "t.safetensors")
-    carry(tmp_path / "t.safetensors", tmp_path / "b", tmp_path / "d", keys_of=stored_keys)
+    transform_file(tmp_path / "t.safetensors", tmp_path / "b", tmp_path / "d", keys_of=stored_keys)
     assert all(torch.equal(load_file(tmp_path / "d" / "model.safetensors")[n], t) for n, t in state.items())
 
 
