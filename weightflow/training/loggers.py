@@ -69,7 +69,9 @@ def _tracker(name: str, folder: Path) -> Any:
         raise InputError(
             f"--log {name} needs its package ({error}); install it: pip install {name}"
         ) from None
-    except Exception as error:  # each logger has errors of its own: no account, no connection, a database in use
+    except (
+        Exception
+    ) as error:  # each logger has errors of its own: no account, no connection, a database in use
         raise InputError(f"--log {name} cannot be started: {error}") from error
 
 
