@@ -106,7 +106,7 @@ def texts(path):
 
 
 def name_of(function):
-    """`train` of `@app.command("train") def ...`; None for a function that is no command."""
+    """`train` of `@app.command("train") def ...`; None for a function that is not a command."""
     for made in getattr(function, "decorator_list", []):
         if (
             isinstance(made, ast.Call)

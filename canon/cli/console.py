@@ -46,11 +46,9 @@ from canon.io.json_text import json_text
 from canon.validation import shown
 
 # Defaults for the options of a command, as in `json: bool = console.JSON`.
-JSON = typer.Option(
-    False, "--json", help="The result as JSON on standard output; all talk on standard error."
-)
+JSON = typer.Option(False, "--json", help="Print JSON to stdout; logs go to stderr.")
 QUIET = typer.Option(False, "--quiet", "-q", help="No progress.")
-DEBUG = typer.Option(False, "--debug", help="Show the traceback of an error (may stand anywhere).")
+DEBUG = typer.Option(False, "--debug", help="Show the traceback of an error (at any position).")
 
 LEAST_BAR, COUNTS = 16, 32
 """Characters of a bar on a terminal of 80 columns, and of counts, rate, time left and the spaces between."""
@@ -100,10 +98,10 @@ def run(app: typer.Typer, arguments: Sequence[str] | None = None, *, name: str |
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal in ASCII shows ? for what it lacks
-    sys.exit(guarded(app, sys.argv[1:] if arguments is None else arguments, name=name))
+    sys.exit(run_cli(app, sys.argv[1:] if arguments is None else arguments, name=name))
 
 
-def guarded(app: typer.Typer, arguments: Sequence[str], *, name: str | None = None) -> int:
+def run_cli(app: typer.Typer, arguments: Sequence[str], *, name: str | None = None) -> int:
     """Run a command line and return its exit code; an error becomes one line on standard error."""
     debug = "--debug" in arguments
     rest = [argument for argument in arguments if argument != "--debug"]

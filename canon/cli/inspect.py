@@ -21,12 +21,12 @@ def inspect(
     save_spec: Annotated[
         Path | None,
         typer.Option(
-            "--save-spec", metavar="OUT.json", help="Write the spec to this new file, to keep or amend."
+            "--save-spec", metavar="OUT.json", help="Write the spec to this new file, for example to edit it."
         ),
     ] = None,
     json: bool = console.JSON,
 ) -> None:
-    """Show the groups of A's units: what moves, what is frozen, and why.
+    """List the permutation groups of A: which units can be permuted, which are frozen, and why.
 
     [bold]Examples[/bold]
 

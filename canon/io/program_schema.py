@@ -3,7 +3,7 @@
 torch resolves names of operations with `getattr`, evaluates symbolic sizes and guards as Python, imports
 modules that a tree of outputs names, and writes names of nodes into code that it executes. So every field
 is checked against a list of what an ordinary network needs. Guards (checks of input sizes) and notes for
-debugging are left out: torch makes the guards of static and of bounded sizes anew.
+debugging are left out: torch makes the guards of static and of bounded sizes again.
 """
 
 from __future__ import annotations

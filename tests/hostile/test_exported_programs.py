@@ -33,7 +33,7 @@ def place(tmp_path, monkeypatch):
 
 
 def run(capsys, *arguments):
-    code = console.guarded(app, [str(a) for a in arguments], name="canon")
+    code = console.run_cli(app, [str(a) for a in arguments], name="canon")
     captured = capsys.readouterr()
     return code, captured.err.strip().splitlines()
 

@@ -50,7 +50,7 @@ def require(names: list[str]) -> None:
     """`InputError` where a logger is not known, or the package that all are reached through is not installed."""
     for name in names:
         if name not in LOGGERS:
-            raise InputError(f"no logger is called '{name}'; there are: {', '.join(LOGGERS)}")
+            raise InputError(f"unknown logger '{name}'; there are: {', '.join(LOGGERS)}")
     if names and importlib.util.find_spec("accelerate") is None:
         raise InputError("loggers need the package accelerate; install them: pip install 'weightflow[log]'")
 

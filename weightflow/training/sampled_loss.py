@@ -25,17 +25,29 @@ from jaxtyping import Float
 from torch import Tensor
 
 from weightflow.datasets import Split
-from weightflow.flow.draws import Draws
+from weightflow.flow.draws import NoiseDraws
 from weightflow.flow.objective import ObjectiveConfig
 from weightflow.flow.schedule import expand_time
 from weightflow.representation import Coordinates
 from weightflow.text import PromptBatch
 from weightflow.training.batch import Batch
-from weightflow.training.functional_loss import Behaviour, BehaviourConfig
+from weightflow.training.functional_loss import BehaviourConfig, FunctionalLoss
 
 # x_t, t, class vectors and which of them are there: to tokens
 Model = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 TINY = 1e-8
+
+
+@dataclass(frozen=True)
+class SampledBatch:
+    """Networks `x_1` made of the noise `x_0` under `words`, one each."""
+
+    words: PromptBatch
+    x_0: Tensor
+    x_1: Tensor
+
+    def __getitem__(self, rows: slice) -> SampledBatch:
+        return SampledBatch(self.words[rows], self.x_0[rows], self.x_1[rows])
 
 
 @dataclass(frozen=True)
@@ -45,43 +57,59 @@ class SampledLoss:
     config: BehaviourConfig
     objective: ObjectiveConfig
     coordinates: Coordinates
-    behaviour: Behaviour
+    behaviour: FunctionalLoss
 
-    def __call__(self, model: Model, batch: Batch, split: Split, draws: Draws) -> dict[str, Tensor]:
+    def __call__(self, model: Model, batch: Batch, split: Split, draws: NoiseDraws) -> dict[str, Tensor]:
         """Cross-entropy (prompts,) of the networks, and the other terms that weigh anything, each a mean."""
-        config, count = self.config, len(batch)
-        words = _repeat(batch.prompts, config.group)
-        x_0, x_1 = self._made(model, words, draws)
-        targets, inputs = self.behaviour.examples(batch.labels, split, draws)
-        log_p = self.behaviour.log_probabilities(
-            x_1,
-            words.present,
-            batch.labels.repeat_interleave(config.group, 0),
-            inputs.repeat_interleave(config.group, 0),
-        ).unflatten(0, (count, config.group))
+        config = self.config
+        made = self._made(model, batch.prompts, draws)
+        log_p, targets, inputs = self._answers(made, batch.labels, split, draws)
         found = {"behaviour": cross_entropy(log_p, targets, config.ensemble)}
         if config.energy:
             with torch.no_grad():
                 zoo = self.behaviour.log_probabilities(batch.z, batch.prompts.present, batch.labels, inputs)
             found["energy"] = energy_score(log_p.exp(), zoo.exp()).mean()
         if config.straight:
-            some = slice(None, None, config.group)  # one network of each prompt
-            found["straight"] = self._straight(model, words[some], x_0[some], x_1[some].detach(), draws)
+            one_each = made[:: config.group]
+            found["straight"] = self._straight(model, one_each, draws)
         return found
 
-    def _made(self, model: Model, words: PromptBatch, draws: Draws) -> tuple[Tensor, Tensor]:
-        """Noise, and the networks that one evaluation makes of it."""
-        layout, used = self.coordinates.layout, self.coordinates.used(words.present)
-        prompts = len(words) // self.config.group
-        noise = draws.normal(prompts, self.config.group, layout.tokens, layout.width).flatten(0, 1)
+    def cross_entropy(
+        self, model: Model, words: PromptBatch, labels: Tensor, split: Split, draws: NoiseDraws
+    ) -> Tensor:
+        """Of the networks of each prompt (prompts,), for tasks that the zoo has no network of."""
+        log_p, targets, _ = self._answers(self._made(model, words, draws), labels, split, draws)
+        return cross_entropy(log_p, targets, self.config.ensemble)
+
+    def _answers(
+        self, made: SampledBatch, labels: Tensor, split: Split, draws: NoiseDraws
+    ) -> tuple[Float[Tensor, "prompts group examples classes"], Tensor, Tensor]:
+        """Log probabilities, and the targets and inputs that all networks of a prompt share."""
+        group = self.config.group
+        targets, inputs = self.behaviour.examples(labels, split, draws)
+        log_p = self.behaviour.log_probabilities(
+            made.x_1,
+            made.words.present,
+            labels.repeat_interleave(group, 0),
+            inputs.repeat_interleave(group, 0),
+        )
+        return log_p.unflatten(0, (len(labels), group)), targets, inputs
+
+    def _made(self, model: Model, words: PromptBatch, draws: NoiseDraws) -> SampledBatch:
+        """Noise, and the networks that one evaluation makes of it, `group` in a row for each prompt."""
+        layout, prompts, group = self.coordinates.layout, len(words), self.config.group
+        words = _repeat(words, group)
+        used = self.coordinates.used(words.present)
+        noise = draws.normal(prompts, group, layout.tokens, layout.width).flatten(0, 1)
         x_0 = self.objective.source * noise * used
         clean = self.objective.clean(lambda x, t: model(x, t, words.vectors, words.present))
-        return x_0, clean(x_0, x_0.new_zeros(len(words))) * used
+        return SampledBatch(words, x_0, clean(x_0, x_0.new_zeros(len(words))) * used)
 
-    def _straight(self, model: Model, words: PromptBatch, x_0: Tensor, x_1: Tensor, draws: Draws) -> Tensor:
-        schedule, used = self.objective.schedule, self.coordinates.used(words.present)
+    def _straight(self, model: Model, made: SampledBatch, draws: NoiseDraws) -> Tensor:
+        schedule, words, x_1 = self.objective.schedule, made.words, made.x_1.detach()
+        used = self.coordinates.used(words.present)
         t = draws.uniform(len(words))
-        x_t = expand_time(schedule.alpha(t), x_1) * x_1 + expand_time(schedule.sigma(t), x_1) * x_0
+        x_t = expand_time(schedule.alpha(t), x_1) * x_1 + expand_time(schedule.sigma(t), x_1) * made.x_0
         clean = self.objective.clean(lambda x, time: model(x, time, words.vectors, words.present))
         error = (clean(x_t, t) - x_1).square() * used
         return (error.sum((1, 2)) / used.sum((1, 2))).mean()

@@ -152,10 +152,10 @@ def test_networks_of_one_prompt_are_compared_with_networks_trained_from_independ
         assert figures["gain"]["mean"] == pytest.approx(gain, abs=1e-5)
 
 
-def test_copies_of_one_network_have_neither_disagreement_nor_gain(known):
-    task = known.tasks[0]
-    copies = {n: t[:1].expand(4, *t.shape[1:]) for n, t in known.state.items()}
-    found = measure_diversity(known, copies, [task])
+def test_copies_of_one_network_have_neither_disagreement_nor_gain(context):
+    task = context.tasks[0]
+    copies = {n: t[:1].expand(4, *t.shape[1:]) for n, t in context.picked(range(len(context.rows))).items()}
+    found = measure_diversity(context, copies, [task])
     assert float(found.disagreement) == 0
     assert float(found.ensemble) == pytest.approx(float(found.one))
 
@@ -277,7 +277,7 @@ def test_a_ticked_baseline_shows_its_networks(tab, report, tmp_path):
 
 
 def call(*arguments):
-    return console.guarded(app, [str(a) for a in arguments], name="weightflow")
+    return console.run_cli(app, [str(a) for a in arguments], name="weightflow")
 
 
 def test_a_report_needs_the_zoo_it_was_trained_on(zoo, tiny_config, tmp_path, capsys):

@@ -27,7 +27,7 @@ def test_numbers_reach_a_callback_as_they_are_in_the_file(zoo, tmp_path):
 
 
 def test_a_logger_that_is_not_there_is_one_line(tmp_path, monkeypatch):
-    with pytest.raises(InputError, match="no logger is called 'paper'; there are: tensorboard"):
+    with pytest.raises(InputError, match="unknown logger 'paper'; there are: tensorboard"):
         logging_to(["paper"], tmp_path, TrainConfig()).__enter__()
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"pip install 'weightflow\[log\]'"):

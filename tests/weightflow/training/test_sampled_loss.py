@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from canon.errors import InputError
-from weightflow.flow.draws import Draws
+from weightflow.flow.draws import NoiseDraws
 from weightflow.flow.objective import ObjectiveConfig
 from weightflow.training.functional_loss import BehaviourConfig
 from weightflow.training.sampled_loss import cross_entropy, energy_score
@@ -52,7 +52,7 @@ def trainer_with(zoo, tiny_config, folder, **changes):
 def terms_of(trainer, model):
     seen = trainer.populations["seen"]
     kept = torch.ones(len(seen), 1, dtype=torch.bool)
-    draws = Draws(torch.Generator().manual_seed(0))
+    draws = NoiseDraws(torch.Generator().manual_seed(0))
     return trainer.loss.training(model, seen, kept, trainer.data.train, draws)
 
 
@@ -77,6 +77,15 @@ def test_a_model_that_answers_the_same_at_all_times_has_straight_paths(zoo, tiny
     assert float(terms.parts["straight"]) == 0
     drifting = terms_of(trainer, lambda x, t, words, present: fixed * t.view(-1, 1, 1))
     assert float(drifting.parts["straight"]) > 0.1
+
+
+def test_tasks_beyond_the_zoo_come_in_groups_whose_ensemble_counts(zoo, tiny_config, tmp_path):
+    def beyond(ensemble):
+        trainer = trainer_with(zoo, tiny_config, tmp_path / f"run-{ensemble}", beyond=0.5, ensemble=ensemble)
+        return float(terms_of(trainer, lambda x, t, words, present: x).parts["beyond"])
+
+    # the same networks, which are their noise: their mean probability is never worse than one of them
+    assert beyond(1.0) < beyond(0.5) < beyond(0.0)
 
 
 def test_a_stopped_run_with_these_terms_equals_one_that_was_not(zoo, tiny_config, tmp_path):

@@ -145,7 +145,7 @@ def learning(report: Report) -> Figure:
     )
 
 
-def where_they_lie(report: Report) -> Figure:
+def positions(report: Report) -> Figure:
     title, found = "Where networks lie", report["map"]
     if found["points"] is None:
         return unmeasured(title, found["points_reason"])
@@ -316,7 +316,7 @@ PICTURES: tuple[Callable[[Report], Figure], ...] = (
     guidance,
     fine_tuning,
     ensembles,
-    where_they_lie,
+    positions,
     learning,
     classes,
     confused,
