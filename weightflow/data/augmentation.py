@@ -2,6 +2,9 @@
 
 Padded by four pixels, cut to size again at a random place, mirrored half of the time (He et al. 2016,
 arXiv:1512.03385). Pixels beyond the border are the mean of the training images, which is zero here.
+
+Not torchvision's `RandomCrop`: it shifts all images of a batch alike and draws from the global generator, which a resumed run
+cannot restore for one batch.
 """
 
 from __future__ import annotations

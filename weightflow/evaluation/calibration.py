@@ -3,7 +3,7 @@ r"""Does a network know how sure it can be? Expected calibration error.
     ECE = sum_b  n_b / n  |accuracy_b - confidence_b|
 
 over bins b of equal width of the confidence, the probability of the answer. Guo et al. 2017,
-arXiv:1706.04599.
+arXiv:1706.04599. Of many networks at once, each with examples of its own, which torchmetrics does one by one.
 """
 
 from __future__ import annotations
