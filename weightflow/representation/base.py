@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
+from functools import lru_cache
 
 import torch
 from jaxtyping import Bool, Float
@@ -27,12 +28,27 @@ def used_entries(
 ) -> Bool[Tensor, "networks tokens width"]:
     """Which entries of a layout's tokens belong to a network with these logits."""
     distinct, which = present.unique(dim=0, return_inverse=True)  # networks of one task are alike
+    if len(distinct) == 1:
+        used = _used_entries_of_one(architecture, layout, tuple(distinct[0].tolist()), present.device)
+        return used.expand(len(present), -1, -1)
+    return _used_entries(architecture, layout, distinct)[which]
+
+
+@lru_cache(maxsize=2)
+def _used_entries_of_one(
+    architecture: Architecture, layout: Layout, present: tuple[bool, ...], device: torch.device
+) -> Bool[Tensor, "1 tokens width"]:
+    return _used_entries(architecture, layout, torch.tensor([present], device=device))
+
+
+def _used_entries(
+    architecture: Architecture, layout: Layout, present: Present
+) -> Bool[Tensor, "networks tokens width"]:
     ones = {
-        name: torch.ones(1, *shape, device=present.device).expand(len(distinct), *shape)
+        name: torch.ones(1, *shape, dtype=torch.bool, device=present.device).expand(len(present), *shape)
         for name, shape in architecture.shapes.items()
     }
-    used = layout.encode(pad_with_zeros(architecture, ones, distinct)).bool()
-    return used.expand(len(present), -1, -1) if len(distinct) == 1 else used[which]
+    return layout.encode(pad_with_zeros(architecture, ones, present))
 
 
 def require_shapes(tensors: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]]) -> None:

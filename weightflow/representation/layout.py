@@ -20,7 +20,7 @@ from math import ceil, prod
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from canon.errors import InputError
@@ -97,13 +97,14 @@ class Layout:
     def width(self) -> int:
         return max(block.width for block in self.blocks)
 
-    def encode(self, state: Mapping[str, Tensor]) -> Float[Tensor, "networks tokens width"]:
+    def encode(self, state: Mapping[str, Tensor]) -> Shaped[Tensor, "networks tokens width"]:
         """Stacked tensors (networks, *shape) to tokens; unused entries are zero."""
         blocks = []
         for block in self.blocks:
-            rows = torch.cat([_cut(state[p.tensor], p, block.tokens) for p in block.pieces], dim=-1)
-            blocks.append(torch.nn.functional.pad(rows, (0, self.width - block.width)))
-        return torch.cat(blocks, dim=1)
+            pieces = [_cut(state[p.tensor], p, block.tokens) for p in block.pieces]
+            rows = torch.cat(pieces, dim=-1) if len(pieces) > 1 else pieces[0]
+            blocks.append(_padded(rows, self.width))
+        return torch.cat(blocks, dim=1)  # a copy, also of a single block
 
     def decode(self, tokens: Float[Tensor, "networks tokens width"]) -> dict[str, Tensor]:
         """The exact inverse of `encode`: stacked tensors (networks, *shape), in the layout's order."""
@@ -193,10 +194,14 @@ _CHECK = record(
 def _cut(tensor: Tensor, piece: Piece, tokens: int) -> Tensor:
     networks = tensor.shape[0]
     if piece.axis is None:
-        flat = tensor.reshape(networks, -1)
-        padded = torch.nn.functional.pad(flat, (0, tokens * piece.width - flat.shape[1]))
-        return padded.reshape(networks, tokens, piece.width)
+        return _padded(tensor.reshape(networks, -1), tokens * piece.width).view(networks, tokens, piece.width)
     return tensor.movedim(piece.axis + 1, 1).reshape(networks, tokens, piece.width)
+
+
+def _padded(rows: Tensor, width: int) -> Tensor:
+    """Zeros behind the entries of the last axis; no copy where there are none to add."""
+    missing = width - rows.shape[-1]
+    return torch.nn.functional.pad(rows, (0, missing)) if missing else rows
 
 
 def _join(rows: Tensor, piece: Piece) -> Tensor:

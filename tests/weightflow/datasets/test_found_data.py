@@ -289,7 +289,7 @@ def test_channels_that_may_be_first_or_last_are_asked_for():
         ({"test_inputs": np.ones((9, 5)), "test_labels": np.zeros(9, int)}, r"shape \(4,\), those of test_inputs \(5,\)"),
         ({"test_inputs": np.ones((9, 4), np.uint8), "test_labels": np.zeros(9, int)}, "save both as bytes or both as"),
         ({"labels": np.full((60, 3), 0.5)}, "is not one-hot"),
-        ({"labels": np.array(["a", "x"] * 30), "class_names": ["a", "b"]}, "labels has 'x', which is no class"),
+        ({"labels": np.array(["a", "x"] * 30), "class_names": ["a", "b"]}, "labels has 'x', which is not a class"),
         ({"class_names": [b"\xff", b"b"]}, "class_names are bytes that are no UTF-8"),
     ],
 )  # fmt: skip
