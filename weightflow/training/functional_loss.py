@@ -3,6 +3,10 @@
 Squared error weighs every weight alike; this term weighs what the network does. Images are training
 images of the classes in the network's own task, drawn afresh at every step, all networks of the batch
 in one vmapped forward pass. Held-out losses use validation images. Test images have no way in here.
+
+Training images can be mixed with each other: a backbone separates the classes of images that it was trained on
+better than those of new ones, and a mixed image lies nearer to other classes (mixup, Zhang et al. 2018,
+arXiv:1710.09412, with the label of the image that counts more).
 """
 
 from __future__ import annotations
@@ -27,7 +31,8 @@ from weightflow.representation import Coordinates
 @dataclass(frozen=True)
 class BehaviourConfig:
     """`weight` of the cross-entropy (0 switches it off), `images` a network and step; the term is
-    multiplied by t ** `power`.
+    multiplied by t ** `power`. Each training image is replaced by its weighted mean with another one of its task, whose
+    weight is drawn between 0 and `mix`; the label stays. Words, which have no mean, are left as they are.
 
     `sampled`: for which share of each batch behaviour is that of networks generated from noise under its
     prompts, and not of the predictions that the weights are compared with. `beyond`: how many tasks that
@@ -41,6 +46,7 @@ class BehaviourConfig:
 
     weight: float = 0.3
     images: int = 64
+    mix: float = 0.0
     power: float = 0.0
     sampled: float = 0.0
     sampled_steps: int = 4
@@ -54,6 +60,10 @@ class BehaviourConfig:
     def __post_init__(self) -> None:
         if self.weight < 0 or self.images < 1:
             raise InputError(f"behaviour: weight {self.weight} and images {self.images} must be positive")
+        if not 0 <= self.mix <= 0.5:
+            raise InputError(
+                f"behaviour.mix is {self.mix}; it is a share from 0 to 0.5, beyond which the label is of the lesser part"
+            )
         if self.beyond < 0 or self.beyond_steps < 1:
             raise InputError(
                 f"behaviour: beyond {self.beyond} must not be negative, beyond_steps {self.beyond_steps} at least 1"
@@ -85,8 +95,11 @@ class BehaviourConfig:
 class Behaviour:
     """Cross-entropy (networks,) of decoded networks on random examples of their tasks."""
 
-    def __init__(self, coordinates: Coordinates, data: ClassificationData, images: int) -> None:
+    def __init__(
+        self, coordinates: Coordinates, data: ClassificationData, images: int, mix: float = 0.0
+    ) -> None:
         self.coordinates, self.data, self.images = coordinates, data, images
+        self.mix = mix if coordinates.architecture.example(1).is_floating_point() else 0.0
         self._forward = forward_many(coordinates.architecture)
         self._readout = coordinates.architecture.readout
         self._rows = {
@@ -117,7 +130,17 @@ class Behaviour:
         wanted = own.gather(1, place.long())
         targets = labels.gather(1, wanted)
         place = (chosen.uniform(*wanted.shape) * counts[wanted]).long()
-        return draws.put(targets), draws.put(split.inputs[rows[wanted, place]])
+        inputs = split.inputs[rows[wanted, place]]
+        if self.mix and split is self.data.train:
+            inputs = self._mixed(inputs, chosen)
+        return draws.put(targets), draws.put(inputs)
+
+    def _mixed(self, inputs: Float[Tensor, "tasks images ..."], draws: Draws) -> Tensor:
+        tasks, images = inputs.shape[:2]
+        other = (draws.uniform(tasks, images) * images).long()
+        share = self.mix * draws.uniform(tasks, images)
+        own = torch.arange(tasks).unsqueeze(1)
+        return inputs.lerp(inputs[own, other], share.view(tasks, images, *(1 for _ in inputs.shape[2:])))
 
     def log_probabilities(
         self,

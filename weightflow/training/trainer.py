@@ -110,7 +110,7 @@ class Trainer:
             exchange,
         )
         computing = self.coordinates.to(self.device)
-        behaviour = Behaviour(computing, self.data, config.behaviour.images)
+        behaviour = Behaviour(computing, self.data, config.behaviour.images, config.behaviour.mix)
         self.populations = {
             split: Batch(
                 _encode(self.coordinates, zoo, rows[split], prompts[split]),

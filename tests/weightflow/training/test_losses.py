@@ -12,7 +12,7 @@ from weightflow.flow.draws import Draws
 from weightflow.text import load_encoder
 from weightflow.training.adversarial import Adversary, AdversaryConfig
 from weightflow.training.augmentation import AugmentConfig
-from weightflow.training.functional_loss import BehaviourConfig
+from weightflow.training.functional_loss import Behaviour, BehaviourConfig
 from weightflow.training.trainer import resume, start
 from weightflow.training.unseen_tasks import TasksBeyond
 
@@ -25,7 +25,7 @@ def every_term(tiny_config):
         tiny_config,
         augment=AugmentConfig(permute_units=True, permute_classes=True, equivariance=0.5),
         adversary=AdversaryConfig(weight=0.1, widths=(8, 4)),
-        behaviour=BehaviourConfig(images=8, beyond=0.5, beyond_steps=3),
+        behaviour=BehaviourConfig(images=8, mix=0.3, beyond=0.5, beyond_steps=3),
         average_decay=0.9,
     )
 
@@ -92,6 +92,28 @@ def test_the_adversary_is_not_there_where_it_weighs_nothing(run):
     assert not [name for name in finished_tensors(run) if name.startswith("adversary")]
 
 
+def test_training_examples_are_mixed_with_others_of_their_task_and_validation_examples_are_not(
+    zoo, tiny_config, tmp_path
+):
+    trainer = start(zoo, tiny_config, tmp_path / "run")
+    labels, data = trainer.populations["seen"].labels[:3], trainer.data
+
+    def drawn(mix, split):
+        behaviour = Behaviour(trainer.coordinates, data, 16, mix)
+        return behaviour.examples(labels, split, Draws(torch.Generator().manual_seed(0)))
+
+    (targets, own), (mixed_targets, mixed) = drawn(0.0, data.train), drawn(0.4, data.train)
+    assert torch.equal(targets, mixed_targets)
+    # on the way to an example of the same task, less than half of it
+    moved, way = (mixed - own).unsqueeze(2), own.unsqueeze(1) - own.unsqueeze(2)
+    share = (moved * way).sum(-1) / way.square().sum(-1).clamp(min=1e-9)
+    error = (moved - share.unsqueeze(-1) * way).norm(dim=-1)
+    reached = (error < 1e-4) & (share >= -1e-4) & (share <= 0.4)
+    assert reached.any(2).all()
+    assert (mixed != own).any(-1).float().mean() > 0.5
+    torch.testing.assert_close(drawn(0.4, data.validation), drawn(0.0, data.validation))
+
+
 def test_tasks_beyond_the_zoo_hold_out_what_the_zoo_holds_out(zoo):
     data, encoder = datasets.load(zoo.dataset), load_encoder("wordllama")
     beyond = TasksBeyond(zoo, data, encoder)
@@ -121,6 +143,7 @@ def test_averaged_weights_may_keep_a_fixed_part_of_themselves(zoo, tiny_config, 
     [
         (lambda: BehaviourConfig(weight=0.0, beyond=0.5), "behaviour.beyond needs behaviour"),
         (lambda: BehaviourConfig(beyond_steps=0), "beyond_steps 0 at least 1"),
+        (lambda: BehaviourConfig(mix=0.6), "behaviour.mix is 0.6; it is a share from 0 to 0.5"),
         (lambda: AdversaryConfig(weight=-1.0), "weight -1.0 must not be negative"),
         (lambda: AugmentConfig(equivariance=-1.0), "'augment.equivariance' is -1.0"),
     ],
