@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.common import aim, write_result
-from weightflow.evaluation.context import Known
-from weightflow.evaluation.evaluate import judge
+from weightflow.evaluation.context import EvaluationContext
+from weightflow.evaluation.evaluate import evaluate_networks
 from weightflow.generator.generator import Flow
 from weightflow.report.generated import ratios, sample
 from weightflow.report.novelty import rms_ratio
@@ -39,7 +39,7 @@ VARIANTS = {
     "default": Variant(),
     "no behaviour in the loss": Variant(preset={"behaviour": {"weight": 0.0}}),
     "not canonical": Variant(canonical=False),
-    "classes are no tokens": Variant(preset={"layout": "units"}),
+    "classes are not tokens": Variant(preset={"layout": "units"}),
     "no weight decay in the zoo": Variant(recipe={"training": {"weight_decay": 0.0}}),
 }
 
@@ -64,25 +64,25 @@ def measure(name: str, variant: Variant, seed: int, size: str, steps: int, folde
     begin = time.perf_counter()
     start(zoo, config, run).run()
     seconds, flow = time.perf_counter() - begin, Flow(run)
-    known = Known(flow, zoo, flow.sampling)
+    context = EvaluationContext(flow, zoo, flow.sampling)
     return {
         "variant": name,
         "seed": seed,
         "training_seconds": round(seconds, 1),
-        **figures(known),
+        **figures(context),
     }
 
 
-def figures(known: Known) -> dict[str, Any]:
+def figures(context: EvaluationContext) -> dict[str, Any]:
     """Unseen combinations: accuracy, the trained bound, spread and, in a frame, distance."""
-    zoo, rows = known.zoo, known.zoo.rows("unseen_combinations")
-    tasks = known.tasks_of(rows)
-    state = sample(known, tasks, 0)
-    far = ratios(known, state, tasks)
+    zoo, rows = context.zoo, context.zoo.rows("unseen_combinations")
+    tasks = context.tasks_of(rows)
+    state = sample(context, tasks, 0)
+    far = ratios(context, state, tasks)
     return {
-        "accuracy": float(judge(zoo.architecture, state, tasks).accuracy.mean()),
-        "trained": float(judge(zoo.architecture, zoo.load(rows), tasks).accuracy.mean()),
-        "rms_ratio": rms_ratio(known, state, tasks),
+        "accuracy": float(evaluate_networks(zoo.architecture, state, tasks).accuracy.mean()),
+        "trained": float(evaluate_networks(zoo.architecture, zoo.load(rows), tasks).accuracy.mean()),
+        "rms_ratio": rms_ratio(context, state, tasks),
         "nearest_distance_ratio": None if far is None else float(far.mean()),
         **({"reason": "distances need a common frame"} if far is None else {}),
     }

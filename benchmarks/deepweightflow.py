@@ -112,10 +112,10 @@ class Setting:
         noise = stretch * flow.noise(self.population.seeds(seed), words.present)
         state = flow.with_statistics(decode(flow.coordinates, flow.tokens(words, noise), words), prompts)
         seconds = time.perf_counter() - begin
-        judged = self.population.judge(state)
+        predictions = self.population.evaluate_networks(state)
         return {
-            **self.population.good(judged),
-            "wrong_iou": self.population.compared(judged).wrong_iou,
+            **self.population.good(predictions),
+            "wrong_iou": self.population.compared(predictions).wrong_iou,
             "wrong_iou_zoo": self.population.own.wrong_iou,
             "evaluations": flow.sampling.evaluations,
             "sample_seconds": round(seconds, 3),

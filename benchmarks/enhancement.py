@@ -23,12 +23,12 @@ from canon.types import StateDict
 from weightflow import datasets
 from weightflow.applications.enhance import enhance
 from weightflow.applications.fusion_baselines import recipe_of
-from weightflow.applications.transfer import few
+from weightflow.applications.transfer import few_examples
 from weightflow.batched.accuracy import measured
 from weightflow.batched.tasks import Task
 from weightflow.batched.training import train_many
 from weightflow.evaluation.chance import chance
-from weightflow.evaluation.evaluate import judge
+from weightflow.evaluation.evaluate import evaluate_networks
 
 TASKS = {"small": 20, "paper": 100}
 STRENGTHS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
@@ -64,7 +64,7 @@ def weak_networks(demo: Demo, tasks: list[Task], seed: int) -> tuple[StateDict, 
     seeds = [2**30 + 1000 * seed + i for i in range(len(tasks))]
 
     def trained(own: Any = recipe, images: int | None = None) -> StateDict:
-        seen = few(data, Task(data.name, data.class_names), images)
+        seen = few_examples(data, Task(data.name, data.class_names), images)
         return train_many(architecture, seen, tasks, seeds, own).state
 
     full = trained()
@@ -92,7 +92,7 @@ def run_once(demo: Demo, seed: int, size: str) -> list[dict[str, Any]]:
         test, validation = {}, {}
         for strength in STRENGTHS:
             made = enhance(demo.flow, weak, tasks, strength, noise)
-            test[strength] = float(judge(architecture, made, tasks).accuracy.mean())
+            test[strength] = float(evaluate_networks(architecture, made, tasks).accuracy.mean())
             found = measured(architecture, made, data, tasks)
             validation[strength] = sum(one["validation"] for one in found) / len(found)
         chosen = max(validation, key=lambda s: (validation[s], -s))
@@ -105,7 +105,7 @@ def run_once(demo: Demo, seed: int, size: str) -> list[dict[str, Any]]:
                 "strength": chosen,
                 "after": test[chosen],
                 "words alone": test[1.0],
-                "trained": float(judge(architecture, full, tasks).accuracy.mean()),
+                "trained": float(evaluate_networks(architecture, full, tasks).accuracy.mean()),
                 "chance": chance(tasks),
                 "by strength": {f"{s:g}": round(value, 6) for s, value in test.items()},
             }

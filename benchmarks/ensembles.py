@@ -21,40 +21,40 @@ from weightflow import datasets
 from weightflow.batched.config import TrainingRecipe
 from weightflow.batched.tasks import Task
 from weightflow.batched.training import train_many
-from weightflow.evaluation.context import Known
-from weightflow.evaluation.evaluate import judge, judge_ensembles
-from weightflow.report.ensembles import knowing, picked
+from weightflow.evaluation.context import EvaluationContext
+from weightflow.evaluation.evaluate import evaluate_ensembles, evaluate_networks
+from weightflow.report.ensembles import networks_that_know, picked
 from weightflow.report.generated import sample
 
 SIZES = (1, 10, 100)
 TASKS = {"small": 5, "paper": 50}
 
 
-def populations(known: Known, task: Task, seed: int) -> dict[str, StateDict]:
+def populations(context: EvaluationContext, task: Task, seed: int) -> dict[str, StateDict]:
     """A hundred networks of each kind for one task, fewer where there are no more."""
     repeated = [task] * max(SIZES)
-    generated = sample(known, repeated, seed)
-    if known.one_task:
-        return {"generated": generated, "trained": {n: t[: max(SIZES)] for n, t in known.state.items()}}
-    recipe = settings.build(TrainingRecipe, known.zoo.manifest["recipe"]["training"], "training.")
+    generated = sample(context, repeated, seed)
+    if context.one_task:
+        return {"generated": generated, "trained": context.picked(range(len(context.rows))[: max(SIZES)])}
+    recipe = settings.build(TrainingRecipe, context.zoo.manifest["recipe"]["training"], "training.")
     seeds = [2**40 + seed + i for i in range(max(SIZES))]
-    data = datasets.load(known.zoo.dataset)
-    trained = train_many(known.zoo.architecture, data, repeated, seeds, recipe).state
-    rows = knowing(known, [task])[0].nonzero().squeeze(1)[: max(SIZES)]
+    data = datasets.load(context.zoo.dataset)
+    trained = train_many(context.zoo.architecture, data, repeated, seeds, recipe).state
+    rows = networks_that_know(context, [task])[0].nonzero().squeeze(1)[: max(SIZES)]
     found = {"generated": generated, "trained": trained}
-    return {**found, "zoo": picked(known, rows, task)} if len(rows) else found
+    return {**found, "zoo": picked(context, rows, task)} if len(rows) else found
 
 
-def run_once(known: Known, seed: int, size: str) -> list[dict[str, Any]]:
-    architecture, rows = known.zoo.architecture, []
+def run_once(context: EvaluationContext, seed: int, size: str) -> list[dict[str, Any]]:
+    architecture, rows = context.zoo.architecture, []
     count = TASKS[size]
-    tasks = unseen_tasks(known, seed, 1 if known.one_task else count)
+    tasks = unseen_tasks(context, seed, 1 if context.one_task else count)
     for place, task in enumerate(tasks):
-        for name, state in populations(known, task, 1000 * (count * seed + place)).items():
+        for name, state in populations(context, task, 1000 * (count * seed + place)).items():
             networks = len(next(iter(state.values())))
-            found = judge_ensembles(architecture, state, task, SIZES)
+            found = evaluate_ensembles(architecture, state, task, SIZES)
             # one network is the mean over all of them
-            found[1] = float(judge(architecture, state, [task] * networks).accuracy.mean())
+            found[1] = float(evaluate_networks(architecture, state, [task] * networks).accuracy.mean())
             why = {} if len(found) == len(SIZES) else {"reason": f"only {networks} know the whole task"}
             rows.append(
                 {

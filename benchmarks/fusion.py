@@ -17,10 +17,10 @@ from benchmarks.common import aim
 from benchmarks.runs import DEMO, Demo, main
 from weightflow import datasets
 from weightflow.applications.fuse import fuse, union_of
-from weightflow.applications.fusion_baselines import opponents, trained_as_the_zoo
+from weightflow.applications.fusion_baselines import baseline_accuracies, trained_as_the_zoo
 from weightflow.batched.accuracy import measured
 from weightflow.evaluation.chance import chance
-from weightflow.evaluation.evaluate import judge
+from weightflow.evaluation.evaluate import evaluate_networks
 from weightflow.zoo.network_file import Network
 
 PAIRS = {"small": 12, "paper": 50}
@@ -50,15 +50,17 @@ def measure(demo: Demo, pairs: list[list[Network]], seed: int) -> tuple[dict[str
     accuracy: dict[str, list[float]] = {"trained": []}
     validation: dict[str, list[float]] = {}
     trained = trained_as_the_zoo(flow, tasks, [2**30 + 1000 * seed + i for i in range(len(tasks))])
-    accuracy["trained"] = judge(flow.architecture, trained, tasks).accuracy.tolist()
+    accuracy["trained"] = evaluate_networks(flow.architecture, trained, tasks).accuracy.tolist()
     for row, (pair, task) in enumerate(zip(pairs, tasks, strict=True)):
         for strength in STRENGTHS:
             made = fuse(flow, pair, strength, seed=1000 * seed + row)
             name = f"fused {strength:g}"
-            accuracy.setdefault(name, []).append(float(judge(flow.architecture, made, [task]).accuracy))
+            accuracy.setdefault(name, []).append(
+                float(evaluate_networks(flow.architecture, made, [task]).accuracy)
+            )
             found = measured(flow.architecture, made, data, [task])[0]
             validation.setdefault(name, []).append(found["validation"])
-        for name, value in opponents(flow, pair, task, trained=False).items():
+        for name, value in baseline_accuracies(flow, pair, task, trained=False).items():
             accuracy.setdefault(name, []).append(value)
         accuracy.setdefault("chance", []).append(chance([task]))
     return _means(accuracy), _means(validation)

@@ -19,8 +19,8 @@ from typing import Any
 from benchmarks.common import aim, write_result
 from benchmarks.specialists import NOT_TRIVIAL, measure_baselines
 from weightflow.evaluation.chance import chance
-from weightflow.evaluation.context import open_known
-from weightflow.evaluation.evaluate import judge
+from weightflow.evaluation.context import open_context
+from weightflow.evaluation.evaluate import evaluate_networks
 from weightflow.text import Prompt
 from weightflow.training.presets import read_preset
 from weightflow.training.trainer import start
@@ -42,17 +42,17 @@ def measure(zoo: Zoo, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
         with tempfile.TemporaryDirectory(dir=options.folder) as folder:
             changes = {**CHANGES, "seed": seed, "steps": steps, "evaluate_every": 250, "save_every": steps}
             start(zoo, read_preset("weightflow", changes), Path(folder) / "run").run()
-            known = open_known(Path(folder) / "run")
-            rows = known.zoo.rows("unseen_combinations")
-            tasks, architecture = known.tasks_of(rows), known.zoo.architecture
-            made = known.flow.sample_states(
-                [Prompt(t.classes) for t in tasks], range(len(tasks)), known.config
+            context = open_context(Path(folder) / "run")
+            rows = context.zoo.rows("unseen_combinations")
+            tasks, architecture = context.tasks_of(rows), context.zoo.architecture
+            made = context.flow.sample_states(
+                [Prompt(t.classes) for t in tasks], range(len(tasks)), context.config
             )
             yield {
                 "seed": seed, "tasks": len(tasks), "steps": steps, "chance": chance(tasks),
-                "generated": float(judge(architecture, made, tasks).accuracy.mean()),
-                "trained": float(judge(architecture, known.zoo.load(rows), tasks).accuracy.mean()),
-                "baselines": dict(measure_baselines(known, tasks, seed)),
+                "generated": float(evaluate_networks(architecture, made, tasks).accuracy.mean()),
+                "trained": float(evaluate_networks(architecture, context.zoo.load(rows), tasks).accuracy.mean()),
+                "baselines": dict(measure_baselines(context, tasks, seed)),
             }  # fmt: skip
 
 

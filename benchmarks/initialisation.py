@@ -23,8 +23,8 @@ from weightflow.batched.accuracy import measured
 from weightflow.batched.tasks import Task
 from weightflow.batched.training import train_to_each
 from weightflow.evaluation.baselines import Inapplicable, answer
-from weightflow.evaluation.context import Known
-from weightflow.evaluation.evaluate import judge
+from weightflow.evaluation.context import EvaluationContext
+from weightflow.evaluation.evaluate import evaluate_networks
 from weightflow.evaluation.fine_tuning import INITIALISATIONS, zoo_recipe
 from weightflow.report.generated import sample
 
@@ -34,23 +34,23 @@ RATES = (1 / 3, 1.0, 3.0)
 BASELINES = ("zoo_mean", "zoo_mean_rows", "nearest_prompt", "nearest_rows")
 
 
-def starts(known: Known, tasks: Sequence[Task], seeds: Sequence[int]) -> dict[str, StateDict]:
-    found = {"generated": sample(known, tasks, seeds[0])}
-    found |= {name: make(known.zoo.architecture, tasks, seeds) for name, make in INITIALISATIONS.items()}
+def starts(context: EvaluationContext, tasks: Sequence[Task], seeds: Sequence[int]) -> dict[str, StateDict]:
+    found = {"generated": sample(context, tasks, seeds[0])}
+    found |= {name: make(context.zoo.architecture, tasks, seeds) for name, make in INITIALISATIONS.items()}
     for name in BASELINES:
         try:
-            found[name] = answer(known, name, tasks, seeds[0])
+            found[name] = answer(context, name, tasks, seeds[0])
         except Inapplicable as reason:
             print(f"{name}: {reason}")
     return found
 
 
-def run_once(known: Known, seed: int, size: str) -> list[dict[str, Any]]:
-    architecture, data = known.zoo.architecture, datasets.load(known.zoo.dataset)
-    tasks, recipe = unseen_tasks(known, seed, TASKS[size]), zoo_recipe(known.zoo)
+def run_once(context: EvaluationContext, seed: int, size: str) -> list[dict[str, Any]]:
+    architecture, data = context.zoo.architecture, datasets.load(context.zoo.dataset)
+    tasks, recipe = unseen_tasks(context, seed, TASKS[size]), zoo_recipe(context.zoo)
     seeds = [10_000 * (seed + 1) + i for i in range(len(tasks))]
     rows = []
-    for name, begin in starts(known, tasks, seeds).items():
+    for name, begin in starts(context, tasks, seeds).items():
         accuracy, rates = [], []
         trained = {}
         for rate in RATES:
@@ -63,7 +63,7 @@ def run_once(known: Known, seed: int, size: str) -> list[dict[str, Any]]:
                 validation = [one["validation"] for one in measured(architecture, state, data, tasks)]
                 tried.append((float(np.mean(validation)), rate, state))
             _, rate, best = max(tried, key=lambda t: t[:2])
-            accuracy.append(round(float(judge(architecture, best, tasks).accuracy.mean()), 6))
+            accuracy.append(round(float(evaluate_networks(architecture, best, tasks).accuracy.mean()), 6))
             rates.append(round(rate * recipe.learning_rate, 6))
         rows.append(
             {

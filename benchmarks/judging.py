@@ -18,24 +18,24 @@ from benchmarks.common import aim, write_result
 from weightflow import datasets
 from weightflow.batched.initialization import initialise
 from weightflow.batched.tasks import Task
-from weightflow.evaluation.evaluate import judge
+from weightflow.evaluation.evaluate import evaluate_networks
 from weightflow.networks.architectures import Architecture
 
 
 def measure(architecture: Architecture, task: Task, networks: int, seed: int) -> dict[str, Any]:
     state = initialise(architecture, range(seed * networks, (seed + 1) * networks))
     begin = time.perf_counter()
-    judged = judge(architecture, state, [task] * networks)
-    error = float(judged.calibration.mean())
+    predictions = evaluate_networks(architecture, state, [task] * networks)
+    error = float(predictions.calibration.mean())
     seconds = time.perf_counter() - begin
-    examples = judged.predicted.shape[1]
+    examples = predictions.predicted.shape[1]
     return {
         "seed": seed,
         "networks": networks,
         "images": examples,
         "seconds": round(seconds, 2),
         "floor_seconds": round(2 * architecture.parameters * networks * examples / speed(), 2),
-        "accuracy": round(float(judged.accuracy.mean()), 6),
+        "accuracy": round(float(predictions.accuracy.mean()), 6),
         "calibration_error": round(error, 6),
     }
 
@@ -58,7 +58,7 @@ def main() -> None:
     data = datasets.load("fashion_mnist")
     architecture = Architecture("mlp", {"inputs": 784, "hidden": [128, 128]}, data.input_shape, 10)
     task, begin = Task(data.name, data.class_names), time.perf_counter()
-    judge(architecture, initialise(architecture, range(2)), [task] * 2)  # read the images
+    evaluate_networks(architecture, initialise(architecture, range(2)), [task] * 2)  # read the images
     rows = [measure(architecture, task, given.networks, seed) for seed in range(given.seeds)]
     seconds = [row["seconds"] for row in rows]
     found = [aim("seconds for a thousand networks", "at most 60", seconds, max(seconds) <= 60)]

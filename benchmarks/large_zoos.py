@@ -43,6 +43,7 @@ def commands(folder: Path, networks: int) -> dict[str, list[str]]:
         "zoo verify": [f"{folder}/canonical"],
         "evaluate": [f"{folder}/canonical", "--json"],
         "train": [f"{folder}/canonical", "--out", f"{folder}/run"],
+        "report": [f"{folder}/run", "--limit", "50", "-q"],
         "sample": [f"{folder}/run", "--prompts", str(prompts), "--count", "100", "--out", f"{folder}/nets", "--json"],
     }  # fmt: skip
     for name, settings in SETTINGS.items():

@@ -28,15 +28,15 @@ from benchmarks.common import aim, write_result
 from benchmarks.one_task import Population, fashion, trained
 from canon.types import StateDict
 from weightflow.evaluation.baselines import BASELINES
-from weightflow.evaluation.context import Known
+from weightflow.evaluation.context import EvaluationContext
 from weightflow.evaluation.error_overlap import compare_behaviour
 from weightflow.evaluation.novelty import nearest_distances
-from weightflow.flow.draws import Draws
+from weightflow.flow.draws import NoiseDraws
 from weightflow.flow.sampling_config import SampleConfig
 from weightflow.generator.decode import decode
 from weightflow.generator.generator import Flow
 from weightflow.text import Prompt
-from weightflow.training.functional_loss import Behaviour
+from weightflow.training.functional_loss import FunctionalLoss
 from weightflow.zoo.canonicalize import canonicalize_zoo, is_canonical
 from weightflow.zoo.store import Zoo
 
@@ -87,20 +87,22 @@ class Bench:
     def of(cls, zoo: Zoo, networks: int) -> Bench:
         return cls(Population.of(zoo, networks), share_in_span(zoo.load()))
 
-    def row(self, known: Known, name: str, seed: int, make: Callable[[], StateDict]) -> dict[str, Any]:
+    def row(
+        self, context: EvaluationContext, name: str, seed: int, make: Callable[[], StateDict]
+    ) -> dict[str, Any]:
         begin = time.perf_counter()
         state = make()
         seconds = time.perf_counter() - begin
-        tasks, judged = self.population.tasks, self.population.judge(state)
-        among = compare_behaviour(judged, tasks, judged, tasks)
+        tasks, predictions = self.population.tasks, self.population.evaluate_networks(state)
+        among = compare_behaviour(predictions, tasks, predictions, tasks)
         return {
             "generator": name,
             "networks_in_zoo": len(self.population.zoo),
             "share_in_span_of_others": self.span,
             "seed": seed,
-            **self.population.good(judged),
-            "nearest_distance_ratio": float(nearest_distances(known, state, tasks).ratios.mean()),
-            "wrong_iou": self.population.compared(judged).wrong_iou,
+            **self.population.good(predictions),
+            "nearest_distance_ratio": float(nearest_distances(context, state, tasks).ratios.mean()),
+            "wrong_iou": self.population.compared(predictions).wrong_iou,
             "wrong_iou_zoo": self.population.own.wrong_iou,
             "wrong_iou_among_generated": among.wrong_iou,
             "disagreement_among_generated": among.disagreement,
@@ -128,8 +130,8 @@ def generator_rows(bench: Bench, name: str, seed: int, small: bool, folder: Path
     population = bench.population
     run = folder / f"{len(population.zoo)}-{seed}-{name.replace(' ', '-')}"
     flow, cost = trained(population.zoo, choice.preset, changes, run)
-    known, prompts, seeds = (
-        Known(flow, population.zoo, flow.sampling),
+    context, prompts, seeds = (
+        EvaluationContext(flow, population.zoo, flow.sampling),
         population.prompts,
         population.seeds(seed),
     )
@@ -140,11 +142,11 @@ def generator_rows(bench: Bench, name: str, seed: int, small: bool, folder: Path
     if name == OURS:
         steps = cost["training_steps"]
         rows.append(
-            bench.row(known, CENTRE, seed, lambda: one_centre(known, population.networks, seed, steps))
+            bench.row(context, CENTRE, seed, lambda: one_centre(context, population.networks, seed, steps))
         )
     for sampler in samplers:
         row = bench.row(
-            known, name, seed, lambda sampler=sampler: flow.sample_states(prompts, seeds, sampler)
+            context, name, seed, lambda sampler=sampler: flow.sample_states(prompts, seeds, sampler)
         )
         own = sampler == flow.sampling
         extra = {"method": sampler.method, "steps": sampler.steps, "evaluations": sampler.evaluations}
@@ -154,23 +156,23 @@ def generator_rows(bench: Bench, name: str, seed: int, small: bool, folder: Path
 
 def baseline_rows(bench: Bench, seed: int, run: Path) -> list[dict[str, Any]]:
     flow = Flow(run)
-    known, tasks = Known(flow, bench.population.zoo, flow.sampling), bench.population.tasks
+    context, tasks = EvaluationContext(flow, bench.population.zoo, flow.sampling), bench.population.tasks
     return [
-        bench.row(known, name, seed, lambda make=BASELINES[name]: make(known, tasks, seed))
+        bench.row(context, name, seed, lambda make=BASELINES[name]: make(context, tasks, seed))
         for name in COMPARED
         if name in BASELINES
     ]
 
 
-def one_centre(known: Known, networks: int, seed: int, steps: int) -> StateDict:
+def one_centre(context: EvaluationContext, networks: int, seed: int, steps: int) -> StateDict:
     """The trivial form of ours: one network, trained while as much noise lies on it as passes through ours.
 
     It begins at the zoo's mean and sees the zoo in no other way; its networks are it and fresh noise.
     """
-    flow, config = known.flow, known.flow.header.config
-    behaviour = Behaviour(flow.coordinates, known.data, config.behaviour.images)
-    words = flow.prompts([Prompt(known.zoo.records[0].classes)] * max(networks, config.batch_size))
-    labels = behaviour.labels([known.zoo.records[0].task] * config.batch_size)
+    flow, config = context.flow, context.flow.header.config
+    behaviour = FunctionalLoss(flow.coordinates, context.data, config.behaviour.images)
+    words = flow.prompts([Prompt(context.zoo.records[0].classes)] * max(networks, config.batch_size))
+    labels = behaviour.labels([context.zoo.records[0].task] * config.batch_size)
     layout, generator = flow.coordinates.layout, torch.Generator().manual_seed(seed)
 
     def noisy(count: int) -> Tensor:
@@ -181,7 +183,9 @@ def one_centre(known: Known, networks: int, seed: int, steps: int) -> StateDict:
     optimizer = torch.optim.Adam([centre], lr=CENTRE_RATE)
     for _ in range(steps):
         here = words.present[: config.batch_size]
-        loss = behaviour.loss(noisy(len(here)), labels, here, known.data.train, Draws(generator)).mean()
+        loss = behaviour.loss(
+            noisy(len(here)), labels, here, context.data.train, NoiseDraws(generator)
+        ).mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -10,8 +10,8 @@ from typing import Any
 
 from canon.types import StateDict
 from weightflow.batched.tasks import Task
-from weightflow.evaluation.error_overlap import Behaviours, compare_behaviour
-from weightflow.evaluation.evaluate import Judged, judge
+from weightflow.evaluation.error_overlap import ErrorOverlap, compare_behaviour
+from weightflow.evaluation.evaluate import Predictions, evaluate_networks
 from weightflow.generator.generator import Flow
 from weightflow.text import Prompt
 from weightflow.training.presets import read_preset
@@ -44,13 +44,13 @@ class Population:
     """A zoo of one task judged once, and how many networks each generator makes."""
 
     zoo: Zoo
-    judged: Judged
+    predictions: Predictions
     networks: int
 
     @classmethod
     def of(cls, zoo: Zoo, networks: int) -> Population:
         tasks = [record.task for record in zoo.records]
-        return cls(zoo, judge(zoo.architecture, zoo.load(), tasks), networks)
+        return cls(zoo, evaluate_networks(zoo.architecture, zoo.load(), tasks), networks)
 
     @property
     def tasks(self) -> list[Task]:
@@ -64,12 +64,12 @@ class Population:
     def seeds(self, seed: int) -> range:
         return range(1000 * seed, 1000 * seed + self.networks)
 
-    def judge(self, state: StateDict) -> Judged:
-        return judge(self.zoo.architecture, state, self.tasks)
+    def evaluate_networks(self, state: StateDict) -> Predictions:
+        return evaluate_networks(self.zoo.architecture, state, self.tasks)
 
-    def good(self, made: Judged) -> dict[str, float]:
+    def good(self, made: Predictions) -> dict[str, float]:
         """Test accuracy of what was made, beside the zoo's."""
-        zoo, accuracy = float(self.judged.accuracy.mean()), float(made.accuracy.mean())
+        zoo, accuracy = float(self.predictions.accuracy.mean()), float(made.accuracy.mean())
         return {
             "accuracy": accuracy,
             "accuracy_spread": float(made.accuracy.std()),
@@ -77,14 +77,14 @@ class Population:
             "share_of_trained": accuracy / zoo,
         }
 
-    def compared(self, made: Judged) -> Behaviours:
+    def compared(self, made: Predictions) -> ErrorOverlap:
         """What was made with the networks of the zoo."""
-        return compare_behaviour(made, self.tasks, self.judged, self._every)
+        return compare_behaviour(made, self.tasks, self.predictions, self._every)
 
     @cached_property
-    def own(self) -> Behaviours:
+    def own(self) -> ErrorOverlap:
         """The networks of the zoo with each other."""
-        return compare_behaviour(self.judged, self._every, self.judged, self._every)
+        return compare_behaviour(self.predictions, self._every, self.predictions, self._every)
 
     @property
     def _every(self) -> list[Task]:

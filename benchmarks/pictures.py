@@ -1,7 +1,7 @@
 """Classes that nobody has seen, from words, a few pictures, or both: linear heads, and heads of four hidden units.
 
 Nine classes are held out; what words and pictures say of a class is fitted to the classes left, its settings by hiding
-these in turn (`weightflow/zero_shot/fit_evidence.py`). Then some training images of the nine, drawn anew many times, show
+these in turn (`weightflow/zero_shot/fit_evidence.py`). Then some training images of the nine, redrawn many times, show
 them, and networks that tell the nine apart are judged on test images. The rows of linear heads are those that a run with
 anchors gives to unseen classes, up to a scale and a shift that all classes share. `--runs` measures narrow heads too:
 runs of the recipe `specialists` whose zoo has the same seed as the second draw, asked with the class vectors that
@@ -28,8 +28,8 @@ from torch import Tensor
 from benchmarks.common import aim, write_result
 from weightflow import datasets
 from weightflow.batched.tasks import Task
-from weightflow.evaluation.context import Known, open_known
-from weightflow.evaluation.evaluate import judge
+from weightflow.evaluation.context import EvaluationContext, open_context
+from weightflow.evaluation.evaluate import evaluate_networks
 from weightflow.generator.decode import decode
 from weightflow.networks.architectures import Architecture
 from weightflow.text import PromptBatch, load_encoder
@@ -75,23 +75,23 @@ def linear(shown: Shown, architecture: Architecture, way: str, count: int, repea
     empty = architecture.classes - rows.shape[1]
     rows = torch.nn.functional.pad(rows, (0, 0, 0, empty))
     state = {"weight": rows[..., :-1], "bias": rows[..., -1]}
-    return float(judge(architecture, state, [shown.task] * repeats).accuracy.mean())
+    return float(evaluate_networks(architecture, state, [shown.task] * repeats).accuracy.mean())
 
 
-def narrow(shown: Shown, known: Known, way: str, count: int, repeats: int) -> float:
+def narrow(shown: Shown, context: EvaluationContext, way: str, count: int, repeats: int) -> float:
     """As `linear`, of networks that a run makes of the predicted class vectors."""
     own = torch.stack([shown.vectors(way, count, repeat) for repeat in range(repeats)])
-    empty, flow = known.zoo.architecture.classes - own.shape[1], known.flow
+    empty, flow = context.zoo.architecture.classes - own.shape[1], context.flow
     vectors = torch.nn.functional.pad(own, (0, 0, 0, empty))
     present = (torch.arange(vectors.shape[1]) < own.shape[1]).expand(repeats, -1)
     words = PromptBatch(vectors, present)
-    noise = known.config.noise * flow.noise(range(repeats), present)
-    state = decode(flow.coordinates, flow.tokens(words, noise, known.config, seeds=range(repeats)), words)
-    return float(judge(known.zoo.architecture, state, [shown.task] * repeats).accuracy.mean())
+    noise = context.config.noise * flow.noise(range(repeats), present)
+    state = decode(flow.coordinates, flow.tokens(words, noise, context.config, seeds=range(repeats)), words)
+    return float(evaluate_networks(context.zoo.architecture, state, [shown.task] * repeats).accuracy.mean())
 
 
 def measure(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    encoder, runs = load_encoder(options.encoder), [open_known(run) for run in options.runs]
+    encoder, runs = load_encoder(options.encoder), [open_context(run) for run in options.runs]
     repeats = REPEATS[options.size]
     for draw, name in enumerate((FIRST, FRESH)):
         recipe = read_recipe(

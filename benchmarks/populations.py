@@ -31,7 +31,7 @@ from canon.errors import InputError
 from weightflow import datasets
 from weightflow.batched.accuracy import measured
 from weightflow.batched.config import OPTIMIZERS, TrainingRecipe
-from weightflow.batched.group_size import together
+from weightflow.batched.group_size import networks_per_group
 from weightflow.batched.minibatches import mini_batches
 from weightflow.batched.tasks import Task
 from weightflow.batched.training import train_many
@@ -158,7 +158,7 @@ def measure(case: Case, steps: int, workers: int, speeds: dict[torch.dtype, floa
         "parameters": architecture.parameters,
         "steps": plan.training.steps,
         "precision": plan.training.precision,
-        "together": plan.training.together or together(architecture),
+        "together": plan.training.together or networks_per_group(architecture),
         "per_minute_alone": round(60 / one, 2),
         "per_minute": round(60 / many, 2),
         "per_minute_at_the_floor": round(60 * speeds[plan.training.dtype] / work, 2),

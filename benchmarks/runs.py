@@ -15,7 +15,7 @@ import torch
 from benchmarks.common import write_result
 from canon.errors import InputError
 from weightflow.batched.tasks import Task
-from weightflow.evaluation.context import Known, open_known
+from weightflow.evaluation.context import EvaluationContext, open_context
 from weightflow.generator.generator import Flow
 from weightflow.text import Prompt
 from weightflow.zoo.network_file import Network
@@ -46,11 +46,11 @@ class Subject:
     open: Callable[[Path], Any]
 
 
-def _open_run(folder: Path) -> Known:
+def _open_run(folder: Path) -> EvaluationContext:
     _require(
         folder, f"there is no run in {folder}; make one: weightflow demo --out {folder.parent}, or give --run"
     )
-    return open_known(folder)
+    return open_context(folder)
 
 
 def _open_demo(folder: Path) -> Demo:
@@ -96,11 +96,11 @@ def _result_name(name: str, zoo: Zoo) -> str:
     return name if dataset == "digits" else f"{name}_{dataset[:40].strip('_')}"
 
 
-def unseen_tasks(known: Known, seed: int, count: int) -> list[Task]:
+def unseen_tasks(context: EvaluationContext, seed: int, count: int) -> list[Task]:
     """Combinations that the generator never saw, each once; the one task where all networks have one."""
-    rows = known.zoo.rows("unseen_combinations")
-    if known.one_task or not rows:
-        return known.tasks[:count] if known.one_task else known.tasks_of(known.rows[:count])
-    tasks = list({frozenset(t.classes): t for t in known.tasks_of(rows)}.values())
+    rows = context.zoo.rows("unseen_combinations")
+    if context.one_task or not rows:
+        return context.tasks[:count] if context.one_task else context.tasks_of(context.rows[:count])
+    tasks = list({frozenset(t.classes): t for t in context.tasks_of(rows)}.values())
     order = torch.randperm(len(tasks), generator=torch.Generator().manual_seed(seed))[:count]
     return [tasks[i] for i in order.tolist()]

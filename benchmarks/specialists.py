@@ -29,8 +29,8 @@ from weightflow.batched.tasks import Task
 from weightflow.data.types import Split
 from weightflow.evaluation.baselines import BASELINES, Inapplicable, answer
 from weightflow.evaluation.chance import chance
-from weightflow.evaluation.context import Known, open_known
-from weightflow.evaluation.evaluate import judge
+from weightflow.evaluation.context import EvaluationContext, open_context
+from weightflow.evaluation.evaluate import evaluate_networks
 from weightflow.evaluation.novelty import nearest_distances
 from weightflow.report.diversity import measure_diversity, train_alike
 from weightflow.text import Prompt
@@ -62,7 +62,9 @@ TASKS, GROUPS = {"small": 100, "paper": 200}, {"small": 16, "paper": 40}
 NOT_TRIVIAL = ("generalist", "hypernetwork", "shuffled_prompt", "random_text")
 
 
-def trained_generator(zoo: Zoo, variant: str, seed: int, options: argparse.Namespace) -> tuple[Known, float]:
+def trained_generator(
+    zoo: Zoo, variant: str, seed: int, options: argparse.Namespace
+) -> tuple[EvaluationContext, float]:
     steps = options.steps or STEPS[options.size]
     changes = {
         "seed": seed, "encoder": options.encoder, "steps": steps, "evaluate_every": 250, "save_every": steps,
@@ -72,72 +74,76 @@ def trained_generator(zoo: Zoo, variant: str, seed: int, options: argparse.Names
     folder = Path(tempfile.mkdtemp(dir=options.folder)) / "run"
     begin = time.perf_counter()
     start(zoo, read_preset(preset, {**changes, **others}), folder).run()
-    return open_known(folder), time.perf_counter() - begin
+    return open_context(folder), time.perf_counter() - begin
 
 
-def accuracy_row(known: Known, who: dict[str, Any], tasks: Sequence[Task], beside: bool) -> dict[str, Any]:
+def accuracy_row(
+    context: EvaluationContext, who: dict[str, Any], tasks: Sequence[Task], beside: bool
+) -> dict[str, Any]:
     """Accuracy on unseen combinations, by each solver; with all baselines where they are asked for."""
-    seed, architecture = who["seed"], known.zoo.architecture
+    seed, architecture = who["seed"], context.zoo.architecture
     prompts, seeds = [Prompt(t.classes) for t in tasks], range(seed, seed + len(tasks))
     found: dict[str, Any] = {}
     for name, (method, steps) in SOLVERS.items():
-        config = replace(known.config, method=method, steps=steps)
-        state = known.flow.sample_states(prompts, seeds, config)
-        found[name] = float(judge(architecture, state, tasks).accuracy.mean())
-    made = known.flow.sample_states(prompts, seeds, known.config)
+        config = replace(context.config, method=method, steps=steps)
+        state = context.flow.sample_states(prompts, seeds, config)
+        found[name] = float(evaluate_networks(architecture, state, tasks).accuracy.mean())
+    made = context.flow.sample_states(prompts, seeds, context.config)
     row = {
         **who, "table": "accuracy", "networks": len(tasks), "chance": chance(tasks), "solvers": found,
-        "accuracy": float(judge(architecture, made, tasks).accuracy.mean()),
-        "nearest_distance_ratio": float(nearest_distances(known, made, tasks).ratios.mean()),
+        "accuracy": float(evaluate_networks(architecture, made, tasks).accuracy.mean()),
+        "nearest_distance_ratio": float(nearest_distances(context, made, tasks).ratios.mean()),
     }  # fmt: skip
     if beside:
-        row["baselines"] = dict(measure_baselines(known, tasks, seed))
+        row["baselines"] = dict(measure_baselines(context, tasks, seed))
     return row
 
 
 def measure_baselines(
-    known: Known, tasks: Sequence[Task], seed: int, leave_out: Sequence[str] = ()
+    context: EvaluationContext, tasks: Sequence[Task], seed: int, leave_out: Sequence[str] = ()
 ) -> Iterator[tuple[str, float | None]]:
     for name in (name for name in BASELINES if name not in leave_out):
         try:
-            state = answer(known, name, tasks, seed)
+            state = answer(context, name, tasks, seed)
         except Inapplicable:
             yield name, None
             continue
-        yield name, float(judge(known.zoo.architecture, state, tasks).accuracy.mean())
+        yield name, float(evaluate_networks(context.zoo.architecture, state, tasks).accuracy.mean())
 
 
-def trained_accuracy(known: Known, tasks: Sequence[Task]) -> float:
+def trained_accuracy(context: EvaluationContext, tasks: Sequence[Task]) -> float:
     """Of the zoo's own networks for these combinations, which no generator has seen."""
-    rows = {record.classes: i for i, record in enumerate(known.zoo.records)}
-    state = known.zoo.load([rows[task.classes] for task in tasks])
-    return float(judge(known.zoo.architecture, state, tasks).accuracy.mean())
+    rows = {record.classes: i for i, record in enumerate(context.zoo.records)}
+    state = context.zoo.load([rows[task.classes] for task in tasks])
+    return float(evaluate_networks(context.zoo.architecture, state, tasks).accuracy.mean())
 
 
-def diversity_row(known: Known, who: dict[str, Any], tasks: Sequence[Task], noise: float) -> dict[str, Any]:
+def diversity_row(
+    context: EvaluationContext, who: dict[str, Any], tasks: Sequence[Task], noise: float
+) -> dict[str, Any]:
     """Of eight networks a prompt; `noise` scales the noise that they are made of."""
-    state = eight_of_each(known, tasks, noise, who["seed"])
-    who = {**who, "table": "diversity", "noise": noise, "default": known.config.noise}
-    return {**who, **_means(known, state, tasks)}
+    state = eight_of_each(context, tasks, noise, who["seed"])
+    who = {**who, "table": "diversity", "noise": noise, "default": context.config.noise}
+    return {**who, **_means(context, state, tasks)}
 
 
-def eight_of_each(known: Known, tasks: Sequence[Task], noise: float, seed: int) -> StateDict:
+def eight_of_each(context: EvaluationContext, tasks: Sequence[Task], noise: float, seed: int) -> StateDict:
     prompts = [Prompt(task.classes) for task in tasks for _ in range(8)]
     seeds = range(1000 * (seed + 1), 1000 * (seed + 1) + len(prompts))
-    return known.flow.sample_states(prompts, seeds, replace(known.config, noise=noise))
+    return context.flow.sample_states(prompts, seeds, replace(context.config, noise=noise))
 
 
-def noise_rows(known: Known, who: dict[str, Any], count: int) -> list[dict[str, Any]]:
+def noise_rows(context: EvaluationContext, who: dict[str, Any], count: int) -> list[dict[str, Any]]:
     """Diversity on validation combinations and images by the scale of the noise, and which one is chosen."""
-    tasks = list({frozenset(t.classes): t for t in known.tasks_of(known.zoo.rows("validation"))}.values())[
-        :count
-    ]
-    images, who = known.data.validation, {**who, "table": "noise, validation images"}
+    tasks = list(
+        {frozenset(t.classes): t for t in context.tasks_of(context.zoo.rows("validation"))}.values()
+    )[:count]
+    images, who = context.data.validation, {**who, "table": "noise, validation images"}
     rows = [
-        {**who, "noise": n, **_means(known, eight_of_each(known, tasks, n, who["seed"]), tasks, images)}
+        {**who, "noise": n, **_means(context, eight_of_each(context, tasks, n, who["seed"]), tasks, images)}
         for n in NOISE
     ]
-    trained = _means(known, train_alike(known, tasks), tasks, images)
+    trained = _means(context, train_alike(context, tasks), tasks, images)
     enough = WANTED_DISAGREEMENT * trained["disagreement"]
     chosen = next((r["noise"] for r in rows if r["disagreement"] >= enough), NOISE[-1])
     beside = {**who, "variant": "trained", "noise": None, **trained}
@@ -145,9 +151,9 @@ def noise_rows(known: Known, who: dict[str, Any], count: int) -> list[dict[str, 
 
 
 def _means(
-    known: Known, state: StateDict, tasks: Sequence[Task], split: Split | None = None
+    context: EvaluationContext, state: StateDict, tasks: Sequence[Task], split: Split | None = None
 ) -> dict[str, Any]:
-    figures = measure_diversity(known, state, tasks, split).to_dict()
+    figures = measure_diversity(context, state, tasks, split).to_dict()
     return {"tasks": len(tasks), **{name: figure["mean"] for name, figure in figures.items()}}
 
 

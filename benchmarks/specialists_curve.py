@@ -21,8 +21,8 @@ from benchmarks.common import write_result
 from benchmarks.runs import unseen_tasks
 from benchmarks.specialists import NOT_TRIVIAL, measure_baselines, trained_accuracy
 from weightflow.evaluation.chance import chance
-from weightflow.evaluation.context import open_known
-from weightflow.evaluation.evaluate import judge
+from weightflow.evaluation.context import open_context
+from weightflow.evaluation.evaluate import evaluate_networks
 from weightflow.text import Prompt
 from weightflow.training.presets import read_preset
 from weightflow.training.trainer import start
@@ -62,18 +62,18 @@ def point(width: int, options: argparse.Namespace, folder: Path) -> dict[str, An
         "learning_rate": 2e-3, "model": {"centred": True},
     }  # fmt: skip
     start(Zoo(folder / "canonical"), read_preset("specialists", changes), folder / "run").run()
-    known = open_known(folder / "run")
-    asked = unseen_tasks(known, 0, unseen)
-    state = known.flow.sample_states([Prompt(t.classes) for t in asked], range(len(asked)), known.config)
+    context = open_context(folder / "run")
+    asked = unseen_tasks(context, 0, unseen)
+    state = context.flow.sample_states([Prompt(t.classes) for t in asked], range(len(asked)), context.config)
     baselines = dict(
-        measure_baselines(known, asked, 0, leave_out=("hypernetwork", "shuffled_prompt", "random_text"))
+        measure_baselines(context, asked, 0, leave_out=("hypernetwork", "shuffled_prompt", "random_text"))
     )
     trivial = {n: v for n, v in baselines.items() if v is not None and n not in NOT_TRIVIAL}
     best = max(trivial, key=lambda name: trivial[name])
     return {
-        "hidden": width, "parameters": known.zoo.architecture.parameters, "tasks": len(asked), "chance": chance(asked),
-        "generalist": baselines["generalist"], "trained": trained_accuracy(known, asked),
-        "generated": float(judge(known.zoo.architecture, state, asked).accuracy.mean()),
+        "hidden": width, "parameters": context.zoo.architecture.parameters, "tasks": len(asked), "chance": chance(asked),
+        "generalist": baselines["generalist"], "trained": trained_accuracy(context, asked),
+        "generated": float(evaluate_networks(context.zoo.architecture, state, asked).accuracy.mean()),
         "best_trivial": trivial[best], "best_trivial_name": best, "steps": steps, "networks": seen,
     }  # fmt: skip
 

@@ -26,7 +26,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.common import aim, write_result
 from weightflow import datasets
 from weightflow import representation as kinds
-from weightflow.datasets import Facts
+from weightflow.datasets import DataInfo
 from weightflow.flow.sampling_config import SampleConfig
 from weightflow.generator.decode import decode
 from weightflow.generator.generator import Flow
@@ -105,7 +105,7 @@ def untrained(case: Case, folder: Path) -> Flow:
         coordinates = Tokens(architecture, layout, torch.zeros(shape), torch.ones(shape))
     encoder = load_encoder(config.encoder)
     zoo = runs.ZooReference("none: nothing was learned", "", "digits")
-    facts = Facts.of(datasets.load("digits"))
+    facts = DataInfo.of(datasets.load("digits"))
     runs.write_header(folder, runs.RunHeader(config, zoo, architecture, layout, encoder.identity, facts))
     model = make_model(config.model, coordinates.layout, encoder.width, architecture.classes)
     runs.write_checkpoint(folder, {}, model.state_dict(), coordinates, {}, 0)

@@ -25,10 +25,10 @@ from weightflow import datasets
 from weightflow.config import SMALL
 from weightflow.evaluation.baselines import answer
 from weightflow.evaluation.chance import chance
-from weightflow.evaluation.context import Known, open_known
-from weightflow.evaluation.evaluate import judge
+from weightflow.evaluation.context import EvaluationContext, open_context
+from weightflow.evaluation.evaluate import evaluate_networks
 from weightflow.networks.readout import Cosine
-from weightflow.report.baselines import opponents
+from weightflow.report.baselines import baseline_results
 from weightflow.report.generated import generate
 from weightflow.report.novelty import rms_ratio
 from weightflow.training.config import TrainConfig
@@ -129,38 +129,40 @@ def measure(
     run = folder / f"{seed}-{name.replace(' ', '-')}"
     done = start(zoo, config, run).run()
     seconds = time.perf_counter() - begin
-    known = open_known(run)
+    context = open_context(run)
     return {
         "variant": name,
         "seed": seed,
         "training_seconds": round(seconds, 1),
         "steps": done.step,
         "best_step": done.best_step,
-        "evaluations": known.config.evaluations,
-        **{split: figures(known, split, seed) for split in SPLITS if zoo.rows(split)},
+        "evaluations": context.config.evaluations,
+        **{split: figures(context, split, seed) for split in SPLITS if zoo.rows(split)},
     }
 
 
-def figures(known: Known, split: str, seed: int) -> dict[str, Any]:
-    made = generate(known, split, seed, LIMIT)
-    shuffled = answer(known, "shuffled_prompt", made.tasks, seed)
+def figures(context: EvaluationContext, split: str, seed: int) -> dict[str, Any]:
+    made = generate(context, split, seed, LIMIT)
+    shuffled = answer(context, "shuffled_prompt", made.tasks, seed)
     return {
-        "accuracy": float(made.judged.accuracy.mean()),
+        "accuracy": float(made.predictions.accuracy.mean()),
         "trained": float(made.trained.accuracy.mean()),
-        "shuffled_prompt": float(judge(known.zoo.architecture, shuffled, made.tasks).accuracy.mean()),
-        "rms_ratio": rms_ratio(known, made.state, made.tasks),
+        "shuffled_prompt": float(
+            evaluate_networks(context.zoo.architecture, shuffled, made.tasks).accuracy.mean()
+        ),
+        "rms_ratio": rms_ratio(context, made.state, made.tasks),
         "nearest_distance_ratio": None if made.ratios is None else float(made.ratios.mean()),
     }
 
 
 def trivial(run: Path, seed: int) -> list[dict[str, Any]]:
     """Every baseline of the report, and chance, on every split; a text says why one does not apply."""
-    known, rows = open_known(run), []
-    for split in (split for split in SPLITS if known.zoo.rows(split)):
-        tasks = known.tasks_of(known.zoo.rows(split)[:LIMIT])
+    context, rows = open_context(run), []
+    for split in (split for split in SPLITS if context.zoo.rows(split)):
+        tasks = context.tasks_of(context.zoo.rows(split)[:LIMIT])
         found = {
             name: o.reason if o.accuracy is None else float(o.accuracy.mean())
-            for name, o in opponents(known, tasks, seed).items()
+            for name, o in baseline_results(context, tasks, seed).items()
         }
         rows.append({"baselines": split, "seed": seed, "chance": chance(tasks), **found})
     return rows

@@ -3,7 +3,7 @@
 Ten-class linear heads on a frozen backbone, and small CNNs, over CIFAR-100; class names through CLIP's text
 tower (a table of vectors) or any other encoder. Nine classes are kept from the generator, seven more from the
 backbone too. Each generator is asked for networks of every split, beside networks trained on the very tasks and
-all opponents; then for tasks of two to twenty classes, with other names for the classes, and with images instead of words.
+all baselines; then for tasks of two to twenty classes, with other names for the classes, and with images instead of words.
 
 python -m benchmarks.tina --heads zoos/heads --encoder table:clip-vit-b32-text.npz
 
@@ -29,11 +29,11 @@ from weightflow.batched.tasks import Task
 from weightflow.data.types import StoredInputs
 from weightflow.evaluation.baselines import answer
 from weightflow.evaluation.chance import chance
-from weightflow.evaluation.context import Known, open_known
-from weightflow.evaluation.evaluate import judge
+from weightflow.evaluation.context import EvaluationContext, open_context
+from weightflow.evaluation.evaluate import evaluate_networks
 from weightflow.evaluation.novelty import nearest_distances
 from weightflow.generator.decode import decode
-from weightflow.models.residual import Anchored
+from weightflow.models.residual import AnchoredModel
 from weightflow.text import Prompt
 from weightflow.text.description import Description
 from weightflow.training.presets import read_preset
@@ -92,7 +92,7 @@ NETWORKS = {"heads": {"small": 100, "paper": 1000}, "cnns": {"small": 40, "paper
 
 def trained_generator(
     zoo: Zoo, variant: Variant, seed: int, options: argparse.Namespace
-) -> tuple[Known, float]:
+) -> tuple[EvaluationContext, float]:
     """The generator, and the seconds that its training took."""
     small = options.size == "small"
     name = f"{variant.preset}-small" if small and variant.preset == "tina" else variant.preset
@@ -105,30 +105,30 @@ def trained_generator(
         read_preset(name, {**changes, "save_every": steps, **variant.changes}),
         folder / "run",
     ).run()
-    return open_known(folder / "run"), time.perf_counter() - begin
+    return open_context(folder / "run"), time.perf_counter() - begin
 
 
-def accuracy(known: Known, state: dict[str, Any], tasks: Sequence[Task]) -> float:
-    return float(judge(known.zoo.architecture, state, tasks).accuracy.mean())
+def accuracy(context: EvaluationContext, state: dict[str, Any], tasks: Sequence[Task]) -> float:
+    return float(evaluate_networks(context.zoo.architecture, state, tasks).accuracy.mean())
 
 
-def anchors_alone(known: Known, tasks: Sequence[Task]) -> dict[str, Any]:
+def anchors_alone(context: EvaluationContext, tasks: Sequence[Task]) -> dict[str, Any]:
     """What the closed form says, and the flow adds nothing; beside the class rows, the mean of the zoo."""
-    words, flow = known.flow.prompts([Prompt(t.classes) for t in tasks]), known.flow
-    assert isinstance(flow.model, Anchored)
+    words, flow = context.flow.prompts([Prompt(t.classes) for t in tasks]), context.flow
+    assert isinstance(flow.model, AnchoredModel)
     rows = flow.model.anchors(words.vectors)[0] * words.present.unsqueeze(-1)
     return decode(flow.coordinates, as_tokens(flow.coordinates.layout, rows), words)
 
 
-def rows_of(known: Known, who: dict[str, Any], most: int) -> Iterator[dict[str, Any]]:
-    """A row a split: generated, trained on the same tasks, chance; opponents beside the full generator."""
+def rows_of(context: EvaluationContext, who: dict[str, Any], most: int) -> Iterator[dict[str, Any]]:
+    """A row a split: generated, trained on the same tasks, chance; baselines beside the full generator."""
     for split in SPLITS:
-        rows = known.zoo.rows(split)[:most]
+        rows = context.zoo.rows(split)[:most]
         if not rows:
             continue
-        tasks, seed = known.tasks_of(rows), who["seed"]
-        made = known.flow.sample_states(
-            [Prompt(t.classes) for t in tasks], range(seed, seed + len(tasks)), known.config
+        tasks, seed = context.tasks_of(rows), who["seed"]
+        made = context.flow.sample_states(
+            [Prompt(t.classes) for t in tasks], range(seed, seed + len(tasks)), context.config
         )
         row = {
             **who,
@@ -136,22 +136,22 @@ def rows_of(known: Known, who: dict[str, Any], most: int) -> Iterator[dict[str, 
             "split": split,
             "ways": max(len(t.classes) for t in tasks),
             "networks": len(tasks),
-            "accuracy": accuracy(known, made, tasks),
-            "trained": accuracy(known, known.zoo.load(rows), tasks),
+            "accuracy": accuracy(context, made, tasks),
+            "trained": accuracy(context, context.zoo.load(rows), tasks),
             "chance": chance(tasks),
         }
-        if known.is_canonical and split in SPLITS[:2]:  # other classes have no rows in the zoo
-            row["nearest_distance_ratio"] = float(nearest_distances(known, made, tasks).ratios.mean())
+        if context.is_canonical and split in SPLITS[:2]:  # other classes have no rows in the zoo
+            row["nearest_distance_ratio"] = float(nearest_distances(context, made, tasks).ratios.mean())
         if who["variant"] == "weightflow":
-            row["anchors_alone"] = accuracy(known, anchors_alone(known, tasks), tasks)
-            row |= {name: accuracy(known, answer(known, name, tasks, seed), tasks) for name in OPPONENTS}
+            row["anchors_alone"] = accuracy(context, anchors_alone(context, tasks), tasks)
+            row |= {name: accuracy(context, answer(context, name, tasks, seed), tasks) for name in OPPONENTS}
         yield row
 
 
-def other_names(known: Known, who: dict[str, Any], most: int) -> Iterator[dict[str, Any]]:
+def other_names(context: EvaluationContext, who: dict[str, Any], most: int) -> Iterator[dict[str, Any]]:
     """Every class that has another name is called by it; the same tasks by their own names beside it."""
     for split in SPLITS[1:]:
-        tasks = known.tasks_of(known.zoo.rows(split)[:most])
+        tasks = context.tasks_of(context.zoo.rows(split)[:most])
         if not tasks:
             continue
         said = [
@@ -160,27 +160,29 @@ def other_names(known: Known, who: dict[str, Any], most: int) -> Iterator[dict[s
         ]
         seeds = range(who["seed"], who["seed"] + len(tasks))
         found = {
-            name: accuracy(known, known.flow.sample_states(prompts, seeds, known.config), tasks)
+            name: accuracy(context, context.flow.sample_states(prompts, seeds, context.config), tasks)
             for name, prompts in (("accuracy", said), ("own_names", [Prompt(t.classes) for t in tasks]))
         }
         renamed = sum(c in OTHER_NAMES for t in tasks for c in t.classes) / sum(len(t.classes) for t in tasks)
         yield {**who, "table": "other names", "split": split, "renamed": renamed, **found}
 
 
-def by_ways(known: Known, who: dict[str, Any]) -> Iterator[dict[str, Any]]:
+def by_ways(context: EvaluationContext, who: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """Combinations never seen, by their number of classes."""
-    rows = known.zoo.rows("unseen_combinations")
+    rows = context.zoo.rows("unseen_combinations")
     for low, high in ((2, 5), (6, 10), (11, 15), (16, 20)):
-        some = [i for i in rows if low <= len(known.zoo.records[i].classes) <= high]
+        some = [i for i in rows if low <= len(context.zoo.records[i].classes) <= high]
         if not some:
             continue
-        tasks = known.tasks_of(some)
-        made = known.flow.sample_states([Prompt(t.classes) for t in tasks], range(len(tasks)), known.config)
+        tasks = context.tasks_of(some)
+        made = context.flow.sample_states(
+            [Prompt(t.classes) for t in tasks], range(len(tasks)), context.config
+        )
         yield {
             **who, "table": "ways", "ways": f"{low} to {high}", "networks": len(tasks),
-            "accuracy": accuracy(known, made, tasks), "chance": chance(tasks),
-            "trained": accuracy(known, known.zoo.load(some), tasks),
-            "ridge_rows": accuracy(known, answer(known, "ridge_rows", tasks, 0), tasks),
+            "accuracy": accuracy(context, made, tasks), "chance": chance(tasks),
+            "trained": accuracy(context, context.zoo.load(some), tasks),
+            "ridge_rows": accuracy(context, answer(context, "ridge_rows", tasks, 0), tasks),
         }  # fmt: skip
 
 

@@ -24,7 +24,7 @@ from typing import Any
 from benchmarks.common import RESULTS, environment, read_result, write_result
 from canon.errors import InputError
 from weightflow.evaluation.chance import chance
-from weightflow.evaluation.evaluate import Spread, judge
+from weightflow.evaluation.evaluate import Spread, evaluate_networks
 from weightflow.zoo.builders.parallel import build_with
 from weightflow.zoo.recipe import read_recipe
 from weightflow.zoo.store import Zoo
@@ -85,7 +85,7 @@ def measure(name: str, wanted: Population, folder: Path, workers: int) -> dict[s
     for split in dict.fromkeys(record.split for record in zoo.records):
         rows = zoo.rows(split)
         tasks = [zoo.records[i].task for i in rows]
-        accuracy = judge(zoo.architecture, zoo.load(rows), tasks).accuracy
+        accuracy = evaluate_networks(zoo.architecture, zoo.load(rows), tasks).accuracy
         splits[split] = {
             "networks": len(rows),
             "classes": sorted({len(task.classes) for task in tasks}),
@@ -137,7 +137,7 @@ def main() -> None:
     }
     for name in options.zoos or known:
         if name not in known:
-            raise InputError(f"no zoo is called '{name}'; there are: {', '.join(known)}")
+            raise InputError(f"unknown zoo '{name}'; there are: {', '.join(known)}")
         rows[name] = measure(name, known[name], folder, options.workers)
         print(rows[name], flush=True)
     ordered = [rows[name] for name in known if name in rows]

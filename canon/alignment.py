@@ -21,10 +21,10 @@ from canon.folding.norm_folding import Folded, fold_norms
 from canon.io.checkpoint import Checkpoint, require_finite, require_same
 from canon.io.dtypes import equal
 from canon.matching.gram import PIECE
-from canon.matching.registry import Matcher, Means, weights
+from canon.matching.registry import Matcher, MatcherContext, weights
 from canon.matching.result import Match
 from canon.models.loading import is_large, require_runnable, with_twins
-from canon.models.spec_resolution import Resolved
+from canon.models.spec_resolution import SpecSource
 from canon.spec import PermutationSpec
 from canon.types import LazyState, like
 
@@ -41,7 +41,7 @@ class Alignment:
 def align(
     a: Checkpoint,
     b: Checkpoint,
-    resolved: Resolved,
+    resolved: SpecSource,
     matcher: Matcher | None = None,
     *,
     generator: torch.Generator | None = None,
@@ -60,7 +60,7 @@ def align(
     for state, name in zip((a.state, b.state), names, strict=True):
         require_finite(state, name)
     spec = resolved.spec
-    matcher = matcher or weights(Means())
+    matcher = matcher or weights(MatcherContext())
     large = is_large(b.state) and not b.holds_ties
     both = matchable(a.state, b.state) if large else comparable(a.state, b.state)
     match, transform = _match(spec, *both, matcher, balance)
@@ -87,7 +87,7 @@ def align(
 
 
 def canonical_form(
-    found: Checkpoint, resolved: Resolved, generator: torch.Generator | None = None
+    found: Checkpoint, resolved: SpecSource, generator: torch.Generator | None = None
 ) -> Alignment:
     """`found` in the order that depends on nothing but itself, and how it is known that its function stayed."""
     transform = Transform(resolved.spec, *canonical_element(resolved.spec, found.state))
@@ -107,7 +107,7 @@ def canonical_form(
 
 
 def folded_form(
-    found: Checkpoint, resolved: Resolved, generator: torch.Generator | None = None
+    found: Checkpoint, resolved: SpecSource, generator: torch.Generator | None = None
 ) -> tuple[Checkpoint, dict[str, Any]]:
     """The canonical form in which linear layers hold what norms learned (`canon.folding.norm_folding`), and what batch
     norms absorb is one (`canon.folding.batch_norm_scale`); and its report.
@@ -159,7 +159,7 @@ def distance(spec: PermutationSpec, a: Mapping[str, Tensor], b: Mapping[str, Ten
 
 
 def verified(
-    resolved: Resolved,
+    resolved: SpecSource,
     before: Checkpoint,
     after: Checkpoint,
     transform: Transform,

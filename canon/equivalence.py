@@ -16,7 +16,7 @@ from canon.errors import InputError, WorkError
 from canon.io.dtypes import computable
 from canon.matching.signed_weight_matching import match_signed
 from canon.models.loading import Runnable, call, is_large, twins_of
-from canon.models.spec_resolution import Resolved
+from canon.models.spec_resolution import SpecSource
 from canon.spec import PermutationSpec
 from canon.tracing.exported_graph import copy_module
 
@@ -214,7 +214,7 @@ def rounding_tolerance(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> floa
 
 
 def same_by_relabelling(
-    a: Mapping[str, Tensor], b: Mapping[str, Tensor], resolved: Resolved
+    a: Mapping[str, Tensor], b: Mapping[str, Tensor], resolved: SpecSource
 ) -> dict[str, Any]:
     """Whether `b` is a relabelling of `a`: finding one shows equivalence, finding none is inconclusive.
 
@@ -238,13 +238,13 @@ def same_by_relabelling(
             f"B is A relabelled and rescaled, up to rounding to {dtype}: weights differ by {difference:.1e}"
         )
         return _found(resolved, f"{proof} relative ({allowed:.0e} allowed)", allowed)
-    proof = f"B is no relabelling of A by the groups known ({resolved.source}): weights differ by "
+    proof = f"B is not a relabelling of A by the groups known ({resolved.source}): weights differ by "
     proof += f"{difference:.1e} relative, {allowed:.0e} allowed for {dtype}{_mixed(a, b)}"
     proof = f"{proof}; give --model or .pt2 files to run both"
     return _verdict(None, proof, None, allowed, resolved.assumptions)
 
 
-def _found(resolved: Resolved, how: str, allowed: float) -> dict[str, Any]:
+def _found(resolved: SpecSource, how: str, allowed: float) -> dict[str, Any]:
     """A relabelling was found: it shows as much as the groups are worth."""
     decided = True if resolved.stated or not resolved.assumptions else None
     return _verdict(decided, f"{how}; {resolved.evidence}", None, allowed, resolved.assumptions)

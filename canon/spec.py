@@ -252,7 +252,7 @@ def _groups(entries: list[dict[str, Any]]) -> dict[str, Group]:
     found: dict[str, Group] = {}
     for entry in entries:
         if entry["name"] in found:
-            raise InputError(f"the group '{shown(entry['name'])}' stands twice; write a spec with each once")
+            raise InputError(f"the group '{shown(entry['name'])}' occurs twice; write a spec with each once")
         found[entry["name"]] = Group(**entry)
     return found
 

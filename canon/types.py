@@ -46,7 +46,7 @@ def like(state: State) -> State:
     return state.like if isinstance(state, LazyState) and state.like is not None else state
 
 
-def among(state: State, names: Collection[str]) -> State:
+def select_tensors(state: State, names: Collection[str]) -> State:
     """The tensors of `state` that are named, in its order."""
     kept = [name for name in state if name in names]
     if isinstance(state, LazyState):

@@ -87,8 +87,9 @@ class Tab:
 
     @property
     def requests(self) -> list[str]:
+        """What was asked for outside the page: pictures that lie in it are not."""
         sent = [e["params"] for e in self.events if e["method"] == "Network.requestWillBeSent"]
-        return [p["request"]["url"] for p in sent]
+        return [url for p in sent if not (url := p["request"]["url"]).startswith("data:")]
 
     @property
     def complaints(self) -> list[str]:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from weightflow.evaluation.context import Known, open_known
+from weightflow.evaluation.context import EvaluationContext, open_context
 from weightflow.models import ModelConfig
 from weightflow.training.presets import read_preset
 from weightflow.training.trainer import start
@@ -64,9 +64,9 @@ def run(zoo, tiny_config) -> Path:
 
 
 @pytest.fixture(scope="session")
-def known(run) -> Known:
+def context(run) -> EvaluationContext:
     """The finished run beside its zoo."""
-    return open_known(run)
+    return open_context(run)
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 import ast
 import dataclasses
+import inspect
 import re
 import typing
 from pathlib import Path
@@ -105,7 +106,7 @@ def texts(path):
 
 
 def name_of(function):
-    """`train` of `@app.command("train") def ...`; None for a function that is no command."""
+    """`train` of `@app.command("train") def ...`; None for a function that is not a command."""
     for made in getattr(function, "decorator_list", []):
         if (
             isinstance(made, ast.Call)
@@ -217,6 +218,22 @@ def test_an_option_that_a_command_lacks_is_found(tmp_path, monkeypatch):
     assert "weightflow sample has no --speed" in found
     assert "weightflow train has no --classes" in found
     assert "no --resume" not in found
+
+
+@pytest.mark.parametrize("app", [weightflow_app, canon_app], ids=["weightflow", "canon"])
+def test_a_command_to_copy_from_the_help_is_one_line_of_a_terminal_of_80_columns(app):
+    copied = []
+
+    def walk(command):
+        for child in getattr(command, "commands", {}).values():
+            walk(child)
+        for line in inspect.cleandoc(command.help or "").split("\n"):
+            if re.match(r" *(?:Example: )?(?:\[bold\])?(?:canon|weightflow) [a-z]+ ", line):
+                copied.append(re.sub(r"\[/?(?:bold)?\]", "", line))
+
+    walk(get_command(app))
+    assert len(copied) > 8
+    assert [line for line in copied if len(line) > 78] == []  # and a margin on either side
 
 
 def fields(config, prefix=""):

@@ -129,7 +129,7 @@ def call(line, monkeypatch):
     for name, settings in SMALL.items():
         if tool == "weightflow" and f" {name} " in f" {command} ":
             words += [part for setting in settings.split() for part in ("--set", setting)]
-    return console.guarded(APPS[tool], words, name=tool)
+    return console.run_cli(APPS[tool], words, name=tool)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.stem)

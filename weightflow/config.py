@@ -123,13 +123,13 @@ def write(path: str | Path, config: Any) -> None:
 
 
 def replace_nested(data: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """`data` with `changes` laid over it, table by table; a change to None is no change."""
+    """`data` with `changes` laid over it, table by table; a change to None is not a change."""
     merged = dict(data)
     for key, value in changes.items():
         if isinstance(value, Mapping):
             own = merged.get(key, {})
             if not isinstance(own, Mapping):
-                raise InputError(f"setting '{shown(key)}' is {shown(own)}, which is no table of settings")
+                raise InputError(f"setting '{shown(key)}' is {shown(own)}, which is not a table of settings")
             merged[key] = replace_nested(own, value)
         elif value is not None:
             merged[key] = value

@@ -23,7 +23,7 @@ def local_folder(path: str | os.PathLike[str], kind: str) -> Path:
     found = NAME.fullmatch(text)
     if found is None:
         raise InputError(
-            f"'{text}' is no name on the hub; write hf://OWNER/NAME, or hf://OWNER/NAME@REVISION"
+            f"'{text}' is not a name on the hub; write hf://OWNER/NAME, or hf://OWNER/NAME@REVISION"
         )
     from huggingface_hub import snapshot_download
 

@@ -27,7 +27,7 @@ PLUGINS = "WEIGHTFLOW_PLUGINS"
 """Environment variable with the announced plug-ins, separated as in PATH; worker processes inherit it."""
 _loaded: dict[str, ModuleType] = {}
 _OWN_KINDS: set[str] = set()
-"""The package's own names: what stands before a colon in `npz:FILE` is no module."""
+"""The package's own names: what stands before a colon in `npz:FILE` is not a module."""
 
 
 def suggest(name: str, known: Iterable[str], count: int = 3) -> str:
@@ -40,7 +40,7 @@ def suggest(name: str, known: Iterable[str], count: int = 3) -> str:
 def pick(table: Mapping[str, T], name: str, kind: str) -> T:
     """`table[name]`, or an `InputError` that lists what there is."""
     if name not in table:
-        raise InputError(f"no {kind} is called '{name}'; there are: {', '.join(sorted(table))}")
+        raise InputError(f"unknown {kind} '{name}'; there are: {', '.join(sorted(table))}")
     return table[name]
 
 
@@ -62,7 +62,7 @@ class Registry(Mapping[str, T], Generic[T]):
         """Add an entry for this process; `InputError` where the name is taken or cannot be written."""
         if not name or any(sign in name for sign in ":?& \t\n"):
             raise InputError(
-                f"'{name}' is no name for a {self.kind}: it is empty or has a sign of : ? & space"
+                f"'{name}' is not a name for a {self.kind}: it is empty or has a sign of : ? & space"
             )
         if name in self._entries and self._entries[name] is not entry:
             raise InputError(f"a {self.kind} called '{name}' exists already; choose another name")
@@ -88,7 +88,7 @@ class Registry(Mapping[str, T], Generic[T]):
         whole = f"{name}:{rest}" if rest else name
         outside, colon, _ = whole.partition(":")
         how = f"; to run your own code, add --plugin {outside}" if colon or name.endswith(".py") else ""
-        raise InputError(f"no {self.kind} is called '{whole}'; there are: {', '.join(sorted(self))}{how}")
+        raise InputError(f"unknown {self.kind} '{whole}'; there are: {', '.join(sorted(self))}{how}")
 
     def __getitem__(self, name: str) -> T:
         _ = _announced()  # a plug-in may register entries when it is loaded

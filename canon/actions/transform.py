@@ -182,7 +182,7 @@ class Transform:
     def _factor_axes(self, name: str, factor: Tensor, fan_in_fan_out: bool) -> tuple[Axis, ...]:
         found = _LORA.match(name.removesuffix(".weight"))
         if found is None:
-            raise InputError(f"{name} is no low-rank factor; expected ….lora_A.weight or ….lora_B.weight")
+            raise InputError(f"{name} is not a low-rank factor; expected ….lora_A.weight or ….lora_B.weight")
         weight = f"{found['module']}.weight"
         outputs, inputs = (1, 0) if fan_in_fan_out else (0, 1)
         dim, number = (0, outputs) if found["side"] == "B" else (1, inputs)
@@ -206,7 +206,7 @@ class Transform:
         _require_safetensors(path)
         tensors = {f"permutation.{name}": p.to(torch.int32) for name, p in self.permutation.items()}
         tensors |= {f"scale.{name}": s.double() for name, s in self.scales.items()}
-        tensors["groups"] = torch.tensor(len(self.permutation))  # a file with no tensor is no checkpoint
+        tensors["groups"] = torch.tensor(len(self.permutation))  # a file with no tensor is not a checkpoint
         metadata = {"format": FORMAT, "spec": self.spec.to_json(), "moved": json.dumps(self.moved())}
         checkpoint.write(path, tensors, metadata)
 
@@ -216,7 +216,7 @@ class Transform:
         _require_safetensors(path)
         found = checkpoint.read(path)
         if found.metadata.get("format") != FORMAT:
-            raise InputError(f"{path} is no transform; `canon align … --transform {path}` writes one")
+            raise InputError(f"{path} is not a transform; `canon align … --transform {path}` writes one")
         with reading(path, f"write it again: canon align … --transform {path}"):
             spec = PermutationSpec.from_json(found.metadata["spec"])
             parts: dict[str, dict[str, Tensor]] = {"permutation": {}, "scale": {}}

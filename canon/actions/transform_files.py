@@ -13,13 +13,13 @@ from canon.actions.transform import Transform
 from canon.errors import InputError
 from canon.io import checkpoint, torch_pickle
 from canon.io.checkpoint import Checkpoint
-from canon.io.files import reading, replacing
+from canon.io.files import atomic_open, reading
 from canon.spec import PermutationSpec
 
 Path = str | os.PathLike[str]
 
 
-def carry(
+def transform_file(
     transform: Path,
     source: Path,
     out: Path,
@@ -56,13 +56,13 @@ def _carry_optimizer(element: Transform, source: Path, out: Path) -> int:
             raise InputError(f"{path}: optimizer state is a .pt file, what optimizer.state_dict() gives")
     whole = torch_pickle.read(source)
     if not isinstance(whole, dict) or not {"state", "param_groups"} <= whole.keys():
-        raise InputError(f"{source} is no optimizer state; save optimizer.state_dict()")
+        raise InputError(f"{source} is not an optimizer state; save optimizer.state_dict()")
     with reading(source, "save optimizer.state_dict()"):
         names = parameter_names(whole, element.spec, os.fspath(source))
         by_name = {names[index]: dict(slots) for index, slots in whole["state"].items()}
         moved = element.apply_optimizer(by_name)
         whole["state"] = {index: moved[names[index]] for index in whole["state"]}
-    with replacing(out, follow=True) as file:
+    with atomic_open(out, follow=True) as file:
         torch.save(whole, file)
     return sum(isinstance(value, Tensor) for slots in moved.values() for value in slots.values())
 

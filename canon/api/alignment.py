@@ -22,7 +22,7 @@ from canon.api.networks import (
     source,
 )
 from canon.io.examples import Data, read_data
-from canon.matching.registry import Means, matcher_for
+from canon.matching.registry import MatcherContext, matcher_for
 from canon.spec import PermutationSpec
 from canon.types import State
 
@@ -141,7 +141,7 @@ def align(
     require_alike((first, second))
     resolved = not_matched(code_of(model, example_inputs, spec, family, assume).resolve(first, second), left)
     order = None if order_seed is None else torch.Generator().manual_seed(order_seed)
-    matcher = matcher_for(method, Means(start, order, resolved.runnable, as_data(data), batch_size))
+    matcher = matcher_for(method, MatcherContext(start, order, resolved.runnable, as_data(data), batch_size))
     done = alignment.align(
         first.found,
         second.found,
@@ -208,7 +208,7 @@ def canonicalize(
 
     Returns:
         A copy in canonical order: a module for a module, else `Weights`; with `report` and `transform` (None
-        where norms were folded, which is no permutation).
+        where norms were folded, which is not a permutation).
 
     Raises:
         InputError: the network is not finite or of unknown structure; `fold` without code.

@@ -12,7 +12,7 @@ from canon.api.alignment import Examples, as_data
 from canon.api.exceptions import Patterns, excepted, not_matched, require_weights, with_own_of
 from canon.api.networks import Model, Network, Path, code_of, prefixes, read_alike, require_alike, sources
 from canon.errors import InputError
-from canon.matching.registry import Means, matcher_for
+from canon.matching.registry import MatcherContext, matcher_for
 from canon.merging import interpolation
 from canon.merging.barriers import barriers
 from canon.merging.interpolation import Curve
@@ -91,7 +91,9 @@ def merge(
         interpolation.normalized(len(found), weights),
         [network.name for network in found],
         resolved=resolved,
-        matcher=matcher_for(method, Means(start, order, runnable, examples, batch_size)) if align else None,
+        matcher=matcher_for(method, MatcherContext(start, order, runnable, examples, batch_size))
+        if align
+        else None,
         balance=balance,
         runnable=runnable,
         repair=repair,
@@ -196,7 +198,7 @@ def barrier(
             first.found,
             second.found,
             code.resolve(first, second),
-            matcher_for(method, Means(start, order, runnable, statistics, batch_size)),
+            matcher_for(method, MatcherContext(start, order, runnable, statistics, batch_size)),
             balance=balance,
             generator=torch.Generator().manual_seed(seed),
             names=(first.name, second.name),

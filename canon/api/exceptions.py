@@ -1,6 +1,6 @@
 """Tensors in which networks of one architecture may differ: heads of other classes, resized embeddings.
 
-They are no part of the matching. The network that is kept has its own; in the others they give way to those.
+They are not part of the matching. The network that is kept has its own; in the others they give way to those.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from fnmatch import fnmatchcase
 
 from canon.api.networks import Source
 from canon.errors import InputError
-from canon.models.spec_resolution import Resolved
+from canon.models.spec_resolution import SpecSource
 
 Patterns = Sequence[str] | str
 
@@ -59,7 +59,7 @@ def with_own_of(networks: Sequence[Source], names: Collection[str], kept: int) -
     return [one if n == kept else filled(one) for n, one in enumerate(networks)]
 
 
-def not_matched(resolved: Resolved, names: Collection[str]) -> Resolved:
+def not_matched(resolved: SpecSource, names: Collection[str]) -> SpecSource:
     """The spec in which the tensors `names` move and say nothing of which unit is which."""
     spec = resolved.spec
     return replace(resolved, spec=replace(spec, statistics=spec.statistics | (spec.axes.keys() & names)))

@@ -18,8 +18,8 @@ from canon.io import checkpoint
 from canon.io.checkpoint import Checkpoint, require_finite, require_same, with_counters_of
 from canon.io.prefixes import with_keys_like
 from canon.models.config_check import agreed_config, require_fitting_config
-from canon.models.loading import Hints, Inputs, Runnable, load
-from canon.models.spec_resolution import CHECKED, Resolved, require_symmetries, resolve
+from canon.models.loading import Inputs, ModelSource, Runnable, load
+from canon.models.spec_resolution import CHECKED, SpecSource, require_symmetries, resolve
 from canon.models.spec_resolution import code_of as find_code
 from canon.spec import PermutationSpec
 from canon.types import LazyState, like
@@ -198,16 +198,16 @@ class Code:
     family: str | None = None
     assume: tuple[str, ...] = field(default_factory=tuple)
 
-    def hints(self, networks: tuple[Source, ...]) -> Hints:
+    def hints(self, networks: tuple[Source, ...]) -> ModelSource:
         """The hints for networks of one architecture: a module among them is the code of all."""
         own = next((n.module for n in networks if n.module is not None), None)
         path = None if isinstance(self.spec, PermutationSpec) else self.spec
         # A family, a spec or assumptions that were named win over the code of a module that was given.
         said = self.family is not None or bool(self.assume)
         model = self.model if self.model is not None or said else own
-        return Hints(path, model, self.family, None, tuple(self.assume), as_inputs(self.example_inputs))
+        return ModelSource(path, model, self.family, None, tuple(self.assume), as_inputs(self.example_inputs))
 
-    def resolve(self, *networks: Source) -> Resolved:
+    def resolve(self, *networks: Source) -> SpecSource:
         """The spec of networks of one architecture, its evidence, and the code where it is known."""
         known = next((n.found for n in networks if n.found.program is not None), networks[0].found)
         hints = self.hints(networks)
@@ -215,10 +215,10 @@ class Code:
         if isinstance(self.spec, PermutationSpec):
             self.spec.check(known.state)
             if runnable is not None:
-                require_symmetries(self.spec, known, runnable, "the given spec")
-                return Resolved(self.spec, "the given spec", CHECKED, runnable)
+                require_symmetries(self.spec, runnable, "the given spec")
+                return SpecSource(self.spec, "the given spec", CHECKED, runnable)
             assumption = "the groups of the given spec are symmetries of the network"
-            return Resolved(self.spec, "the given spec", f"assuming {assumption}", runnable, (assumption,))
+            return SpecSource(self.spec, "the given spec", f"assuming {assumption}", runnable, (assumption,))
         return resolve(known, hints, runnable, _config(networks))
 
     def runnable(self, *networks: Source) -> Runnable | None:

@@ -15,8 +15,8 @@ from canon.io.json_text import json_text
 
 
 def align(
-    a: Annotated[Path, typer.Argument(metavar="A", help="The network whose order is taken.")],
-    b: Annotated[Path, typer.Argument(metavar="B", help="The network that is reordered.")],
+    a: Annotated[Path, typer.Argument(metavar="A", help="Reference network.")],
+    b: Annotated[Path, typer.Argument(metavar="B", help="Network to permute.")],
     out: Out,
     *,
     hints: HintOptions,
@@ -30,7 +30,7 @@ def align(
     json: bool = console.JSON,
     quiet: bool = console.QUIET,
 ) -> None:
-    """Bring B into the order of A without changing what B computes.
+    """Permute the units of B to match A without changing the function of B.
 
     With code (--model, .pt2) that is verified numerically; for a bare checkpoint the report names what it assumes.
 
@@ -40,7 +40,7 @@ def align(
 
       canon align a.pt b.pt --out c.safetensors
 
-      canon align a.pt b.pt --model nets.py:build --input 1x3x32x32 --out c.pt --report r.json
+      canon align a.pt b.pt --model nets.py:build --input 1x3x32x32 --out c.pt
     """
     check_network_output(out, b)
     check_outputs(transform, report)

@@ -39,12 +39,12 @@ def apply(
 
       canon apply t.safetensors b-finetuned.pt --out c-finetuned.pt
 
-      canon apply t.safetensors adapter.safetensors --kind lora --out moved.safetensors
+      canon apply t.safetensors lora.safetensors --kind lora --out l.safetensors
     """
     check_network_output(out, a)
-    from canon.actions.transform_files import carry
+    from canon.actions.transform_files import transform_file
 
-    count = carry(t, a, out, kind=kind, invert=invert, fan_in_fan_out=fan_in_fan_out)
+    count = transform_file(t, a, out, kind=kind, invert=invert, fan_in_fan_out=fan_in_fan_out)
     console.show(
         {"tensors": count, "out": str(out)}, f"{count} tensors of {a} transformed\nwrote {out}", json
     )

@@ -17,30 +17,35 @@ def barrier(
     a: Network,
     b: Other,
     data: Annotated[
-        Path, typer.Option("--data", metavar="X.npz", help="Where to score: an .npz with x and y.")
+        Path, typer.Option("--data", metavar="X.npz", help="Evaluation data: an .npz file with x and y.")
     ],
     *,
-    aligned: Annotated[bool, typer.Option("--align", help="Also align B to A, and score that line.")] = False,
+    aligned: Annotated[
+        bool, typer.Option("--align", help="Also align B to A and evaluate that path.")
+    ] = False,
     train: Train = None,
     repair: Repair = "none",
     plot: Annotated[
-        Path | None, typer.Option("--plot", metavar="P.png", help="Draw it (png, svg, pdf).")
+        Path | None,
+        typer.Option("--plot", metavar="P.png", help="Plot the result to this file (png, svg, pdf)."),
     ] = None,
-    points: Annotated[int, typer.Option("--points", min=3, help="Points on the line, ends included.")] = 11,
+    points: Annotated[
+        int, typer.Option("--points", min=3, help="Number of points on the path, including its ends.")
+    ] = 11,
     hints: HintOptions,
     matching: MatchOptions,
     json: bool = console.JSON,
     quiet: bool = console.QUIET,
 ) -> None:
-    """Walk the straight line from A to B and say how far loss and accuracy leave it.
+    """Evaluate loss and accuracy along the linear path from A to B and report the barriers.
 
-    The loss barrier is the largest rise of the loss above the straight line between its ends.
+    The loss barrier is the largest difference between the loss and the linear interpolation of its end points.
 
-    The network's code must be known: give --model, or .pt2 files.
+    Requires code: --model, or .pt2 files.
 
     [bold]Example[/bold]
 
-      canon barrier a.pt b.pt --model nets.py:build --data test.npz --align --plot line.png
+      canon barrier a.pt b.pt --model nets.py:build --data x.npz --align
     """
     check_outputs(plot)
     from canon.api import averaging

@@ -22,12 +22,12 @@ def canonicalize(
         bool,
         typer.Option(
             "--fold",
-            help="Let linear layers and convolutions take the gains and biases of norms before them, and the scale that a batch norm absorbs.",
+            help="Fold gains and biases of norms, and scales that a batch norm absorbs, into the following linear layers and convolutions.",
         ),
     ] = False,
     json: bool = console.JSON,
 ) -> None:
-    """Bring A into an order that depends on nothing but A: every relabelling of A gives the same file.
+    """Sort A's hidden units into a canonical order; all permuted copies of A give the same file.
 
     Units of odd activations (tanh, sin) also get canonical signs.
 

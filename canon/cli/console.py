@@ -7,6 +7,7 @@ Results go to standard output, all talk to standard error. Nothing here imports 
 from __future__ import annotations
 
 import errno
+import inspect
 import os
 import re
 import shutil
@@ -45,11 +46,9 @@ from canon.io.json_text import json_text
 from canon.validation import shown
 
 # Defaults for the options of a command, as in `json: bool = console.JSON`.
-JSON = typer.Option(
-    False, "--json", help="The result as JSON on standard output; all talk on standard error."
-)
+JSON = typer.Option(False, "--json", help="Print JSON to stdout; logs go to stderr.")
 QUIET = typer.Option(False, "--quiet", "-q", help="No progress.")
-DEBUG = typer.Option(False, "--debug", help="Show the traceback of an error (may stand anywhere).")
+DEBUG = typer.Option(False, "--debug", help="Show the traceback of an error (at any position).")
 
 LEAST_BAR, COUNTS = 16, 32
 """Characters of a bar on a terminal of 80 columns, and of counts, rate, time left and the spaces between."""
@@ -99,10 +98,10 @@ def run(app: typer.Typer, arguments: Sequence[str] | None = None, *, name: str |
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal in ASCII shows ? for what it lacks
-    sys.exit(guarded(app, sys.argv[1:] if arguments is None else arguments, name=name))
+    sys.exit(run_cli(app, sys.argv[1:] if arguments is None else arguments, name=name))
 
 
-def guarded(app: typer.Typer, arguments: Sequence[str], *, name: str | None = None) -> int:
+def run_cli(app: typer.Typer, arguments: Sequence[str], *, name: str | None = None) -> int:
     """Run a command line and return its exit code; an error becomes one line on standard error."""
     debug = "--debug" in arguments
     rest = [argument for argument in arguments if argument != "--debug"]
@@ -156,11 +155,20 @@ def _warnings_said() -> Iterator[None]:
 
 def _invoke(app: typer.Typer, arguments: Sequence[str], name: str) -> None:
     """What `command.main(standalone_mode=False)` does, but for interrupts: it drops what was noted on them."""
-    command = typer.main.get_command(app)
+    command = _with_whole_lines(typer.main.get_command(app))
     if f"_{name.upper()}_COMPLETE" in os.environ:
         command.main(list(arguments), name)  # shell completion; ends the process
     with command.make_context(name, list(arguments)) as context:
         command.invoke(context)
+
+
+def _with_whole_lines(command: Any) -> Any:
+    """The command with the lines of each paragraph of its help joined: the terminal's width breaks them."""
+    paragraphs = inspect.cleandoc(command.help or "").split("\n\n")
+    command.help = "\n\n".join(paragraph.replace("\n", " ") for paragraph in paragraphs)
+    for own in getattr(command, "commands", {}).values():
+        _with_whole_lines(own)
+    return command
 
 
 def explain(error: Exception) -> tuple[int, str]:

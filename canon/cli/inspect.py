@@ -21,18 +21,18 @@ def inspect(
     save_spec: Annotated[
         Path | None,
         typer.Option(
-            "--save-spec", metavar="OUT.json", help="Write the spec to this new file, to keep or amend."
+            "--save-spec", metavar="OUT.json", help="Write the spec to this new file, for example to edit it."
         ),
     ] = None,
     json: bool = console.JSON,
 ) -> None:
-    """Show the groups of A's units: what moves, what is frozen, and why.
+    """List the permutation groups of A: which units can be permuted, which are frozen, and why.
 
     [bold]Examples[/bold]
 
       canon inspect resnet18.pth
 
-      canon inspect net.pt --model nets.py:build --input 1x3x32x32 --save-spec groups.json
+      canon inspect net.pt --model nets.py:build --save-spec groups.json
     """
     check_outputs(save_spec)
     from canon.api import inspection

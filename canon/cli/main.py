@@ -18,10 +18,10 @@ app = console.application(
     "weights can be compared, interpolated and merged.\n\n"
     "Networks are .safetensors, .pt, .pth, .bin, .ckpt, .th, .pth.tar or .pt2 files, folders of "
     "Hugging Face's (weights, shards, config.json), or names of models in its cache.\n\n"
-    "[bold]How canon learns the symmetries[/bold] (every command takes these):\n\n"
+    "[bold]Sources of the symmetries[/bold] (accepted by every command):\n\n"
     "  a .pt2 file (torch.export)      traced and checked numerically\n\n"
     "  --model pkg.mod:build           your module, traced and checked numerically\n\n"
-    "  a bare checkpoint               keys, shapes and config.json; --assume says what they do not\n\n"
+    "  a bare checkpoint               keys, shapes and config.json; --assume adds what these do not determine\n\n"
     "  --spec S.json                   a spec that `canon inspect --save-spec` wrote, amended by hand if need be\n\n"
     "Exit codes: 0 done; 1 the work failed, or `verify` found two different functions; 2 wrong input; 3 `verify` "
     "could not decide; 130 interrupted.",

@@ -18,10 +18,12 @@ def merge(
     out: Out,
     *,
     weights: Annotated[
-        str | None, typer.Option("--weights", help="Their shares, as 0.7,0.3; equal if not given.")
+        str | None,
+        typer.Option("--weights", help="Weights of the average, for example 0.7,0.3; equal by default."),
     ] = None,
     aligned: Annotated[
-        bool, typer.Option("--align/--as-they-are", help="Align all to the first before taking the mean.")
+        bool,
+        typer.Option("--align/--as-they-are", help="Align all networks to the first one before averaging."),
     ] = True,
     train: Train = None,
     repair: Repair = "none",
@@ -31,13 +33,13 @@ def merge(
     json: bool = console.JSON,
     quiet: bool = console.QUIET,
 ) -> None:
-    """Take the weighted mean of networks, aligned to the first; the result is like the first one's file.
+    """Average networks after aligning them to the first one; the result has the format of the first file.
 
     [bold]Examples[/bold]
 
       canon merge a.pt b.pt c.pt --out mean.safetensors
 
-      canon merge a.pt b.pt --weights 0.7,0.3 --model nets.py:build --train x.npz --repair batch-norm -o m.pt
+      canon merge a.pt b.pt --weights 0.7,0.3 --model nets.py:build --out m.pt
     """
     check_network_output(out, networks[0])
     from canon.api import averaging

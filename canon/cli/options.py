@@ -19,26 +19,28 @@ Out = Annotated[
     typer.Option(
         "--out",
         "-o",
-        help="Where the result goes: the suffix is the format; what came from a folder becomes a new folder where there is none.",
+        help="Output path; the suffix determines the format. Networks read from a folder are written as a new folder.",
     ),
 ]
-Spec = Annotated[Path | None, typer.Option("--spec", help="Read the groups from this JSON file.")]
+Spec = Annotated[Path | None, typer.Option("--spec", help="Read the permutation spec from this JSON file.")]
 Model = Annotated[
     str | None,
     typer.Option(
         "--model",
         metavar="PKG.MOD:FUNCTION",
-        help="A callable without arguments (or file.py:function) that returns the module, or the module and a "
+        help="Function without arguments that returns the module, or the module and a "
         "tuple of example inputs.",
     ),
 ]
-Family = Annotated[str | None, typer.Option("--family", help="Name the family instead of recognising it.")]
+Family = Annotated[
+    str | None, typer.Option("--family", help="Family of the architecture, instead of detecting it.")
+]
 Assume = Annotated[
     list[str] | None,
     typer.Option(
         "--assume",
         metavar="NAME[=VALUE]",
-        help="What a bare checkpoint's keys and shapes do not tell, and the report then names as assumed: "
+        help="A fact that keys and shapes of a bare checkpoint do not determine; the report lists it as an assumption: "
         "heads=12, activation=relu, chain (linear layers, convolutions and norms feed one another through "
         "activations, pooling and flattening alone), padding=both|behind|front (zero channels of shortcuts), "
         "norm=layer, tied-head. Repeatable.",
@@ -65,10 +67,12 @@ Method = Annotated[
     ),
 ]
 Start = Annotated[
-    StartName, typer.Option("--start", help="Where matching starts; auto tries several, keeps the best.")
+    StartName,
+    typer.Option("--start", help="Initialization of the matching; auto tries several and keeps the best."),
 ]
 Balance = Annotated[
-    bool, typer.Option("--balance", help="Match in balanced scales, and give B's units the scales of A's.")
+    bool,
+    typer.Option("--balance", help="Match rescaled units, and give the units of B the scales of those of A."),
 ]
 ExceptFor = Annotated[
     list[str] | None,
@@ -81,14 +85,17 @@ ExceptFor = Annotated[
 ]
 Seed = Annotated[
     int | None,
-    typer.Option("--seed", help="Match groups in a random order with this seed, not in the network's own."),
+    typer.Option(
+        "--seed", help="Visit groups in a random order with this seed instead of the network's order."
+    ),
 ]
 Examples = Annotated[
     Path | None, typer.Option("--data", metavar="X.npz", help="Examples: an .npz with x, and y where needed.")
 ]
-Batch = Annotated[int, typer.Option("--batch", min=1, help="Examples in a batch.")]
+Batch = Annotated[int, typer.Option("--batch", min=1, help="Batch size.")]
 TransformOut = Annotated[
-    Path | None, typer.Option("--transform", metavar="T", help="Keep the transform, for `canon apply`.")
+    Path | None,
+    typer.Option("--transform", metavar="T", help="Write the transform to this file, for `canon apply`."),
 ]
 Train = Annotated[
     Path | None,

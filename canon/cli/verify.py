@@ -21,13 +21,13 @@ def verify(
     seed: Annotated[int, typer.Option("--seed", help="Seed of the random inputs.")] = 0,
     json: bool = console.JSON,
 ) -> None:
-    """Say whether A and B are the same function; exit code 0 if they are, 1 if not, 3 if undecided.
+    """Check whether A and B compute the same function; exit code 0 if so, 1 if not, 3 if undecided.
 
     With --model, .pt2 files or files that say their architecture both are run in float64 on random inputs.
 
     Without code, searches for a permutation and rescaling from A to B. Finding one shows equivalence, under the assumptions that are named; finding none is inconclusive.
 
-    Rounding to the coarsest dtype of the two files is allowed for; the answer says how much.
+    The tolerance is the rounding of the coarsest dtype of the two files; it is printed.
 
     [bold]Example[/bold]
 

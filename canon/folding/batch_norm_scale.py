@@ -21,7 +21,7 @@ from torch.fx import Node
 
 from canon.folding.axis_flow import shape_of
 from canon.folding.norm_folding import Folded
-from canon.tracing.exported_graph import Program, Slot, label, named_arguments, operation
+from canon.tracing.exported_graph import GraphInput, Program, label, named_arguments, operation
 
 _NORMS = ("batch_norm", "native_batch_norm", "_native_batch_norm_legit_no_training", "cudnn_batch_norm")
 # The axis of a layer's weight that its output channels are on.
@@ -63,7 +63,7 @@ class _Absorber:
         nodes = list(program.graph.graph.nodes)
         places = [node for node in nodes if node.op == "placeholder"]
         self.calls = [node for node in nodes if node.op == "call_function"]
-        self.slots: dict[Any, Slot] = {
+        self.slots: dict[Any, GraphInput] = {
             node: slot for node, slot in zip(places, program.slots, strict=True) if slot.kind == "state"
         }
         self.users: dict[Any, set[Node]] = {}
@@ -89,7 +89,7 @@ class _Absorber:
                 if tensor is None:
                     continue
                 if tensor not in self.slots:
-                    return f"{label(owner)} has a weight or bias that is no parameter"
+                    return f"{label(owner)} has a weight or bias that is not a parameter"
                 others = self.users[self.slots[tensor].identity] - {owner}
                 if others:
                     names = ", ".join(sorted(label(other) for other in others))
@@ -114,7 +114,7 @@ class _Absorber:
         self._set(variance, torch.ones_like(var))
         return weight.name
 
-    def _set(self, slot: Slot, value: Tensor) -> None:
+    def _set(self, slot: GraphInput, value: Tensor) -> None:
         """Under every name of a tied tensor."""
         for name, (identity, _) in self.program.state_identities.items():
             if identity == slot.identity and name in self.state:

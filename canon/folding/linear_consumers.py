@@ -16,7 +16,7 @@ from typing import Any
 from torch import Tensor
 from torch.fx import Node
 
-from canon.tracing.exported_graph import Slot, label, named_arguments, operation
+from canon.tracing.exported_graph import GraphInput, label, named_arguments, operation
 
 # Where a linear operation has its input, its weight, its bias, and the axis of the weight that reads.
 _LINEAR = {"linear": (0, 1, 2, 1), "addmm": (1, 2, 0, 0), "mm": (0, 1, None, 0), "matmul": (0, 1, None, 0)}
@@ -27,12 +27,12 @@ _CONVOLUTIONS = {f"conv{n}d": 1 for n in (1, 2, 3)} | {f"conv_transpose{n}d": 0 
 class Reader:
     """A layer whose weight reads channels on axis `inputs`, in `groups` parts where that is the second axis.
 
-    `uneven` says why a shift of its input is no shift of its output, where it is none.
+    `uneven` says why a shift of its input is not a shift of its output, where it is none.
     """
 
     node: Node
-    weight: Slot
-    bias: Slot | None
+    weight: GraphInput
+    bias: GraphInput | None
     inputs: int
     groups: int = 1
     uneven: str | None = None
@@ -54,21 +54,21 @@ class Reader:
 
 
 class NotLinear(Exception):
-    """Why a node is no layer that could take a gain."""
+    """Why a node is not a layer that could take a gain."""
 
 
-def reader_of(node: Node, given: Node, slots: dict[Node, Slot], channels: bool) -> Reader:
+def reader_of(node: Node, given: Node, slots: dict[Node, GraphInput], channels: bool) -> Reader:
     """The layer that reads `given`: a convolution of its `channels`, or a linear layer of its last axis.
 
     `slots` are the learned tensors by their nodes. Raises `NotLinear`.
     """
     name = operation(node)
     if name not in (_CONVOLUTIONS if channels else _LINEAR) or (node.kwargs and not channels):
-        raise NotLinear(f"{label(node)} reads it, which is no linear layer")
+        raise NotLinear(f"{label(node)} reads it, which is not a linear layer")
     return _convolution(node, given, slots) if channels else _linear(node, given, slots)
 
 
-def _linear(node: Node, given: Node, slots: dict[Node, Slot]) -> Reader:
+def _linear(node: Node, given: Node, slots: dict[Node, GraphInput]) -> Reader:
     args = list(node.args)
     at, weight_at, bias_at, inputs = _LINEAR[operation(node)]
     bias = args[bias_at] if bias_at is not None and bias_at < len(args) else None
@@ -76,11 +76,11 @@ def _linear(node: Node, given: Node, slots: dict[Node, Slot]) -> Reader:
     if weight.value.dim() != 2:
         raise NotLinear(f"{label(node)} reads it, with a weight or bias that is not a parameter")
     if slot is not None and slot.value.dim() != 1:
-        raise NotLinear(f"{label(node)} reads it, whose bias is no vector")
+        raise NotLinear(f"{label(node)} reads it, whose bias is not a vector")
     return Reader(node, weight, slot, inputs)
 
 
-def _convolution(node: Node, given: Node, slots: dict[Node, Slot]) -> Reader:
+def _convolution(node: Node, given: Node, slots: dict[Node, GraphInput]) -> Reader:
     named = named_arguments(node)
     weight, slot = _learned(node, named["input"] is given, named["weight"], named.get("bias"), slots)
     inputs, padding = _CONVOLUTIONS[operation(node)], named.get("padding", 0)
@@ -97,8 +97,8 @@ def _numbers(padding: Any) -> list[int]:
 
 
 def _learned(
-    node: Node, reads: bool, weight: Any, bias: Any, slots: dict[Node, Slot]
-) -> tuple[Slot, Slot | None]:
+    node: Node, reads: bool, weight: Any, bias: Any, slots: dict[Node, GraphInput]
+) -> tuple[GraphInput, GraphInput | None]:
     if not reads or weight not in slots or (bias is not None and bias not in slots):
         raise NotLinear(f"{label(node)} reads it, with a weight or bias that is not a parameter")
     return slots[weight], None if bias is None else slots[bias]

@@ -21,7 +21,7 @@ from torch.fx import Node
 
 from canon.folding.axis_flow import entries, keeps_last_axis, keeps_shape, shape_of
 from canon.folding.linear_consumers import NotLinear, Reader, reader_of
-from canon.tracing.exported_graph import Program, Slot, label, named_arguments, operation
+from canon.tracing.exported_graph import GraphInput, Program, label, named_arguments, operation
 
 # Norms that learn along the second axis.
 _CHANNEL_NORMS = ("batch_norm", "group_norm", "instance_norm")
@@ -40,13 +40,13 @@ class Folded:
 class _Gain:
     """A learned product along the last axis, or along the channels, and the nodes that carry it out."""
 
-    weight: Slot
+    weight: GraphInput
     channels: bool
-    biases: dict[str, Slot] = field(default_factory=dict)
+    biases: dict[str, GraphInput] = field(default_factory=dict)
     nodes: list[Node] = field(default_factory=list)
 
 
-class _Stays(Exception):
+class _CannotFold(Exception):
     """Why a gain cannot be folded."""
 
 
@@ -84,7 +84,7 @@ def fold_norms(
     for gain in folder.gains():
         try:
             folded[gain.weight.name] = folder.fold(gain)
-        except _Stays as reason:
+        except _CannotFold as reason:
             kept[gain.weight.name] = str(reason)
     return Folded(folder.state, folded, kept | folder.left)
 
@@ -113,7 +113,7 @@ class _Folder:
                     gain.biases[bias.name] = bias
         return list(found.values())
 
-    def _affine(self, node: Node) -> tuple[Slot | None, Slot | None]:
+    def _affine(self, node: Node) -> tuple[GraphInput | None, GraphInput | None]:
         """The gain and the bias of a node, where it has a learned gain along the last axis or the channels."""
         name, args = operation(node), node.args
         if name in _CHANNEL_NORMS:
@@ -131,16 +131,16 @@ class _Folder:
                         return slot, None
         return None, None
 
-    def _slot(self, node: Any) -> Slot | None:
+    def _slot(self, node: Any) -> GraphInput | None:
         return self.learned.get(node) if isinstance(node, Node) else None
 
     def fold(self, gain: _Gain) -> tuple[str, ...]:
-        """Fold one gain into its readers; their weights' names. Raises `_Stays`."""
+        """Fold one gain into its readers; their weights' names. Raises `_CannotFold`."""
         readers = {
             reader.node: reader for node in gain.nodes for reader in self._readers(node, gain.channels)
         }
         if not readers:
-            raise _Stays("nothing reads it")
+            raise _CannotFold("nothing reads it")
         for own in (gain.weight, *gain.biases.values()):
             self._only(own, set(gain.nodes))
         for reader in readers.values():
@@ -148,31 +148,33 @@ class _Folder:
                 if slot is not None:
                     self._only(slot, set(readers))
         if len(gain.biases) > 1:
-            raise _Stays("it goes with several biases")
+            raise _CannotFold("it goes with several biases")
         shared = {r.bias.identity: set[Any]() for r in readers.values() if r.bias is not None}
         for reader in readers.values():
             if reader.bias is not None:
                 shared[reader.bias.identity].add(reader.weight.identity)
         if any(len(weights) > 1 for weights in shared.values()):
-            raise _Stays("two of its readers share a bias")
+            raise _CannotFold("two of its readers share a bias")
         return self._take(gain, list(readers.values()))
 
     def _readers(self, node: Node, channels: bool) -> Iterator[Reader]:
         for user in node.users:
             if user.op == "output":
-                raise _Stays("it is an output of the network")
+                raise _CannotFold("it is an output of the network")
             if keeps_shape(user, node) if channels else keeps_last_axis(user, node):
                 yield from self._readers(user, channels)
                 continue
             try:
                 yield reader_of(user, node, self.learned, channels)
             except NotLinear as reason:
-                raise _Stays(str(reason)) from None
+                raise _CannotFold(str(reason)) from None
 
-    def _only(self, slot: Slot, nodes: set[Node]) -> None:
+    def _only(self, slot: GraphInput, nodes: set[Node]) -> None:
         others = self.users[slot.identity] - nodes
         if others:
-            raise _Stays(f"{slot.name} is used by {', '.join(sorted(label(node) for node in others))} too")
+            raise _CannotFold(
+                f"{slot.name} is used by {', '.join(sorted(label(node) for node in others))} too"
+            )
 
     def _take(self, gain: _Gain, readers: list[Reader]) -> tuple[str, ...]:
         g = self.state[gain.weight.name].double()
@@ -180,7 +182,7 @@ class _Folder:
         b = torch.zeros_like(g) if bias is None else self.state[bias.name].double()
         still = next((why for reader in readers if (why := _cannot_shift(reader))), None)
         if still and b.any() and not g.all():
-            raise _Stays(f"some gain is zero, and {still}")
+            raise _CannotFold(f"some gain is zero, and {still}")
         weights = {reader.weight.identity: reader for reader in readers}
         shifted = {r.bias.identity: (r.bias, r) for r in readers if not still and r.bias is not None}
         for c, reader in shifted.values():
@@ -196,7 +198,7 @@ class _Folder:
                 self.left[bias.name] = f"{still}; it was divided by the gain"
         return tuple(reader.weight.name for reader in weights.values())
 
-    def _set(self, slot: Slot, value: Tensor) -> None:
+    def _set(self, slot: GraphInput, value: Tensor) -> None:
         """Under every name of a tied tensor."""
         for name, (identity, _) in self.program.state_identities.items():
             if identity == slot.identity and name in self.state:

@@ -21,7 +21,7 @@ from canon.errors import InputError
 from canon.io import exported_program, hub, model_folder, safetensors, torch_pickle
 from canon.io.container import Container, unwrap
 from canon.io.dtypes import computable, is_mask
-from canon.io.files import replacing, require_file
+from canon.io.files import atomic_open, require_file
 from canon.io.folders import is_folder_name
 from canon.io.formats import PICKLES, SUFFIXES, check_suffix, format_of
 from canon.io.model_folder import ModelFolder
@@ -264,5 +264,5 @@ def _write_pickle(
         whole._metadata = found.versions
     if metadata:
         whole.file_metadata = dict(metadata)
-    with replacing(path, follow=follow) as file:
+    with atomic_open(path, follow=follow) as file:
         torch.save(whole if found.container is None else found.container.wrap(whole), file)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from canon.errors import InputError
-from canon.io.files import replacing
+from canon.io.files import atomic_open
 from canon.io.program_archive import sanitized
 from canon.validation import Invalid, shown
 
@@ -34,7 +34,7 @@ def read(path: str | os.PathLike[str]) -> Any:
         raise InputError(f"{path} was refused: {error}; {WAY_OUT}") from None
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, EOFError, RuntimeError) as error:
         raise InputError(
-            f"{path} is damaged or is no torch.export file ({shown(str(error), 120)}); "
+            f"{path} is damaged or is not a torch.export file ({shown(str(error), 120)}); "
             "write it with torch.export.save"
         ) from None
     try:
@@ -75,5 +75,5 @@ def write(
     buffer = io.BytesIO()
     with _quiet_export():
         torch.export.save(program, buffer)
-    with replacing(path, follow=follow) as file:
+    with atomic_open(path, follow=follow) as file:
         file.write(buffer.getbuffer())

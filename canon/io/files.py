@@ -26,7 +26,7 @@ _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 @contextmanager
-def replacing(path: str | os.PathLike[str], *, follow: bool = False) -> Iterator[BinaryIO]:
+def atomic_open(path: str | os.PathLike[str], *, follow: bool = False) -> Iterator[BinaryIO]:
     """A binary file that becomes `path` when the block ends well, and vanishes when it does not.
 
     A symbolic link at `path` is replaced, since a folder from elsewhere may hold links to anything; with
@@ -94,8 +94,8 @@ def explain(path: str | os.PathLike[str], error: OSError) -> Exception:
 
 
 def atomic_write(path: str | os.PathLike[str], content: bytes | str, *, follow: bool = False) -> None:
-    """Write `content` (text as UTF-8) to `path`, all of it or nothing; errors and links as `replacing`."""
-    with replacing(path, follow=follow) as file:
+    """Write `content` (text as UTF-8) to `path`, all of it or nothing; errors and links as `atomic_open`."""
+    with atomic_open(path, follow=follow) as file:
         file.write(content.encode() if isinstance(content, str) else content)
 
 
@@ -149,7 +149,7 @@ def read_bounded(path: str | os.PathLike[str], limit: int) -> bytes:
     """The content of a file of at most `limit` bytes, perhaps none.
 
     Pipes that a shell hands over (`/dev/stdin`, `/dev/fd/63`) are read too. Raises `InputError` where the file is
-    not there, is larger, or is no ordinary file.
+    not there, is larger, or is not an ordinary file.
     """
     try:
         found = os.stat(path)
@@ -166,7 +166,7 @@ def read_bounded(path: str | os.PathLike[str], limit: int) -> bytes:
     except (OSError, ValueError) as error:
         raise InputError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from None
     if found.st_size > limit or len(content) > limit:
-        raise InputError(f"{path} has more than {limit} bytes; at most so many are read")
+        raise InputError(f"{path} has more than {limit} bytes; that is the limit")
     return content
 
 

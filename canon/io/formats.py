@@ -45,6 +45,6 @@ def _by_content(path: str | os.PathLike[str]) -> str:
         if "data.pkl" in inside:
             return ".pt"
     raise InputError(
-        f"{path} is no network: its name ends in none of {', '.join(SUFFIXES)}, and its content is neither safetensors "
+        f"{path} is not a network: its name ends in none of {', '.join(SUFFIXES)}, and its content is neither safetensors "
         "nor what torch.save or torch.export.save write"
     )

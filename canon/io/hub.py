@@ -13,7 +13,7 @@ _NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 
 
 def cached(path: str | os.PathLike[str]) -> Path:
-    """The folder of the model that `path` names, where it is no file or folder; else `path` itself.
+    """The folder of the model that `path` names, where it is not a file or folder; else `path` itself.
 
     Raises `InputError` where the name could be one of the Hub's and the cache does not hold it.
     """

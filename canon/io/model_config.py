@@ -28,7 +28,7 @@ def read_config(path: str | os.PathLike[str] | None) -> dict[str, Any]:
     try:
         found = parse_json(read_bounded(place, LIMIT), LIMIT, finite=False)  # Infinity stands in some
     except Invalid as error:
-        raise InputError(f"{place} cannot be read ({error}); mend it, or move it away") from None
+        raise InputError(f"{place} cannot be read ({error}); repair it, or move it away") from None
     if not isinstance(found, dict) or not any(key in found for key in _TELLING):
         return {}
     return found

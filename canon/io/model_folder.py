@@ -25,7 +25,7 @@ from torch import Tensor
 from canon.errors import InputError
 from canon.io.files import atomic_write, read_bounded
 from canon.io.folders import new_folder
-from canon.types import among
+from canon.types import select_tensors
 from canon.validation import Invalid, parse_json, record, shown, table, text
 
 INDEX_LIMIT = 100_000_000  # bytes
@@ -201,7 +201,7 @@ def write(
             shutil.copyfile(folder.path / name, made / name)
         for name in folder.files:
             here = {key for key, shard in folder.shard_of.items() if shard == name}
-            held = state if folder.index is None else among(state, here)
+            held = state if folder.index is None else select_tensors(state, here)
             write_part(made / name, held)
         if folder.index is not None:
             index = {"metadata": folder.metadata} if folder.metadata is not None else {}

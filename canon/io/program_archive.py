@@ -46,7 +46,7 @@ def sanitized(path: str | os.PathLike[str]) -> io.BytesIO:
     """A new archive that holds the checked parts of the program at `path`, for `torch.export.load`.
 
     Raises `canon.validation.Invalid` for whatever is not part of an ordinary network, and what `zipfile`
-    raises for a file that is no archive.
+    raises for a file that is not an archive.
     """
     with zipfile.ZipFile(path) as archive:
         members, old = _members(archive, os.stat(path).st_size)
@@ -88,7 +88,7 @@ def _check_directory(infos: list[zipfile.ZipInfo], size: int) -> None:
         if not raw.isascii() and not raw.isprintable():
             raise Invalid(f"the member name {shown(raw)} is not text")
         if raw.casefold() in seen:
-            raise Invalid(f"the member {shown(raw)} stands twice")
+            raise Invalid(f"the member {shown(raw)} occurs twice")
         seen.add(raw.casefold())
         if (
             info.compress_type != zipfile.ZIP_STORED
@@ -114,7 +114,7 @@ def _current_parts(
     if content("archive_format") != b"pt2":
         raise Invalid("the member archive_format does not say pt2")
     if not re.fullmatch(rb"[0-9]{1,4}", content("archive_version")):
-        raise Invalid("the member archive_version is no number")
+        raise Invalid("the member archive_version is not a number")
     if "byteorder" in members and content("byteorder") != b"little":
         raise Invalid("its tensors are not little-endian")
     yield "archive_format", b"pt2"
@@ -150,7 +150,7 @@ def _old_parts(archive: zipfile.ZipFile, members: dict[str, zipfile.ZipInfo]) ->
         return archive.read(members[name])
 
     if not re.fullmatch(rb"[0-9]{1,4}(\.[0-9]{1,4})?", content("version")):
-        raise Invalid("the member version is no number")
+        raise Invalid("the member version is not a number")
     yield "version", content("version")
     name = "serialized_exported_program.json"
     yield name, program_schema.program(content(name))
@@ -246,7 +246,7 @@ def _check_key(key: Any) -> None:
 
 
 def _tensor_table(content: bytes) -> bytes:
-    """A pickled table of tensors by name, written anew; tensors that share memory go on to."""
+    """A pickled table of tensors by name, rewritten; tensors that share memory go on to."""
     if not content:
         return b""
     found = _load(content)
@@ -258,14 +258,14 @@ def _tensor_table(content: bytes) -> bytes:
 
 
 def _example_inputs(content: bytes) -> bytes:
-    """Pickled example inputs (a tuple, a table of keywords), written anew."""
+    """Pickled example inputs (a tuple, a table of keywords), rewritten."""
     if not content:
         return b""
     found = _load(content)
     if not isinstance(found, tuple) or len(found) != 2 or not isinstance(found[0], tuple):
-        raise Invalid("its example inputs are no pair of a tuple and a table")
+        raise Invalid("its example inputs are not a pair of a tuple and a table")
     if not isinstance(found[1], dict):
-        raise Invalid("its example inputs are no pair of a tuple and a table")
+        raise Invalid("its example inputs are not a pair of a tuple and a table")
     for keyword in found[1]:
         program_schema.name(keyword)
     _check_keys(found)

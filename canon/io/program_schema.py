@@ -3,7 +3,7 @@
 torch resolves names of operations with `getattr`, evaluates symbolic sizes and guards as Python, imports
 modules that a tree of outputs names, and writes names of nodes into code that it executes. So every field
 is checked against a list of what an ordinary network needs. Guards (checks of input sizes) and notes for
-debugging are left out: torch makes the guards of static and of bounded sizes anew.
+debugging are left out: torch makes the guards of static and of bounded sizes again.
 """
 
 from __future__ import annotations
@@ -368,7 +368,9 @@ _PAYLOADS = record({"config": table(tensor_name, _PAYLOAD)})
 
 def program(content: bytes) -> bytes:
     """The JSON of a program, checked and written anew; `Invalid` where it holds what no network needs."""
-    return json.dumps(_guarded(_PROGRAM, parse_json(content))).encode()
+    found = _guarded(_PROGRAM, parse_json(content))
+    found.pop("guards_code", None)  # not needed to run, and unknown to older PyTorch
+    return json.dumps(found).encode()
 
 
 def payloads(content: bytes) -> dict[str, Any]:

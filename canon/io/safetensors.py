@@ -23,7 +23,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from canon.errors import InputError
-from canon.io.files import replacing
+from canon.io.files import atomic_open
 from canon.types import like
 from canon.validation import Invalid, integer, items, parse_json, record, shown, table, text
 
@@ -180,7 +180,7 @@ def write(
     content += b" " * (-len(content) % 8)
     start = len(content).to_bytes(8, "little") + content
     found = hashlib.sha256(start)
-    with replacing(path, follow=follow) as file:
+    with atomic_open(path, follow=follow) as file:
         file.write(start)
         for name in stored:
             _write_tensor(file, state[name], found)

@@ -79,7 +79,7 @@ def check(value: object) -> str:
     try:
         tree = ast.parse(value.strip(), mode="eval").body
     except (SyntaxError, ValueError, RecursionError, MemoryError):
-        raise Invalid(f"'{shown(value)}' is no symbolic expression") from None
+        raise Invalid(f"'{shown(value)}' is not a symbolic expression") from None
     _check(tree, value, MAX_DEPTH, MAX_NESTED_POWERS)
     return value
 

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from canon.actions import permutation as perm
 from canon.errors import InputError
-from canon.matching.gram import Family, Grams, Use, uses
+from canon.matching.gram import AxisOccurrence, Family, Grams, uses
 from canon.matching.gram_cache import Scores
 from canon.matching.nested_assignment import solve_family
 from canon.matching.result import Match
@@ -91,7 +91,7 @@ def match_activations(
 
 
 @dataclass
-class _Heard:
+class _CorrelationSums:
     """Running sums of one layer's outputs in A and B, for its correlations."""
 
     axis: Axis
@@ -103,7 +103,7 @@ class _Heard:
     ab: Tensor
 
     @classmethod
-    def silent(cls, axis: Axis) -> _Heard:
+    def silent(cls, axis: Axis) -> _CorrelationSums:
         n = axis.size
         a, b, aa, bb = torch.zeros(4, n, dtype=torch.float64)
         return cls(axis, 0, a, b, aa, bb, torch.zeros(n, n, dtype=torch.float64))
@@ -132,10 +132,10 @@ class _Heard:
 
 def _listen(
     spec: PermutationSpec, module_a: nn.Module, module_b: nn.Module, batches: Iterable[Any]
-) -> list[_Heard]:
-    """Run both modules over all batches and sum up what the layers that carry groups put out."""
+) -> list[_CorrelationSums]:
+    """Run both modules over all batches and sum up what the layers that carry groups output."""
     a, b = copy.deepcopy(module_a).eval(), copy.deepcopy(module_b).eval()
-    heard: dict[tuple[str, int], _Heard] = {}
+    heard: dict[tuple[str, int], _CorrelationSums] = {}
     with _recorded(spec, a) as said_a, _recorded(spec, b) as said_b:
         for batch in batches:
             arguments = batch if isinstance(batch, tuple) else (batch,)
@@ -146,10 +146,12 @@ def _listen(
                 raise InputError("the two modules do not call the same layers")
             for key, (axis, output) in said_a.items():
                 if not (output.isfinite().all() and said_b[key][1].isfinite().all()):
-                    raise InputError(f"layer '{key[0]}' puts out NaN or infinity on the data given")
-                heard.setdefault(key, _Heard.silent(axis)).add(output, said_b[key][1])
+                    raise InputError(f"layer '{key[0]}' outputs NaN or infinity on the data given")
+                heard.setdefault(key, _CorrelationSums.silent(axis)).add(output, said_b[key][1])
     if not heard:
-        raise InputError("nothing was heard: no batch was given, or no layer puts out units of a group")
+        raise InputError(
+            "no activations were recorded: no batch was given, or no layer outputs units of a group"
+        )
     return list(heard.values())
 
 
@@ -193,7 +195,7 @@ def _output_place(layer: nn.Module) -> tuple[int, int] | None:
     return None
 
 
-def _grams(spec: PermutationSpec, heard: list[_Heard], family: Family) -> Grams:
+def _grams(spec: PermutationSpec, heard: list[_CorrelationSums], family: Family) -> Grams:
     """Correlations of a family's units, summed over the layers that carry it."""
     total: Grams = {}
     for one in heard:
@@ -205,7 +207,7 @@ def _grams(spec: PermutationSpec, heard: list[_Heard], family: Family) -> Grams:
     return total
 
 
-def _units(use: Use, table: Tensor) -> Tensor:
+def _units(use: AxisOccurrence, table: Tensor) -> Tensor:
     """(positions, positions) to (1, units of A, units of B); the positions of one unit are paired up."""
     places = torch.arange(len(table), dtype=torch.float64)[None]
     index = use.units((Axis.fixed(len(table)),), places)[0].flatten(1).long()

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from canon.actions.permutation import Permutation, axis_index
-from canon.matching.gram import Family, Grams, Use, gram, inner_product
+from canon.matching.gram import AxisOccurrence, Family, Grams, gram, inner_product
 from canon.matching.gram_cache import Scores
 from canon.matching.nested_assignment import solve_family
 from canon.spec import Axis, Factor
@@ -104,7 +104,7 @@ def _value(scores: Scores, soft: Soft) -> Tensor:
     return torch.stack(parts).sum(0)
 
 
-def _mix(scores: Scores, name: str, soft: Soft, use: Use | None = None) -> Tensor:
+def _mix(scores: Scores, name: str, soft: Soft, use: AxisOccurrence | None = None) -> Tensor:
     """B's tensor under the soft permutations; the family and axis of `use` are left as they are."""
     mixed = scores.networks[name].double()
     family_of = {family.outer: family for family in soft}

@@ -4,7 +4,7 @@ The objective is sum over tensors T of <A_T, P B_T>, in float64. For one group w
 is linear in that group's permutation, and its coefficients are a Gram matrix: unit i of A against
 unit j of B, summed over every position that mentions them.
 
-A `Family` is a group together with the groups nested in it; they are solved jointly. A `Use` is one
+A `Family` is a group together with the groups nested in it; they are solved jointly. A `AxisOccurrence` is one
 segment of one tensor axis that mentions a family. Its Gram matrix runs over the units of that segment
 (heads x channels, say) and is filed under the nested groups that it involves.
 """
@@ -39,7 +39,7 @@ class Family:
 
 
 @dataclass(frozen=True)
-class Use:
+class AxisOccurrence:
     """One segment of one axis of a tensor in which a family's units live.
 
     `needs` names the groups whose arrangement changes the Gram matrix; the family itself is among
@@ -89,7 +89,7 @@ def families(spec: PermutationSpec) -> tuple[Family, ...]:
     )
 
 
-def uses(spec: PermutationSpec, family: Family) -> tuple[Use, ...]:
+def uses(spec: PermutationSpec, family: Family) -> tuple[AxisOccurrence, ...]:
     """Every use of `family` in a tensor that counts for the objective."""
     found = []
     for tensor, axes in spec.axes.items():
@@ -100,7 +100,7 @@ def uses(spec: PermutationSpec, family: Family) -> tuple[Use, ...]:
                 here = frozenset(factor.group for factor in segment if factor.group is not None)
                 if family.outer in here:
                     needs = elsewhere | (here - family.members)
-                    found.append(Use(family, tensor, number, start, segment, needs))
+                    found.append(AxisOccurrence(family, tensor, number, start, segment, needs))
                 start += prod(factor.size for factor in segment)
     return tuple(found)
 

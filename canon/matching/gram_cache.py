@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from canon.actions.permutation import Permutation, axis_index, identity, take
-from canon.matching.gram import PIECE, Family, Grams, Use, families, gram, inner_product, uses
+from canon.matching.gram import PIECE, AxisOccurrence, Family, Grams, families, gram, inner_product, uses
 from canon.spec import Axis, Factor, PermutationSpec
 
 # Share of |A| |B| by which a difference of float32 products may be wrong, generously.
@@ -57,13 +57,13 @@ class Scores:
             (state[name].dtype for state in (reference, networks) for name in self.tensors),
             torch.float32,
         )
-        self.uses: dict[Family, dict[frozenset[str], list[Use]]] = {}
+        self.uses: dict[Family, dict[frozenset[str], list[AxisOccurrence]]] = {}
         self._stale: dict[tuple[Family, frozenset[str]], Tensor] = {}
         self._room = KEPT_BYTES
         self._kept: dict[tuple[Family, frozenset[str]], Grams] = {}
         self._kept_at: dict[tuple[Family, frozenset[str]], dict[str, Tensor]] = {}
         for family in self.families:
-            by_needs: dict[frozenset[str], list[Use]] = {}
+            by_needs: dict[frozenset[str], list[AxisOccurrence]] = {}
             for use in uses(spec, family):
                 if use.tensor in self.tensors:
                     by_needs.setdefault(use.needs, []).append(use)
@@ -154,7 +154,9 @@ class Scores:
                 self._kept[key][use.signature] += self._correction(use, *change)
         return True
 
-    def _moves(self, use: Use, before: Permutation) -> tuple[int, Tensor, Tensor] | tuple[()] | None:
+    def _moves(
+        self, use: AxisOccurrence, before: Permutation
+    ) -> tuple[int, Tensor, Tensor] | tuple[()] | None:
         """The one axis on which positions moved, its index before and now; () for none, None for too many."""
         moves: tuple[int, Tensor, Tensor] | tuple[()] = ()
         for number, axis in enumerate(self.spec.axes[use.tensor]):
@@ -169,7 +171,7 @@ class Scores:
             moves = (number, then, now) if share else moves
         return moves
 
-    def _correction(self, use: Use, number: int, then: Tensor, now: Tensor) -> Tensor:
+    def _correction(self, use: AxisOccurrence, number: int, then: Tensor, now: Tensor) -> Tensor:
         axes, places = self.spec.axes[use.tensor], (then != now).nonzero().flatten()
         network, ours = self.networks[use.tensor], self.reference[use.tensor]
         for other, axis in enumerate(axes):
@@ -179,7 +181,7 @@ class Scores:
         rows = use.units(axes, take(ours, places, 1 + number).to(self.precision)).flatten(2)
         return gram(rows, use.units(axes, new - old).flatten(2)).cpu()
 
-    def fresh(self, chosen: list[Use], rows: Tensor) -> Grams:
+    def fresh(self, chosen: list[AxisOccurrence], rows: Tensor) -> Grams:
         """The Gram matrices of the uses `chosen`, summed by signature."""
         total: Grams = {}
         for use in chosen:
@@ -191,7 +193,7 @@ class Scores:
             total[use.signature] = part.contiguous() if known is None else known.add_(part)
         return {signature: found.cpu() for signature, found in total.items()}
 
-    def _arranged(self, use: Use, rows: Tensor) -> Tensor:
+    def _arranged(self, use: AxisOccurrence, rows: Tensor) -> Tensor:
         """B's tensor with everything but the family on this axis in its present place."""
         tensor = self.networks[use.tensor]
         if len(rows) < self.count:

@@ -20,7 +20,7 @@ from math import prod
 import torch
 from torch import Tensor
 
-from canon.matching.gram import Family, Use, families, uses
+from canon.matching.gram import AxisOccurrence, Family, families, uses
 from canon.matching.linear_assignment import solve_many
 from canon.spec import PermutationSpec
 from canon.types import State
@@ -50,7 +50,7 @@ def _distance(spec: PermutationSpec, family: Family, reference: State, networks:
     return total
 
 
-def _spectra(use: Use, tensor: Tensor) -> Tensor | None:
+def _spectra(use: AxisOccurrence, tensor: Tensor) -> Tensor | None:
     """Singular values of each head's matrix, (networks, heads, values) in float64; None for vectors."""
     if not tensor.is_floating_point():
         return None

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from canon.matching.frank_wolfe import frank_wolfe
-from canon.matching.gram import Family, Grams, Use, gram
+from canon.matching.gram import AxisOccurrence, Family, Grams, gram
 from canon.matching.gram_cache import Scores
 from canon.matching.nested_assignment import solve_families, solve_family
 
@@ -80,7 +80,7 @@ def signatures(scores: Scores) -> float:
     return 0.0
 
 
-def _anchored_uses(scores: Scores, family: Family, known: set[str]) -> list[Use]:
+def _anchored_uses(scores: Scores, family: Family, known: set[str]) -> list[AxisOccurrence]:
     return [use for needs, chosen in scores.uses[family].items() if needs <= known for use in chosen]
 
 
@@ -102,7 +102,7 @@ def signature_grams(scores: Scores, family: Family) -> Grams:
     return total
 
 
-def _sorted(scores: Scores, use: Use, state: Mapping[str, Tensor]) -> Tensor:
+def _sorted(scores: Scores, use: AxisOccurrence, state: Mapping[str, Tensor]) -> Tensor:
     units = use.units(scores.spec.axes[use.tensor], state[use.tensor]).to(scores.precision)
     return units.sort(dim=2).values.flatten(2)
 

@@ -18,7 +18,7 @@ Matcher = Callable[[PermutationSpec, State, State], Match]
 
 
 @dataclass(frozen=True)
-class Means:
+class MatcherContext:
     """What a method may need: where to start, an order of the groups, the network's code, examples."""
 
     start: str = "auto"
@@ -28,17 +28,17 @@ class Means:
     batch: int = 256
 
 
-def weights(means: Means) -> Matcher:
+def weights(means: MatcherContext) -> Matcher:
     """Git Re-Basin's weight matching, with signs; of heads every pair is compared in full."""
     return _by_weights(means, "pairs")
 
 
-def transfusion(means: Means) -> Matcher:
+def transfusion(means: MatcherContext) -> Matcher:
     """The same, with heads matched by their singular values."""
     return _by_weights(means, "spectra")
 
 
-def _by_weights(means: Means, heads: str) -> Matcher:
+def _by_weights(means: MatcherContext, heads: str) -> Matcher:
     from canon.matching.signed_weight_matching import match_signed
 
     return lambda spec, a, b: match_signed(
@@ -46,7 +46,7 @@ def _by_weights(means: Means, heads: str) -> Matcher:
     )
 
 
-def activations(means: Means) -> Matcher:
+def activations(means: MatcherContext) -> Matcher:
     """Units that respond alike to the examples."""
     from canon.matching.activation_matching import match_activations
 
@@ -59,7 +59,7 @@ def activations(means: Means) -> Matcher:
     return match
 
 
-def straight_through(means: Means) -> Matcher:
+def straight_through(means: MatcherContext) -> Matcher:
     """Git Re-Basin's straight-through estimator: the least loss in the middle, on labelled examples."""
     from canon.matching.straight_through_estimator import straight_through
 
@@ -70,7 +70,7 @@ def straight_through(means: Means) -> Matcher:
     return lambda spec, a, b: straight_through(spec, runnable.module, a, b, batches)
 
 
-METHODS: dict[str, Callable[[Means], Matcher]] = {
+METHODS: dict[str, Callable[[MatcherContext], Matcher]] = {
     "weights": weights,
     "activations": activations,
     "transfusion": transfusion,
@@ -78,7 +78,7 @@ METHODS: dict[str, Callable[[Means], Matcher]] = {
 }
 
 
-def matcher_for(method: str | Matcher, means: Means) -> Matcher:
+def matcher_for(method: str | Matcher, means: MatcherContext) -> Matcher:
     """The matcher that `method` names, or is: `package.module:function` and `file.py:function` are code of one's own.
 
     Raises `InputError` with the names there are, or where the method needs what `means` lacks.
@@ -114,9 +114,9 @@ def _own(function: Callable[..., object], name: str) -> Matcher:
     return match
 
 
-def _running(means: Means, method: str) -> tuple[Runnable, Data]:
+def _running(means: MatcherContext, method: str) -> tuple[Runnable, Data]:
     if means.runnable is None or means.data is None:
         raise InputError(
             f"--method {method} runs the network on examples; give --model and --data (--train in barrier and merge)"
         )
-    return means.runnable, means.data
+    return means.runnable, means.runnable.fitted(means.data)

@@ -32,7 +32,7 @@ Moments = dict[str, tuple[Tensor, Tensor]]
 
 @torch.no_grad()
 def reestimate_batch_norm(module: nn.Module, state: State, inputs: Inputs) -> dict[str, Tensor]:
-    """Estimate the running statistics of batch norm anew.
+    """Re-estimate the running statistics of batch norm.
 
     Everything but batch norm stays in evaluation mode. A network without batch norm comes back as it was.
 

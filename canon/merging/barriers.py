@@ -26,6 +26,7 @@ def barriers(
     advance: Callable[[], object] = lambda: None,
 ) -> dict[str, Curve]:
     """Score each named line on `data`; `repair` names what `train` is used for between the ends."""
+    data, train = runnable.fitted(data), None if train is None else runnable.fitted(train)
     size = runnable.fixed_batch or batch
     whole = runnable.fixed_batch is not None
 

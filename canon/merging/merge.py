@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import torch
+from torch import nn
 
 from canon.alignment import align
 from canon.errors import InputError
@@ -15,7 +16,7 @@ from canon.matching.registry import Matcher
 from canon.merging.activation_repair import BATCH_NORMS, repairer
 from canon.merging.interpolation import merge, merge_lazily
 from canon.models.loading import Runnable, is_large
-from canon.models.spec_resolution import Resolved
+from canon.models.spec_resolution import SpecSource
 from canon.types import LazyState, State, like
 
 
@@ -39,7 +40,7 @@ def merge_networks(
     weights: Sequence[float],
     names: Sequence[str],
     *,
-    resolved: Resolved | None = None,
+    resolved: SpecSource | None = None,
     matcher: Matcher | None = None,
     balance: bool = False,
     runnable: Runnable | None = None,
@@ -60,7 +61,10 @@ def merge_networks(
     for network, name in zip(networks, names, strict=True):
         require_same(first.state, network.state, names[0], name)
         require_finite(network.state, name)
-    mend = repairer(repair, None if runnable is None else runnable.module, train, batch)
+    module = None if runnable is None else runnable.module
+    if runnable is not None and train is not None:
+        train = runnable.fitted(train)
+    mend = repairer(repair, module, train, batch)
     states: list[State] = [first.state]
     reports = []
     for network, name in zip(networks[1:], names[1:], strict=True):
@@ -81,7 +85,7 @@ def merge_networks(
         "alignments": reports,
         "assumptions": assumptions,
         "repair": repair,
-        "warnings": [*_not_aligned(names[1:], reports), *_warnings(first, runnable, repair)],
+        "warnings": [*_not_aligned(names[1:], reports), *_warnings(first, module, repair)],
     }
 
 
@@ -101,9 +105,9 @@ def _not_aligned(names: Sequence[str], reports: Sequence[dict[str, Any]]) -> lis
     ]
 
 
-def _warnings(first: Checkpoint, runnable: Runnable | None, repair: str) -> list[str]:
+def _warnings(first: Checkpoint, module: nn.Module | None, repair: str) -> list[str]:
     normed = any(name.endswith("running_var") for name in first.state) or (
-        runnable is not None and any(isinstance(part, BATCH_NORMS) for part in runnable.module.modules())
+        module is not None and any(isinstance(part, BATCH_NORMS) for part in module.modules())
     )
     if repair in ("none", "norms") and normed:
         return [

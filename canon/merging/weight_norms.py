@@ -33,7 +33,7 @@ def restore_norms(merged: State, sources: Sequence[State], weights: Sequence[flo
         The rescaled state dict.
 
     Raises:
-        ValueError: there are not as many weights as sources.
+        ValueError: there are no as many weights as sources.
 
     Example:
         >>> import canon, torch

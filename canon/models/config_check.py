@@ -84,7 +84,7 @@ def _wrong_heads(config: Mapping[str, Any]) -> str | None:
         if isinstance(value, str) and value.isdecimal():
             value = int(value)
         if not isinstance(value, int) or value < 1:
-            return f"says {key}={config[key]!r}, which is no number of heads"
+            return f"says {key}={config[key]!r}, which is not a number of heads"
         width = config.get("hidden_size", config.get("n_embd", config.get("d_model")))
         # Heads of a width of their own need not divide that of the network.
         free = any(config.get(own) is not None for own in ("head_dim", "d_kv", "attention_head_size"))

@@ -15,7 +15,7 @@ from canon.errors import InputError
 from canon.io.checkpoint import Checkpoint, require_same
 from canon.io.prefixes import module_like
 from canon.models.loading import Inputs, Runnable, guess_inputs, load, with_twins
-from canon.models.unfilled import needs_only_parameters, without_memory
+from canon.models.unfilled import needs_only_parameters, parameters_on_meta
 
 LENGTH = 16  # tokens of an example
 _PARTS = ("layer", "expert", "depth", "block")
@@ -42,7 +42,7 @@ def from_config(found: Checkpoint, config: Mapping[str, Any]) -> Runnable | None
             shapes = _built(transformers, kind, config)
         if shapes is None or not _is_that(module_like(shapes, found.state), found):
             continue
-        with without_memory():
+        with parameters_on_meta():
             module = _built(transformers, kind, config)
         if module is None or not needs_only_parameters(module):
             continue

@@ -10,7 +10,7 @@ import os
 import sys
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,13 +18,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.utils import _pytree as pytree
 
 from canon.errors import InputError
 from canon.io.checkpoint import Checkpoint, require_same
+from canon.io.examples import Data
 from canon.io.files import require_file
 from canon.io.prefixes import module_like
-from canon.models.unfilled import needs_only_parameters, without_memory
-from canon.tracing.exported_graph import LARGE, Program, copy_module
+from canon.models.unfilled import needs_only_parameters, parameters_on_meta
+from canon.tracing.exported_graph import LARGE, Program, copy_module, operation
 from canon.types import LazyState, State, like
 
 Inputs = tuple[Any, ...] | dict[str, Any]
@@ -35,7 +37,7 @@ class Runnable:
     """Something that computes: a module whose `state_dict` has the checkpoint's keys, and example inputs.
 
     `fixed_batch` is the only number of examples it takes (an exported program's), or None for any. `origin` says what
-    is assumed where nobody gave the code itself.
+    is assumed where nobody gave the code itself. `exported` is the program that the module was made of.
     """
 
     module: nn.Module
@@ -43,6 +45,7 @@ class Runnable:
     keywords: Mapping[str, Any] = field(default_factory=dict)
     fixed_batch: int | None = None
     origin: str | None = None
+    exported: Any = None
 
     @property
     def assumptions(self) -> list[str]:
@@ -57,11 +60,21 @@ class Runnable:
     @cached_property
     def program(self) -> Program:
         """The module's graph on the example inputs. `InputError` where torch.export cannot follow it."""
-        return Program.of(self.module, self.inputs, self.keywords)
+        network = self.module if self.exported is None else self.exported
+        return Program.of(network, self.inputs, self.keywords)
+
+    def fitted(self, data: Data) -> Data:
+        """`data` with inputs of the dtype that the network takes: that of its examples, or of its parameters."""
+        example = next((x for x in (*self.inputs, *self.keywords.values()) if isinstance(x, Tensor)), None)
+        if example is None or (data.x.is_floating_point() and not example.is_floating_point()):
+            return data
+        floats = (p.dtype for p in self.module.parameters() if p.is_floating_point())
+        own = example.is_floating_point() and self.exported is None
+        return replace(data, x=data.x.to(next(floats, example.dtype) if own else example.dtype))
 
 
 @dataclass(frozen=True)
-class Hints:
+class ModelSource:
     """What a person said about the network: at most one of `spec` and `family`; `input` goes with `model`.
 
     `assume` ("heads=12", "chain") says what keys and shapes do not, and goes with neither `spec` nor `model`.
@@ -95,10 +108,10 @@ class Hints:
             raise InputError("--assume speaks of bare checkpoints; --model gives the code, so leave one out")
 
 
-def find_runnable(found: Checkpoint, hints: Hints) -> Runnable | None:
+def find_runnable(found: Checkpoint, hints: ModelSource) -> Runnable | None:
     """The network's code: from `hints.model` ("package.module:build", "file.py:build") or its program."""
     if hints.model is None:
-        return None if found.program is None else _from_program(found.program)
+        return None if found.program is None else _from_program(found.program, hints.example_inputs)
     large = is_large(found.state)
     module, inputs = build(hints.model, large) if isinstance(hints.model, str) else _built(hints, large)
     if hints.input is not None:
@@ -124,7 +137,7 @@ def is_large(state: Mapping[str, Tensor]) -> bool:
     return 8 * sum(tensor.numel() for tensor in like(state).values()) > LARGE
 
 
-def _built(hints: Hints, large: bool) -> tuple[nn.Module, Inputs | None]:
+def _built(hints: ModelSource, large: bool) -> tuple[nn.Module, Inputs | None]:
     if isinstance(hints.model, nn.Module):
         return copy.deepcopy(hints.model), None  # what the user holds is left as it is
     assert callable(hints.model)
@@ -152,13 +165,53 @@ def require_runnable(found: Runnable | None) -> Runnable:
     return found
 
 
-def _from_program(program: Any) -> Runnable | None:
-    if program.example_inputs is None:
+def _from_program(program: Any, given: Inputs | None) -> Runnable | None:
+    """An exported program on its own example inputs, or on those that were given."""
+    inputs, keywords = program.example_inputs or ((), {})
+    if isinstance(given, dict):
+        inputs, keywords = (), given
+    elif given is not None:
+        inputs, keywords = given, {}
+    elif program.example_inputs is None:
         return None
-    inputs, keywords = program.example_inputs
+    _require_shapes(program, (tuple(inputs), dict(keywords)))
     first = next((x for x in (*inputs, *keywords.values()) if isinstance(x, Tensor) and x.dim()), None)
     fixed = None if first is None or program.range_constraints else first.shape[0]
-    return Runnable(program.module(), tuple(inputs), dict(keywords), fixed)
+    return Runnable(_any_dtype(program.module()), tuple(inputs), dict(keywords), fixed, exported=program)
+
+
+def _require_shapes(program: Any, given: tuple[tuple[Any, ...], dict[str, Any]]) -> None:
+    """`InputError` unless inputs have the shapes that a program was exported for."""
+    leaves, structure = pytree.tree_flatten(given)
+    names = set(program.graph_signature.user_inputs)
+    nodes = [n for n in program.graph.nodes if n.op == "placeholder" and n.name in names]
+    if program.call_spec.in_spec != structure:
+        raise InputError(
+            f"the exported program takes {len(nodes)} inputs, in the order and under the names of the call that was "
+            f"exported; found {len(leaves)}"
+        )
+    for node, leaf in zip(nodes, leaves, strict=False):
+        value = node.meta.get("val")
+        if not isinstance(value, Tensor) or not isinstance(leaf, Tensor):
+            continue
+        wanted = [size if type(size) is int else None for size in value.shape]
+        fits = len(wanted) == leaf.dim()
+        if not fits or any(w is not None and w != s for w, s in zip(wanted, leaf.shape, strict=True)):
+            shape = " x ".join("any" if size is None else str(size) for size in wanted)
+            raise InputError(
+                f"the exported program takes {node.name} of shape {shape}, found {tuple(leaf.shape)}"
+            )
+
+
+def _any_dtype(module: nn.Module) -> nn.Module:
+    """A program's module without its assertions of dtypes: it is to run in others than it was exported in."""
+    for part in module.modules():
+        if isinstance(part, torch.fx.GraphModule):
+            for node in list(part.graph.nodes):
+                if operation(node) == "_assert_tensor_metadata":
+                    part.graph.erase_node(node)
+            part.recompile()
+    return module
 
 
 def build(target: str, large: bool = False) -> tuple[nn.Module, Inputs | dict[str, Any] | None]:
@@ -185,7 +238,7 @@ def build(target: str, large: bool = False) -> tuple[nn.Module, Inputs | dict[st
 def _without_content(function: Callable[[], Any]) -> Any:
     """What `function` returns, its parameters without content; None where it needs their numbers."""
     try:
-        with without_memory():
+        with parameters_on_meta():
             made = function()
     except Exception:  # whatever fails there is tried once more, with content
         return None
@@ -221,7 +274,7 @@ def function_at(target: str, option: str) -> Callable[..., Any]:
             require_file(where)
             described = importlib.util.spec_from_file_location(Path(where).stem, where)
             if described is None or described.loader is None:
-                raise ImportError(f"{where} is no Python file")
+                raise ImportError(f"{where} is not a Python file")
             namespace = importlib.util.module_from_spec(described)
             described.loader.exec_module(namespace)
         else:

@@ -19,14 +19,14 @@ from canon.io.checkpoint import Checkpoint
 from canon.io.files import read_bounded
 from canon.io.model_config import read_config
 from canon.io.prefixes import prefix_of
-from canon.models.loading import Hints, Runnable, find_runnable, load
+from canon.models.loading import ModelSource, Runnable, find_runnable, load
 from canon.spec import Axis, PermutationSpec
 
 CHECKED = "every group was verified numerically to keep the function, in float64"
 
 
 @dataclass(frozen=True)
-class Resolved:
+class SpecSource:
     """The spec of a network, where it came from, and the network's code where it is known.
 
     `evidence` says why its groups are believed to keep the function. Where that rests on `assumptions`, it is
@@ -43,10 +43,10 @@ class Resolved:
 
 def resolve(
     found: Checkpoint,
-    hints: Hints = Hints(),
+    hints: ModelSource = ModelSource(),
     runnable: Runnable | None = None,
     config: Mapping[str, Any] | None = None,
-) -> Resolved:
+) -> SpecSource:
     """The spec of `found`: from the hints, from its program, or recognised by keys and shapes.
 
     A spec from a file is verified wherever the network's code is known, and assumed elsewhere. `runnable` is
@@ -58,32 +58,33 @@ def resolve(
     if hints.spec is not None:
         source, spec = f"spec {os.fspath(hints.spec)}", read_spec(hints.spec, found.state)
         if runnable is not None:
-            require_symmetries(spec, found, runnable, source)
-            return Resolved(spec, source, CHECKED, runnable)
+            require_symmetries(spec, runnable, source)
+            return SpecSource(spec, source, CHECKED, runnable)
         assumption = f"the groups of {os.fspath(hints.spec)} are symmetries of the network (--spec)"
-        return Resolved(spec, source, f"assuming {assumption}", None, (assumption,))
+        return SpecSource(spec, source, f"assuming {assumption}", None, (assumption,))
     if hints.family is None and hints.model is not None and runnable is not None:
         from canon.tracing.trace import trace_program
 
         traced = _within(trace_program(runnable.program), found)
         source = f"traced from {hints.model_name}"
         prefix = prefix_of(runnable.module)
-        return Resolved(traced, source + f", under the prefix {prefix}" * bool(prefix), CHECKED, runnable)
+        return SpecSource(traced, source + f", under the prefix {prefix}" * bool(prefix), CHECKED, runnable)
     if hints.family is None and found.program is not None:
-        from canon.tracing.trace import trace
+        from canon.tracing.trace import trace, trace_program
 
         if hints.assume:
             raise InputError(
                 "--assume speaks of bare checkpoints; a .pt2 file holds the code, so leave it out"
             )
-        return Resolved(trace(found.program), "traced from the exported program", CHECKED, runnable)
+        spec = trace(found.program) if runnable is None else trace_program(runnable.program)
+        return SpecSource(spec, "traced from the exported program", CHECKED, runnable)
     if runnable is not None and runnable.origin is not None:
         from canon.tracing.trace import trace_program
 
         spec = _within(trace_program(runnable.program), found)
         source = f"traced after {runnable.origin}"
         assumptions = (runnable.origin,)
-        return Resolved(spec, source, f"{CHECKED}, assuming {runnable.origin}", runnable, assumptions)
+        return SpecSource(spec, source, f"{CHECKED}, assuming {runnable.origin}", runnable, assumptions)
     from canon.models.families import recognise
 
     config = read_config(found.path) if config is None else config
@@ -95,10 +96,12 @@ def resolve(
     evidence = CHECKED
     if known.assumptions:
         evidence = f"assuming {'; '.join(known.assumptions)}"
-    return Resolved(known.spec, source, evidence, runnable, known.assumptions, known.stated)
+    return SpecSource(known.spec, source, evidence, runnable, known.assumptions, known.stated)
 
 
-def code_of(found: Checkpoint, hints: Hints, config: Mapping[str, Any] | None = None) -> Runnable | None:
+def code_of(
+    found: Checkpoint, hints: ModelSource, config: Mapping[str, Any] | None = None
+) -> Runnable | None:
     """The code of a network: given, in its file, or named by its metadata or configuration; else None."""
     known = find_runnable(found, hints) or described(found)
     if known is not None or hints.family is not None or hints.assume:
@@ -120,13 +123,11 @@ def described(found: Checkpoint) -> Runnable | None:
     return Runnable(module.eval(), inputs if isinstance(inputs, tuple) else (inputs,))
 
 
-def require_symmetries(spec: PermutationSpec, found: Checkpoint, runnable: Runnable, source: str) -> None:
+def require_symmetries(spec: PermutationSpec, runnable: Runnable, source: str) -> None:
     """`InputError` unless every group and scale of a file's spec keeps the network's function."""
-    from canon.tracing.exported_graph import Program
     from canon.tracing.numerical_check import check_program
 
-    inputs = runnable.examples if found.program is None else None
-    program = Program.of(runnable.module if found.program is None else found.program, inputs)
+    program = runnable.program
     identities = {
         identity: name for name, (identity, _) in program.state_identities.items() if name in spec.axes
     }

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 
 @contextmanager
-def without_memory() -> Iterator[None]:
+def parameters_on_meta() -> Iterator[None]:
     """Within the block, parameters that modules register are on the meta device; buffers are what they are."""
     register = nn.Module.register_parameter
     made: dict[int, tuple[weakref.ref[nn.Parameter], nn.Parameter]] = {}

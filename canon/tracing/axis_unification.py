@@ -25,7 +25,7 @@ ONE: Structure = ((),)
 _REPEATED = "it is repeated, and is a concatenation of different units"
 
 
-class Units:
+class AxisUnification:
     """The store of units, their sizes, equalities, refinements, and what is known of their degrees."""
 
     def __init__(self) -> None:
@@ -102,7 +102,7 @@ class Units:
             if len(inner) == 1:
                 done = [segment + inner[0] for segment in done]
                 continue
-            # A product over a concatenation is no concatenation of products unless the outer positions
+            # A product over a concatenation is not a concatenation of products unless the outer positions
             # stay where they are; where they move, what is concatenated stays.
             if self.moving(tuple(done)):
                 self._close(leg[0], _REPEATED)

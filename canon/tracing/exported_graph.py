@@ -10,15 +10,17 @@ from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor, nn
+from torch._decomp import decompositions
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind
 from torch.utils import _pytree as pytree
 
 from canon.errors import InputError
-from canon.tracing.streaming import Hearing, Pending, Room, Streamed, wide
+from canon.tracing.streaming import DeferredTensor, Hearing, Streamed, TensorPool, wide
 
 # Bytes in float64 above which a network's tensors are made again whenever they are wanted.
 LARGE = 2**30
@@ -30,7 +32,7 @@ _STATE = (InputKind.PARAMETER, InputKind.BUFFER)
 
 
 @dataclass(frozen=True)
-class Slot:
+class GraphInput:
     """One argument of the graph: a tensor of the state as the network holds it, a constant, or an input."""
 
     kind: str
@@ -49,7 +51,7 @@ class Program:
     """
 
     graph: torch.fx.GraphModule
-    slots: tuple[Slot, ...]
+    slots: tuple[GraphInput, ...]
     outputs: tuple[int, ...]
     state_identities: dict[str, tuple[Any, tuple[int, ...]]]
 
@@ -98,7 +100,7 @@ class Program:
         for spec in program.graph_signature.input_specs:
             if spec.kind in _STATE and spec.target in identities:
                 slots.append(
-                    Slot(
+                    GraphInput(
                         "state",
                         spec.target,
                         state[spec.target].detach(),
@@ -107,10 +109,10 @@ class Program:
                     )
                 )
             elif spec.kind is InputKind.USER_INPUT:
-                slots.append(Slot("input", spec.arg.name, _varied(wide(next(given, None)))))
+                slots.append(GraphInput("input", spec.arg.name, _varied(wide(next(given, None)))))
             else:
                 value = program.constants.get(spec.target, program.state_dict.get(spec.target))
-                slots.append(Slot("constant", spec.target or spec.arg.name, wide(value)))
+                slots.append(GraphInput("constant", spec.target or spec.arg.name, wide(value)))
         outputs = tuple(
             n
             for n, out in enumerate(program.graph_signature.output_specs)
@@ -146,11 +148,11 @@ class Program:
 
         A tensor of it is asked for when an operation wants it.
         """
-        room = Room()
+        room = TensorPool()
         with torch.no_grad():
             return self._run(lambda name: room.wide(state[name])[0] if self.large else wide(state[name]))
 
-    def hear(
+    def outputs_and_relevance(
         self, state: Mapping[str, Tensor], listened: Collection[str], probe: Probe, threshold: float
     ) -> tuple[list[Tensor], set[str]]:
         """The outputs, and those of the tensors `listened` that matter to them.
@@ -158,7 +160,7 @@ class Program:
         These are the ones whose slope times value exceeds `threshold` somewhere; the slope is that of the sum of the
         outputs, each multiplied by what `probe` gives for it (None for one that is left out).
         """
-        hearing = Hearing(state, threshold, Room())
+        hearing = Hearing(state, threshold, TensorPool())
         with torch.enable_grad(), hearing.saving() if self.large else nullcontext():
             outputs = self._run(lambda name: hearing.fetch(name, name in listened))
             weighted = [(output, probe(output)) for output in outputs if output.requires_grad]
@@ -180,8 +182,8 @@ class Program:
 
     @property
     def arguments(self) -> list[Any]:
-        """What the graph is called with, the tensors of the state `Pending`."""
-        return [Pending(slot.name) if slot.kind == "state" else slot.value for slot in self.slots]
+        """What the graph is called with, the tensors of the state `DeferredTensor`."""
+        return [DeferredTensor(slot.name) if slot.kind == "state" else slot.value for slot in self.slots]
 
 
 def module_of(node: torch.fx.Node) -> str:
@@ -234,7 +236,7 @@ def _export(network: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -
     module = in_one_graph(without_cache(_unfilled(network).eval()))
     args, kwargs = pytree.tree_map(wide, (args, kwargs))
     try:
-        with _quiet():
+        with _quiet(), _states_of_lstm():
             return torch.export.export(module, args, kwargs, strict=False)
     except Exception as error:
         raise InputError(
@@ -315,6 +317,22 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
+
+
+@contextmanager
+def _states_of_lstm() -> Iterator[None]:
+    """Within the block the final states of an LSTM layer are exported as (batch, units): torch 2.6 leaves one axis more."""
+    of_layer = getattr(decompositions, "one_layer_lstm", None)
+    if of_layer is None:
+        yield
+        return
+
+    def without_layer(*args: Any, **kwargs: Any) -> tuple[Tensor, tuple[Tensor, ...]]:
+        out, states = of_layer(*args, **kwargs)
+        return out, tuple(state.squeeze(0) if state.dim() > 2 else state for state in states)
+
+    with mock.patch.object(decompositions, "one_layer_lstm", without_layer):
+        yield
 
 
 def _identity(tensor: Tensor) -> Any:

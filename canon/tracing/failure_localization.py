@@ -1,4 +1,4 @@
-"""Which operation breaks a group that is no symmetry.
+"""Which operation breaks a group that is not a symmetry.
 
 A relabelling that every operation so far agrees with leaves the entries of each intermediate result as
 they were, in another order, and with them the sums of their powers. The first result of which that is
@@ -32,13 +32,13 @@ def breaking_operation(
 
 
 def _listen(program: Program, state: Mapping[str, Tensor]) -> dict[torch.fx.Node, Tensor]:
-    listener = _Listener(program.graph, lambda name: wide(state[name]))
+    listener = _PowerSumInterpreter(program.graph, lambda name: wide(state[name]))
     with torch.no_grad():
         listener.run(*program.arguments)
     return listener.sums
 
 
-class _Listener(Streamed):
+class _PowerSumInterpreter(Streamed):
     """Runs a graph and keeps the power sums of every result, relative to the size of its entries."""
 
     def __init__(self, graph: torch.fx.GraphModule, fetch: Callable[[str], Tensor]) -> None:

@@ -249,7 +249,7 @@ def _silent(
         few |= tensors if len(tensors & few) < 2 else set()
     # The slopes of the largest tensors take most memory, and are seldom needed.
     for listened in (few, learned.keys()) if program.large else (learned.keys(),):
-        outputs, heard = program.hear(state, listened, probe, 1e-7)
+        outputs, heard = program.outputs_and_relevance(state, listened, probe, 1e-7)
         silent = [g for g, tensors in members.items() if len(tensors & heard) < min(2, len(tensors))]
         if not silent:
             break

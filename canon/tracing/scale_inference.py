@@ -12,15 +12,15 @@ from collections.abc import Iterable
 from fractions import Fraction
 
 from canon.spec import Scale
-from canon.tracing.axis_unification import Degree, Units
+from canon.tracing.axis_unification import AxisUnification, Degree
 
 Row = dict[Degree, Fraction]
 
 
-class Degrees:
+class ScaleEquations:
     """Equations sorted by the unit that they speak of, every unit refined as far as it went."""
 
-    def __init__(self, units: Units) -> None:
+    def __init__(self, units: AxisUnification) -> None:
         self._rows: dict[int, list[Row]] = {}
         self._positive: dict[int, set[Degree]] = {}
         self._odd: dict[int, set[Degree]] = {}
@@ -49,7 +49,7 @@ class Degrees:
         return "none", {}
 
 
-def _flat(units: Units, unit: int, degree: Degree) -> list[tuple[int, Degree]]:
+def _flat(units: AxisUnification, unit: int, degree: Degree) -> list[tuple[int, Degree]]:
     return [leg for segment in units.leaves(unit, degree) for leg in segment]
 
 

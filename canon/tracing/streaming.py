@@ -40,7 +40,7 @@ def _give_back() -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
-class Room:
+class TensorPool:
     """Memory for tensors in float64 that is used again when all that looked at it is gone.
 
     Left to the allocator, the small results of operations would settle in the gaps that large tensors leave.
@@ -77,14 +77,14 @@ class Room:
 
 
 @dataclass(frozen=True)
-class Pending:
+class DeferredTensor:
     """A tensor of the state that is fetched when it is wanted."""
 
     name: str
 
 
 class Streamed(torch.fx.Interpreter):
-    """Runs a graph some of whose arguments are `Pending`."""
+    """Runs a graph some of whose arguments are `DeferredTensor`."""
 
     def __init__(self, graph: torch.fx.GraphModule, fetch: Callable[[str], Tensor]) -> None:
         super().__init__(graph)
@@ -93,7 +93,7 @@ class Streamed(torch.fx.Interpreter):
     def fetch_args_kwargs_from_env(self, n: torch.fx.Node) -> Any:
         found = super().fetch_args_kwargs_from_env(n)
         return torch.fx.node.map_aggregate(
-            found, lambda x: self._fetch(x.name) if isinstance(x, Pending) else x
+            found, lambda x: self._fetch(x.name) if isinstance(x, DeferredTensor) else x
         )
 
 
@@ -104,7 +104,7 @@ class Hearing:
     names of those that were listened to and whose slope times value exceeds `threshold` somewhere.
     """
 
-    def __init__(self, state: Mapping[str, Tensor], threshold: float, room: Room) -> None:
+    def __init__(self, state: Mapping[str, Tensor], threshold: float, room: TensorPool) -> None:
         self.heard: set[str] = set()
         self.anchor = torch.zeros((), dtype=torch.float64, requires_grad=True)
         self._state, self._threshold, self._room = state, threshold, room

@@ -21,11 +21,11 @@ from torch.export import ExportedProgram
 from canon.io.dtypes import is_mask
 from canon.spec import Axis, Factor, Group, PermutationSpec
 from canon.tracing.axis_unification import Structure
-from canon.tracing.exported_graph import Program, Slot
+from canon.tracing.exported_graph import GraphInput, Program
 from canon.tracing.interpreter import Interpreter, shapes_known, tensors_in
 from canon.tracing.numerical_check import check_program
 from canon.tracing.operations import Context, Traced
-from canon.tracing.scale_inference import Degrees
+from canon.tracing.scale_inference import ScaleEquations
 from canon.tracing.streaming import wide
 
 
@@ -75,7 +75,7 @@ class _Reader:
         axes = {name: [self.units.expand(axis) for axis in found] for name, found in structures.items()}
         names = self._names(axes)
         within = self._nesting(axes, names)
-        degrees = Degrees(self.units)
+        degrees = ScaleEquations(self.units)
         groups, powers = {}, {}
         outer = {unit for unit in within.values() if unit is not None}
         for unit, name in names.items():
@@ -262,7 +262,7 @@ class _Reader:
         return reasons
 
 
-def _stays(slot: Slot) -> str | None:
+def _stays(slot: GraphInput) -> str | None:
     """Why a tensor of the state cannot move at all, or None."""
     if slot.value.is_complex():
         return f"{slot.name} is complex"

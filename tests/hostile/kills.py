@@ -80,7 +80,7 @@ def _child(command: Sequence[str], folder: str, call: int | str | None) -> None:
     os.dup2(2, 1)  # standard output is the server's
     sys.addaudithook(hook)
     program, *arguments = command
-    code = console.guarded(canon_app if program == "canon" else weightflow_app, arguments, name=program)
+    code = console.run_cli(canon_app if program == "canon" else weightflow_app, arguments, name=program)
     os._exit(code)
 
 

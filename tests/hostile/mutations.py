@@ -239,7 +239,7 @@ SPECIAL = ("loop", "folder", "zeros", "pipe", "dangling", "large", "elsewhere")
 
 
 def special(path: Path, kind: str) -> None:
-    """Put what is no ordinary file in the place of a file."""
+    """Put what is not an ordinary file in the place of a file."""
     path.unlink()
     if kind == "folder":
         path.mkdir()

@@ -17,6 +17,10 @@ import torch
 from torch import nn
 
 CANARY = "canary"
+MODEL = "models/model.json"
+WEIGHTS = "data/weights/model_weights_config.json"
+CONSTANTS = "data/constants/model_constants_config.json"
+OLD_MODEL = "serialized_exported_program.json"
 Members = dict[str, bytes]
 
 
@@ -28,16 +32,57 @@ def network() -> nn.Module:
 def exported(dynamic: bool = True) -> bytes:
     """An ordinary program."""
     shapes = ({0: torch.export.Dim("batch", min=1, max=64)},) if dynamic else None
-    program = torch.export.export(network(), (torch.randn(4, 5),), dynamic_shapes=shapes)
+    program = torch.export.export(network(), (torch.randn(4, 5),), dynamic_shapes=shapes, strict=False)
     buffer = io.BytesIO()
     torch.export.save(program, buffer)
     return buffer.getvalue()
 
 
 def members(content: bytes) -> Members:
-    """The members of an archive, by name without its folder."""
+    """The members of `exported()` by name without its folder, in the current layout whatever torch wrote."""
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
-        return {name.partition("/")[2]: archive.read(name) for name in archive.namelist()}
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    if OLD_MODEL in parts:
+        return _current_layout(parts)
+    return {name.partition("/")[2]: content for name, content in parts.items()}
+
+
+def _current_layout(parts: Members) -> Members:
+    """The same program as PyTorch 2.9 and newer write it."""
+    config, records = {}, {}
+    for number, (name, tensor) in enumerate(network().state_dict().items()):
+        config[name] = {
+            "path_name": f"weight_{number}",
+            "is_param": True,
+            "use_pickle": False,
+            "tensor_meta": {
+                "dtype": 7,
+                "sizes": [{"as_int": size} for size in tensor.shape],
+                "requires_grad": True,
+                "device": {"type": "cpu", "index": None},
+                "strides": [{"as_int": stride} for stride in tensor.stride()],
+                "storage_offset": {"as_int": 0},
+                "layout": 7,
+            },
+        }
+        records[f"data/weights/weight_{number}"] = tensor.numpy().tobytes()
+    return records | {
+        WEIGHTS: json.dumps({"config": config}).encode(),
+        CONSTANTS: b'{"config": {}}',
+        MODEL: parts[OLD_MODEL],
+        "data/sample_inputs/model.pt": parts["serialized_example_inputs.pt"],
+        "archive_format": b"pt2",
+        "archive_version": b"0",
+        ".data/version": b"6\n",
+        "byteorder": b"little",
+    }
+
+
+def write_for_this_torch(path: Path, parts: Members) -> None:
+    """The program in the layout that the torch at hand reads."""
+    with zipfile.ZipFile(io.BytesIO(exported())) as archive:
+        old = OLD_MODEL in archive.namelist()
+    write(path, old_layout(parts) if old else parts, folder="" if old else "archive/")
 
 
 def write(
@@ -92,16 +137,13 @@ def old_layout(parts: Members) -> Members:
 
     return {
         "version": b"8.0",
-        "serialized_exported_program.json": parts["models/model.json"],
+        OLD_MODEL: parts[MODEL],
         "serialized_state_dict.pt": stored({n: nn.Parameter(t) for n, t in weights.items()}),
         "serialized_constants.pt": stored({}),
         "serialized_example_inputs.pt": parts["data/sample_inputs/model.pt"],
     }
 
 
-MODEL = "models/model.json"
-WEIGHTS = "data/weights/model_weights_config.json"
-CONSTANTS = "data/constants/model_constants_config.json"
 CODE = f"__import__('pathlib').Path('{CANARY}').touch()"
 Change = Callable[[Any], None]
 
@@ -278,6 +320,11 @@ def hostile(folder: Path, content: bytes) -> dict[str, Callable[[Path], None]]:
     def old(change: Members) -> Callable[[Path], None]:
         return lambda path: write(path, old_layout(parts) | change, folder="")
 
+    for kind, (name, change) in JSON_CHANGES.items():
+        if name == MODEL:
+            kinds[f"old layout, {kind}"] = lambda path, c=change: write(
+                path, with_json(old_layout(parts), OLD_MODEL, c), folder=""
+            )
     kinds["old layout, pickled weights"] = old({"serialized_state_dict.pt": saved()})
     kinds["old layout, pickled constants"] = old({"serialized_constants.pt": saved()})
     kinds["old layout, pickled inputs"] = old({"serialized_example_inputs.pt": saved()})
@@ -286,7 +333,7 @@ def hostile(folder: Path, content: bytes) -> dict[str, Callable[[Path], None]]:
     kinds["compressed"] = made(lambda p: p | {"extra/zeros": bytes(10**7)}, compression=zipfile.ZIP_DEFLATED)
     kinds["JSON nested deeply"] = made(lambda p: p | {MODEL: b"[" * 100_000})
     kinds["JSON with a key twice"] = made(
-        lambda p: p | {MODEL: p[MODEL].replace(b'{"graph_module"', b'{"guards_code": [], "graph_module"', 1)}
+        lambda p: p | {MODEL: b'{"guards_code": [], "guards_code": [], ' + p[MODEL].lstrip()[1:]}
     )
 
     def twice(path: Path) -> None:

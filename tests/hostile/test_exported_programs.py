@@ -33,7 +33,7 @@ def place(tmp_path, monkeypatch):
 
 
 def run(capsys, *arguments):
-    code = console.guarded(app, [str(a) for a in arguments], name="canon")
+    code = console.run_cli(app, [str(a) for a in arguments], name="canon")
     captured = capsys.readouterr()
     return code, captured.err.strip().splitlines()
 
@@ -49,7 +49,7 @@ def test_hostile_programs_are_refused_before_torch_sees_them(place, content, cap
         assert (code, len(said)) == (2, 1), (kind, said)
         assert said[0].startswith("error: x.pt2 was refused: "), (kind, said)
         assert "--model" in said[0], kind
-        if programs.JSON_CHANGES.get(kind, ("",))[0] == programs.MODEL:
+        if programs.JSON_CHANGES.get(kind.removeprefix("old layout, "), ("",))[0] == programs.MODEL:
             assert " refused: graph_module." in said[0], (kind, said)  # for its content, not for a member
         assert sorted(os.listdir()) == ["x.pt2"], kind
         assert os.listdir(place.parent) == ["inner"], kind
@@ -59,7 +59,9 @@ def test_hostile_programs_are_refused_before_torch_sees_them(place, content, cap
 @pytest.mark.parametrize("command", ["inspect", "canonicalize", "verify", "align"])
 def test_code_in_notes_is_left_out(place, content, capsys, kind, command):
     name, change = programs.NEUTRALISED[kind]
-    programs.write(place / "x.pt2", programs.with_json(programs.members(content), name, change))
+    programs.write_for_this_torch(
+        place / "x.pt2", programs.with_json(programs.members(content), name, change)
+    )
     more = {"canonicalize": ["-o", "o.pt2"], "verify": ["x.pt2"], "align": ["x.pt2", "-o", "o.pt2"]}
     code, said = run(capsys, command, "x.pt2", *more.get(command, []))
     assert code == 0, said
@@ -106,7 +108,7 @@ def same_program(path):
 def save(module, arguments, keywords=None, shapes=None):
     torch.manual_seed(0)
     with contextlib.redirect_stderr(None):
-        program = torch.export.export(module.eval(), arguments, keywords, dynamic_shapes=shapes)
+        program = torch.export.export(module.eval(), arguments, keywords, dynamic_shapes=shapes, strict=False)
     torch.export.save(program, "x.pt2")
     return same_program("x.pt2")
 
@@ -127,6 +129,7 @@ class Reads(torch.nn.Module):
         return {"sum": y + parts["a"][0].sum(), "list": [y.mean(), y.max(dim=0)[0]]}
 
 
+@pytest.mark.filterwarnings("ignore:(Attempted to insert a get_attr )?Node")  # torch 2.6 about its own graph
 @pytest.mark.parametrize("dynamic", [False, True])
 def test_ordinary_programs_load_as_they_are(place, dynamic):
     auto = torch.export.Dim.AUTO
@@ -158,7 +161,7 @@ def test_an_ordinary_program_traces_alike(place, content):
 
 
 def test_programs_with_notes_of_their_writer_load(place):
-    program = torch.export.export(programs.network(), (torch.randn(4, 5),))
+    program = torch.export.export(programs.network(), (torch.randn(4, 5),), strict=False)
     torch.export.save(program, "x.pt2", extra_files={"weightflow.json": "{}"})
     same_program("x.pt2")
 

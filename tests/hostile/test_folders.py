@@ -17,7 +17,7 @@ from weightflow.cli.main import app
 
 
 def call(*arguments):
-    return console.guarded(app, [str(argument) for argument in arguments], name="weightflow")
+    return console.run_cli(app, [str(argument) for argument in arguments], name="weightflow")
 
 
 @pytest.fixture
@@ -67,7 +67,7 @@ def test_ids_do_not_lead_out_of_a_folder(folder, tmp_path, capsys, id):
 def test_a_record_with_a_class_twice_is_refused_before_anything_is_written(folder, tmp_path, capsys):
     rewrite(folder, {"classes": ["one", "two", "one"]})
     assert call("export", folder, "--out", tmp_path / "files") == 2
-    assert "the class 'one' stands twice" in capsys.readouterr().err
+    assert "the class 'one' occurs twice" in capsys.readouterr().err
     assert sorted(os.listdir(tmp_path)) == ["zoo"]
 
 

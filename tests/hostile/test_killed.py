@@ -68,7 +68,7 @@ def ready(tmp_path_factory, raw_zoo, zoo, run):
 
 def quiet(line, *places):
     program, *arguments = (part.format(*places) for part in line.split())
-    code = console.guarded(APPS[program], arguments, name=program)
+    code = console.run_cli(APPS[program], arguments, name=program)
     assert code == 0, line
 
 

@@ -41,7 +41,7 @@ SECONDS = 20
 
 def call(line, **places):
     program, *arguments = (part.format(**places) for part in line.split())
-    return console.guarded(APPS[program], arguments, name=program)
+    return console.run_cli(APPS[program], arguments, name=program)
 
 
 class Arrays:

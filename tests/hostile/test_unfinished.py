@@ -21,7 +21,7 @@ from weightflow.zoo.store import Zoo
 
 
 def call(*arguments):
-    return console.guarded(app, [str(argument) for argument in arguments], name="weightflow")
+    return console.run_cli(app, [str(argument) for argument in arguments], name="weightflow")
 
 
 class Killed(BaseException):

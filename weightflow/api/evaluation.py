@@ -90,10 +90,10 @@ def evaluate(
     Returns:
         Fractions: `zoo.accuracy` (mean, std, 95 % interval of the mean, max), `zoo.balanced_accuracy`, `chance` (the
         share of the largest class), `splits`, `classes`, `prompts` with the accuracy of each prompt's ensemble;
-        `judged` of `networks` says how many were measured.
+        `predictions` of `networks` says how many were measured.
 
     Raises:
-        InputError: There is no network, or the data set is not on this computer.
+        InputError: There is not a network, or the data set is not on this computer.
 
     Example:
         >>> import weightflow

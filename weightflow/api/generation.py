@@ -14,7 +14,7 @@ from weightflow import config
 from weightflow.api.evaluation import Report, evaluate, report
 from weightflow.api.populations import opened
 from weightflow.batched.stacked_networks import StackedNetworks
-from weightflow.evaluation.context import open_known
+from weightflow.evaluation.context import open_context
 from weightflow.evaluation.novelty import nearest_distances
 from weightflow.generator import generator
 from weightflow.training import trainer as training
@@ -68,10 +68,12 @@ class Flow(generator.Flow):
             >>> all(distance > 0 for distance in flow.novelty(flow.sample("three, seven", 4)))
             True
         """
-        known = open_known(self.folder)
-        if not known.is_canonical:
-            raise InputError(f"{known.zoo.path} is not canonical, so distances between networks say nothing")
-        found = nearest_distances(known, networks.state, list(networks.tasks)).ratios
+        context = open_context(self.folder)
+        if not context.is_canonical:
+            raise InputError(
+                f"{context.zoo.path} is not canonical, so distances between networks say nothing"
+            )
+        found = nearest_distances(context, networks.state, list(networks.tasks)).ratios
         return [round(ratio, 6) for ratio in found.tolist()]
 
     def report(self, *, limit: int = 200, seed: int = 0, **settings: Any) -> Report:

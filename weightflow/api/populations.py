@@ -77,7 +77,7 @@ def canonicalize(
 ) -> Zoo:
     """Bring all networks of a zoo into one frame: balance scales, then match hidden units to the mean.
 
-    Every network keeps its function. The frame is stored with the zoo.
+    The function of each network is unchanged. The mean network (the frame) is stored with the zoo.
 
     Args:
         zoo: The zoo, or its folder.
@@ -112,4 +112,4 @@ def opened(zoo: Zoo | PathLike) -> Zoo:
         return zoo
     if isinstance(zoo, (str, os.PathLike)):
         return Zoo(zoo)
-    raise InputError(f"a {type(zoo).__name__} is no zoo; give a weightflow.Zoo or its folder")
+    raise InputError(f"a {type(zoo).__name__} is not a zoo; give a weightflow.Zoo or its folder")

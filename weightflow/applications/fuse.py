@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from canon.errors import InputError
 from canon.types import StateDict
 from weightflow.applications.enhance import enhance
-from weightflow.applications.weight_averages import in_frame
+from weightflow.applications.weight_averages import aligned_to_frame
 from weightflow.batched.tasks import Task
 from weightflow.flow.sampling_config import SampleConfig
 from weightflow.generator.generator import Flow
@@ -51,4 +51,4 @@ def fuse(
 ) -> StateDict:
     """The network for `union_of(flow, networks)`, a stack of one."""
     task = union_of(flow, networks)
-    return enhance(flow, in_frame(flow, networks, task), [task], strength, [seed], config)
+    return enhance(flow, aligned_to_frame(flow, networks, task), [task], strength, [seed], config)

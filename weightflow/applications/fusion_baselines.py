@@ -11,24 +11,26 @@ from weightflow.applications.weight_averages import AVERAGES
 from weightflow.batched.config import TrainingRecipe
 from weightflow.batched.tasks import Task
 from weightflow.batched.training import train_many
-from weightflow.evaluation.evaluate import judge, judge_together
+from weightflow.evaluation.evaluate import evaluate_jointly, evaluate_networks
 from weightflow.generator.generator import Flow
 from weightflow.zoo.network_file import Network
 from weightflow.zoo.store import Zoo
 
 
-def opponents(flow: Flow, networks: Sequence[Network], task: Task, trained: bool) -> dict[str, float]:
+def baseline_accuracies(
+    flow: Flow, networks: Sequence[Network], task: Task, trained: bool
+) -> dict[str, float]:
     """Test accuracy on the union of each way that needs no generator."""
     architecture = flow.architecture
     found = {
-        name: float(judge(architecture, average(flow, networks, task), [task]).accuracy)
+        name: float(evaluate_networks(architecture, average(flow, networks, task), [task]).accuracy)
         for name, average in AVERAGES.items()
     }
     members = [(network.state, network.task) for network in networks]
-    found["ensemble"] = judge_together(architecture, members, task)
+    found["ensemble"] = evaluate_jointly(architecture, members, task)
     if trained:
         state = trained_as_the_zoo(flow, [task], [0])
-        found["trained_on_the_union"] = float(judge(architecture, state, [task]).accuracy)
+        found["trained_on_the_union"] = float(evaluate_networks(architecture, state, [task]).accuracy)
     return found
 
 
@@ -49,6 +51,6 @@ def recipe_of(flow: Flow, changes: dict[str, object] | None = None) -> TrainingR
     except (InputError, KeyError):
         raise InputError(
             f"the zoo of {flow.folder}, {path}, is gone or does not say how it was trained; "
-            "put it back, or leave out what has to be trained"
+            "restore it, or leave out what has to be trained"
         ) from None
     return config.build(TrainingRecipe, {**tables, **(changes or {})}, "training.")

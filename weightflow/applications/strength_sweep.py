@@ -14,14 +14,14 @@ from canon.types import StateDict
 from weightflow import datasets
 from weightflow.batched.accuracy import measured
 from weightflow.batched.tasks import Task
-from weightflow.evaluation.evaluate import judge
+from weightflow.evaluation.evaluate import evaluate_networks
 from weightflow.networks.architectures import Architecture
 
 STRENGTHS = tuple(i / 10 for i in range(11))
 
 
 @dataclass(frozen=True)
-class Tried:
+class StrengthResult:
     """A network made with a strength, and its accuracies, fractions of 1."""
 
     strength: float
@@ -35,23 +35,23 @@ def sweep(
     architecture: Architecture,
     task: Task,
     strengths: Sequence[float] = STRENGTHS,
-) -> list[Tried]:
+) -> list[StrengthResult]:
     """`make(strength)` is a stack of one network for `task`; each is measured."""
     found, data = [], datasets.load(task.dataset)
     for strength in strengths:
         state = make(strength)
         validation = measured(architecture, state, data, [task])[0]["validation"]
-        test = float(judge(architecture, state, [task]).accuracy)
-        found.append(Tried(strength, state, validation, test))
+        test = float(evaluate_networks(architecture, state, [task]).accuracy)
+        found.append(StrengthResult(strength, state, validation, test))
     return found
 
 
-def best(tried: Sequence[Tried]) -> Tried:
+def best(tried: Sequence[StrengthResult]) -> StrengthResult:
     """The best on validation images; of equals the one nearest to the network as it was."""
     return max(tried, key=lambda one: (one.validation, -one.strength))
 
 
-def plot(tried: Sequence[Tried], path: str | os.PathLike[str], chance: float) -> None:
+def plot(tried: Sequence[StrengthResult], path: str | os.PathLike[str], chance: float) -> None:
     """A picture of both accuracies against strength; the suffix of `path` decides the format."""
     from matplotlib.figure import Figure
 
@@ -61,7 +61,7 @@ def plot(tried: Sequence[Tried], path: str | os.PathLike[str], chance: float) ->
     axes.plot(x, [100 * one.validation for one in tried], "o-", label="validation images, which decide")
     axes.plot(x, [100 * one.test for one in tried], "o-", label="test images")
     axes.axhline(100 * chance, linestyle=":", color="grey", label="chance")
-    axes.set(xlabel="strength   (0 = as it is, 1 = made anew)", ylabel="accuracy, %")
+    axes.set(xlabel="strength   (0 = as it is, 1 = a new network)", ylabel="accuracy, %")
     axes.legend()
     axes.grid(alpha=0.3)
     buffer = io.BytesIO()

@@ -23,7 +23,7 @@ from weightflow.batched.initialization import initialise
 from weightflow.batched.tasks import Task
 from weightflow.batched.training import check_inputs, train_to_each
 from weightflow.datasets import ClassificationData, Split
-from weightflow.evaluation.evaluate import judge
+from weightflow.evaluation.evaluate import evaluate_networks
 from weightflow.networks.architectures import Architecture
 from weightflow.zoo.store import Zoo
 
@@ -46,7 +46,7 @@ def transfer(
     """
     data = datasets.load(task.dataset)
     check_inputs(architecture, data)
-    seen = few(data, task, images)
+    seen = few_examples(data, task, images)
     examples = int((class_table(seen, [task], architecture.classes)[0][0][seen.train.labels] >= 0).sum())
     found: Accuracies = {name: {} for name in starts}
     for name, start in starts.items():
@@ -58,11 +58,11 @@ def transfer(
             architecture, seen, tasks, range(len(tasks)), recipe, list(steps.values()), begin, progress
         )
         for count in epochs:
-            found[name][count] = judge(architecture, trained[steps[count]], tasks).accuracy
+            found[name][count] = evaluate_networks(architecture, trained[steps[count]], tasks).accuracy
     return found
 
 
-def few(data: ClassificationData, task: Task, images: int | None) -> ClassificationData:
+def few_examples(data: ClassificationData, task: Task, images: int | None) -> ClassificationData:
     """The data with the first `images` training examples of each class of the task."""
     if images is None:
         return data

@@ -13,17 +13,23 @@ from canon.actions import permutation as perm
 from canon.matching.weight_matching import match_weights
 from canon.types import StateDict
 from weightflow import datasets
-from weightflow.batched.class_axes import class_table, gather_classes, pad_with_zeros, scatter_classes, widen
+from weightflow.batched.class_axes import (
+    class_table,
+    gather_classes,
+    pad_with_zeros,
+    scatter_classes,
+    with_num_classes,
+)
 from weightflow.batched.tasks import Task
 from weightflow.generator.generator import Flow
 from weightflow.networks.architectures import Architecture
-from weightflow.zoo.canonicalize import follow
+from weightflow.zoo.canonicalize import align_to_frame
 from weightflow.zoo.network_file import Network
 
 Average = Callable[[Flow, Sequence[Network], Task], StateDict]
 
 
-def as_they_stand(flow: Flow, networks: Sequence[Network], task: Task) -> StateDict:
+def without_alignment(flow: Flow, networks: Sequence[Network], task: Task) -> StateDict:
     """Unit 1 with unit 1: what happens without alignment."""
     return _mean(flow.architecture, [_wide(flow.architecture, n) for n in networks], networks, task)
 
@@ -39,9 +45,9 @@ def git_rebasin(flow: Flow, networks: Sequence[Network], task: Task) -> StateDic
     return _mean(flow.architecture, [wides[0], *moved], networks, task)
 
 
-def in_frame(flow: Flow, networks: Sequence[Network], task: Task) -> StateDict:
+def aligned_to_frame(flow: Flow, networks: Sequence[Network], task: Task) -> StateDict:
     """Every network balanced and brought into the run's frame first; where the generator begins."""
-    aligned = [follow(flow.architecture, flow.frame, n.state, [n.task]) for n in networks]
+    aligned = [align_to_frame(flow.architecture, flow.frame, n.state, [n.task]) for n in networks]
     wides = [
         scatter_classes(flow.architecture, state, [n.task])
         for state, n in zip(aligned, networks, strict=True)
@@ -50,14 +56,14 @@ def in_frame(flow: Flow, networks: Sequence[Network], task: Task) -> StateDict:
 
 
 AVERAGES: dict[str, Average] = {
-    "straight_average": as_they_stand,
+    "straight_average": without_alignment,
     "git_rebasin_average": git_rebasin,
-    "average_in_frame": in_frame,
+    "average_in_frame": aligned_to_frame,
 }
 
 
 def _all_classes(architecture: Architecture, task: Task) -> Architecture:
-    return widen(architecture, len(datasets.load(task.dataset).class_names))
+    return with_num_classes(architecture, len(datasets.load(task.dataset).class_names))
 
 
 def _wide(architecture: Architecture, network: Network) -> StateDict:

@@ -46,7 +46,7 @@ def require_linear_end(model: str, module: nn.Module, example: Tensor) -> int:
     handle.remove()
     if len(given) != 1 or output.dim() != 2 or not torch.equal(given[0], output):
         raise InputError(
-            f"{model} does not end in its last linear layer, so what enters that is no feature of images"
+            f"{model} does not end in its last linear layer, so what enters that is not a feature of images"
         )
     return layer.in_features
 

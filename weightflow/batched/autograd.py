@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.func import functional_call, replace_all_batch_norm_modules_, vmap
 
 from weightflow.batched.class_axes import masked_cross_entropy
-from weightflow.batched.parameter_stack import Stack
+from weightflow.batched.parameter_stack import ParameterStack
 from weightflow.networks.architectures import Architecture
 
 
@@ -27,7 +27,7 @@ class Recorded:
     """
 
     def __init__(
-        self, architecture: Architecture, stack: Stack, mask: Tensor, shared: bool, text: Tensor
+        self, architecture: Architecture, stack: ParameterStack, mask: Tensor, shared: bool, text: Tensor
     ) -> None:
         self.stack, self.mask, self.shared = stack, mask, shared
         self.readout, self.text = architecture.readout, text
@@ -54,7 +54,7 @@ class Recorded:
         return torch.stack(total).mean(0)
 
 
-def _one(architecture: Architecture, stack: Stack) -> Callable[[Tensor], Tensor]:
+def _one(architecture: Architecture, stack: ParameterStack) -> Callable[[Tensor], Tensor]:
     module = architecture.build().train().to(stack.flat.device)
     for name, parameter in module.named_parameters():
         parameter.data, parameter.grad = stack.parameters[name][0], stack.gradients[name][0]
@@ -67,7 +67,7 @@ def _one(architecture: Architecture, stack: Stack) -> Callable[[Tensor], Tensor]
     return forward
 
 
-def _many(architecture: Architecture, stack: Stack, shared: bool) -> Callable[[Tensor], Tensor]:
+def _many(architecture: Architecture, stack: ParameterStack, shared: bool) -> Callable[[Tensor], Tensor]:
     skeleton = replace_all_batch_norm_modules_(architecture.build().to("meta")).train()
     leaves = {name: view.detach().requires_grad_() for name, view in stack.parameters.items()}
     for name, leaf in leaves.items():

@@ -58,14 +58,14 @@ def pad_with_zeros(architecture: Architecture, state: StateDict, mask: Tensor) -
 
 
 @lru_cache(maxsize=16)
-def widen(architecture: Architecture, classes: int) -> Architecture:
+def with_num_classes(architecture: Architecture, classes: int) -> Architecture:
     """The same architecture with one logit for each of `classes`; one object, so that it is traced once."""
     return dataclasses.replace(architecture, classes=classes)
 
 
 def check_frame(frame: Mapping[str, Tensor], architecture: Architecture, classes: int) -> None:
     """`Invalid` unless `frame` is one network of the architecture with a logit for each of the data's `classes`."""
-    expected = widen(architecture, classes).shapes
+    expected = with_num_classes(architecture, classes).shapes
     shapes = {name: tuple(tensor.shape) for name, tensor in frame.items()}
     if shapes != expected or not all(
         tensor.dtype == torch.float32 or name in architecture.counters for name, tensor in frame.items()
@@ -79,7 +79,7 @@ def _logit_of_class(architecture: Architecture, tasks: Sequence[Task]) -> Tensor
 
 def scatter_classes(architecture: Architecture, state: StateDict, tasks: Sequence[Task]) -> StateDict:
     """Stacked states with class axes reordered to the data set's classes; absent ones are zero."""
-    return move_classes(architecture, state, _logit_of_class(architecture, tasks))
+    return index_class_axes(architecture, state, _logit_of_class(architecture, tasks))
 
 
 def gather_classes(architecture: Architecture, wide: StateDict, tasks: Sequence[Task]) -> StateDict:
@@ -91,10 +91,10 @@ def gather_classes(architecture: Architecture, wide: StateDict, tasks: Sequence[
     index = torch.full((len(tasks), architecture.classes), -1)
     for row, task in enumerate(tasks):
         index[row, : len(task.classes)] = torch.tensor([own[0] for own in data.class_labels(task.classes)])
-    return move_classes(architecture, wide, index)
+    return index_class_axes(architecture, wide, index)
 
 
-def move_classes(architecture: Architecture, state: StateDict, index: Tensor) -> StateDict:
+def index_class_axes(architecture: Architecture, state: StateDict, index: Tensor) -> StateDict:
     """Entry i of each class axis becomes entry index[i] of the old one, or zero where that is -1."""
     moved = {}
     for name, tensor in state.items():

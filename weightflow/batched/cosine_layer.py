@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 
-class ComparedLayer:
+class CosineLayer:
     """`weight` (networks, text, hidden) and `bias` (networks, text) of the layers; `vectors` V, scaled."""
 
     def __init__(self, weight: Tensor, bias: Tensor, vectors: Float[Tensor, "networks classes text"]) -> None:

@@ -8,7 +8,7 @@ from torch import Tensor
 from canon.types import StateDict
 
 
-class Best:
+class BestStates:
     """Each network as it was when it did best on the validation examples."""
 
     def __init__(self, begin: StateDict, patience: int) -> None:

@@ -15,7 +15,7 @@ COMPANY = {3_000: 250, 20_000: 64}
 MANY = 25
 
 
-def together(architecture: Architecture) -> int:
+def networks_per_group(architecture: Architecture) -> int:
     """How many networks of this architecture are best run at once."""
     if architecture.name not in IN_COMPANY:
         return 1

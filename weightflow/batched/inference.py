@@ -14,7 +14,7 @@ from torch.func import functional_call, vmap
 from canon.types import StateDict
 from weightflow.batched.class_axes import class_table
 from weightflow.batched.evaluation_mode import in_evaluation_mode
-from weightflow.batched.group_size import together
+from weightflow.batched.group_size import networks_per_group
 from weightflow.batched.tasks import Task
 from weightflow.datasets import ClassificationData, StoredInputs
 from weightflow.device import usable_device
@@ -24,7 +24,7 @@ Inputs = Float[Tensor, "examples ..."] | StoredInputs
 
 
 @dataclass(frozen=True)
-class Answers:
+class PredictedLabels:
     """The label, in the data set's numbering, that each network gives, and its probability."""
 
     labels: Int[Tensor, "networks examples"]
@@ -41,7 +41,7 @@ def forward_many(architecture: Architecture) -> Callable[[StateDict, Tensor], Te
 
 
 @torch.no_grad()
-def answer_many(
+def predict_labels(
     architecture: Architecture,
     state: StateDict,
     inputs: Inputs,
@@ -50,7 +50,7 @@ def answer_many(
     chunk: int = 0,
     examples: int = 2048,
     labels: Int[Tensor, " examples"] | None = None,
-) -> Answers:
+) -> PredictedLabels:
     """What each stacked network answers to each example, and how sure it is.
 
     `chunk` networks (0: as many as are fast) are run on `examples` examples at a time: that bounds the
@@ -58,7 +58,7 @@ def answer_many(
     of their chunk; what is left out is -1, of confidence 0.
     """
     label_of = _label_of_logit(architecture, data, tasks)
-    found = Answers(torch.full((len(tasks), len(inputs)), -1), torch.zeros(len(tasks), len(inputs)))
+    found = PredictedLabels(torch.full((len(tasks), len(inputs)), -1), torch.zeros(len(tasks), len(inputs)))
     for rows, some, logits in _logits(architecture, state, inputs, data, tasks, chunk, examples, labels):
         best, place = logits.max(-1)
         found.labels[rows[:, None], some] = label_of[rows].gather(1, place)
@@ -76,8 +76,8 @@ def predict_many(
     examples: int = 2048,
     labels: Int[Tensor, " examples"] | None = None,
 ) -> Int[Tensor, "networks examples"]:
-    """The labels of `answer_many`."""
-    return answer_many(architecture, state, inputs, data, tasks, chunk, examples, labels).labels
+    """The labels of `predict_labels`."""
+    return predict_labels(architecture, state, inputs, data, tasks, chunk, examples, labels).labels
 
 
 @torch.no_grad()
@@ -115,7 +115,7 @@ def _logits(
     """Rows, examples and their scores (rows, examples, classes), those outside the task at minus infinity."""
     positions, mask = class_table(data, tasks, architecture.classes)
     skeleton = in_evaluation_mode(architecture.build().to("meta"))
-    chunk = chunk or together(architecture)
+    chunk = chunk or networks_per_group(architecture)
     forward = _alone(skeleton) if chunk == 1 else vmap(partial(_call, skeleton), in_dims=(0, None))
     text = architecture.readout.targets([task.classes for task in tasks], architecture.classes)
     device = usable_device()
@@ -149,7 +149,7 @@ def _positions(data: ClassificationData, tasks: Sequence[Task]) -> Tensor:
     return class_table(data, tasks, max(len(task.classes) for task in tasks))[0]
 
 
-def name_right(
+def credit_union_members(
     predicted: Int[Tensor, "networks examples"],
     labels: Int[Tensor, " examples"],
     data: ClassificationData,
@@ -170,4 +170,6 @@ def accuracies(
 ) -> Float[Tensor, " networks"]:
     """Accuracy of each network, a fraction, over the examples of its own classes."""
     counted = in_task(labels, data, tasks)
-    return ((name_right(predicted, labels, data, tasks) == labels) & counted).sum(1) / counted.sum(1)
+    return ((credit_union_members(predicted, labels, data, tasks) == labels) & counted).sum(1) / counted.sum(
+        1
+    )

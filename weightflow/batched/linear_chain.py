@@ -3,7 +3,7 @@ r"""Chains of linear layers: the gradients of many networks by batched products,
     a_l = W_l h_{l-1} + b_l,   h_l = phi(a_l),   h_0 = inputs
     d_l = dL/da_l,   dL/dW_l = d_l h_{l-1}^T,   dL/db_l = sum d_l,   d_{l-1} = phi'(a_{l-1}) W_l^T d_l
 
-Where outputs are compared with text, the last layer is a `ComparedLayer`. Examples are the last axis, so that each product is one call for all networks; where they share their
+Where outputs are compared with text, the last layer is a `CosineLayer`. Examples are the last axis, so that each product is one call for all networks; where they share their
 mini-batches, the first layers of all networks are one matrix. Recording these few calls for automatic
 differentiation, network-wise, takes several times as long as the products do.
 """
@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from weightflow.batched.cosine_layer import ComparedLayer
-from weightflow.batched.parameter_stack import Stack
+from weightflow.batched.cosine_layer import CosineLayer
+from weightflow.batched.parameter_stack import ParameterStack
 from weightflow.networks.architectures import Architecture
 
 Activation = Callable[[Tensor], Tensor]
@@ -56,7 +56,7 @@ def layers_of(architecture: Architecture) -> list[Layer] | None:
     return layers if layers and layers[-1].activation is None else None
 
 
-class Chain:
+class LinearChainLoss:
     """Losses of the networks of a stack, their gradients written into it.
 
     Inputs are (networks, batch, *shape), or (batch, *shape) where they are shared; targets
@@ -64,7 +64,12 @@ class Chain:
     """
 
     def __init__(
-        self, layers: list[Layer], stack: Stack, mask: Tensor, shared: bool, vectors: Tensor | None = None
+        self,
+        layers: list[Layer],
+        stack: ParameterStack,
+        mask: Tensor,
+        shared: bool,
+        vectors: Tensor | None = None,
     ) -> None:
         self.layers, self.stack, self.shared = layers, stack, shared
         self.smoothing, self.dtype = stack.recipe.label_smoothing, stack.recipe.dtype
@@ -79,7 +84,7 @@ class Chain:
         self.compared = (
             None
             if vectors is None
-            else ComparedLayer(stack.parameters[f"{last}weight"], stack.parameters[f"{last}bias"], vectors)
+            else CosineLayer(stack.parameters[f"{last}weight"], stack.parameters[f"{last}bias"], vectors)
         )
 
     @torch.no_grad()
@@ -123,7 +128,7 @@ class Chain:
             torch.mm(d.reshape(-1, d.shape[2]), h.mT, out=weight.flatten(0, 1))
         torch.sum(d, -1, out=self.gradients[f"{layer.prefix}bias"])
 
-    def _compared(self, layer: ComparedLayer, h: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    def _compared(self, layer: CosineLayer, h: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Losses, and the derivative by what enters the compared layer."""
         h = h.to(self.stack.flat.dtype).expand(len(targets), -1, -1)
         losses, d = self._cross_entropy(layer.scores(h), targets)

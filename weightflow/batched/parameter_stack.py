@@ -16,7 +16,7 @@ from canon.types import StateDict
 from weightflow.batched.config import OPTIMIZERS, TrainingRecipe
 
 
-class Stack:
+class ParameterStack:
     """Parameters, gradients and optimizer of `networks` networks; `parameters` and `gradients` are views."""
 
     def __init__(self, state: Mapping[str, Tensor], recipe: TrainingRecipe) -> None:
@@ -54,9 +54,9 @@ class Stack:
             for gradient in self.gradients.values():
                 gradient.mul_(scale.view(-1, *[1] * (gradient.dim() - 1)))
 
-    def keep(self, rows: Tensor) -> Stack:
+    def keep(self, rows: Tensor) -> ParameterStack:
         """The networks in `rows` alone, their optimizer as far as it was."""
-        less = Stack({name: tensor[rows] for name, tensor in self.parameters.items()}, self.recipe)
+        less = ParameterStack({name: tensor[rows] for name, tensor in self.parameters.items()}, self.recipe)
         for name, value in self.optimizer.state[self.flat].items():
             if torch.is_tensor(value) and value.shape == self.flat.shape:
                 value = torch.cat([t[rows].flatten() for t in self.views(value).values()])

@@ -15,13 +15,13 @@ from weightflow.batched.autograd import Recorded
 from weightflow.batched.batch_norm import restore_statistics
 from weightflow.batched.class_axes import class_table, pad_with_zeros
 from weightflow.batched.config import TrainingRecipe
-from weightflow.batched.early_stopping import Best
-from weightflow.batched.group_size import has_dropout, together
+from weightflow.batched.early_stopping import BestStates
+from weightflow.batched.group_size import has_dropout, networks_per_group
 from weightflow.batched.inference import accuracies, predict_many
 from weightflow.batched.initialization import initialise
-from weightflow.batched.linear_chain import Chain, layers_of
+from weightflow.batched.linear_chain import LinearChainLoss, layers_of
 from weightflow.batched.minibatches import Examples, mini_batches
-from weightflow.batched.parameter_stack import Stack
+from weightflow.batched.parameter_stack import ParameterStack
 from weightflow.batched.tasks import Task
 from weightflow.data.augmentation import crop_flip
 from weightflow.datasets import ClassificationData
@@ -82,7 +82,7 @@ def train_many(
             "classes; leave it out"
         )
     check_inputs(architecture, data)
-    size = 1 if has_dropout(architecture) else recipe.together or together(architecture)
+    size = 1 if has_dropout(architecture) else recipe.together or networks_per_group(architecture)
     parts = []
     for rows in torch.arange(len(tasks)).split(size):
         some = rows.tolist()
@@ -159,16 +159,16 @@ class _Group:
         self.rows = [torch.nonzero(own).squeeze(1) for own in used[:, self.places]]
         self.active = torch.arange(len(tasks))
         names = dict(architecture.build().named_parameters())
-        self._work_on(Stack({name: begin[name].to(device) for name in names}, recipe))
+        self._work_on(ParameterStack({name: begin[name].to(device) for name in names}, recipe))
 
-    def _work_on(self, stack: Stack) -> None:
+    def _work_on(self, stack: ParameterStack) -> None:
         mask, text = (some[self.active].to(self.device) for some in (self.mask, self.text))
         readout = self.architecture.readout
         self.here = self.positions[self.active]
         vectors = readout.temperature * text if isinstance(readout, Cosine) else None
         self.stack = stack
         self.gradients = (
-            Chain(self.layers, stack, mask, self.shared, vectors)
+            LinearChainLoss(self.layers, stack, mask, self.shared, vectors)
             if self.layers
             else Recorded(self.architecture, stack, mask, self.shared, text)
         )
@@ -179,7 +179,7 @@ class _Group:
         examples = Examples(self.data.train, self.places, recipe.dtype if self.layers else torch.float32)
         rows, seeds = (self.rows[:1], [recipe.batch_seed or 0]) if self.shared else (self.rows, self.seeds)
         augmenters = [torch.Generator().manual_seed(2**32 + seed) for seed in seeds]
-        best = Best(self.begin, recipe.patience)
+        best = BestStates(self.begin, recipe.patience)
         for step, drawn in enumerate(mini_batches(rows, recipe.batch_size, recipe.steps, seeds)):
             index = drawn if self.shared or len(self.active) == len(drawn) else drawn[self.active]
             inputs = examples[index]

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from weightflow.backbones.train import BackboneTrainer, Epoch
 
 app = typer.Typer(
-    help="Frozen networks whose features heads and adapters are trained on: train, take.",
+    help="Frozen feature extractors for heads and adapters: train, take.",
     no_args_is_help=True,
 )
 
@@ -26,7 +26,7 @@ def train(
     dataset: Annotated[str, typer.Argument(help="A data set of images.")],
     out: Annotated[Path, typer.Option(help="File of the backbone.")],
     exclude: Annotated[
-        str | None, typer.Option(help="Classes that it shall never see, separated by commas.")
+        str | None, typer.Option(help="Classes to exclude from training, separated by commas.")
     ] = None,
     seed: Seed = None,
     download: Download = False,
@@ -37,9 +37,9 @@ def train(
 ) -> None:
     """Train a backbone on a data set's training images, a residual network with 512 features.
 
-    Stopped? Run the same command again: it goes on where it was, bit for bit; a killed one after its last finished epoch.
+    If it was interrupted, run the same command again: it resumes bit for bit, after SIGKILL from the last finished epoch.
 
-    Example: [bold]weightflow backbone train cifar100 --exclude "chair, wolf" --out backbone.safetensors[/]
+    Example: [bold]weightflow backbone train cifar100 --exclude wolf --out b.safetensors[/]
     """
     from canon.io.checkpoint import check_suffix
     from weightflow import config, datasets
@@ -94,7 +94,7 @@ def take(
 ) -> None:
     """Make a backbone of a pretrained model of torchvision or timm.
 
-    Example: [bold]weightflow backbone take torchvision:resnet18 --out backbone.safetensors[/]
+    Example: [bold]weightflow backbone take torchvision:resnet18 --out b.safetensors[/]
     """
     from canon.io.checkpoint import check_suffix
     from weightflow import backbones

@@ -12,17 +12,17 @@ from canon.errors import InputError
 from weightflow.cli.options import Device
 
 if TYPE_CHECKING:
-    from weightflow.applications.strength_sweep import Tried
+    from weightflow.applications.strength_sweep import StrengthResult
 
 app = typer.Typer()
 
 Sweep = Annotated[
     bool,
-    typer.Option("--sweep", help="Try strengths from 0 to 1 and keep what is best on validation images."),
+    typer.Option("--sweep", help="Try strengths from 0 to 1 and keep the best on validation images."),
 ]
 Plot = Annotated[
     Path | None,
-    typer.Option(help="With --sweep: a picture of accuracy against strength, .png, .svg or .pdf."),
+    typer.Option(help="With --sweep: plot accuracy against strength to this file (.png, .svg or .pdf)."),
 ]
 SeedOfNoise = Annotated[int, typer.Option(help="Seed of the noise.")]
 
@@ -30,38 +30,41 @@ SeedOfNoise = Annotated[int, typer.Option(help="Seed of the noise.")]
 @app.command()
 def fuse(
     networks: Annotated[list[Path], typer.Argument(help="Network files, two or more; classes may overlap.")],
-    run: Annotated[Path, typer.Option(help="Folder of the run whose generator makes the union.")],
+    run: Annotated[Path, typer.Option(help="Folder of the run whose generator is used.")],
     out: Annotated[Path, typer.Option(help="File of the fused network.")],
     strength: Annotated[
-        float, typer.Option(help="0 averages them, 1 generates from the union's words alone.")
+        float, typer.Option(help="0 averages the networks, 1 generates from the class names alone.")
     ] = 1.0,
     sweep: Sweep = False,
     plot: Plot = None,
     classes: Annotated[
         list[str] | None,
         typer.Option(
-            help="Classes in logit order, where the files do not say: once a network, in their order."
+            help="Classes in logit order, where the files do not contain them; once per network, in the same order."
         ),
     ] = None,
     trained: Annotated[
-        bool, typer.Option("--trained", help="Also train a network on the union, as the zoo's were.")
+        bool,
+        typer.Option(
+            "--trained", help="Also train a network on the union, with the training recipe of the zoo."
+        ),
     ] = False,
     seed: SeedOfNoise = 0,
     device: Device = "cpu",
     as_json: bool = console.JSON,
 ) -> None:
-    """Make one network for the classes of several, from the words for their union.
+    """Generate one network for the union of the classes of several networks.
 
-    Shows test accuracy beside averaging them straight, by Git Re-Basin and in the run's frame, and beside
+    Prints its test accuracy beside that of weight averages (plain, Git Re-Basin, in the frame of the run) and of
     their ensemble.
 
-    Example: [bold]weightflow fuse a.safetensors b.safetensors --run runs/digits --out union.safetensors[/]
+    Example: [bold]weightflow fuse nets/*.safetensors --run run --out union.safetensors[/]
     """
     from canon.io.checkpoint import check_suffix
     from canon.io.files import require_folder
     from weightflow.applications.fuse import fuse as fuse_networks
     from weightflow.applications.fuse import union_of
-    from weightflow.applications.fusion_baselines import opponents
+    from weightflow.applications.fusion_baselines import baseline_accuracies
     from weightflow.device import computing_on
     from weightflow.evaluation.chance import chance
     from weightflow.generator.generator import Flow
@@ -88,7 +91,7 @@ def fuse(
     task = union_of(flow, given)
     with computing_on(device):
         tried = _tried(lambda s: fuse_networks(flow, given, s, seed), flow, task, strength, sweep)
-        others = opponents(flow, given, task, trained)
+        others = baseline_accuracies(flow, given, task, trained)
     made = _best(tried)
     by_chance = chance([task])
     figures = {"fused": made.test, **others, "chance": by_chance}
@@ -105,28 +108,28 @@ def enhance(
     network: Annotated[Path, typer.Argument(help="A network file of the run's architecture.")],
     run: Annotated[Path, typer.Option(help="Folder of the run.")],
     out: Annotated[Path, typer.Option(help="File of the enhanced network.")],
-    strength: Annotated[float, typer.Option(help="0 leaves it as it is, 1 makes it anew.")] = 0.5,
+    strength: Annotated[float, typer.Option(help="0 keeps the network, 1 generates a new one.")] = 0.5,
     sweep: Sweep = False,
     plot: Plot = None,
     classes: Annotated[
-        str | None, typer.Option(help="Its classes in logit order, where the file does not say.")
+        str | None, typer.Option(help="Classes in logit order, where the file does not contain them.")
     ] = None,
     seed: SeedOfNoise = 0,
     device: Device = "cpu",
     as_json: bool = console.JSON,
 ) -> None:
-    """Repair a weak network: partway to noise and back under its own words.
+    """Improve a weak network: add noise up to t = 1 - strength, then denoise it with its class names (SDEdit).
 
-    It may come from anywhere: its units are aligned to the run's first. Shows test accuracy before and after.
+    Its units are first aligned to the frame of the run. Prints the test accuracy before and after.
 
-    Example: [bold]weightflow enhance weak.safetensors --run runs/digits --sweep --out better.safetensors[/]
+    Example: [bold]weightflow enhance a.safetensors --run run --out b.safetensors[/]
     """
     from canon.io.checkpoint import check_suffix
     from canon.io.files import require_folder
     from weightflow.applications.enhance import enhance as enhance_networks
     from weightflow.device import computing_on
     from weightflow.evaluation.chance import chance
-    from weightflow.evaluation.evaluate import judge
+    from weightflow.evaluation.evaluate import evaluate_networks
     from weightflow.generator.generator import Flow
     from weightflow.text import Prompt
     from weightflow.zoo.network_file import read_network, write_network
@@ -142,7 +145,7 @@ def enhance(
         tried = _tried(
             lambda s: enhance_networks(flow, given.state, [task], s, [seed]), flow, task, strength, sweep
         )
-        before = float(judge(flow.architecture, given.state, [task]).accuracy)
+        before = float(evaluate_networks(flow.architecture, given.state, [task]).accuracy)
     made = _best(tried)
     write_network(out, flow.architecture, made.state, given.prompt.classes)
     by_chance = chance([task])
@@ -163,21 +166,21 @@ def enhance(
 def transfer(
     networks: Annotated[Path, typer.Argument(help="Folder of generated networks, or any zoo.")],
     dataset: Annotated[str, typer.Option(help="Other data, for instance [bold]fashion_mnist?size=8[/].")],
-    classes: Annotated[str, typer.Option(help="As many of its classes as the networks have.")],
-    epochs: Annotated[str, typer.Option(help="How long to train, separated by commas.")] = "0,1,5",
-    images: Annotated[int | None, typer.Option(help="Training images of each class; all by default.")] = None,
+    classes: Annotated[str, typer.Option(help="Classes of that data set, as many as the networks have.")],
+    epochs: Annotated[str, typer.Option(help="Numbers of epochs, separated by commas.")] = "0,1,5",
+    images: Annotated[int | None, typer.Option(help="Training images per class; all by default.")] = None,
     zoo: Annotated[
-        Path | None, typer.Option(help="A zoo whose trained networks are compared too, as starts.")
+        Path | None, typer.Option(help="A zoo whose trained networks are compared as initializations too.")
     ] = None,
-    count: Annotated[int, typer.Option(help="Networks of each kind, at most.")] = 10,
-    learning_rate: Annotated[float, typer.Option(help="Of every start alike.")] = 3e-3,
+    count: Annotated[int, typer.Option(help="Maximum number of networks of each kind.")] = 10,
+    learning_rate: Annotated[float, typer.Option(help="Learning rate of all of them.")] = 3e-3,
     device: Device = "cpu",
     as_json: bool = console.JSON,
     quiet: bool = console.QUIET,
 ) -> None:
-    """Train networks further on other data, beside random starts and networks of a zoo.
+    """Fine-tune networks on other data, compared with random initializations and networks of a zoo.
 
-    Example: [bold]weightflow transfer nets --dataset "fashion_mnist?size=8" --classes "bag, sandal, coat"[/]
+    Example: [bold]weightflow transfer nets --dataset mnist --classes "one, two"[/]
     """
     from weightflow.applications.transfer import random_starts, starts_of
     from weightflow.applications.transfer import transfer as transfer_networks
@@ -222,14 +225,14 @@ def _epochs(text: str) -> list[int]:
     return [int(part) for part in parts]
 
 
-def _tried(make: Any, flow: Any, task: Any, strength: float, sweep: bool) -> list[Tried]:
+def _tried(make: Any, flow: Any, task: Any, strength: float, sweep: bool) -> list[StrengthResult]:
     from weightflow.applications.strength_sweep import STRENGTHS
     from weightflow.applications.strength_sweep import sweep as try_strengths
 
     return try_strengths(make, flow.architecture, task, STRENGTHS if sweep else (strength,))
 
 
-def _best(tried: list[Tried]) -> Tried:
+def _best(tried: list[StrengthResult]) -> StrengthResult:
     from weightflow.applications.strength_sweep import best
 
     return best(tried)
@@ -244,19 +247,19 @@ def _check_plot(path: Path | None, sweep: bool) -> None:
             raise InputError("--plot draws accuracy against strength; it needs --sweep")
 
 
-def _draw(tried: list[Tried], path: Path | None, chance: float) -> None:
+def _draw(tried: list[StrengthResult], path: Path | None, chance: float) -> None:
     from weightflow.applications.strength_sweep import plot
 
     if path is not None:
         plot(tried, path, chance)
 
 
-def _swept(tried: list[Tried]) -> dict[str, Any]:
+def _swept(tried: list[StrengthResult]) -> dict[str, Any]:
     rows = [{"strength": t.strength, "validation": t.validation, "test": t.test} for t in tried]
     return {"sweep": rows} if len(rows) > 1 else {}
 
 
-def _table(tried: list[Tried]) -> list[str]:
+def _table(tried: list[StrengthResult]) -> list[str]:
     if len(tried) < 2:
         return []
     rows = [f"  {t.strength:8.1f}  {100 * t.validation:10.1f}  {100 * t.test:5.1f}" for t in tried]

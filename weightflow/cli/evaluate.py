@@ -31,10 +31,10 @@ def evaluate(
 ) -> None:
     """Accuracy and calibration on real test images, beside chance; by split, class and prompt.
 
-    Chance is the share of the largest class. Ctrl-C shows the figures of the networks judged so far.
+    Chance is the share of the largest class. Ctrl-C prints the results of the networks evaluated so far.
     """
     from weightflow.api.evaluation import evaluate as evaluate_networks
-    from weightflow.cli.report_tables import told
+    from weightflow.cli.report_tables import evaluation_lines
     from weightflow.zoo.store import Zoo
 
     opened = Zoo(networks)
@@ -43,7 +43,7 @@ def evaluate(
             found = evaluate_networks(
                 opened, device=device, executor=executor, workers=workers, progress=steps.advance, stop=stop
             )
-        console.show(found, "\n".join(told(found)), as_json)
+        console.show(found, "\n".join(evaluation_lines(found)), as_json)
         judged = f"{found['judged']} of {len(opened)}"
         stop.notes.append(f"{judged} networks were judged; the figures are of these")
 
@@ -53,18 +53,20 @@ def report(
     run: Annotated[Path, typer.Argument(help="Folder of a run.")],
     out: Annotated[Path | None, typer.Option(help="Folder of the report; the run's own by default.")] = None,
     limit: Annotated[
-        int, typer.Option(help="Tasks of each split, and training networks measured beside them, at most.")
+        int, typer.Option(help="Maximum number of tasks per split, and of training networks to compare with.")
     ] = 200,
     seed: Annotated[int, typer.Option(help="Seed of the generated networks.")] = 0,
-    steps: Annotated[int | None, typer.Option(help="Steps; the run's own by default.")] = None,
+    steps: Annotated[
+        int | None, typer.Option(help="Number of solver steps; the setting of the run by default.")
+    ] = None,
     method: Solver = None,
     device: Device = "cpu",
     as_json: bool = console.JSON,
     quiet: bool = console.QUIET,
 ) -> None:
-    """Measure a run against trained networks and baselines: report.json and report.html.
+    """Compare a run with trained networks and baselines; writes report.json and report.html.
 
-    Stopped? Run the same command again: the parts that were measured are kept.
+    If it was interrupted, run the same command again: finished parts are kept.
     """
     from weightflow.api.evaluation import report as measure
     from weightflow.cli.report_tables import rich_tables

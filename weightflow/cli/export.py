@@ -20,14 +20,15 @@ def export(
     networks: Annotated[
         Path, typer.Argument(help="Folder of generated networks or any zoo; for pretrained, of a run.")
     ],
-    out: Annotated[Path | None, typer.Option(help="Folder of what is written.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Output folder.")] = None,
     format: Annotated[
         FormatName,
         typer.Option(help="Weights (safetensors), programs (pt2, onnx), or the generator itself."),
     ] = "safetensors",
-    count: Annotated[int | None, typer.Option(help="How many; all by default.")] = None,
+    count: Annotated[int | None, typer.Option(help="Number of networks; all by default.")] = None,
     prepared: Annotated[
-        bool, typer.Option("--prepared", help="Programs take prepared inputs; by default they take raw ones.")
+        bool,
+        typer.Option("--prepared", help="Exported programs take preprocessed inputs instead of raw ones."),
     ] = False,
     push: Annotated[
         str | None,
@@ -39,12 +40,13 @@ def export(
     as_json: bool = console.JSON,
     quiet: bool = console.QUIET,
 ) -> None:
-    """Write networks as files of their own, or a generator as a folder that needs nothing else.
+    """Write networks as separate files, or a generator as a self-contained folder.
 
     Architecture, classes and preprocessing are in each file's metadata. A .pt2 program runs with torch
     alone, an .onnx one is run in onnxruntime before it is written.
 
     Example: [bold]weightflow export nets --format pt2 --out files[/]
+
     Example: [bold]weightflow export runs/digits --format pretrained --out generator[/]
     """
     if (out is None) == (push is None):

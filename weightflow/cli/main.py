@@ -71,12 +71,14 @@ def options(
 @app.command()
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for everything the demo makes.")] = Path("demo"),
-    seed: Annotated[int, typer.Option(help="Two runs with one seed on one machine are identical.")] = 0,
+    seed: Annotated[
+        int, typer.Option(help="Random seed; two runs with one seed on one machine are identical.")
+    ] = 0,
     as_json: bool = console.JSON,
 ) -> None:
     """The whole pipeline on the digits that scikit-learn ships, in a few minutes.
 
-    Every step is an ordinary command and is shown as you would type it. Stopped? Run it again: it goes
+    Every step is an ordinary command, which is printed. If it was interrupted, run it again: it resumes
     on where it was.
     """
     console.say("loading torch")  # seconds on a cold disk

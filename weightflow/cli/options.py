@@ -32,28 +32,30 @@ RECIPES = (
     "mnist, specialists, specialists_digits, t2w_adapter, tina_cnn, tina_head, yelp; some also as NAME-small"
 )
 
-Solver = Annotated[SolverName | None, typer.Option("--method", help="Solver; the run's own by default.")]
+Solver = Annotated[
+    SolverName | None, typer.Option("--method", help="Solver; the setting of the run by default.")
+]
 Device = Annotated[
     str, typer.Option(help="Device: cpu, cuda, cuda:1, mps, or auto for an accelerator if there is one.")
 ]
 
 Executor = Annotated[
-    ExecutorName, typer.Option(help="What computes: processes of this machine, or a Ray cluster.")
+    ExecutorName, typer.Option(help="Where to compute: processes on this machine, or a Ray cluster.")
 ]
-Workers = Annotated[int, typer.Option(help="Shards that are computed side by side.")]
+Workers = Annotated[int, typer.Option(help="Number of shards computed in parallel.")]
 
-Seed = Annotated[int | None, typer.Option(help="Seed of everything random in this step.")]
+Seed = Annotated[int | None, typer.Option(help="Random seed of this command.")]
 
 
 def settings_like(example: str) -> Any:
     """The option `--set`, whose help shows a setting that the command has."""
     return typer.Option(
-        "--set", help=f"Change one setting, for instance [bold]--set {example}[/]. May be repeated."
+        "--set", help=f"Override one setting, for example [bold]--set {example}[/]. Repeatable."
     )
 
 
 Descriptions = Annotated[
     Path | None,
-    typer.Option(help="CSV file, a line a class: its name in the data set, and words that say what it is."),
+    typer.Option(help="CSV file with one line per class: its name in the data set and a description."),
 ]
-Download = Annotated[bool, typer.Option("--download", help="Fetch the data set first; needs torchvision.")]
+Download = Annotated[bool, typer.Option("--download", help="Download the data set first; needs torchvision.")]

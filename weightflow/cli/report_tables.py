@@ -11,7 +11,7 @@ from canon.cli import console
 from weightflow.report.html.tables import facts, full_table
 
 
-def told(found: dict[str, Any], most: int = 20) -> list[str]:
+def evaluation_lines(found: dict[str, Any], most: int = 20) -> list[str]:
     """What `weightflow evaluate` found, line by line."""
     lines = []
     for p in found["prompts"][:most]:

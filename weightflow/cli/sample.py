@@ -19,7 +19,7 @@ from weightflow.cli.options import Device, Executor, Solver, Workers
 
 if TYPE_CHECKING:
     from weightflow.generator.generator import Flow, Neighbour
-    from weightflow.generator.populations import Made
+    from weightflow.generator.populations import SampledPrompt
     from weightflow.text import Prompt
 
 app = typer.Typer()
@@ -42,9 +42,13 @@ def sample(
         Path | None,
         typer.Option(help="A file with one prompt a line; - reads standard input and answers line by line."),
     ] = None,
-    count: Annotated[int, typer.Option(help="Networks for each prompt.")] = 1,
-    seed: Annotated[int, typer.Option(help="Seed of the first network; the next one has the next seed.")] = 0,
-    steps: Annotated[int | None, typer.Option(help="Steps; the run's own by default.")] = None,
+    count: Annotated[int, typer.Option(help="Number of networks per prompt.")] = 1,
+    seed: Annotated[
+        int, typer.Option(help="Seed of the first network; the others have consecutive seeds.")
+    ] = 0,
+    steps: Annotated[
+        int | None, typer.Option(help="Number of solver steps; the setting of the run by default.")
+    ] = None,
     method: Solver = None,
     guidance: Annotated[
         float | None, typer.Option(help="Classifier-free guidance scale; 1 disables it.")
@@ -52,25 +56,28 @@ def sample(
     noise: Annotated[
         float | None,
         typer.Option(
-            help="Scale of the noise: below 1, networks of a prompt are more accurate and more alike."
+            help="Scale of the noise; below 1, networks of one prompt are more accurate and less diverse."
         ),
     ] = None,
     explain: Annotated[
-        bool, typer.Option("--explain", help="Show the nearest known classes of each class, and how far.")
+        bool,
+        typer.Option(
+            "--explain", help="Show the nearest known classes of each class and their cosine similarity."
+        ),
     ] = False,
     device: Device = "cpu",
     executor: Executor = "local",
     workers: Workers = 1,
     as_json: bool = typer.Option(
-        False, "--json", help="One line of JSON a prompt, as soon as it is on disk."
+        False, "--json", help="Print one line of JSON per prompt when its networks are on disk."
     ),
     quiet: bool = console.QUIET,
 ) -> None:
     """Generate networks from words.
 
-    Results come as they are finished; Ctrl-C keeps those as a sound zoo.
+    Networks are written as they are finished; Ctrl-C keeps those as a valid zoo.
 
-    Example: [bold]weightflow sample runs/digits --classes "three, seven, nine" --count 8 --out nets[/]
+    Example: [bold]weightflow sample runs/digits --classes "three, seven" --out nets[/]
     """
     from weightflow.executors import make_executor
     from weightflow.generator.generator import Flow
@@ -141,7 +148,7 @@ def _keeping(out: Path) -> Iterator[list[int]]:
         raise
 
 
-def _line(made: Made, out: Path) -> dict[str, Any]:
+def _line(made: SampledPrompt, out: Path) -> dict[str, Any]:
     return {
         "zoo": str(out),
         "classes": made.prompt.classes,

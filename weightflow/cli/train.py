@@ -36,9 +36,9 @@ def canonicalize(
     as_json: bool = console.JSON,
     quiet: bool = console.QUIET,
 ) -> None:
-    """Bring all networks of a zoo into one frame: balance scales, then match units to the mean.
+    """Align all networks of a zoo: balance scales, then match units to the mean network.
 
-    Every network keeps its function. The frame is stored with the zoo.
+    The function of each network is unchanged. The mean network (the frame) is stored with the zoo.
     """
     from weightflow.executors import make_executor
     from weightflow.zoo import unfinished
@@ -75,11 +75,11 @@ def canonicalize(
 def train(
     zoo: Annotated[Path, typer.Argument(help="Zoo folder; run `weightflow canonicalize` on it first.")],
     out: Annotated[Path, typer.Option(help="Folder of the run.")],
-    preset: Annotated[PresetName, typer.Option(help="Settings to begin from.")] = "weightflow",
+    preset: Annotated[PresetName, typer.Option(help="Default settings.")] = "weightflow",
     objective: Annotated[
         PathName | None, typer.Option(help="Path from noise to networks; the preset's own by default.")
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was stopped.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue a stopped run.")] = False,
     descriptions: Descriptions = None,
     seed: Seed = None,
     device: Device = "cpu",
@@ -94,11 +94,11 @@ def train(
     as_json: bool = console.JSON,
     quiet: bool = console.QUIET,
 ) -> None:
-    """Train the generator on a zoo. A stopped run goes on with [bold]--resume[/], bit for bit.
+    """Train a generator on a zoo. [bold]--resume[/] continues a stopped run bit for bit.
 
-    With --resume, --set steps=N lengthens a run; what has been decided at its beginning cannot change.
+    With --resume, --set steps=N extends the run; other settings cannot change.
 
-    Several processes share each batch where torchrun starts them (docs/scaling.md).
+    Under torchrun, processes share each batch (docs/scaling.md).
 
     Example: [bold]weightflow train zoos/canonical --out runs/digits[/]
     """

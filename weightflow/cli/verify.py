@@ -32,7 +32,9 @@ def verify(
     elif (path / "zoo.json").exists():
         problems = problems_of(path)
     else:
-        raise InputError(f"{path} is no zoo, run or saved generator: it has no zoo.json and no config.toml")
+        raise InputError(
+            f"{path} is not a zoo, run or saved generator: it has no zoo.json and no config.toml"
+        )
     sound = f"{path}: every file is as it was written"
     console.show({"sound": not problems, "problems": problems}, "\n".join(problems) or sound, as_json)
     if problems:

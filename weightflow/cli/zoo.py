@@ -35,7 +35,7 @@ def build(
     encoder: Annotated[
         str | None,
         typer.Option(
-            help="Text encoder that generators will read: classes that it cannot represent are refused now."
+            help="Text encoder of the generator; classes that it cannot represent are refused before training."
         ),
     ] = None,
     download: Download = False,
@@ -47,7 +47,7 @@ def build(
     as_json: bool = console.JSON,
     quiet: bool = console.QUIET,
 ) -> None:
-    """Train a population of networks. What is there and sound is kept, what is missing is trained.
+    """Train a population of networks. Valid shards are kept; missing ones are trained.
 
     Example: [bold]weightflow zoo build digits --out zoos/digits[/]
     """
@@ -112,10 +112,10 @@ def verify(
 
 @app.command("import")
 def import_(
-    folder: Annotated[Path, typer.Argument(help="Folder of ordinary checkpoints of one architecture.")],
+    folder: Annotated[Path, typer.Argument(help="Folder of checkpoints of one architecture.")],
     out: Annotated[Path, typer.Option(help="Folder of the zoo.")],
     recipe: Annotated[
-        str | None, typer.Option(help="A recipe whose architecture and data set they have.")
+        str | None, typer.Option(help="Recipe with the architecture and data set of the checkpoints.")
     ] = None,
     model: Annotated[
         str | None,
@@ -146,16 +146,17 @@ def import_(
     ] = None,
     descriptions: Descriptions = None,
     lineage: Annotated[
-        str, typer.Option(help="What is known of their origin: independent, branched or imported.")
+        str, typer.Option(help="Origin of the networks: independent, branched or imported.")
     ] = "imported",
     settings: Annotated[list[str] | None, settings_like("training.steps=500")] = None,
     as_json: bool = console.JSON,
     quiet: bool = console.QUIET,
 ) -> None:
-    """Make a zoo of a folder of checkpoints. A file that does not fit is named.
+    """Create a zoo from a folder of checkpoints. Files that do not fit are listed.
 
     Example: [bold]weightflow zoo import files --dataset digits --out zoos/mine[/]
-    Example: [bold]weightflow zoo import runs --model nets.py:build --dataset digits --out zoos/mine[/]
+
+    Example: [bold]weightflow zoo import nets --model a.py:f --dataset digits --out zoo[/]
     """
     from weightflow.registry import announce
     from weightflow.text import Prompt
@@ -205,7 +206,7 @@ def import_(
 
 @app.command("card")
 def card(zoo: Annotated[Path, typer.Argument(help="Folder of a zoo.")], as_json: bool = console.JSON) -> None:
-    """Write the data-set card (README.md) that makes the folder publishable as it lies."""
+    """Write the data-set card (README.md), so that the folder can be published."""
     from weightflow.zoo.dataset_card import write_card
     from weightflow.zoo.store import Zoo
 

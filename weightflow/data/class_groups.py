@@ -44,7 +44,7 @@ def members(text: str, class_names: Sequence[str]) -> tuple[str, ...] | None:
 
 
 def labels_of_classes(data_set: str, classes: Sequence[str], class_names: Sequence[str]) -> list[list[int]]:
-    """Labels of each class of a task; `InputError` where a class is unknown, stands twice, or none is left."""
+    """Labels of each class of a task; `InputError` where a class is unknown, occurs twice, or none is left."""
     label = {name: index for index, name in enumerate(class_names)}
     found: list[list[int]] = []
     owner: dict[str, str] = {}

@@ -15,7 +15,7 @@ _NAME = text(r"(?s).*", 100_000)
 
 
 @dataclass(frozen=True)
-class Facts:
+class DataInfo:
     """`classes` are all of the data set's, in label order; `known` those that the networks were trained on.
 
     `groups`: the networks had tasks with classes made of classes. `fingerprint` and the number of `examples` are the
@@ -44,7 +44,7 @@ class Facts:
         return self.dataset.rpartition(THROUGH)[0] or self.dataset
 
     @classmethod
-    def of(cls, data: ClassificationData, known: Iterable[str] | None = None) -> Facts:
+    def of(cls, data: ClassificationData, known: Iterable[str] | None = None) -> DataInfo:
         """Of a data set; `known` are classes by name, all by default."""
         chosen = set(data.class_names if known is None else known)
         own = tuple(name for name in data.class_names if name in chosen)
@@ -59,7 +59,7 @@ class Facts:
         )
 
     @classmethod
-    def of_tasks(cls, data: ClassificationData, tasks: Iterable[Sequence[str]]) -> Facts:
+    def of_tasks(cls, data: ClassificationData, tasks: Iterable[Sequence[str]]) -> DataInfo:
         """Of a data set and the tasks of the networks that were trained on it."""
         labels = [data.class_labels(classes) for classes in tasks]
         known = {data.class_names[label] for task in labels for own in task for label in own}
@@ -78,8 +78,8 @@ class Facts:
         }
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Facts:
-        """As a file has it; `canon.validation.Invalid` where a name is no text or a statistic no number."""
+    def from_dict(cls, data: Mapping[str, Any]) -> DataInfo:
+        """As a file has it; `canon.validation.Invalid` where a name is not text or a statistic no number."""
         found = check_facts(data)
         return cls(
             dataset=found["dataset"],
@@ -123,7 +123,7 @@ _FACTS = record(
 
 
 def check_facts(data: Any) -> dict[str, Any]:
-    """A table as `Facts.to_dict` gives it; `canon.validation.Invalid` where it is none."""
+    """A table as `DataInfo.to_dict` gives it; `canon.validation.Invalid` where it is none."""
     found = _FACTS(data)
     Preprocessing.from_dict(found)
     return found

@@ -59,7 +59,7 @@ class Preprocessing:
 
     @classmethod
     def from_dict(cls, table: Mapping[str, Any]) -> Preprocessing:
-        """As a file has it; `canon.validation.Invalid` where a statistic is no number."""
+        """As a file has it; `canon.validation.Invalid` where a statistic is not a number."""
         found = record(cls.FIELDS)({key: table[key] for key in cls.FIELDS if key in table})
         try:
             mean, std = (
@@ -166,7 +166,7 @@ class ClassificationData:
 
     @property
     def picture_shape(self) -> tuple[int, ...]:
-        """(channels, height, width) of an example that can be looked at; nothing where it is no picture."""
+        """(channels, height, width) of an example that can be looked at; nothing where it is not a picture."""
         shape = self.rows_as or self.input_shape
         return shape if len(shape) == 3 and shape[0] in (1, 3) else ()
 

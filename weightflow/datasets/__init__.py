@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from canon.errors import InputError
-from weightflow.data.info import THROUGH, Facts
+from weightflow.data.info import THROUGH, DataInfo
 from weightflow.data.types import (
     ClassificationData,
     Preprocessing,
@@ -66,7 +66,7 @@ __all__ = [
     "SOURCES",
     "THROUGH",
     "ClassificationData",
-    "Facts",
+    "DataInfo",
     "Preprocessing",
     "SealedSplit",
     "Split",
@@ -132,7 +132,7 @@ def _options(name: str, query: str, parameters: Mapping[str, inspect.Parameter])
                 f"{', '.join([*parameters, *PREPARED])}"
             )
         if key in options:
-            raise InputError(f"data set '{name}': option '{key}' stands twice; leave one out")
+            raise InputError(f"data set '{name}': option '{key}' occurs twice; leave one out")
         if key in parameters:
             options[key] = _value(name, key, text, flag=isinstance(parameters[key].default, bool))
         else:

@@ -14,7 +14,7 @@ from weightflow.datasets.images import ImageOptions, decode_parts, file_at, is_i
 def caltech256(size: int = 64, skip_corrupt: bool = False) -> ClassificationData:
     """30,000 colour images of 256 categories, resized; a fifth is cut off as test by a fixed seed.
 
-    Category 257, clutter, is no category and is left out. The few grey images are made colour.
+    Category 257, clutter, is not a category and is left out. The few grey images are made colour.
     """
     folder = locations.find(
         "caltech256",

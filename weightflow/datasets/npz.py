@@ -78,7 +78,7 @@ def _decode(name: str, source: Path, target: Path, axis: int | None) -> None:
 
 
 def _check_inputs(name: str, arrays: Mapping[str, np.ndarray], prefix: str) -> None:
-    """`InputError` where inputs are no examples, or there are not as many labels."""
+    """`InputError` where inputs are no examples, or there are no as many labels."""
     inputs, labels = arrays[f"{prefix}inputs"], arrays.get(f"{prefix}labels")
     if inputs.dtype.kind not in "biuf":
         raise InputError(f"data set '{name}': {prefix}inputs are numbers, found {inputs.dtype}")
@@ -139,7 +139,7 @@ def _numbers(name: str, key: str, labels: np.ndarray, names: Sequence[str] | Non
 
 
 def _in_float32(name: str, key: str, inputs: np.ndarray) -> np.ndarray:
-    """Bytes as they are, else float32; `InputError` where it holds what is no number there."""
+    """Bytes as they are, else float32; `InputError` where it holds what is not a number there."""
     if inputs.dtype == np.uint8:
         return inputs
     if not np.isfinite(inputs).all():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +13,7 @@ from torch import Tensor
 from canon.errors import InputError
 from canon.types import StateDict
 from weightflow import datasets
-from weightflow.batched.class_axes import class_table, pad_with_zeros, scatter_classes, widen
+from weightflow.batched.class_axes import class_table, pad_with_zeros, scatter_classes, with_num_classes
 from weightflow.batched.tasks import Task
 from weightflow.datasets import ClassificationData
 from weightflow.flow.sampling_config import SampleConfig
@@ -22,12 +22,19 @@ from weightflow.zoo.canonicalize import is_canonical
 from weightflow.zoo.data_changes import warn_of_changes
 from weightflow.zoo.store import Zoo
 
+IN_MEMORY = 2**29
+"""Bytes of a zoo that is held in memory; a larger one is read again by whoever walks over it."""
+
+PART = 2**8
+"""Networks of a larger zoo that are in memory at once."""
+
 
 @dataclass(frozen=True)
-class Known:
-    """A generator, its zoo and how to sample; `rows`, `tasks`, `state` are of the networks it was trained on.
+class EvaluationContext:
+    """A generator, its zoo and how to sample; `rows` and `tasks` are of the networks it was trained on.
 
-    At most `limit` of these are measured themselves, `some` in their order; all by default.
+    At most `limit` of these are measured themselves, `some` in their order; all by default. Stacks are *wide* where
+    they have one logit for every class of the data set, absent ones zero.
     """
 
     flow: Flow
@@ -44,10 +51,6 @@ class Known:
         return self.tasks_of(self.rows)
 
     @cached_property
-    def state(self) -> StateDict:
-        return self.zoo.load(self.rows)
-
-    @cached_property
     def some(self) -> list[int]:
         """Positions in `rows` of the networks that are measured for the zoo."""
         return list(range(len(self.rows)))[: self.limit]
@@ -58,15 +61,41 @@ class Known:
 
     @cached_property
     def some_state(self) -> StateDict:
-        return {name: tensor[self.some] for name, tensor in self.state.items()}
+        return self.picked(self.some)
 
     def tasks_of(self, rows: list[int]) -> list[Task]:
         return [self.zoo.records[i].task for i in rows]
 
+    def parts(self) -> Iterator[tuple[Tensor, StateDict]]:
+        """All training networks, a part at a time: positions in `rows`, and the wide networks there."""
+        if self._wide is not None:
+            yield torch.arange(len(self.rows)), self._wide
+            return
+        for positions, state in self.zoo.by_shard(self.rows):
+            for begin in range(0, len(positions), PART):
+                here, some = positions[begin : begin + PART], slice(begin, begin + PART)
+                yield here, self._widened({name: t[some] for name, t in state.items()}, here.tolist())
+
+    def picked(self, positions: Sequence[int]) -> StateDict:
+        """The training networks at these positions in `rows`, as they are."""
+        return self.zoo.load([self.rows[i] for i in positions])
+
+    def picked_wide(self, positions: Sequence[int]) -> StateDict:
+        """The same, wide."""
+        if self._wide is not None:
+            return {name: tensor[list(positions)] for name, tensor in self._wide.items()}
+        return self._widened(self.picked(positions), positions)
+
     @cached_property
-    def wide(self) -> StateDict:
-        """Stacked networks with one logit for every class of the data set, absent ones zero."""
-        return scatter_classes(self.zoo.architecture, self.state, self.tasks)
+    def _wide(self) -> StateDict | None:
+        """All training networks; None where they are larger than `IN_MEMORY`."""
+        wide = with_num_classes(self.zoo.architecture, len(self.data.class_names))
+        if 4 * len(self.rows) * wide.parameters > IN_MEMORY:
+            return None
+        return self._widened(self.zoo.load(self.rows), range(len(self.rows)))
+
+    def _widened(self, state: StateDict, positions: Sequence[int]) -> StateDict:
+        return scatter_classes(self.zoo.architecture, state, [self.tasks[i] for i in positions])
 
     @cached_property
     def has_class(self) -> Tensor:
@@ -74,17 +103,19 @@ class Known:
         return self.classes_of(self.tasks)
 
     @cached_property
-    def used(self) -> StateDict:
-        """1 for every entry of `wide` that belongs to a class the network knows, else 0."""
-        return self.used_by(self.tasks)
+    def mean(self) -> StateDict:
+        """Mean of the zoo, wide: each class's rows over the networks that know it; counters are of the first."""
+        total: StateDict = {}
+        for _, wide in self.parts():
+            for name, t in wide.items():
+                found = t.sum(0) if t.is_floating_point() else t[0]
+                total[name] = total[name] + found if name in total and t.is_floating_point() else found
+        return {n: t / self.count[n].clamp(min=1) if t.is_floating_point() else t for n, t in total.items()}
 
     @cached_property
-    def mean(self) -> StateDict:
-        """Mean of the zoo, each class's rows over the networks that know it."""
-        return {
-            name: t.sum(0) / self.used[name].sum(0).clamp(min=1) if t.is_floating_point() else t[0]
-            for name, t in self.wide.items()
-        }
+    def count(self) -> StateDict:
+        """How many training networks have each entry of a wide network."""
+        return {name: t.sum(0) for name, t in self.used_at(range(len(self.rows))).items()}
 
     @cached_property
     def data(self) -> ClassificationData:
@@ -104,15 +135,24 @@ class Known:
         """Which classes of the data set each task has: (tasks, classes)."""
         return class_table(self.data, tasks, self.zoo.architecture.classes)[0] >= 0
 
+    def used_at(self, positions: Sequence[int]) -> StateDict:
+        """As `used_by`, for training networks."""
+        return self._used(self.has_class[list(positions)])
+
     def used_by(self, tasks: Sequence[Task]) -> StateDict:
-        """As `used`, for networks of any tasks; tensors that know no classes take no memory."""
-        has = self.classes_of(tasks)
-        wide = widen(self.zoo.architecture, has.shape[1])
-        ones = {name: torch.ones(()).expand(len(tasks), *shape) for name, shape in wide.shapes.items()}
+        """1 for every entry of wide networks of these tasks that belongs to a class the network knows, else 0."""
+        return self._used(self.classes_of(tasks))
+
+    def _used(self, has: Tensor) -> StateDict:
+        """By the classes that each network knows; tensors that know no classes take no memory."""
+        wide = with_num_classes(self.zoo.architecture, has.shape[1])
+        ones = {name: torch.ones(()).expand(len(has), *shape) for name, shape in wide.shapes.items()}
         return pad_with_zeros(wide, ones, has)
 
 
-def open_known(folder: Path, config: SampleConfig | None = None, limit: int | None = None) -> Known:
+def open_context(
+    folder: Path, config: SampleConfig | None = None, limit: int | None = None
+) -> EvaluationContext:
     """The run, its zoo and how to sample, by default the run's own way.
 
     `InputError` where the zoo is gone or is not the one it was trained on.
@@ -120,7 +160,7 @@ def open_known(folder: Path, config: SampleConfig | None = None, limit: int | No
     flow = Flow(folder)
     reference = flow.header.zoo
     if not Path(reference.path).is_dir():
-        raise InputError(f"the zoo of {folder} is no longer at {reference.path}; put it back or train again")
+        raise InputError(f"the zoo of {folder} is no longer at {reference.path}; restore it or train again")
     zoo = Zoo(reference.path)
     if zoo.identity != reference.identity:
         raise InputError(
@@ -128,4 +168,4 @@ def open_known(folder: Path, config: SampleConfig | None = None, limit: int | No
             f"({zoo.identity[:12]}, then {reference.identity[:12]}); train again, or restore it"
         )
     warn_of_changes(zoo)
-    return Known(flow, zoo, config or flow.sampling, limit)
+    return EvaluationContext(flow, zoo, config or flow.sampling, limit)

@@ -16,11 +16,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from weightflow.batched.tasks import Task
-from weightflow.evaluation.evaluate import Judged
+from weightflow.evaluation.evaluate import Predictions
 
 
 @dataclass(frozen=True)
-class Behaviours:
+class ErrorOverlap:
     """Means over networks; None where no combination of classes has networks to compare."""
 
     wrong_iou: float | None
@@ -28,22 +28,22 @@ class Behaviours:
 
 
 def compare_behaviour(
-    judged: Judged, tasks: Sequence[Task], others: Judged, other_tasks: Sequence[Task]
-) -> Behaviours:
+    predictions: Predictions, tasks: Sequence[Task], others: Predictions, other_tasks: Sequence[Task]
+) -> ErrorOverlap:
     """Each network against the others of the same combination of classes.
 
     `wrong_iou` is the largest intersection over union of wrong predictions with any other network (two
     networks without a mistake agree in full: 1), `disagreement` the mean share of counted examples on
     which the two say different things. Passing the same population twice leaves each network itself out.
     """
-    same, theirs = judged is others, _by_combination(other_tasks)
+    same, theirs = predictions is others, _by_combination(other_tasks)
     ious, disagreements = [], []
     for combination, rows in _by_combination(tasks).items():
         against = theirs.get(combination, [])
         if len(against) < 1 + same:
             continue
-        counted = judged.counted[rows[0]]
-        labels, a, b = judged.labels[counted], judged.predicted[rows], others.predicted[against]
+        counted = predictions.counted[rows[0]]
+        labels, a, b = predictions.labels[counted], predictions.predicted[rows], others.predicted[against]
         a, b = a[:, counted], b[:, counted]
         iou, differs = _wrong_iou(a, b, labels), 1 - _agreement(a, b)
         if same:
@@ -52,8 +52,8 @@ def compare_behaviour(
         ious.append(iou.max(dim=1).values)
         disagreements.append(differs.sum(1) / (len(against) - same))
     if not ious:
-        return Behaviours(None, None)
-    return Behaviours(float(torch.cat(ious).mean()), float(torch.cat(disagreements).mean()))
+        return ErrorOverlap(None, None)
+    return ErrorOverlap(float(torch.cat(ious).mean()), float(torch.cat(disagreements).mean()))
 
 
 def _wrong_iou(a: Tensor, b: Tensor, labels: Tensor) -> Float[Tensor, "n m"]:

@@ -16,10 +16,10 @@ from weightflow import datasets
 from weightflow.batched.class_axes import class_table
 from weightflow.batched.inference import (
     accuracies,
-    answer_many,
+    credit_union_members,
     forward_many,
     in_task,
-    name_right,
+    predict_labels,
     probabilities,
 )
 from weightflow.batched.tasks import Task
@@ -48,7 +48,7 @@ class Spread:
 
 
 @dataclass(frozen=True)
-class Judged:
+class Predictions:
     """What many networks say of all test examples, and what follows from it.
 
     `predicted` holds labels of the data set, `confidence` their probabilities; an example counts for a
@@ -62,7 +62,7 @@ class Judged:
     accuracy: Float[Tensor, " networks"]
 
     @classmethod
-    def joined(cls, parts: Sequence[Judged]) -> Judged:
+    def joined(cls, parts: Sequence[Predictions]) -> Predictions:
         """Several groups of networks, judged on the same examples, one after another."""
         if len(parts) == 1:
             return parts[0]
@@ -115,17 +115,17 @@ def named(by_class: Float[Tensor, " classes"], names: Sequence[str]) -> dict[str
     return {n: round(v, 6) for n, v in zip(names, by_class.tolist(), strict=True) if not math.isnan(v)}
 
 
-def judge(
+def evaluate_networks(
     architecture: Architecture, state: StateDict, tasks: Sequence[Task], split: Split | None = None
-) -> Judged:
+) -> Predictions:
     """Run stacked networks on the test images of their data set, or on another `split` to choose settings on."""
     data = datasets.load(tasks[0].dataset)
     test = split or data.test.open_for_evaluation()
     if tuple(data.input_shape) != tuple(architecture.input_shape):  # the data may have changed since
         architecture.output_for(data.input_shape, f"data set '{data.name}'")
-    answers = answer_many(architecture, state, test.inputs, data, tasks, labels=test.labels)
-    return Judged(
-        name_right(answers.labels, test.labels, data, tasks),
+    answers = predict_labels(architecture, state, test.inputs, data, tasks, labels=test.labels)
+    return Predictions(
+        credit_union_members(answers.labels, test.labels, data, tasks),
         answers.confidence,
         in_task(test.labels, data, tasks),
         test.labels,
@@ -153,7 +153,7 @@ def examples_of(task: Task, images: str, count: int) -> tuple[Tensor, Tensor, tu
     return rows, raw.view(len(rows), *shape).clamp(0, 1), shape
 
 
-def judge_ensembles(
+def evaluate_ensembles(
     architecture: Architecture,
     state: StateDict,
     task: Task,
@@ -162,7 +162,7 @@ def judge_ensembles(
 ) -> dict[int, float]:
     """Accuracy of ensembles of the first so many stacked networks, which average their probabilities.
 
-    Sizes beyond the number of networks are left out. Examples as of `judge`.
+    Sizes beyond the number of networks are left out. Examples as of `evaluate_networks`.
     """
     data = datasets.load(task.dataset)
     test = split or data.test.open_for_evaluation()
@@ -177,22 +177,22 @@ def judge_ensembles(
     }
 
 
-def describe(judged: Judged, architecture: Architecture) -> dict[str, Any]:
+def describe(predictions: Predictions, architecture: Architecture) -> dict[str, Any]:
     """A population in the words of a report: how many, of what kind, how good."""
     return {
-        "count": len(judged.accuracy),
+        "count": len(predictions.accuracy),
         "architecture": architecture.to_dict(),
         "accuracy": {
-            **Spread.of(judged.accuracy).to_dict(),
-            "max": round(float(judged.accuracy.max()), 6),
+            **Spread.of(predictions.accuracy).to_dict(),
+            "max": round(float(predictions.accuracy.max()), 6),
         },
-        "balanced_accuracy": Spread.of(judged.balanced_accuracy).to_dict(),
-        "calibration_error": Spread.of(judged.calibration).to_dict(),
+        "balanced_accuracy": Spread.of(predictions.balanced_accuracy).to_dict(),
+        "calibration_error": Spread.of(predictions.calibration).to_dict(),
     }
 
 
 @torch.no_grad()
-def judge_together(
+def evaluate_jointly(
     architecture: Architecture, members: Sequence[tuple[StateDict, Task]], task: Task
 ) -> float:
     """Accuracy on `task` of networks for parts of it that answer together, a fraction.

@@ -21,7 +21,7 @@ from weightflow.batched.config import TrainingRecipe
 from weightflow.batched.initialization import initialise
 from weightflow.batched.tasks import Task
 from weightflow.batched.training import train_to_each
-from weightflow.evaluation.evaluate import judge
+from weightflow.evaluation.evaluate import evaluate_networks
 from weightflow.networks.architectures import Architecture
 from weightflow.zoo.store import Zoo
 
@@ -51,7 +51,7 @@ INITIALISATIONS: dict[str, Callable[[Architecture, Sequence[Task], Sequence[int]
 def _drawn(
     architecture: Architecture, tasks: Sequence[Task], seeds: Sequence[int], fill: Callable[..., Tensor]
 ) -> StateDict:
-    """PyTorch's initialisation with weights drawn anew by `fill` and biases at zero; norms stay as they are."""
+    """PyTorch's initialisation with weights redrawn by `fill` and biases at zero; norms stay as they are."""
     state = initialise(architecture, seeds)
     with torch.device("meta"):
         module = architecture.build()
@@ -92,4 +92,4 @@ def curve(
     """Test accuracy of each network after each number of steps."""
     data = datasets.load(tasks[0].dataset)
     trained = train_to_each(architecture, data, tasks, seeds, recipe, steps, start)
-    return {count: judge(architecture, trained[count], tasks).accuracy for count in steps}
+    return {count: evaluate_networks(architecture, trained[count], tasks).accuracy for count in steps}

@@ -14,7 +14,7 @@ the share of networks that are both.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -25,8 +25,8 @@ from torch import Tensor
 from canon.types import StateDict
 from weightflow.batched.class_axes import scatter_classes
 from weightflow.batched.tasks import Task
-from weightflow.evaluation.context import Known
-from weightflow.zoo.canonicalize import follow, read_frame
+from weightflow.evaluation.context import EvaluationContext
+from weightflow.zoo.canonicalize import align_to_frame, read_frame
 
 BLOCK, ROWS = 2**14, 2**8
 GOOD = 0.95
@@ -45,34 +45,34 @@ class Distances:
         return self.nearest / self.zoo
 
 
-def nearest_distances(known: Known, state: StateDict, tasks: Sequence[Task]) -> Distances:
+def nearest_distances(context: EvaluationContext, state: StateDict, tasks: Sequence[Task]) -> Distances:
     """Networks are first brought into the zoo's frame, as the training networks were.
 
     `InputError` where the zoo is not canonical: then there is no frame.
     """
-    architecture = known.zoo.architecture
-    aligned = follow(architecture, read_frame(known.zoo), state, tasks)
+    architecture = context.zoo.architecture
+    aligned = align_to_frame(architecture, read_frame(context.zoo), state, tasks)
     wide = scatter_classes(architecture, aligned, tasks)
-    a, b = Rows(_trained(known, wide), known.classes_of(tasks)), _zoo(known)
-    return Distances(nearest(a, b, architecture.class_axes), spacing(known))
+    rows = Rows(_trained(context, wide), context.classes_of(tasks))
+    return Distances(nearest(rows, _zoo(context), architecture.class_axes), spacing(context))
 
 
 @lru_cache(maxsize=1)
-def spacing(known: Known) -> float:
+def spacing(context: EvaluationContext) -> float:
     """The zoo's leave-one-out distance: from a training network to the nearest other one, on average.
 
-    The average is over `known.some`, the nearest is among all.
+    The average is over `context.some`, the nearest is among all.
     """
-    zoo, some = _zoo(known), torch.tensor(known.some)
-    return float(nearest(zoo[some], zoo, known.zoo.architecture.class_axes, some).mean())
+    axes, some = context.zoo.architecture.class_axes, torch.tensor(context.some)
+    return float(nearest(_some(context), _zoo(context), axes, some).mean())
 
 
-def spacing_share(known: Known) -> float | None:
+def spacing_share(context: EvaluationContext) -> float | None:
     """The spacing over the root mean square of training networks; None where all their weights are zero."""
-    some = _zoo(known)[torch.tensor(known.some)]
+    some = _some(context)
     zero = Rows({n: torch.zeros_like(t[:1]) for n, t in some.state.items()}, torch.ones_like(some.has[:1]))
-    size = float(nearest(some, zero, known.zoo.architecture.class_axes).square().mean().sqrt())
-    return spacing(known) / size if size else None
+    size = float(nearest(some, zero.parts(), context.zoo.architecture.class_axes).square().mean().sqrt())
+    return spacing(context) / size if size else None
 
 
 @dataclass(frozen=True)
@@ -88,39 +88,56 @@ class Rows:
     def __getitem__(self, rows: Tensor | slice) -> Rows:
         return Rows({name: tensor[rows] for name, tensor in self.state.items()}, self.has[rows])
 
+    def parts(self) -> Iterator[tuple[Tensor, Rows]]:
+        """A few networks at a time, with their positions: memory does not grow with the number of networks."""
+        for begin in range(0, len(self), ROWS):
+            positions = torch.arange(begin, min(begin + ROWS, len(self)))
+            yield positions, self[begin : begin + ROWS]
 
-def _zoo(known: Known) -> Rows:
-    return Rows(_trained(known, known.wide), known.has_class)
+
+def _zoo(context: EvaluationContext) -> Iterator[tuple[Tensor, Rows]]:
+    """The training networks, a few at a time, with their positions."""
+    for positions, wide in context.parts():
+        for inside, rows in Rows(_trained(context, wide), context.has_class[positions]).parts():
+            yield positions[inside], rows
 
 
-def _trained(known: Known, wide: StateDict) -> StateDict:
+def _some(context: EvaluationContext) -> Rows:
+    """The training networks that are measured."""
+    return Rows(_trained(context, context.picked_wide(context.some)), context.has_class[context.some])
+
+
+def _trained(context: EvaluationContext, wide: StateDict) -> StateDict:
     """The tensors that training moved: running statistics and counters say nothing of it."""
     with torch.device("meta"):
-        names = {name for name, _ in known.zoo.architecture.build().named_parameters()}
+        names = {name for name, _ in context.zoo.architecture.build().named_parameters()}
     return {name: tensor for name, tensor in wide.items() if name in names}
 
 
-def _blocks(a: Rows, b: Rows, class_axes: Mapping[str, int]) -> Iterator[tuple[slice, slice, Tensor]]:
-    """Distances in blocks of rows of both: memory does not grow with the number of networks."""
-    for i in range(0, len(a), ROWS):
-        own = slice(i, min(i + ROWS, len(a)))
-        for j in range(0, len(b), ROWS):
-            theirs = slice(j, min(j + ROWS, len(b)))
-            x, y = a[own], b[theirs]
+def _blocks(
+    a: Rows, parts: Iterable[tuple[Tensor, Rows]], class_axes: Mapping[str, int]
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Distances in blocks, with the positions of the rows of both."""
+    for theirs, y in parts:
+        for own, x in a.parts():
             yield own, theirs, distances(x.state, x.has, y.state, y.has, class_axes)
 
 
 def nearest(
-    a: Rows, b: Rows, class_axes: Mapping[str, int], itself: Int[Tensor, " networks"] | None = None
+    a: Rows,
+    parts: Iterable[tuple[Tensor, Rows]],
+    class_axes: Mapping[str, int],
+    itself: Int[Tensor, " networks"] | None = None,
 ) -> Float[Tensor, " networks"]:
-    """Distance of each network of `a` to the nearest one of `b`, infinite where none shares anything with it.
+    """Distance of each network of `a` to the nearest one in `parts`, infinite where none shares anything with it.
 
-    `itself` says which one of `b` each network of `a` is, where it is one: that one is left out.
+    `parts` are networks with their positions; `itself` says at which one each network of `a` is, where it is
+    one: that one is left out.
     """
     found = torch.full((len(a),), torch.inf, dtype=torch.float64)
-    for own, theirs, block in _blocks(a, b, class_axes):
+    for own, theirs, block in _blocks(a, parts, class_axes):
         if itself is not None:
-            block[itself[own, None] == torch.arange(theirs.start, theirs.stop)] = torch.inf
+            block[itself[own, None] == theirs] = torch.inf
         found[own] = torch.minimum(found[own], block.min(dim=1).values)
     return found
 
@@ -179,16 +196,16 @@ def _squares_of_rows(
     return found
 
 
-def mean_distance(known: Known, state: StateDict, tasks: Sequence[Task]) -> float:
+def mean_distance(context: EvaluationContext, state: StateDict, tasks: Sequence[Task]) -> float:
     """Mean distance between any two networks of a stack that share something: their diversity.
 
     NaN where there are none.
     """
-    architecture = known.zoo.architecture
+    architecture = context.zoo.architecture
     wide = scatter_classes(architecture, state, tasks)
-    rows, total, count = Rows(_trained(known, wide), known.classes_of(tasks)), 0.0, 0
-    for own, theirs, block in _blocks(rows, rows, architecture.class_axes):
-        other = torch.arange(own.start, own.stop)[:, None] != torch.arange(theirs.start, theirs.stop)
+    rows, total, count = Rows(_trained(context, wide), context.classes_of(tasks)), 0.0, 0
+    for own, theirs, block in _blocks(rows, rows.parts(), architecture.class_axes):
+        other = own[:, None] != theirs
         among = block[other & block.isfinite()]
         total, count = total + float(among.sum()), count + len(among)
     return total / count if count else float("nan")

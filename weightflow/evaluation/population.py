@@ -15,11 +15,11 @@ from torch import Tensor
 from canon.errors import InputError
 from canon.types import StateDict
 from weightflow import datasets
-from weightflow.batched.group_size import together
+from weightflow.batched.group_size import networks_per_group
 from weightflow.batched.stacked_networks import StackedNetworks
 from weightflow.batched.tasks import Task
 from weightflow.evaluation.chance import chance
-from weightflow.evaluation.evaluate import Spread, judge, judge_ensembles, named
+from weightflow.evaluation.evaluate import Spread, evaluate_ensembles, evaluate_networks, named
 from weightflow.executors import Executor, InProcess
 from weightflow.text.class_words import names_of_words
 from weightflow.zoo.data_changes import warn_of_changes
@@ -38,7 +38,7 @@ def evaluate_zoo(
     """Test accuracy of many networks, overall, by split, by class and by prompt; ensembles.
 
     Of a zoo a few networks are in memory at a time. After each few networks `stop` is asked: where it is true, the
-    figures are of the networks judged so far, and `judged` says how many of `networks` those are.
+    figures are of the networks judged so far, and `predictions` says how many of `networks` those are.
     """
     if len(networks) == 0:
         raise InputError(f"{networks!r} holds no network")
@@ -46,7 +46,7 @@ def evaluate_zoo(
         warn_of_changes(networks)
     names = datasets.load(_dataset(networks)).class_names
     executor, rows, parts = executor or InProcess(), list[int](), list[dict[str, Tensor]]()
-    with closing(executor.map(partial(_judged, networks), _groups(networks))) as judging:
+    with closing(executor.map(partial(_evaluated, networks), _groups(networks))) as judging:
         for done, found in judging:
             rows += done
             parts.append(found)
@@ -118,21 +118,23 @@ def _known_tasks(networks: Zoo | StackedNetworks, rows: Sequence[int], names: Se
 
 def _groups(networks: Zoo | StackedNetworks) -> Iterator[list[int]]:
     """Rows of the networks that are judged together, of one shard each."""
-    size = max(LEAST, together(networks.architecture))
+    size = max(LEAST, networks_per_group(networks.architecture))
     for rows in networks.shard_rows if isinstance(networks, Zoo) else [list(range(len(networks)))]:
         yield from (rows[start : start + size] for start in range(0, len(rows), size))
 
 
-def _judged(
+def _evaluated(
     networks: Zoo | StackedNetworks, rows: list[int]
 ) -> tuple[list[int], dict[str, Float[Tensor, "networks ..."]]]:
     """The rows, and accuracy, calibration error and recall of each network there."""
     names = datasets.load(_dataset(networks)).class_names
-    judged = judge(networks.architecture, _state(networks, rows), _known_tasks(networks, rows, names))
+    predictions = evaluate_networks(
+        networks.architecture, _state(networks, rows), _known_tasks(networks, rows, names)
+    )
     return rows, {
-        "accuracy": judged.accuracy,
-        "calibration": judged.calibration,
-        "recall": judged.recall(len(names)),
+        "accuracy": predictions.accuracy,
+        "calibration": predictions.calibration,
+        "recall": predictions.recall(len(names)),
     }
 
 
@@ -161,14 +163,14 @@ def _ensemble(
 ) -> tuple[tuple[str, ...], float]:
     """The classes of a prompt, and the accuracy of its networks as an ensemble."""
     classes, task, rows = asked
-    found = judge_ensembles(networks.architecture, _state(networks, rows), task, [len(rows)])
+    found = evaluate_ensembles(networks.architecture, _state(networks, rows), task, [len(rows)])
     return classes, found[len(rows)]
 
 
 def _told(ensemble: float | None, networks: int) -> dict[str, Any]:
     if ensemble is not None:
         return {"ensemble": round(ensemble, 6)}
-    reason = "one network is no ensemble" if networks < 2 else "the command was stopped before"
+    reason = "one network is not a ensemble" if networks < 2 else "the command was stopped before"
     return {"ensemble": None, "ensemble_reason": reason}
 
 

@@ -19,7 +19,7 @@ EXECUTORS: dict[str, type[Executor]] = {"local": LocalProcesses, "ray": RayClust
 def make_executor(name: str = "local", workers: int = 1, device: str = "cpu") -> Executor:
     """An executor by its name; one local worker is this process.
 
-    `InputError` where there is no such executor, or no worker.
+    `InputError` where there is no executor, or no worker.
     """
     kind = pick(EXECUTORS, name, "executor")
     return InProcess() if kind is LocalProcesses and workers == 1 else kind(workers, device)

@@ -49,7 +49,7 @@ class InProcess(Executor):
         yield from map(function, items)
 
 
-class Remote(Executor):
+class RemoteExecutor(Executor):
     """Hands items to workers that compute elsewhere, at most `ahead` before the first unread result."""
 
     @property

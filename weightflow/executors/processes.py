@@ -17,10 +17,10 @@ import torch
 
 from canon.errors import WorkError
 from weightflow.device import computing_on
-from weightflow.executors.base import RETRIES, Item, Remote, Result, Submit
+from weightflow.executors.base import RETRIES, Item, RemoteExecutor, Result, Submit
 
 
-class LocalProcesses(Remote):
+class LocalProcesses(RemoteExecutor):
     """Worker processes beside this one. They end with it, however it ends."""
 
     @property

@@ -16,7 +16,7 @@ from typing import Any
 
 from canon.errors import InputError, WorkError
 from weightflow.device import computing_on
-from weightflow.executors.base import RETRIES, Item, Remote, Result, Submit
+from weightflow.executors.base import RETRIES, Item, RemoteExecutor, Result, Submit
 from weightflow.registry import PLUGINS
 
 ADDRESS = "RAY_ADDRESS"
@@ -24,7 +24,7 @@ TIMEOUT = 10.0
 """Seconds that the cluster's address has to answer in."""
 
 
-class RayCluster(Remote):
+class RayCluster(RemoteExecutor):
     """Workers of a Ray cluster, each with one core, or one accelerator where `device` is one."""
 
     def __init__(self, workers: int = 1, device: str = "cpu") -> None:

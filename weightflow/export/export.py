@@ -23,7 +23,7 @@ from weightflow import datasets
 from weightflow.backbones import Features, read_backbone
 from weightflow.batched import batch_norm
 from weightflow.data.info import without_folders
-from weightflow.datasets import Facts, StoredInputs
+from weightflow.datasets import DataInfo, StoredInputs
 from weightflow.export.programs import onnx_bytes, pt2_bytes
 from weightflow.generator.decode import to_module
 from weightflow.networks.classifier import Classifier
@@ -34,7 +34,7 @@ from weightflow.zoo.store import Zoo
 
 
 @dataclass(frozen=True)
-class Given:
+class ExportedNetwork:
     """A network to hand over: its plain state, the module that calls it, raw and prepared inputs to try it on, what it
     says."""
 
@@ -45,16 +45,16 @@ class Given:
     metadata: Mapping[str, str]
 
 
-Write = Callable[[Path, Given, bool], None]
+Write = Callable[[Path, ExportedNetwork, bool], None]
 
 
-def _safetensors(path: Path, given: Given, prepared: bool) -> None:
+def _safetensors(path: Path, given: ExportedNetwork, prepared: bool) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     checkpoint.write(path, given.state, given.metadata)
 
 
 def _program(make: Callable[[torch.nn.Module, Tensor, Mapping[str, str]], bytes]) -> Write:
-    def write(path: Path, given: Given, prepared: bool) -> None:
+    def write(path: Path, given: ExportedNetwork, prepared: bool) -> None:
         module, example = (given.model.network, given.prepared) if prepared else (given.model, given.example)
         takes = {
             "inputs": "prepared" if prepared else "raw",
@@ -119,7 +119,9 @@ def export_zoo(
         path = folder / f"{record.id}.{format}"
         plain = zoo.architecture.trim(state, len(record.classes))
         ready = zoo.architecture.example(2)
-        write(path, Given(plain, model, ready if example is None else example, ready, own), prepared)
+        write(
+            path, ExportedNetwork(plain, model, ready if example is None else example, ready, own), prepared
+        )
         written.append(path)
         progress(1)
     atomic_write(folder / SOURCE, json.dumps({"zoo": zoo.identity}))
@@ -142,19 +144,19 @@ def _require_own(folder: Path, zoo: Zoo) -> None:
         )
 
 
-def _features(facts: Facts) -> Features | None:
+def _features(facts: DataInfo) -> Features | None:
     """The backbone that comes before heads, as a part of their programs."""
     if facts.backbone is None:
         return None
     if not Path(facts.backbone).is_file():
         raise InputError(
-            f"the networks are heads on the features of {facts.backbone}, which is not there; put it back, or write "
+            f"the networks are heads on the features of {facts.backbone}, which is not there; restore it, or write "
             "programs that take features: --prepared"
         )
     return Features(read_backbone(facts.backbone))
 
 
-def _raw_example(zoo: Zoo, facts: Facts, features: Features | None) -> Tensor:
+def _raw_example(zoo: Zoo, facts: DataInfo, features: Features | None) -> Tensor:
     """Two raw inputs of the data set: of the shape and kind (bytes or floats) that it has them."""
     shape, size = tuple(zoo.architecture.input_shape), None if features is None else features.size
     preprocessing = facts.preprocessing if features is None else features.prepare.preprocessing
@@ -180,10 +182,10 @@ def _raw_example(zoo: Zoo, facts: Facts, features: Features | None) -> Tensor:
     return (256 * made).floor().to(torch.uint8) if is_bytes else made
 
 
-def facts_of(zoo: Zoo) -> Facts:
+def facts_of(zoo: Zoo) -> DataInfo:
     """What the zoo itself says of its data, or the data set."""
     table = zoo.manifest.get("data")
-    return Facts.from_dict(table) if table else Facts.of(datasets.load(zoo.dataset))
+    return DataInfo.from_dict(table) if table else DataInfo.of(datasets.load(zoo.dataset))
 
 
 def with_statistics(zoo: Zoo, row: int) -> StateDict:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Draws:
+class NoiseDraws:
     """Draws for the networks of one process, on its `device`.
 
     `networks` in all methods is how many of the batch this process has, the same in every process.
@@ -34,7 +34,7 @@ class Draws:
         return self.put(self.own(torch.rand(networks * self.processes, *shape, generator=self.generator)))
 
     @property
-    def on_processor(self) -> Draws:
+    def on_processor(self) -> NoiseDraws:
         """The same stream for numbers that choose examples: those are looked up on the processor."""
         return replace(self, device=torch.device("cpu"))
 

@@ -16,22 +16,22 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from canon.errors import InputError
-from weightflow.flow.draws import Draws
+from weightflow.flow.draws import NoiseDraws
 from weightflow.flow.prior import WithPrior
 from weightflow.flow.schedule import SCHEDULES, Schedule, expand_time
 from weightflow.flow.velocity import CleanToVelocity, Prediction, VelocityToClean
 from weightflow.registry import pick
 
 
-def uniform_times(count: int, draws: Draws) -> Tensor:
+def uniform_times(count: int, draws: NoiseDraws) -> Tensor:
     return draws.uniform(count)
 
 
-def logit_normal_times(count: int, draws: Draws) -> Tensor:
+def logit_normal_times(count: int, draws: NoiseDraws) -> Tensor:
     return draws.normal(count).sigmoid()
 
 
-TIMES: dict[str, Callable[[int, Draws], Tensor]] = {
+TIMES: dict[str, Callable[[int, NoiseDraws], Tensor]] = {
     "uniform": uniform_times,
     "logit-normal": logit_normal_times,
 }
@@ -94,7 +94,7 @@ class ObjectiveConfig:
 
 
 @dataclass(frozen=True)
-class Matched:
+class MatchLoss:
     """Squared error of each network (batch,), the predicted clean networks, what they were predicted
     from, and when."""
 
@@ -109,8 +109,8 @@ def match(
     model: Prediction,
     x_1: Float[Tensor, "batch tokens width"],
     used: Bool[Tensor, "batch tokens width"],
-    draws: Draws,
-) -> Matched:
+    draws: NoiseDraws,
+) -> MatchLoss:
     """One draw of noise and time for each network, and the model's error on it over the used entries."""
     s = config.schedule
     t = TIMES[config.times](len(x_1), draws)
@@ -125,4 +125,4 @@ def match(
         target = expand_time(s.d_alpha(t), x_1) * x_1 + expand_time(s.d_sigma(t), x_1) * x_0
     error = ((predicted - target) ** 2 * used).sum((1, 2)) / used.sum((1, 2))
     clean = config.clean(lambda x, time: said)(x_t, t) * used
-    return Matched(error, clean, x_t, t)
+    return MatchLoss(error, clean, x_t, t)

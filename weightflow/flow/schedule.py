@@ -37,7 +37,7 @@ class Schedule(ABC):
 
 
 @dataclass(frozen=True)
-class Straight(Schedule):
+class LinearSchedule(Schedule):
     def alpha(self, t: Tensor) -> Tensor:
         return t
 
@@ -77,4 +77,4 @@ class VariancePreserving(Schedule):
         return -self.alpha(t) * self.d_alpha(t) / self.sigma(t)
 
 
-SCHEDULES: dict[str, Schedule] = {"flow": Straight(), "diffusion": VariancePreserving()}
+SCHEDULES: dict[str, Schedule] = {"flow": LinearSchedule(), "diffusion": VariancePreserving()}

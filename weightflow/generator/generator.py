@@ -31,7 +31,7 @@ from weightflow.generator.assets import files_of, naming, require_kind, with_own
 from weightflow.generator.decode import decode, to_module
 from weightflow.generator.model_card import card_of
 from weightflow.hub import local_folder
-from weightflow.models.residual import Anchored, make_generator
+from weightflow.models.residual import AnchoredModel, make_generator
 from weightflow.networks.classifier import Classifier
 from weightflow.registry import suggest
 from weightflow.seeds import stream
@@ -41,7 +41,7 @@ from weightflow.text.description import encode_groups, group_of
 from weightflow.training import run_store as runs
 from weightflow.training.state_dicts import load_weights, unpack
 from weightflow.zero_shot.pictures import FILE as PICTURES
-from weightflow.zero_shot.pictures import Seeing
+from weightflow.zero_shot.pictures import PictureEncoder
 
 # Entries that a processor moves together: more do not fit its caches, and their memory is not kept by the
 # allocator from one step to the next. Large networks still go a few at a time.
@@ -233,26 +233,26 @@ class Flow(Pretrained):
         """The encoder, able to read pictures through the run's backbone where it cannot by itself."""
         if self.encoder.sees or self.header.data.backbone is None:
             return self.encoder
-        return Seeing(self.encoder, self.header.data, self.folder)
+        return PictureEncoder(self.encoder, self.header.data, self.folder)
 
     @property
     def converted_pictures(self) -> dict[str, str]:
         """Picture files of prompts so far that were not like the run's images, and what was changed."""
-        return self.seeing.converted if isinstance(self.seeing, Seeing) else {}
+        return self.seeing.converted if isinstance(self.seeing, PictureEncoder) else {}
 
     @property
     def _takes_rows(self) -> bool:
         """Whether pictures give whole rows: the networks are nothing but rows over the features, with anchors."""
         shapes, rows = self.architecture.shapes, self.architecture.class_axes
         return (
-            isinstance(self.seeing, Seeing)
-            and isinstance(self.model, Anchored)
+            isinstance(self.seeing, PictureEncoder)
+            and isinstance(self.model, AnchoredModel)
             and shapes.keys() == rows.keys()
         )
 
     def _with_rows(self, words: PromptBatch, prompts: Sequence[Prompt]) -> PromptBatch:
         """Behind the vectors the rows of classes that pictures show, and 1 where there is one (`Anchors`)."""
-        assert isinstance(self.seeing, Seeing)
+        assert isinstance(self.seeing, PictureEncoder)
         shown = list(dict.fromkeys(d for prompt in prompts for d in prompt.descriptions if d.images))
         row = {d: self.seeing.row(d) for d in shown}
         more = torch.zeros(*words.present.shape, len(row[shown[0]]) + 1)
@@ -415,7 +415,7 @@ class Flow(Pretrained):
 
         Args:
             classes: Classes in logit order, as "three, seven" or a sequence of names; or prompts, one or several.
-            count: Networks for each prompt.
+            count: Number of networks per prompt.
             seed: Seed of a prompt's first network; the next one has the next seed.
             config: How to sample; the run's own way by default.
             **settings: Fields of `SampleConfig` to change, such as `steps=4`, `method="rk4"`, `noise=0.5`.
@@ -437,7 +437,7 @@ class Flow(Pretrained):
         unknown = sorted(settings.keys() - {field.name for field in dataclasses.fields(SampleConfig)})
         if unknown:
             known = [field.name for field in dataclasses.fields(SampleConfig)]
-            raise InputError(f"no setting is called '{unknown[0]}'; nearest: {suggest(unknown[0], known)}")
+            raise InputError(f"unknown setting '{unknown[0]}'; nearest: {suggest(unknown[0], known)}")
         prompts = [prompt for prompt in as_prompts(classes, self.known_classes) for _ in range(count)]
         seeds = [seed + number for number in range(count)] * (len(prompts) // count)
         changed = dataclasses.replace(config or self.sampling, **settings)

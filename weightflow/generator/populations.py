@@ -35,7 +35,7 @@ SHARD_ENTRIES = 2**25
 
 
 @dataclass(frozen=True)
-class Made:
+class SampledPrompt:
     """The networks of one prompt, written. `seconds` is what they took, or their share of a common shard."""
 
     prompt: Prompt
@@ -103,7 +103,7 @@ def generate_zoo(
     progress: Callable[[int], None] = lambda networks: None,
     stop: Callable[[], bool] = lambda: False,
     executor: Executor | None = None,
-) -> Generator[Made, None, None]:
+) -> Generator[SampledPrompt, None, None]:
     """`count` networks for each prompt, written as a zoo with lineage "generated"; tells of each prompt.
 
     A list of prompts is checked before the first network is made, and several share a shard; of any other
@@ -168,7 +168,7 @@ def generate_zoo(
             for part in parts:
                 ids += islice(waiting, part.stop - part.start)
                 if part.stop == count:
-                    yield Made(part.prompt, tuple(ids), tuple(range(seed, seed + count)), seconds)
+                    yield SampledPrompt(part.prompt, tuple(ids), tuple(range(seed, seed + count)), seconds)
                     ids = []
             if not ids:
                 seconds = 0.0

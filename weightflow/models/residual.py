@@ -21,7 +21,7 @@ from weightflow.representation.layout import Layout
 from weightflow.zero_shot.module import Anchors, as_tokens
 
 
-class Anchored(nn.Module):
+class AnchoredModel(nn.Module):
     """`inner` is told of each known class by its anchor instead of by its words. Predicts the clean network.
 
     It has nothing to say of a class that nobody has seen: the row of such a class is its anchor, in every sample.
@@ -60,4 +60,4 @@ def make_generator(
         return make_model(model, layout, text_width, classes)
     found = Anchors(anchors)
     inner = make_model(model, layout, found.width, classes)
-    return Anchored(inner, found, layout, schedule)
+    return AnchoredModel(inner, found, layout, schedule)

@@ -17,7 +17,7 @@ MOST = 10_000
 """Training prompts, evenly spaced, that a model's words are centred by, at most."""
 
 
-class Centred(nn.Module):
+class TextStandardization(nn.Module):
     """Text tokens less their mean, divided by the root mean square of what is left: over the training prompts."""
 
     centre: Tensor
@@ -39,7 +39,7 @@ class Centred(nn.Module):
 def word_map(width: int, inner: int, centred: bool) -> nn.Module:
     """From text tokens to the width of a model."""
     linear = nn.Linear(width, inner)
-    return nn.Sequential(Centred(width), linear) if centred else linear
+    return nn.Sequential(TextStandardization(width), linear) if centred else linear
 
 
 def centre_words(model: nn.Module, conditioning: Conditioning, prompts: PromptBatch) -> None:
@@ -47,5 +47,5 @@ def centre_words(model: nn.Module, conditioning: Conditioning, prompts: PromptBa
     few = prompts[:: -(-len(prompts) // MOST)] if len(prompts) > MOST else prompts
     text, told = conditioning.tell(few.vectors, few.present)
     for part in model.modules():
-        if isinstance(part, Centred) and told.any():
+        if isinstance(part, TextStandardization) and told.any():
             part.fit(text[told])

@@ -123,8 +123,8 @@ class Cosine(Readout):
         found = described(load_encoder(self.encoder), self.words)
         if found.identity != self.identity:
             raise InputError(
-                f"these networks are compared with vectors of the text encoder {self.identity}; "
-                f"'{self.encoder}' is now {found.identity}: put the one it was back"
+                f"text encoder mismatch: the networks need {self.identity}, '{self.encoder}' now resolves to "
+                f"{found.identity}; restore the one that they were trained with"
             )
         return found
 

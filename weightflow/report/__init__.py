@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from canon.io.files import sha256
-from weightflow.evaluation.context import Known, open_known
-from weightflow.evaluation.evaluate import describe, judge
+from weightflow.evaluation.context import EvaluationContext, open_context
+from weightflow.evaluation.evaluate import describe, evaluate_networks
 from weightflow.flow.sampling_config import SampleConfig
-from weightflow.report.about import about
-from weightflow.report.baselines import opponents
+from weightflow.report.about import run_summary
+from weightflow.report.baselines import baseline_results
 from weightflow.report.diversity import diversity
 from weightflow.report.ensembles import ensembles
 from weightflow.report.environment import environment
@@ -35,7 +35,7 @@ from weightflow.report.sweeps import guidance, solvers
 from weightflow.report.verdict import verdict
 from weightflow.training import run_store as runs
 
-__all__ = ["make_report", "open_known", "verdict"]
+__all__ = ["make_report", "open_context", "verdict"]
 
 
 def make_report(
@@ -54,35 +54,36 @@ def make_report(
 
     Raises `InputError` where the run's zoo has moved or changed.
     """
-    known, parts = open_known(folder, config, limit), Parts() if parts is None else parts
-    parts.open(_identity(known, seed, limit))
-    there = [split for split in SPLITS if known.zoo.rows(split)]
+    context, parts = open_context(folder, config, limit), Parts() if parts is None else parts
+    parts.open(_identity(context, seed, limit))
+    there = [split for split in SPLITS if context.zoo.rows(split)]
     focus = "unseen_combinations" if "unseen_combinations" in there else "seen"
 
     @cache
     def made(split: str) -> Generated:
-        return generate(known, split, seed, limit)
+        return generate(context, split, seed, limit)
 
     def split_part(split: str) -> dict[str, Any]:
-        beside = opponents(known, made(split).tasks, seed)
-        shown = scatter(known, made(split), beside) if split == focus else None
-        return {"figures": split_figures(known, made(split), beside), "scatter": shown}
+        beside = baseline_results(context, made(split).tasks, seed)
+        shown = scatter(context, made(split), beside) if split == focus else None
+        return {"figures": split_figures(context, made(split), beside), "scatter": shown}
 
     measures: dict[str, Callable[[], Any]] = {
         **{f"split {split}": partial(split_part, split) for split in there},
         "zoo": lambda: describe(
-            judge(known.zoo.architecture, known.some_state, known.some_tasks), known.zoo.architecture
+            evaluate_networks(context.zoo.architecture, context.some_state, context.some_tasks),
+            context.zoo.architecture,
         ),
-        "novelty": lambda: novelty(known, made(focus), made("seen")),
-        "speed": lambda: speed(known),
-        "solvers": lambda: solvers(known, made(focus).tasks, seed),
-        "guidance": lambda: guidance(known, made(focus).tasks, seed),
-        "diversity": lambda: diversity(known, made(focus).tasks, seed),
-        "fine_tuning": lambda: starts(known, made(focus), seed),
-        "ensembles": lambda: ensembles(known, made(focus).tasks, seed),
-        "map": lambda: principal_map(known, made(focus)),
-        "confusion": lambda: confusion(known, made(focus)),
-        "examples": lambda: answers(known, made(focus)),
+        "novelty": lambda: novelty(context, made(focus), made("seen")),
+        "speed": lambda: speed(context),
+        "solvers": lambda: solvers(context, made(focus).tasks, seed),
+        "guidance": lambda: guidance(context, made(focus).tasks, seed),
+        "diversity": lambda: diversity(context, made(focus).tasks, seed),
+        "fine_tuning": lambda: starts(context, made(focus), seed),
+        "ensembles": lambda: ensembles(context, made(focus).tasks, seed),
+        "map": lambda: principal_map(context, made(focus)),
+        "confusion": lambda: confusion(context, made(focus)),
+        "examples": lambda: answers(context, made(focus)),
     }
     found: dict[str, Any] = {}
     for number, (name, measure) in enumerate(measures.items(), start=1):
@@ -90,17 +91,17 @@ def make_report(
         found[name] = parts.get(name, measure)
         progress(1, "")
     by_split = {split: found.pop(f"split {split}") for split in there}
-    sampled = known.config
+    sampled = context.config
     return {
         **found,
-        "about": about(known, seed, limit),
-        "weights": known.flow.identity,
-        "zoo": found["zoo"] | {"count": len(known.zoo), "judged": len(known.some)},
+        "about": run_summary(context, seed, limit),
+        "weights": context.flow.identity,
+        "zoo": found["zoo"] | {"count": len(context.zoo), "judged": len(context.some)},
         "splits": {
             key: value
             for split in SPLITS
             for key, value in (
-                {split: by_split[split]["figures"]} if split in by_split else missing(known, split)
+                {split: by_split[split]["figures"]} if split in by_split else missing(context, split)
             ).items()
         },
         "focus": focus,
@@ -111,12 +112,12 @@ def make_report(
     }
 
 
-def _identity(known: Known, seed: int, limit: int) -> str:
+def _identity(context: EvaluationContext, seed: int, limit: int) -> str:
     """What the figures depend on: the generator, its zoo, how it is sampled, seed, limit and this version."""
     said = {
-        "checkpoint": sha256(known.flow.folder / "checkpoint.safetensors"),
-        "zoo": known.zoo.identity,
-        "sample": asdict(known.config),
+        "checkpoint": sha256(context.flow.folder / "checkpoint.safetensors"),
+        "zoo": context.zoo.identity,
+        "sample": asdict(context.config),
         "seed": seed,
         "limit": limit,
         "version": metadata.version("weightflow"),

@@ -6,19 +6,19 @@ from datetime import UTC, datetime
 from typing import Any
 
 from weightflow.data.info import without_folders
-from weightflow.evaluation.context import Known
+from weightflow.evaluation.context import EvaluationContext
 
 
-def about(known: Known, seed: int, limit: int) -> dict[str, Any]:
-    flow, config = known.flow, known.flow.header.config
-    sampled = known.config
+def run_summary(context: EvaluationContext, seed: int, limit: int) -> dict[str, Any]:
+    flow, config = context.flow, context.flow.header.config
+    sampled = context.config
     return {
         "run": flow.folder.resolve().name,
-        "dataset": without_folders(known.zoo.dataset),
-        "zoo_networks": len(known.zoo),
-        "zoo_identity": known.zoo.identity,
-        "architecture": known.zoo.architecture.name,
-        "parameters": known.zoo.architecture.parameters,
+        "dataset": without_folders(context.zoo.dataset),
+        "zoo_networks": len(context.zoo),
+        "zoo_identity": context.zoo.identity,
+        "architecture": context.zoo.architecture.name,
+        "parameters": context.zoo.architecture.parameters,
         "preset": config.preset,
         "steps": config.steps,
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),

@@ -9,13 +9,13 @@ from torch import Tensor
 
 from weightflow.batched.tasks import Task
 from weightflow.evaluation.baselines import BASELINES, Inapplicable, answer
-from weightflow.evaluation.context import Known
-from weightflow.evaluation.evaluate import judge
+from weightflow.evaluation.context import EvaluationContext
+from weightflow.evaluation.evaluate import evaluate_networks
 from weightflow.evaluation.novelty import nearest_distances
 
 
 @dataclass(frozen=True)
-class Opponent:
+class BaselineResult:
     """Accuracy of a baseline's network for each task and its distance ratio; or the reason for neither."""
 
     accuracy: Tensor | None = None
@@ -23,16 +23,18 @@ class Opponent:
     reason: str | None = None
 
 
-def opponents(known: Known, tasks: Sequence[Task], seed: int) -> dict[str, Opponent]:
-    return {name: _oppose(known, name, tasks, seed) for name in BASELINES}
+def baseline_results(
+    context: EvaluationContext, tasks: Sequence[Task], seed: int
+) -> dict[str, BaselineResult]:
+    return {name: _oppose(context, name, tasks, seed) for name in BASELINES}
 
 
-def _oppose(known: Known, name: str, tasks: Sequence[Task], seed: int) -> Opponent:
+def _oppose(context: EvaluationContext, name: str, tasks: Sequence[Task], seed: int) -> BaselineResult:
     try:
-        state = answer(known, name, tasks, seed)
+        state = answer(context, name, tasks, seed)
     except Inapplicable as reason:
-        return Opponent(reason=str(reason))
-    return Opponent(
-        judge(known.zoo.architecture, state, tasks).accuracy,
-        nearest_distances(known, state, tasks).ratios if known.is_canonical else None,
+        return BaselineResult(reason=str(reason))
+    return BaselineResult(
+        evaluate_networks(context.zoo.architecture, state, tasks).accuracy,
+        nearest_distances(context, state, tasks).ratios if context.is_canonical else None,
     )

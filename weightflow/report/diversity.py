@@ -14,13 +14,13 @@ import torch
 from torch import Tensor
 
 from canon.types import StateDict
-from weightflow.batched.group_size import together
+from weightflow.batched.group_size import networks_per_group
 from weightflow.batched.tasks import Task
 from weightflow.batched.training import train_many
 from weightflow.data.types import Split
-from weightflow.evaluation.context import Known
+from weightflow.evaluation.context import EvaluationContext
 from weightflow.evaluation.error_overlap import compare_behaviour
-from weightflow.evaluation.evaluate import Spread, judge, judge_ensembles
+from weightflow.evaluation.evaluate import Spread, evaluate_ensembles, evaluate_networks
 from weightflow.text import Prompt
 
 NETWORKS = 8
@@ -48,53 +48,53 @@ class Diversity:
         return {name: Spread.of(values, -1.0).to_dict() for name, values in figures.items()}
 
 
-def diversity(known: Known, tasks: Sequence[Task], seed: int, most: int = 8) -> dict[str, Any]:
+def diversity(context: EvaluationContext, tasks: Sequence[Task], seed: int, most: int = 8) -> dict[str, Any]:
     """Figures of generated and of trained networks on the first `most` combinations of classes.
 
     Where networks of the zoo's architecture cannot be trained side by side, fewer tasks are looked at.
     """
     own = list({frozenset(task.classes): task for task in tasks}.values())
-    own = own[: most if together(known.zoo.architecture) > 1 else 2]
+    own = own[: most if networks_per_group(context.zoo.architecture) > 1 else 2]
     prompts = [Prompt(task.classes) for task in own for _ in range(NETWORKS)]
     seeds = range(seed, seed + len(prompts))
-    made = measure_diversity(known, known.flow.sample_states(prompts, seeds, known.config), own)
+    made = measure_diversity(context, context.flow.sample_states(prompts, seeds, context.config), own)
     found: dict[str, Any] = {"networks": NETWORKS, "tasks": len(own), "generated": made.to_dict()}
-    reason = _why_none_is_trained(known)
+    reason = _why_none_is_trained(context)
     if reason:
         return found | {"trained": None, "trained_reason": reason, "ratio": None, "ratio_reason": reason}
-    trained = measure_diversity(known, train_alike(known, own), own)
+    trained = measure_diversity(context, train_alike(context, own), own)
     ratio = float(made.disagreement.mean() / trained.disagreement.mean().clamp(min=1e-6))
     return found | {"trained": trained.to_dict(), "ratio": round(ratio, 6)}
 
 
-def train_alike(known: Known, tasks: Sequence[Task]) -> StateDict:
+def train_alike(context: EvaluationContext, tasks: Sequence[Task]) -> StateDict:
     """`NETWORKS` networks in a row for each task, trained as the zoo's from seeds that no zoo has."""
     repeated = [task for task in tasks for _ in range(NETWORKS)]
-    recipe, seeds = known.zoo.training_recipe, range(SEED, SEED + len(repeated))
+    recipe, seeds = context.zoo.training_recipe, range(SEED, SEED + len(repeated))
     assert recipe is not None
-    return train_many(known.zoo.architecture, known.data, repeated, seeds, recipe).state
+    return train_many(context.zoo.architecture, context.data, repeated, seeds, recipe).state
 
 
 def measure_diversity(
-    known: Known, state: StateDict, tasks: Sequence[Task], split: Split | None = None
+    context: EvaluationContext, state: StateDict, tasks: Sequence[Task], split: Split | None = None
 ) -> Diversity:
-    """`state` holds as many networks in a row for each task; examples as of `judge`."""
-    architecture, count = known.zoo.architecture, len(next(iter(state.values()))) // len(tasks)
+    """`state` holds as many networks in a row for each task; examples as of `evaluate_networks`."""
+    architecture, count = context.zoo.architecture, len(next(iter(state.values()))) // len(tasks)
     rows: list[tuple[float, float, float]] = []
     for place, task in enumerate(tasks):
         some = {n: t[place * count : (place + 1) * count] for n, t in state.items()}
-        judged, same = judge(architecture, some, [task] * count, split), [task] * count
-        differ = compare_behaviour(judged, same, judged, same).disagreement
-        together_ = judge_ensembles(architecture, some, task, [count], split)[count]
-        rows.append((float(judged.accuracy.mean()), together_, differ or 0.0))
+        predictions, same = evaluate_networks(architecture, some, [task] * count, split), [task] * count
+        differ = compare_behaviour(predictions, same, predictions, same).disagreement
+        together_ = evaluate_ensembles(architecture, some, task, [count], split)[count]
+        rows.append((float(predictions.accuracy.mean()), together_, differ or 0.0))
     return Diversity(*torch.tensor(rows, dtype=torch.float64).T)
 
 
-def _why_none_is_trained(known: Known) -> str | None:
-    if known.zoo.training_recipe is None:
+def _why_none_is_trained(context: EvaluationContext) -> str | None:
+    if context.zoo.training_recipe is None:
         return "the zoo does not say how its networks were trained"
-    if known.zoo.manifest.get("lineage") == "branched":
+    if context.zoo.manifest.get("lineage") == "branched":
         return "all networks of the zoo are fine-tuned from one, and none is independent"
-    if together(known.zoo.architecture) == 1:
+    if networks_per_group(context.zoo.architecture) == 1:
         return "networks of this size are not trained for a report"
     return None

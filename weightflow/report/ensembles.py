@@ -12,8 +12,8 @@ from torch import Tensor
 from canon.types import StateDict
 from weightflow.batched.class_axes import gather_classes
 from weightflow.batched.tasks import Task
-from weightflow.evaluation.context import Known
-from weightflow.evaluation.evaluate import Spread, judge_ensembles
+from weightflow.evaluation.context import EvaluationContext
+from weightflow.evaluation.evaluate import Spread, evaluate_ensembles
 from weightflow.text import Prompt
 
 SIZES = (10, 100)
@@ -21,27 +21,27 @@ SIZES = (10, 100)
 BUDGET = 2 * 10**8
 
 
-def ensembles(known: Known, tasks: Sequence[Task], seed: int, most: int = 6) -> dict[str, Any]:
+def ensembles(context: EvaluationContext, tasks: Sequence[Task], seed: int, most: int = 6) -> dict[str, Any]:
     """Accuracy of ensembles that average probabilities, and of single networks, on the same tasks.
 
     The zoo's ensembles are of training networks that know all the classes, their rows picked for the
     task. Tasks that more of them know come first.
     """
     combinations = list({frozenset(task.classes): task for task in tasks}.values())
-    known_by = knowing(known, combinations)
+    known_by = networks_that_know(context, combinations)
     order = known_by.sum(1).argsort(descending=True, stable=True)[:most].tolist()
-    networks = max(1, min(max(SIZES), BUDGET // known.zoo.architecture.parameters))
+    networks = max(1, min(max(SIZES), BUDGET // context.zoo.architecture.parameters))
     rows: dict[str, dict[int, list[float]]] = {"generated": {}, "zoo": {}}
     for place, row in enumerate(order):
         task = combinations[row]
         seeds = range(seed + place * networks, seed + (place + 1) * networks)
-        generated = known.flow.sample_states([Prompt(task.classes)] * networks, seeds, known.config)
+        generated = context.flow.sample_states([Prompt(task.classes)] * networks, seeds, context.config)
         found = {"generated": generated}
         theirs = known_by[row].nonzero().squeeze(1)[:networks]
         if len(theirs):
-            found["zoo"] = picked(known, theirs, task)
+            found["zoo"] = picked(context, theirs, task)
         for name, state in found.items():
-            for size, value in _accuracies(known, state, task).items():
+            for size, value in _accuracies(context, state, task).items():
                 rows[name].setdefault(size, []).append(value)
     return {
         "tasks": len(order),
@@ -52,25 +52,27 @@ def ensembles(known: Known, tasks: Sequence[Task], seed: int, most: int = 6) -> 
     }
 
 
-def knowing(known: Known, tasks: Sequence[Task]) -> Bool[Tensor, "tasks networks"]:
+def networks_that_know(context: EvaluationContext, tasks: Sequence[Task]) -> Bool[Tensor, "tasks networks"]:
     """Which training networks know all the classes of each task."""
-    return known.classes_of(tasks).double() @ (~known.has_class).double().T == 0
+    return context.classes_of(tasks).double() @ (~context.has_class).double().T == 0
 
 
-def picked(known: Known, rows: Tensor, task: Task) -> StateDict:
+def picked(context: EvaluationContext, rows: Tensor, task: Task) -> StateDict:
     """Training networks, their rows picked and reordered for a task."""
-    wide = {name: tensor[rows] for name, tensor in known.wide.items()}
-    return gather_classes(known.zoo.architecture, wide, [task] * len(rows))
+    wide = context.picked_wide(rows.tolist())
+    return gather_classes(context.zoo.architecture, wide, [task] * len(rows))
 
 
-def _accuracies(known: Known, state: StateDict, task: Task) -> dict[int, float]:
+def _accuracies(context: EvaluationContext, state: StateDict, task: Task) -> dict[int, float]:
     """By size; size 1 is the mean over single networks."""
     count = len(next(iter(state.values())))
     alone = [
-        judge_ensembles(known.zoo.architecture, {n: t[i : i + 1] for n, t in state.items()}, task, [1])[1]
+        evaluate_ensembles(context.zoo.architecture, {n: t[i : i + 1] for n, t in state.items()}, task, [1])[
+            1
+        ]
         for i in range(min(count, 20))
     ]
-    return {1: sum(alone) / len(alone), **judge_ensembles(known.zoo.architecture, state, task, SIZES)}
+    return {1: sum(alone) / len(alone), **evaluate_ensembles(context.zoo.architecture, state, task, SIZES)}
 
 
 def _figure(values: list[float] | None) -> dict[str, Any]:

@@ -12,43 +12,43 @@ from PIL import Image
 from torch import Tensor
 
 from weightflow.data.info import THROUGH
-from weightflow.evaluation.context import Known
+from weightflow.evaluation.context import EvaluationContext
 from weightflow.evaluation.evaluate import examples_of
 from weightflow.report.generated import Generated
 
 SHOWN, LARGEST = 12, 64
 """Pictures of the first task, and pixels along a side."""
 MOST_CLASSES = 100
-"""A matrix of more classes is no picture and a large file."""
+"""A matrix of more classes is not a picture and a large file."""
 
 
-def answers(known: Known, made: Generated) -> dict[str, Any]:
-    """A few test pictures of the first task with the answers of its network; a reason where examples are no pictures."""
+def answers(context: EvaluationContext, made: Generated) -> dict[str, Any]:
+    """A few test pictures of the first task with the answers of its network; a reason where examples are not pictures."""
     task = made.tasks[0]
-    if not set(task.classes) <= set(known.data.class_names):
+    if not set(task.classes) <= set(context.data.class_names):
         return {"shown": None, "reason": "the classes of the first task are made of others"}
-    images = known.zoo.dataset.rpartition(THROUGH)[0] or known.zoo.dataset
+    images = context.zoo.dataset.rpartition(THROUGH)[0] or context.zoo.dataset
     rows, pictures, shape = examples_of(task, images, SHOWN)
     if not shape:
-        return {"shown": None, "reason": "the examples are no pictures"}
-    names = known.data.class_names
+        return {"shown": None, "reason": "the examples are not pictures"}
+    names = context.data.class_names
     shown = [
         {
             "picture": _png(picture),
-            "class": names[int(made.judged.labels[row])],
-            "answer": names[int(made.judged.predicted[0, row])],
+            "class": names[int(made.predictions.labels[row])],
+            "answer": names[int(made.predictions.predicted[0, row])],
         }
         for row, picture in zip(rows.tolist(), pictures, strict=True)
     ]
     return {"classes": list(task.classes), "shown": shown}
 
 
-def confusion(known: Known, made: Generated) -> dict[str, Any]:
+def confusion(context: EvaluationContext, made: Generated) -> dict[str, Any]:
     """The share of each class's test examples that generated networks take for each class."""
-    names = known.data.class_names
+    names = context.data.class_names
     if len(names) > MOST_CLASSES:
         return {"matrix": None, "reason": f"{len(names)} classes are more than {MOST_CLASSES}"}
-    found = made.judged.confusion(len(names))
+    found = made.predictions.confusion(len(names))
     there = (~torch.isnan(found).any(dim=1)).nonzero().flatten().tolist()
     matrix = [[round(float(found[i, j]), 4) for j in there] for i in there]
     return {"classes": [names[i] for i in there], "matrix": matrix}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from weightflow.evaluation.baselines import Inapplicable, answer
-from weightflow.evaluation.context import Known
+from weightflow.evaluation.context import EvaluationContext
 from weightflow.evaluation.evaluate import Spread
 from weightflow.evaluation.fine_tuning import INITIALISATIONS, curve, zoo_recipe
 from weightflow.report.generated import Generated
@@ -14,11 +14,11 @@ STEPS = (0, 1, 5, 20)
 BESIDE = ("zoo_mean_rows", "nearest_rows")
 
 
-def starts(known: Known, made: Generated, seed: int, most: int = 40) -> dict[str, Any]:
+def starts(context: EvaluationContext, made: Generated, seed: int, most: int = 40) -> dict[str, Any]:
     """Test accuracy after `STEPS` steps from generated networks, initialisations and two baselines."""
-    architecture, tasks = known.zoo.architecture, made.tasks[:most]
+    architecture, tasks = context.zoo.architecture, made.tasks[:most]
     seeds = [seed + i for i in range(len(tasks))]
-    recipe = zoo_recipe(known.zoo)
+    recipe = zoo_recipe(context.zoo)
     begin = {"generated": {name: tensor[:most] for name, tensor in made.state.items()}}
     begin |= {name: make(architecture, tasks, seeds) for name, make in INITIALISATIONS.items()}
     found: dict[str, Any] = {
@@ -31,7 +31,7 @@ def starts(known: Known, made: Generated, seed: int, most: int = 40) -> dict[str
     }
     for name in BESIDE:
         try:
-            begin[name] = answer(known, name, tasks, seed)
+            begin[name] = answer(context, name, tasks, seed)
         except Inapplicable as reason:
             found["curves"][name], found["curves"][f"{name}_reason"] = None, str(reason)
     for name, state in begin.items():

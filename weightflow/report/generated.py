@@ -9,11 +9,11 @@ from torch import Tensor
 
 from canon.types import StateDict
 from weightflow.batched.tasks import Task
-from weightflow.evaluation.context import Known
-from weightflow.evaluation.evaluate import Judged, judge
+from weightflow.evaluation.context import EvaluationContext
+from weightflow.evaluation.evaluate import Predictions, evaluate_networks
 from weightflow.evaluation.novelty import nearest_distances
 from weightflow.flow.sampling_config import SampleConfig
-from weightflow.report.baselines import Opponent
+from weightflow.report.baselines import BaselineResult
 from weightflow.text import Prompt
 from weightflow.zoo.store import Zoo
 
@@ -29,8 +29,8 @@ class Generated:
     rows: list[int]
     tasks: list[Task]
     state: StateDict
-    judged: Judged
-    trained: Judged
+    predictions: Predictions
+    trained: Predictions
     ratios: Tensor | None
 
     @property
@@ -42,34 +42,38 @@ class Generated:
         return accuracy
 
 
-def generate(known: Known, split: str, seed: int, limit: int) -> Generated:
+def generate(context: EvaluationContext, split: str, seed: int, limit: int) -> Generated:
     """Networks for the first `limit` tasks of a split that the zoo has."""
-    zoo = known.zoo
+    zoo = context.zoo
     rows = zoo.rows(split)[:limit]
-    tasks = known.tasks_of(rows)
-    state = sample(known, tasks, seed)
+    tasks = context.tasks_of(rows)
+    state = sample(context, tasks, seed)
     return Generated(
         rows=rows,
         tasks=tasks,
         state=state,
-        judged=judge(zoo.architecture, state, tasks),
-        trained=judge(zoo.architecture, zoo.load(rows), tasks),
-        ratios=ratios(known, state, tasks),
+        predictions=evaluate_networks(zoo.architecture, state, tasks),
+        trained=evaluate_networks(zoo.architecture, zoo.load(rows), tasks),
+        ratios=ratios(context, state, tasks),
     )
 
 
-def sample(known: Known, tasks: Sequence[Task], seed: int, config: SampleConfig | None = None) -> StateDict:
-    """One network a task, with consecutive seeds; by default sampled as `known` says."""
+def sample(
+    context: EvaluationContext, tasks: Sequence[Task], seed: int, config: SampleConfig | None = None
+) -> StateDict:
+    """One network a task, with consecutive seeds; by default sampled as `context` says."""
     prompts = [Prompt(task.classes) for task in tasks]
-    return known.flow.sample_states(prompts, [seed + i for i in range(len(tasks))], config or known.config)
+    return context.flow.sample_states(
+        prompts, [seed + i for i in range(len(tasks))], config or context.config
+    )
 
 
-def ratios(known: Known, state: StateDict, tasks: Sequence[Task]) -> Tensor | None:
-    return nearest_distances(known, state, tasks).ratios if known.is_canonical else None
+def ratios(context: EvaluationContext, state: StateDict, tasks: Sequence[Task]) -> Tensor | None:
+    return nearest_distances(context, state, tasks).ratios if context.is_canonical else None
 
 
 def scatter(
-    known: Known, made: Generated, beside: Mapping[str, Opponent], most: int = 150
+    context: EvaluationContext, made: Generated, beside: Mapping[str, BaselineResult], most: int = 150
 ) -> dict[str, list[dict[str, float]]] | None:
     """Nearest-distance ratio and accuracy of single networks: generated, trained, and each baseline.
 
@@ -78,16 +82,16 @@ def scatter(
     """
     if made.ratios is None:
         return None
-    populations = {"generated": (made.ratios, made.judged.accuracy)}
-    held_out = unseen_rows(known.zoo)[:most]
+    populations = {"generated": (made.ratios, made.predictions.accuracy)}
+    held_out = unseen_rows(context.zoo)[:most]
     if held_out:
-        tasks, state = known.tasks_of(held_out), known.zoo.load(held_out)
-        found = ratios(known, state, tasks)
+        tasks, state = context.tasks_of(held_out), context.zoo.load(held_out)
+        found = ratios(context, state, tasks)
         assert found is not None
-        populations["trained"] = (found, judge(known.zoo.architecture, state, tasks).accuracy)
-    for name, opponent in beside.items():
-        if opponent.accuracy is not None and opponent.ratios is not None:
-            populations[name] = (opponent.ratios, opponent.accuracy)
+        populations["trained"] = (found, evaluate_networks(context.zoo.architecture, state, tasks).accuracy)
+    for name, baseline in beside.items():
+        if baseline.accuracy is not None and baseline.ratios is not None:
+            populations[name] = (baseline.ratios, baseline.accuracy)
     return {
         name: [
             {"ratio": round(r, 4), "accuracy": round(a, 4)}

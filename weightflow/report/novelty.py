@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from canon.types import StateDict
 from weightflow.batched.tasks import Task
-from weightflow.evaluation.context import Known
+from weightflow.evaluation.context import EvaluationContext
 from weightflow.evaluation.error_overlap import compare_behaviour
-from weightflow.evaluation.evaluate import judge
+from weightflow.evaluation.evaluate import evaluate_networks
 from weightflow.evaluation.novelty import GOOD, novel_and_good, root_mean_square, spacing, spacing_share
 from weightflow.report.generated import Generated, ratios, unseen_rows
 from weightflow.text import Prompt
@@ -18,16 +19,16 @@ from weightflow.text import Prompt
 NO_FRAME = "the zoo is not canonical, and distances need a common frame"
 
 
-def novelty(known: Known, made: Generated, seen: Generated) -> dict[str, Any]:
+def novelty(context: EvaluationContext, made: Generated, seen: Generated) -> dict[str, Any]:
     """`made` is the split in focus; wrong predictions are compared on seen tasks, as only those have
     networks that the generator learned from."""
-    zoo = judge(known.zoo.architecture, known.some_state, known.some_tasks)
-    ours = compare_behaviour(seen.judged, seen.tasks, zoo, known.some_tasks)
-    theirs = compare_behaviour(zoo, known.some_tasks, zoo, known.some_tasks)
+    zoo = evaluate_networks(context.zoo.architecture, context.some_state, context.some_tasks)
+    ours = compare_behaviour(seen.predictions, seen.tasks, zoo, context.some_tasks)
+    theirs = compare_behaviour(zoo, context.some_tasks, zoo, context.some_tasks)
     return {
-        **_distances(known, made, seen),
+        **_distances(context, made, seen),
         "max_wrong_iou": _beside(ours.wrong_iou, theirs.wrong_iou),
-        "rms_ratio": round(rms_ratio(known, made.state, made.tasks), 6),
+        "rms_ratio": round(rms_ratio(context, made.state, made.tasks), 6),
         "functional_disagreement": _beside(ours.disagreement, theirs.disagreement),
     }
 
@@ -39,7 +40,7 @@ def _beside(generated: float | None, zoo: float | None) -> dict[str, Any]:
     return found
 
 
-def _distances(known: Known, made: Generated, seen: Generated) -> dict[str, Any]:
+def _distances(context: EvaluationContext, made: Generated, seen: Generated) -> dict[str, Any]:
     if made.ratios is None or seen.ratios is None:
         names = (
             "nearest_distance_ratio",
@@ -49,28 +50,35 @@ def _distances(known: Known, made: Generated, seen: Generated) -> dict[str, Any]
             "novel_and_good",
         )
         return {key: value for n in names for key, value in ((n, None), (f"{n}_reason", NO_FRAME))}
-    rows = unseen_rows(known.zoo)[: len(made.tasks)]
-    held_out = ratios(known, known.zoo.load(rows), known.tasks_of(rows)) if rows else None
-    share = spacing_share(known)
+    rows = unseen_rows(context.zoo)[: len(made.tasks)]
+    held_out = ratios(context, context.zoo.load(rows), context.tasks_of(rows)) if rows else None
+    share = spacing_share(context)
     return {
         "nearest_distance_ratio": round(float(made.ratios.mean()), 6),
         "nearest_distance_ratio_seen": round(float(seen.ratios.mean()), 6),
         "nearest_distance_ratio_trained": None if held_out is None else round(float(held_out.mean()), 6),
         **({} if rows else {"nearest_distance_ratio_trained_reason": "the zoo holds out no network"}),
-        "spacing": round(spacing(known), 6),
+        "spacing": round(spacing(context), 6),
         "spacing_share": None if share is None else round(share, 6),
         **({"spacing_share_reason": "all weights of the zoo are zero"} if share is None else {}),
-        "novel_and_good": novel_and_good(made.ratios, made.judged.accuracy, made.bound),
+        "novel_and_good": novel_and_good(made.ratios, made.predictions.accuracy, made.bound),
+        # a trained network is as good as itself: the share that lies as far
+        **({} if held_out is None else {"novel_and_good_trained": _far(held_out)}),
         "good": GOOD,
     }
 
 
-def rms_ratio(known: Known, state: StateDict, tasks: list[Task]) -> float:
-    """Root mean square of networks in the flow's coordinates, over the zoo's (of `known.some`)."""
-    return _rms(known, state, tasks) / _rms(known, known.some_state, known.some_tasks)
+def _far(distances: Tensor) -> dict[str, float]:
+    trained = torch.ones_like(distances)
+    return novel_and_good(distances, trained, trained)
 
 
-def _rms(known: Known, state: StateDict, tasks: list[Task]) -> float:
-    present: Tensor = known.flow.prompts([Prompt(task.classes) for task in tasks]).present
-    coordinates = known.flow.coordinates
+def rms_ratio(context: EvaluationContext, state: StateDict, tasks: list[Task]) -> float:
+    """Root mean square of networks in the flow's coordinates, over the zoo's (of `context.some`)."""
+    return _rms(context, state, tasks) / _rms(context, context.some_state, context.some_tasks)
+
+
+def _rms(context: EvaluationContext, state: StateDict, tasks: list[Task]) -> float:
+    present: Tensor = context.flow.prompts([Prompt(task.classes) for task in tasks]).present
+    coordinates = context.flow.coordinates
     return root_mean_square(coordinates.encode(state, present), coordinates.used(present))

@@ -10,30 +10,30 @@ from torch import Tensor
 from canon.types import StateDict
 from weightflow.batched.class_axes import scatter_classes
 from weightflow.batched.tasks import Task
-from weightflow.evaluation.context import Known
+from weightflow.evaluation.context import EvaluationContext
 from weightflow.report.generated import Generated, unseen_rows
 from weightflow.report.novelty import NO_FRAME
-from weightflow.zoo.canonicalize import follow, read_frame
+from weightflow.zoo.canonicalize import align_to_frame, read_frame
 
 
-def principal_map(known: Known, made: Generated, most: int = 300) -> dict[str, Any]:
+def principal_map(context: EvaluationContext, made: Generated, most: int = 300) -> dict[str, Any]:
     """Coordinates of training, generated and held-out trained networks, and the variance they explain.
 
     Rows of classes that a network lacks count as the zoo's mean.
     """
-    if not known.is_canonical:
+    if not context.is_canonical:
         return {"points": None, "points_reason": NO_FRAME}
-    step = max(1, len(known.rows) // most)
-    some = slice(0, step * most, step)
-    zoo = _centred(known, {name: t[some] for name, t in known.wide.items()}, known.tasks[some])
+    step = max(1, len(context.rows) // most)
+    some = range(len(context.rows))[: step * most : step]
+    zoo = _centred(context, context.picked_wide(some), [context.tasks[i] for i in some])
     gram = _products(zoo, zoo)
     if len(gram) < 3:
         return {"points": None, "points_reason": "fewer than three networks span no plane"}
     values, vectors = torch.linalg.eigh(gram)
     top, lengths = vectors[:, -2:].flip(1), values[-2:].flip(0).clamp(min=1e-12).sqrt()
-    others = {"generated": _brought(known, made.state, made.tasks)}
-    if held_out := unseen_rows(known.zoo)[:most]:
-        others["trained"] = _brought(known, known.zoo.load(held_out), known.tasks_of(held_out))
+    others = {"generated": _brought(context, made.state, made.tasks)}
+    if held_out := unseen_rows(context.zoo)[:most]:
+        others["trained"] = _brought(context, context.zoo.load(held_out), context.tasks_of(held_out))
     points = {"zoo": top * lengths} | {n: _products(o, zoo) @ top / lengths for n, o in others.items()}
     return {
         "points": {name: [[round(v, 4) for v in xy] for xy in p.tolist()] for name, p in points.items()},
@@ -41,15 +41,15 @@ def principal_map(known: Known, made: Generated, most: int = 300) -> dict[str, A
     }
 
 
-def _brought(known: Known, state: StateDict, tasks: list[Task]) -> StateDict:
-    architecture = known.zoo.architecture
-    aligned = follow(architecture, read_frame(known.zoo), state, tasks)
-    return _centred(known, scatter_classes(architecture, aligned, tasks), tasks)
+def _brought(context: EvaluationContext, state: StateDict, tasks: list[Task]) -> StateDict:
+    architecture = context.zoo.architecture
+    aligned = align_to_frame(architecture, read_frame(context.zoo), state, tasks)
+    return _centred(context, scatter_classes(architecture, aligned, tasks), tasks)
 
 
-def _centred(known: Known, wide: StateDict, tasks: list[Task]) -> StateDict:
-    used = known.used_by(tasks)
-    return {n: (t - known.mean[n]) * used[n] for n, t in wide.items() if t.is_floating_point()}
+def _centred(context: EvaluationContext, wide: StateDict, tasks: list[Task]) -> StateDict:
+    used = context.used_by(tasks)
+    return {n: (t - context.mean[n]) * used[n] for n, t in wide.items() if t.is_floating_point()}
 
 
 def _products(a: StateDict, b: StateDict) -> Tensor:

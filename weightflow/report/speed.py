@@ -5,15 +5,15 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from weightflow.evaluation.context import Known
+from weightflow.evaluation.context import EvaluationContext
 from weightflow.generator.decode import decode
 from weightflow.text import Prompt
 
 
-def speed(known: Known, networks: int = 100) -> dict[str, Any]:
+def speed(context: EvaluationContext, networks: int = 100) -> dict[str, Any]:
     """Seconds for a batch of networks with the report's own solver, after one batch to warm up."""
-    flow, config = known.flow, known.config
-    prompts = [Prompt(known.tasks[i % len(known.tasks)].classes) for i in range(networks)]
+    flow, config = context.flow, context.config
+    prompts = [Prompt(context.tasks[i % len(context.tasks)].classes) for i in range(networks)]
     words, seeds = flow.prompts(prompts), range(networks)
     flow.tokens(words, flow.noise(seeds, words.present), config, seeds=seeds)  # warm-up
     begin = time.perf_counter()

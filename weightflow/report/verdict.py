@@ -19,17 +19,17 @@ def verdict(report: dict[str, Any]) -> str:
     """What the generator does, judged by accuracy against chance, trained networks and the best baseline, and by
     distance; then whether seeds matter."""
     focus = report["splits"][report["focus"]]
-    return f"{_judged(report, focus)}{_unseen_classes(report)}.{_seeds(report)}"
+    return f"{_evaluated(report, focus)}{_unseen_classes(report)}.{_seeds(report)}"
 
 
-def _judged(report: dict[str, Any], focus: dict[str, Any]) -> str:
+def _evaluated(report: dict[str, Any], focus: dict[str, Any]) -> str:
     where = {
         "unseen_combinations": "on combinations of classes it never saw it",
         "seen": "on the tasks of its zoo it",
     }[report["focus"]]
     ours, trained, chance = focus["accuracy"]["mean"], focus["trained"]["mean"], focus["chance"]
     beside = f"{_percent(ours)} (trained networks {_percent(trained)}, chance {_percent(chance)})"
-    works = standing(focus)
+    works = standing_of_split(focus)
     if works == "unknown":
         return f"Nothing can be said: trained networks are at chance themselves; {where} reaches {beside}"
     if works == "at chance":
@@ -50,7 +50,7 @@ def _judged(report: dict[str, Any], focus: dict[str, Any]) -> str:
     return f"It {does}: {reaches}{_distance(report)}{_best_baseline(focus)}"
 
 
-def standing(focus: dict[str, Any]) -> str:
+def standing_of_split(focus: dict[str, Any]) -> str:
     """Where the networks of a split stand between chance and trained networks.
 
     "unknown" where trained networks are at chance, "at chance" below a tenth of the way, "unclear" where the

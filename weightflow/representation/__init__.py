@@ -16,7 +16,7 @@ from weightflow.networks.architectures import Architecture
 from weightflow.registry import pick
 from weightflow.representation.base import Batches, Coordinates, used_entries
 from weightflow.representation.layout import Layout
-from weightflow.representation.orbit_average import Exchange
+from weightflow.representation.orbit_average import OrbitSymmetries
 from weightflow.representation.principal_components import Components
 from weightflow.representation.standardized_tokens import Tokens
 
@@ -48,7 +48,7 @@ def fit(
     architecture: Architecture,
     layout: Layout,
     batches: Batches,
-    exchange: Exchange = Exchange(),
+    exchange: OrbitSymmetries = OrbitSymmetries(),
 ) -> Coordinates:
     """Coordinates of a population, which is walked through batch by batch and never held whole.
 

@@ -14,7 +14,7 @@ from canon.validation import Invalid
 from weightflow.batched.class_axes import pad_with_zeros
 from weightflow.networks.architectures import Architecture
 from weightflow.representation.layout import Layout
-from weightflow.representation.orbit_average import Exchange
+from weightflow.representation.orbit_average import OrbitSymmetries
 
 Z = Float[Tensor, "networks tokens width"]
 Present = Bool[Tensor, "networks classes"]
@@ -59,7 +59,7 @@ class Coordinates(ABC):
         batches: Batches,
         count: int,
         scaled: bool,
-        exchange: Exchange,
+        exchange: OrbitSymmetries,
     ) -> Coordinates: ...
 
     @classmethod

@@ -18,7 +18,7 @@ from weightflow.networks.architectures import Architecture
 
 
 @dataclass(frozen=True)
-class Exchange:
+class OrbitSymmetries:
     """Whether hidden units, and whether classes, may trade places."""
 
     units: bool = False

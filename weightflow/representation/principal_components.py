@@ -25,7 +25,7 @@ from weightflow.batched.class_axes import pad_with_zeros
 from weightflow.networks.architectures import Architecture
 from weightflow.representation.base import Batches, Coordinates, Present, Z, require_shapes
 from weightflow.representation.layout import Block, Layout, Piece, make_layout
-from weightflow.representation.orbit_average import Exchange
+from weightflow.representation.orbit_average import OrbitSymmetries
 
 # Directions along which the population has less than this share of its largest spread are rounding.
 SMALLEST = 1e-5
@@ -56,7 +56,7 @@ class Components(Coordinates):
         batches: Batches,
         count: int,
         scaled: bool,
-        exchange: Exchange,
+        exchange: OrbitSymmetries,
     ) -> Components:
         flat = make_layout(architecture, "flat")
         mean, networks = _mean(architecture, flat, batches)

@@ -20,7 +20,7 @@ from weightflow.batched.class_axes import pad_with_zeros
 from weightflow.networks.architectures import Architecture
 from weightflow.representation.base import Batches, Coordinates, Present, Z, require_shapes, used_entries
 from weightflow.representation.layout import Layout
-from weightflow.representation.orbit_average import Exchange
+from weightflow.representation.orbit_average import OrbitSymmetries
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Tokens(Coordinates):
         batches: Batches,
         count: int,
         scaled: bool,
-        exchange: Exchange,
+        exchange: OrbitSymmetries,
     ) -> Tokens:
         """Statistics of a population, missing logits left out; mean 0 and std 1 where not `scaled`."""
         zero = torch.zeros(layout.tokens, layout.width)
@@ -78,7 +78,9 @@ class Tokens(Coordinates):
         return pad_with_zeros(self.architecture, ordered, present)
 
 
-def _over_orbits(architecture: Architecture, layout: Layout, exchange: Exchange, tokens: Tensor) -> Tensor:
+def _over_orbits(
+    architecture: Architecture, layout: Layout, exchange: OrbitSymmetries, tokens: Tensor
+) -> Tensor:
     """Tokens (tokens, width), each entry the mean of those that it may trade places with."""
     return layout.encode(exchange.average(architecture, layout.decode(tokens.unsqueeze(0))))[0]
 

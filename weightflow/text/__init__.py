@@ -11,7 +11,7 @@ from functools import cache
 from canon.errors import InputError
 from weightflow.registry import Registry, portable
 from weightflow.text.description import Description
-from weightflow.text.encoder import Cached, TextEncoder, cache_folder
+from weightflow.text.encoder import CachedEncoder, TextEncoder, cache_folder
 from weightflow.text.prompt import Prompt, PromptBatch, as_prompts, encode_prompts
 
 __all__ = [
@@ -30,7 +30,7 @@ def _wordllama(rest: str) -> TextEncoder:
     """Static word vectors of the package wordllama, 256 numbers; no download."""
     from weightflow.text.wordllama_encoder import WordLlamaEncoder
 
-    return Cached(WordLlamaEncoder())
+    return CachedEncoder(WordLlamaEncoder())
 
 
 def _table(rest: str) -> TextEncoder:
@@ -47,14 +47,14 @@ def _open_clip(rest: str) -> TextEncoder:
     model, _, weights = rest.partition(":")
     if not model or not weights:
         raise InputError("write open_clip:MODEL:WEIGHTS, for instance open_clip:ViT-B-32:laion2b_s34b_b79k")
-    return Cached(OpenClipEncoder(model, weights), cache_folder())
+    return CachedEncoder(OpenClipEncoder(model, weights), cache_folder())
 
 
 def _none(rest: str) -> TextEncoder:
     """No words: for zoos whose networks all have one task."""
-    from weightflow.text.null_encoder import Wordless
+    from weightflow.text.null_encoder import NullEncoder
 
-    return Wordless()
+    return NullEncoder()
 
 
 _OWN: dict[str, Callable[[str], TextEncoder]] = {

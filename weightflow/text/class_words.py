@@ -21,7 +21,7 @@ from canon.errors import InputError
 from canon.io.files import read_bounded
 from weightflow.registry import suggest
 from weightflow.text.encoder import TextEncoder, mean_vector
-from weightflow.text.null_encoder import Wordless
+from weightflow.text.null_encoder import NullEncoder
 
 ClassWords = Mapping[str, tuple[str, ...]]
 LIMIT = 1 << 24
@@ -29,7 +29,7 @@ HEADS = ("class", "name", "label")
 """What the first column of a file may be called in a line of its own."""
 
 
-class Described(TextEncoder):
+class DescribedEncoder(TextEncoder):
     """An encoder that reads a class's words, the mean of several, where it is asked for the class's name."""
 
     def __init__(self, inner: TextEncoder, words: ClassWords) -> None:
@@ -50,7 +50,7 @@ class Described(TextEncoder):
 
 def described(encoder: TextEncoder, words: ClassWords) -> TextEncoder:
     """The encoder with the words of classes; as it is where there are none, or where it reads no words."""
-    return Described(encoder, words) if words and not isinstance(encoder, Wordless) else encoder
+    return DescribedEncoder(encoder, words) if words and not isinstance(encoder, NullEncoder) else encoder
 
 
 def names_of_words(words: ClassWords) -> dict[str, str]:
@@ -68,7 +68,7 @@ def read_class_words(path: Path) -> dict[str, tuple[str, ...]]:
         text = read_bounded(path, LIMIT).decode("utf-8-sig")
         lines = list(csv.reader(text.splitlines(), skipinitialspace=True, strict=True))
     except (UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path} is no CSV file in UTF-8: {error}") from None
+        raise InputError(f"{path} is not a CSV file in UTF-8: {error}") from None
     if lines and lines[0] and lines[0][0].strip().lower() in HEADS:
         lines[0] = []
     found: dict[str, tuple[str, ...]] = {}
@@ -100,6 +100,6 @@ def class_words(table: Mapping[str, Any], classes: Sequence[str], dataset: str) 
         if not isinstance(said, (list, tuple)) or not said:
             raise InputError(f"descriptions: '{name}' needs words or a list of words, found {said!r}")
         if not all(isinstance(word, str) and word.strip() for word in said):
-            raise InputError(f"descriptions: '{name}' has an empty description, or one that is no text")
+            raise InputError(f"descriptions: '{name}' has an empty description, or one that is not text")
         found[own] = tuple(word.strip() for word in said)
     return found

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from canon.errors import InputError
-from canon.io.files import replacing, require_file, sha256
+from canon.io.files import atomic_open, require_file, sha256
 
 
 class TextEncoder(ABC):
@@ -71,7 +71,7 @@ class TextEncoder(ABC):
 
 
 @dataclass
-class Cached(TextEncoder):
+class CachedEncoder(TextEncoder):
     """An encoder that asks the one it wraps once for each description, in this process and the next.
 
     With a `folder`, vectors are kept there under the hash of the encoder's identity and the description
@@ -125,7 +125,7 @@ class Cached(TextEncoder):
         if self.folder is None:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
-        with replacing(self._path(key)) as file:
+        with atomic_open(self._path(key)) as file:
             np.save(file, vector.float().numpy())
 
 

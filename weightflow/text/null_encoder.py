@@ -10,7 +10,7 @@ from torch import Tensor
 from weightflow.text.encoder import TextEncoder
 
 
-class Wordless(TextEncoder):
+class NullEncoder(TextEncoder):
     """One number a description, zero."""
 
     identity, width = "none", 1

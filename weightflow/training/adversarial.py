@@ -69,7 +69,7 @@ class Adversary:
         """How far generated networks (networks, tokens, width) are from passing for real."""
         return self._cross_entropy(z, real=True)
 
-    def learn(self, real: Tensor, generated: Tensor) -> float:
+    def train_step(self, real: Tensor, generated: Tensor) -> float:
         """One step of the discriminator; returns its loss, log 4 / 2 where it cannot tell them apart."""
         loss = (
             self._cross_entropy(real, real=True) + self._cross_entropy(generated.detach(), real=False)

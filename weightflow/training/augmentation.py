@@ -1,4 +1,4 @@
-"""Augmentation: the same networks, told otherwise, drawn anew at every step of training.
+"""Augmentation: the same networks, in equivalent forms, redrawn at every step of training.
 
     permute_units    hidden units of each network in a random order (Text2Weight, arXiv:2508.13633)
     permute_classes  classes in a random order: prompt, labels and rows together (Tina, arXiv:2405.14132)
@@ -19,8 +19,8 @@ from torch import Tensor
 from canon.actions import permutation
 from canon.actions.permutation import Permutation
 from canon.errors import InputError
-from weightflow.batched.class_axes import move_classes
-from weightflow.flow.draws import Draws
+from weightflow.batched.class_axes import index_class_axes
+from weightflow.flow.draws import NoiseDraws
 from weightflow.networks.architectures import Architecture
 from weightflow.representation.layout import Layout
 from weightflow.text import PromptBatch
@@ -55,7 +55,7 @@ class UnitRelabelling:
             )
         self._spec, self._layout = architecture.spec, _of_coordinates(layout)
 
-    def draw(self, networks: int, draws: Draws) -> Permutation:
+    def draw(self, networks: int, draws: NoiseDraws) -> Permutation:
         drawn = permutation.random(self._spec, draws.generator, (networks * draws.processes,))
         return {name: draws.own(order) for name, order in drawn.items()}
 
@@ -71,7 +71,7 @@ class Augmentation:
     def __init__(self, config: AugmentConfig, architecture: Architecture, layout: Layout) -> None:
         self._architecture, self._layout = architecture, layout
         self.units: UnitRelabelling | None = None
-        self._steps: list[Callable[[Batch, Draws], Batch]] = []
+        self._steps: list[Callable[[Batch, NoiseDraws], Batch]] = []
         if config.permute_units or config.equivariance:
             self.units = UnitRelabelling(architecture, layout)
         if config.permute_classes:
@@ -79,22 +79,22 @@ class Augmentation:
         if config.permute_units:
             self._steps.append(self._permute_units)
 
-    def __call__(self, batch: Batch, draws: Draws) -> Batch:
+    def __call__(self, batch: Batch, draws: NoiseDraws) -> Batch:
         for step in self._steps:
             batch = step(batch, draws)
         return batch
 
-    def _permute_units(self, batch: Batch, draws: Draws) -> Batch:
+    def _permute_units(self, batch: Batch, draws: NoiseDraws) -> Batch:
         assert self.units is not None
         return replace(batch, z=self.units(batch.z, self.units.draw(len(batch), draws)))
 
-    def _permute_classes(self, batch: Batch, draws: Draws) -> Batch:
+    def _permute_classes(self, batch: Batch, draws: NoiseDraws) -> Batch:
         return reorder_classes(
             self._architecture, self._layout, batch, random_order(batch.prompts.present, draws)
         )
 
 
-def random_order(present: Tensor, draws: Draws) -> Tensor:
+def random_order(present: Tensor, draws: NoiseDraws) -> Tensor:
     """For each prompt (prompts, classes) a random order of its classes; the missing stay at the end."""
     drawn = draws.uniform(*present.shape)
     return torch.where(present, drawn, 2.0).argsort(dim=1)
@@ -107,7 +107,7 @@ def reorder_classes(architecture: Architecture, layout: Layout, batch: Batch, or
     vectors = torch.take_along_dim(prompts.vectors, order.unsqueeze(-1), dim=1)
     rows = torch.where(present, order, -1)
     tokens = _of_coordinates(layout)
-    z = tokens.encode(move_classes(architecture, tokens.decode(batch.z), rows))
+    z = tokens.encode(index_class_axes(architecture, tokens.decode(batch.z), rows))
     moved = order.argsort(dim=1).gather(1, batch.labels.clamp(min=0))
     return Batch(z, PromptBatch(vectors, present), torch.where(batch.labels >= 0, moved, -1))
 

@@ -24,7 +24,7 @@ from weightflow.batched.class_axes import class_table, masked_cross_entropy
 from weightflow.batched.inference import forward_many
 from weightflow.batched.tasks import Task
 from weightflow.datasets import ClassificationData, Split
-from weightflow.flow.draws import Draws
+from weightflow.flow.draws import NoiseDraws
 from weightflow.representation import Coordinates
 
 
@@ -92,7 +92,7 @@ class BehaviourConfig:
             raise InputError("behaviour.group is of sampled networks: set behaviour.sampled above 0")
 
 
-class Behaviour:
+class FunctionalLoss:
     """Cross-entropy (networks,) of decoded networks on random examples of their tasks."""
 
     def __init__(
@@ -116,12 +116,12 @@ class Behaviour:
         labels: Tensor,
         present: Tensor,
         split: Split,
-        draws: Draws,
+        draws: NoiseDraws,
     ) -> Float[Tensor, " networks"]:
         targets, inputs = self.examples(labels, split, draws)
         return masked_cross_entropy(self._scores(z, present, labels, inputs), targets, present)
 
-    def examples(self, labels: Tensor, split: Split, draws: Draws) -> tuple[Tensor, Tensor]:
+    def examples(self, labels: Tensor, split: Split, draws: NoiseDraws) -> tuple[Tensor, Tensor]:
         """Random examples of each task, whose `labels` are on the processor: their logits (tasks, images), and inputs (tasks, images, *shape)."""
         rows, counts = self._rows[split]
         own = (labels < 0).long().argsort(dim=1, stable=True)  # labels of the task first
@@ -135,7 +135,7 @@ class Behaviour:
             inputs = self._mixed(inputs, chosen)
         return draws.put(targets), draws.put(inputs)
 
-    def _mixed(self, inputs: Float[Tensor, "tasks images ..."], draws: Draws) -> Tensor:
+    def _mixed(self, inputs: Float[Tensor, "tasks images ..."], draws: NoiseDraws) -> Tensor:
         tasks, images = inputs.shape[:2]
         other = (draws.uniform(tasks, images) * images).long()
         share = self.mix * draws.uniform(tasks, images)

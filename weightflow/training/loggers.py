@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,8 +24,9 @@ def logging_to(
 ) -> Iterator[Callable[[Mapping[str, int | float]], None]]:
     """What takes the numbers of each evaluation and sends them to each logger, closed with the block.
 
-    TensorBoard and MLflow write below the run's folder (`tensorboard`, `mlflow`). `InputError` where a logger is not
-    known or its package is not installed.
+    TensorBoard, Weights & Biases and MLflow write below the run's folder (`tensorboard`, `wandb`, `mlflow.db`) unless
+    their own settings say where (`WANDB_DIR`, `MLFLOW_TRACKING_URI`); trackio in its own folder (`TRACKIO_DIR`).
+    `InputError` where a logger is not known or its package is not installed.
     """
     require(names)
     trackers = [_tracker(name, folder) for name in names]
@@ -48,7 +50,7 @@ def require(names: list[str]) -> None:
     """`InputError` where a logger is not known, or the package that all are reached through is not installed."""
     for name in names:
         if name not in LOGGERS:
-            raise InputError(f"no logger is called '{name}'; there are: {', '.join(LOGGERS)}")
+            raise InputError(f"unknown logger '{name}'; there are: {', '.join(LOGGERS)}")
     if names and importlib.util.find_spec("accelerate") is None:
         raise InputError("loggers need the package accelerate; install them: pip install 'weightflow[log]'")
 
@@ -59,8 +61,7 @@ def _tracker(name: str, folder: Path) -> Any:
     PartialState(cpu=True)
     kind = tracking.LOGGER_TYPE_TO_CLASS[name]
     try:
-        place = {"logging_dir": str(folder)} if kind.requires_logging_directory else {}
-        found = kind(name if name == "tensorboard" else PROJECT, **place)
+        found = kind(name if name == "tensorboard" else PROJECT, **_place(name, folder))
         if hasattr(found, "start"):  # where a logger is opened later than it is made
             found.start()
         return found
@@ -68,6 +69,25 @@ def _tracker(name: str, folder: Path) -> Any:
         raise InputError(
             f"--log {name} needs its package ({error}); install it: pip install {name}"
         ) from None
+    except (
+        Exception
+    ) as error:  # each logger has errors of its own: no account, no connection, a database in use
+        raise InputError(f"--log {name} cannot be started: {error}") from error
+
+
+def _place(name: str, folder: Path) -> dict[str, str]:
+    """Where a logger writes, as its own argument: below `folder`, unless its own settings name another place."""
+    if name == "tensorboard":
+        return {"logging_dir": str(folder)}
+    if name == "wandb":
+        return {} if "WANDB_DIR" in os.environ else {"dir": str(folder)}
+    if name == "mlflow":
+        import mlflow
+
+        if not mlflow.is_tracking_uri_set():
+            mlflow.set_tracking_uri(f"sqlite:///{folder.resolve() / 'mlflow.db'}")
+            return {"logging_dir": str(folder.resolve() / "mlflow")}
+    return {}
 
 
 def _flat(tables: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

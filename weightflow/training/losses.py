@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 
 from weightflow.datasets import Split
-from weightflow.flow.draws import Draws
-from weightflow.flow.objective import Matched, match
+from weightflow.flow.draws import NoiseDraws
+from weightflow.flow.objective import MatchLoss, match
 from weightflow.flow.solver import solve
 from weightflow.representation import Coordinates
 from weightflow.text import PromptBatch
@@ -29,9 +29,9 @@ from weightflow.training.adversarial import Adversary
 from weightflow.training.augmentation import UnitRelabelling
 from weightflow.training.batch import Batch
 from weightflow.training.config import TrainConfig
-from weightflow.training.functional_loss import Behaviour
+from weightflow.training.functional_loss import FunctionalLoss
 from weightflow.training.sampled_loss import Model, SampledLoss
-from weightflow.training.unseen_tasks import TasksBeyond
+from weightflow.training.unseen_tasks import UnseenTasks
 
 
 @dataclass(frozen=True)
@@ -49,20 +49,20 @@ class Loss:
 
     config: TrainConfig
     coordinates: Coordinates
-    behaviour: Behaviour
+    behaviour: FunctionalLoss
     units: UnitRelabelling | None
     adversary: Adversary | None
-    beyond: TasksBeyond | None
+    beyond: UnseenTasks | None
 
     @cached_property
     def _sampled(self) -> SampledLoss:
         return SampledLoss(self.config.behaviour, self.config.objective, self.coordinates, self.behaviour)
 
-    def held_out(self, model: Model, batch: Batch, kept: Tensor, split: Split, draws: Draws) -> Terms:
+    def held_out(self, model: Model, batch: Batch, kept: Tensor, split: Split, draws: NoiseDraws) -> Terms:
         """`kept` (networks, 1) says which prompts the model is shown; behaviour counts only for those."""
         return self._terms(model, batch, kept, split, draws)[0]
 
-    def training(self, model: Model, batch: Batch, kept: Tensor, split: Split, draws: Draws) -> Terms:
+    def training(self, model: Model, batch: Batch, kept: Tensor, split: Split, draws: NoiseDraws) -> Terms:
         """As `held_out`, with the terms that only training has."""
         config = self.config
         terms, matched = self._terms(model, batch, kept, split, draws)
@@ -85,8 +85,8 @@ class Loss:
         return Terms(total, terms.parts | {n: error.detach() for n, (_, error) in extra.items()}, terms.x_1)
 
     def _terms(
-        self, model: Model, batch: Batch, kept: Tensor, split: Split, draws: Draws
-    ) -> tuple[Terms, Matched]:
+        self, model: Model, batch: Batch, kept: Tensor, split: Split, draws: NoiseDraws
+    ) -> tuple[Terms, MatchLoss]:
         config, words = self.config, batch.prompts.shown(kept)
         used = self._used(batch.prompts)
         if config.objective.weight or config.behaviour.sampled < 1:
@@ -99,7 +99,7 @@ class Loss:
             )
         else:  # nothing is learned from it
             none = batch.z.new_zeros(len(batch))
-            matched = Matched(none, torch.zeros_like(batch.z), torch.zeros_like(batch.z), none)
+            matched = MatchLoss(none, torch.zeros_like(batch.z), torch.zeros_like(batch.z), none)
         error, x_1 = matched.error.mean(), matched.x_1 * used
         found = {"match": error, "behaviour": error.new_zeros(())}
         if config.behaviour.weight:
@@ -117,10 +117,10 @@ class Loss:
         self,
         model: Model,
         batch: Batch,
-        matched: Matched,
+        matched: MatchLoss,
         kept: Tensor,
         split: Split,
-        draws: Draws,
+        draws: NoiseDraws,
     ) -> dict[str, Tensor]:
         """Of networks from noise for the first share of the batch, of the predictions for the others."""
         config, prompts = self.config.behaviour, batch.prompts
@@ -146,8 +146,8 @@ class Loss:
         model: Model,
         batch: Batch,
         kept: Tensor,
-        matched: Matched,
-        draws: Draws,
+        matched: MatchLoss,
+        draws: NoiseDraws,
     ) -> Tensor:
         words, used = batch.prompts.shown(kept), self._used(batch.prompts)
         clean = self.config.objective.clean(lambda x_t, t: model(x_t, t, words.vectors, words.present))
@@ -162,7 +162,7 @@ class Loss:
         labels: Tensor,
         steps: int,
         split: Split,
-        draws: Draws,
+        draws: NoiseDraws,
     ) -> Tensor:
         """Cross-entropy (networks,). The last of a few steps has the gradient; how many come before is drawn."""
         objective, count = self.config.objective, len(words)

@@ -1,7 +1,7 @@
 """The processes that train one run together, as `torchrun` starts them.
 
 Every process has the same weights and a part of each batch; gradients are averaged. They are summed as one vector and
-not by `DistributedDataParallel`, which arranges its buckets anew after the first step: a run that was resumed would
+not by `DistributedDataParallel`, which arranges its buckets again after the first step: a run that was resumed would
 then add in another order, and could not be the same bit for bit.
 """
 
@@ -87,7 +87,7 @@ class Processes:
         self._together(lambda: dist.all_reduce(said))
         return bool(said)
 
-    def told(self, number: float) -> float:
+    def broadcast(self, number: float) -> float:
         """The first process's number."""
         if self.count == 1:
             return number

@@ -42,7 +42,7 @@ from weightflow import config as settings
 from weightflow import datasets
 from weightflow import representation as coordinate_kinds
 from weightflow.batched.class_axes import check_frame
-from weightflow.datasets import Facts
+from weightflow.datasets import DataInfo
 from weightflow.networks.architectures import Architecture
 from weightflow.representation import Coordinates
 from weightflow.representation.layout import Layout
@@ -76,7 +76,7 @@ class RunHeader:
     architecture: Architecture
     layout: Layout
     encoder: str
-    data: Facts
+    data: DataInfo
 
 
 def write_header(folder: Path, header: RunHeader) -> None:
@@ -94,7 +94,7 @@ def write_header(folder: Path, header: RunHeader) -> None:
 
 
 def read_header(folder: Path) -> RunHeader:
-    """`InputError` where the folder is no run, or one of a format that this version cannot read."""
+    """`InputError` where the folder is not a run, or one of a format that this version cannot read."""
     if not (folder / "config.toml").exists():
         raise InputError(f"{folder} is not a run: it has no config.toml; make one with `weightflow train`")
     tables = settings.read_toml(folder / "config.toml")
@@ -121,10 +121,10 @@ def read_header(folder: Path) -> RunHeader:
         )
 
 
-def _facts(tables: Mapping[str, Any]) -> Facts:
+def _facts(tables: Mapping[str, Any]) -> DataInfo:
     if "data" in tables:
-        return Facts.from_dict(tables["data"])
-    return Facts.of(datasets.load(tables["zoo"]["dataset"]))  # the first runs did not note it
+        return DataInfo.from_dict(tables["data"])
+    return DataInfo.of(datasets.load(tables["zoo"]["dataset"]))  # the first runs did not note it
 
 
 def write_checkpoint(

@@ -25,13 +25,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from weightflow.datasets import Split
-from weightflow.flow.draws import Draws
+from weightflow.flow.draws import NoiseDraws
 from weightflow.flow.objective import ObjectiveConfig
 from weightflow.flow.schedule import expand_time
 from weightflow.representation import Coordinates
 from weightflow.text import PromptBatch
 from weightflow.training.batch import Batch
-from weightflow.training.functional_loss import Behaviour, BehaviourConfig
+from weightflow.training.functional_loss import BehaviourConfig, FunctionalLoss
 
 # x_t, t, class vectors and which of them are there: to tokens
 Model = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
@@ -39,15 +39,15 @@ TINY = 1e-8
 
 
 @dataclass(frozen=True)
-class Made:
+class SampledBatch:
     """Networks `x_1` made of the noise `x_0` under `words`, one each."""
 
     words: PromptBatch
     x_0: Tensor
     x_1: Tensor
 
-    def __getitem__(self, rows: slice) -> Made:
-        return Made(self.words[rows], self.x_0[rows], self.x_1[rows])
+    def __getitem__(self, rows: slice) -> SampledBatch:
+        return SampledBatch(self.words[rows], self.x_0[rows], self.x_1[rows])
 
 
 @dataclass(frozen=True)
@@ -57,9 +57,9 @@ class SampledLoss:
     config: BehaviourConfig
     objective: ObjectiveConfig
     coordinates: Coordinates
-    behaviour: Behaviour
+    behaviour: FunctionalLoss
 
-    def __call__(self, model: Model, batch: Batch, split: Split, draws: Draws) -> dict[str, Tensor]:
+    def __call__(self, model: Model, batch: Batch, split: Split, draws: NoiseDraws) -> dict[str, Tensor]:
         """Cross-entropy (prompts,) of the networks, and the other terms that weigh anything, each a mean."""
         config = self.config
         made = self._made(model, batch.prompts, draws)
@@ -75,14 +75,14 @@ class SampledLoss:
         return found
 
     def cross_entropy(
-        self, model: Model, words: PromptBatch, labels: Tensor, split: Split, draws: Draws
+        self, model: Model, words: PromptBatch, labels: Tensor, split: Split, draws: NoiseDraws
     ) -> Tensor:
         """Of the networks of each prompt (prompts,), for tasks that the zoo has no network of."""
         log_p, targets, _ = self._answers(self._made(model, words, draws), labels, split, draws)
         return cross_entropy(log_p, targets, self.config.ensemble)
 
     def _answers(
-        self, made: Made, labels: Tensor, split: Split, draws: Draws
+        self, made: SampledBatch, labels: Tensor, split: Split, draws: NoiseDraws
     ) -> tuple[Float[Tensor, "prompts group examples classes"], Tensor, Tensor]:
         """Log probabilities, and the targets and inputs that all networks of a prompt share."""
         group = self.config.group
@@ -95,7 +95,7 @@ class SampledLoss:
         )
         return log_p.unflatten(0, (len(labels), group)), targets, inputs
 
-    def _made(self, model: Model, words: PromptBatch, draws: Draws) -> Made:
+    def _made(self, model: Model, words: PromptBatch, draws: NoiseDraws) -> SampledBatch:
         """Noise, and the networks that one evaluation makes of it, `group` in a row for each prompt."""
         layout, prompts, group = self.coordinates.layout, len(words), self.config.group
         words = _repeat(words, group)
@@ -103,9 +103,9 @@ class SampledLoss:
         noise = draws.normal(prompts, group, layout.tokens, layout.width).flatten(0, 1)
         x_0 = self.objective.source * noise * used
         clean = self.objective.clean(lambda x, t: model(x, t, words.vectors, words.present))
-        return Made(words, x_0, clean(x_0, x_0.new_zeros(len(words))) * used)
+        return SampledBatch(words, x_0, clean(x_0, x_0.new_zeros(len(words))) * used)
 
-    def _straight(self, model: Model, made: Made, draws: Draws) -> Tensor:
+    def _straight(self, model: Model, made: SampledBatch, draws: NoiseDraws) -> Tensor:
         schedule, words, x_1 = self.objective.schedule, made.words, made.x_1.detach()
         used = self.coordinates.used(words.present)
         t = draws.uniform(len(words))

@@ -27,14 +27,14 @@ from canon.types import StateDict
 from weightflow import config as settings
 from weightflow import datasets
 from weightflow import representation as coordinate_kinds
-from weightflow.datasets import Facts
-from weightflow.flow.draws import Draws
+from weightflow.datasets import DataInfo
+from weightflow.flow.draws import NoiseDraws
 from weightflow.models.conditioning import CONDITIONINGS
 from weightflow.models.residual import make_generator
 from weightflow.models.text_standardization import centre_words
 from weightflow.representation import Coordinates
 from weightflow.representation.layout import make_layout
-from weightflow.representation.orbit_average import Exchange
+from weightflow.representation.orbit_average import OrbitSymmetries
 from weightflow.text import Prompt, PromptBatch, TextEncoder, encode_prompts, load_encoder
 from weightflow.text.class_words import class_words, described
 from weightflow.training import compatibility
@@ -43,7 +43,7 @@ from weightflow.training.adversarial import Adversary
 from weightflow.training.augmentation import Augmentation
 from weightflow.training.batch import Batch
 from weightflow.training.config import TrainConfig
-from weightflow.training.functional_loss import Behaviour
+from weightflow.training.functional_loss import FunctionalLoss
 from weightflow.training.losses import Loss, Terms
 from weightflow.training.processes import Processes
 from weightflow.training.state_dicts import (
@@ -53,13 +53,13 @@ from weightflow.training.state_dicts import (
     restore_optimizer,
     unpack,
 )
-from weightflow.training.unseen_tasks import TasksBeyond
+from weightflow.training.unseen_tasks import UnseenTasks
 from weightflow.zero_shot.fit import fit_anchors
 from weightflow.zoo import unfinished
 from weightflow.zoo.builders.file_lock import holding
 from weightflow.zoo.canonicalize import is_canonical, read_frame
 from weightflow.zoo.data_changes import warn_of_changes
-from weightflow.zoo.splits import learn_and_choose, only_task
+from weightflow.zoo.splits import only_task, train_validation_split
 from weightflow.zoo.store import Zoo
 
 WORK = "weightflow train"
@@ -95,13 +95,13 @@ class Trainer:
         warn_of_changes(zoo)
         words = class_words(config.descriptions, self.data.class_names, zoo.dataset) or zoo.class_words
         encoder, architecture = described(load_encoder(config.encoder), words), zoo.architecture
-        rows, classes = learn_and_choose(zoo, config.hold_out), only_task(zoo)
+        rows, classes = train_validation_split(zoo, config.hold_out), only_task(zoo)
         compatibility.check(config, zoo)
         self.frame = read_frame(zoo) if is_canonical(zoo) else {}
         prompts = {split: _prompts(zoo, rows[split], encoder) for split in rows}
         layout = make_layout(architecture, config.layout, config.chunk)
         augment = config.augment
-        exchange = Exchange(augment.permute_units or augment.equivariance > 0, augment.permute_classes)
+        exchange = OrbitSymmetries(augment.permute_units or augment.equivariance > 0, augment.permute_classes)
         self.coordinates = coordinate_kinds.fit(
             config.coordinates,
             architecture,
@@ -110,7 +110,7 @@ class Trainer:
             exchange,
         )
         computing = self.coordinates.to(self.device)
-        behaviour = Behaviour(computing, self.data, config.behaviour.images, config.behaviour.mix)
+        behaviour = FunctionalLoss(computing, self.data, config.behaviour.images, config.behaviour.mix)
         self.populations = {
             split: Batch(
                 _encode(self.coordinates, zoo, rows[split], prompts[split]),
@@ -124,7 +124,7 @@ class Trainer:
         self.adversary = None
         if config.adversary.weight:
             self.adversary = Adversary(config.adversary, used, config.seed, self.device, processes)
-        beyond = TasksBeyond(zoo, self.data, encoder) if config.behaviour.beyond else None
+        beyond = UnseenTasks(zoo, self.data, encoder) if config.behaviour.beyond else None
         self.loss = Loss(config, computing, behaviour, self.augment.units, self.adversary, beyond)
         self.header = runs.RunHeader(
             config,
@@ -133,7 +133,7 @@ class Trainer:
             layout,
             encoder.identity,
             replace(
-                Facts.of_tasks(self.data, [zoo.records[i].classes for i in rows["seen"]]),
+                DataInfo.of_tasks(self.data, [zoo.records[i].classes for i in rows["seen"]]),
                 words=words,
             ),
         )
@@ -224,10 +224,10 @@ class Trainer:
             group["lr"] = config.learning_rate * _warmup_cosine(self.progress.step, config)
         batch = seen[torch.randint(len(seen), (config.batch_size,), generator=self.generator)]
         kept = torch.rand(len(batch), 1, generator=self.generator) >= config.drop_prompt
-        batch = self.augment(batch, Draws(self.generator))
+        batch = self.augment(batch, NoiseDraws(self.generator))
         own = slice(self.processes.rank, None, self.processes.count)
         batch, kept = batch[own].to(self.device), kept[own].to(self.device)
-        draws = Draws(self.generator, self.device, self.processes.rank, self.processes.count)
+        draws = NoiseDraws(self.generator, self.device, self.processes.rank, self.processes.count)
         with torch.autocast(batch.z.device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
             terms = self.loss.training(self.forward, batch, kept, self.data.train, draws)
         self.optimizer.zero_grad(set_to_none=True)
@@ -240,7 +240,7 @@ class Trainer:
         self.optimizer.step()
         self._follow()
         if self.adversary is not None:
-            self.adversary.learn(batch.z, terms.x_1)
+            self.adversary.train_step(batch.z, terms.x_1)
         return terms
 
     @torch.no_grad()
@@ -258,7 +258,7 @@ class Trainer:
         The first process measures it for all; the numbers, empty in the others.
         """
         found = self._held_out() if self.processes.first else None
-        score, p = self.processes.told(0.0 if found is None else float(found.total)), self.progress
+        score, p = self.processes.broadcast(0.0 if found is None else float(found.total)), self.progress
         if score < p.best:
             p.best, p.best_step, p.stale = score, p.step, 0
             self.best_average = {k: v.clone() for k, v in self.average.state_dict().items()}
@@ -280,7 +280,7 @@ class Trainer:
     def _held_out(self) -> Terms:
         held_out = self.populations["validation"]
         self.average.eval()
-        draws = Draws(torch.Generator().manual_seed(self.config.seed + 1), self.device)
+        draws = NoiseDraws(torch.Generator().manual_seed(self.config.seed + 1), self.device)
         step = -(-len(held_out) // MOST_HELD_OUT)
         # every network four times: one draw of time and noise each is too few to rank checkpoints by
         batch = held_out[torch.arange(0, len(held_out), step).repeat(4)].to(self.device)

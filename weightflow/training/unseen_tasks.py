@@ -16,14 +16,14 @@ from torch.nn import functional as F
 from canon.errors import InputError
 from weightflow.data.class_groups import members
 from weightflow.datasets import ClassificationData
-from weightflow.flow.draws import Draws
+from weightflow.flow.draws import NoiseDraws
 from weightflow.text import PromptBatch, TextEncoder
 from weightflow.zoo.store import Zoo
 
 ATTEMPTS = 1000
 
 
-class TasksBeyond:
+class UnseenTasks:
     """Draws prompts, and the data set's label of each logit, for tasks as large as the zoo's."""
 
     def __init__(self, zoo: Zoo, data: ClassificationData, encoder: TextEncoder) -> None:
@@ -38,7 +38,7 @@ class TasksBeyond:
         self._held_out = {_key(data.class_labels(classes)) for classes in held_out}
         self._classes = zoo.architecture.classes
 
-    def draw(self, count: int, draws: Draws) -> tuple[PromptBatch, Tensor]:
+    def draw(self, count: int, draws: NoiseDraws) -> tuple[PromptBatch, Tensor]:
         """Prompts for `count` tasks and the logit of each label (count, labels of the data), -1 for none.
 
         The labels stay on the processor.

@@ -41,7 +41,7 @@ PART, PARTITIONS = 1 / 6, 3
 
 
 @dataclass(frozen=True)
-class Held:
+class HeldOutFeatures:
     """Features (examples, features) of validation images, and the known class of each (examples,)."""
 
     inputs: Tensor
@@ -72,7 +72,7 @@ def fit_anchors(
     rows = examples_of(data.validation, known)
     place = torch.full((len(data.class_names),), -1)
     place[known] = torch.arange(len(known))
-    held = Held(
+    held = HeldOutFeatures(
         features(zoo.architecture, network, data.validation, rows), place[data.validation.labels[rows]]
     )
     parts = [hidden for seed in range(PARTITIONS) for hidden in partition(len(known), seed)]
@@ -83,13 +83,15 @@ def fit_anchors(
     return {**about, **_tensors(found, settings, own, bias)}
 
 
-def choose(found: Statistics, held: Held, parts: Sequence[Bool[Tensor, " known"]]) -> Settings:
+def choose(found: Statistics, held: HeldOutFeatures, parts: Sequence[Bool[Tensor, " known"]]) -> Settings:
     """The settings whose rows for hidden classes tell their validation images apart best."""
     candidates = [Settings(*values) for values in product(SHARPNESS, RIDGE, FLOOR)]
     return max(candidates, key=lambda s: sum(_accuracy(found, held, part, s) for part in parts))
 
 
-def _accuracy(found: Statistics, held: Held, hidden: Bool[Tensor, " known"], settings: Settings) -> float:
+def _accuracy(
+    found: Statistics, held: HeldOutFeatures, hidden: Bool[Tensor, " known"], settings: Settings
+) -> float:
     rows = Regression.fit(found.without(hidden), settings).rows(found.vectors[hidden])
     mine = hidden[held.classes]
     guessed = (held.inputs[mine] @ rows[:, :-1].T + rows[:, -1]).argmax(1)

@@ -19,7 +19,7 @@ from canon.errors import InputError
 from weightflow.datasets import ClassificationData
 from weightflow.zero_shot.evidence import Evidence, Spread, word_map
 from weightflow.zero_shot.features import examples_of
-from weightflow.zero_shot.fit import PARTITIONS, Held, choose, partition
+from weightflow.zero_shot.fit import PARTITIONS, HeldOutFeatures, choose, partition
 from weightflow.zero_shot.regression import Regression, Settings, Statistics
 
 SCALES, MIXES = (0.25, 0.5, 1.0, 2.0), (0.3, 0.6, 0.9, 1.0)
@@ -55,7 +55,7 @@ class HiddenClasses:
         place = torch.full((len(data.class_names),), -1)
         place[labels] = torch.arange(len(labels))
         rows = examples_of(data.validation, labels)
-        self.held = Held(data.validation.inputs[rows], place[data.validation.labels[rows]])
+        self.held = HeldOutFeatures(data.validation.inputs[rows], place[data.validation.labels[rows]])
         self.parts = [hidden for seed in range(PARTITIONS) for hidden in partition(len(labels), seed)]
         self.parts = [hidden for hidden in self.parts if int(hidden.sum()) > 1]
 

@@ -22,7 +22,7 @@ from canon.io.digests import digest_of
 from canon.io.files import sha256
 from weightflow import datasets
 from weightflow.data.pictures import read_picture
-from weightflow.datasets import Facts
+from weightflow.datasets import DataInfo
 from weightflow.text import Description, TextEncoder
 from weightflow.zero_shot.evidence import Evidence
 from weightflow.zero_shot.fit_evidence import fit_evidence
@@ -33,7 +33,7 @@ BATCH = 64
 FORM = 1
 
 
-class Seeing(TextEncoder):
+class PictureEncoder(TextEncoder):
     """An encoder of words that sees through a backbone: a class shown by pictures has the vector that they predict.
 
     `folder` is that of the run, `data` what the run knows of its data set. `converted` says of each picture that was
@@ -42,7 +42,7 @@ class Seeing(TextEncoder):
 
     sees = True
 
-    def __init__(self, words: TextEncoder, data: Facts, folder: Path) -> None:
+    def __init__(self, words: TextEncoder, data: DataInfo, folder: Path) -> None:
         assert data.backbone is not None
         self.words, self.data, self.folder = words, data, folder
         self.identity, self.width = words.identity, words.width

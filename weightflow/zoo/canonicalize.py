@@ -21,7 +21,7 @@ from canon.io.files import reading
 from canon.matching.population import align_many, align_to
 from canon.types import StateDict
 from weightflow import datasets
-from weightflow.batched.class_axes import check_frame, gather_classes, scatter_classes, widen
+from weightflow.batched.class_axes import check_frame, gather_classes, scatter_classes, with_num_classes
 from weightflow.batched.tasks import Task
 from weightflow.executors import Executor, InProcess
 from weightflow.networks.architectures import Architecture
@@ -48,12 +48,12 @@ MEMORY = 256 << 20
 FEWEST = 16
 
 
-def follow(
+def align_to_frame(
     zoo_architecture: Architecture, frame: StateDict, state: StateDict, tasks: Sequence[Task]
 ) -> StateDict:
     """Align stacked networks of any tasks to a frame; their functions stay what they are."""
     data = datasets.load(tasks[0].dataset)
-    wide = widen(zoo_architecture, len(data.class_names))
+    wide = with_num_classes(zoo_architecture, len(data.class_names))
     aligned = align_to(wide.spec, frame, scatter_classes(zoo_architecture, state, tasks))
     return gather_classes(zoo_architecture, aligned.state, tasks)
 
@@ -100,14 +100,14 @@ def canonicalize_zoo(
 
 
 def _followed(zoo: Zoo, frame: StateDict, rows: list[int]) -> StateDict:
-    return follow(zoo.architecture, frame, zoo.load(rows), [zoo.records[row].task for row in rows])
+    return align_to_frame(zoo.architecture, frame, zoo.load(rows), [zoo.records[row].task for row in rows])
 
 
 def _frame_of(zoo: Zoo, out: Path) -> StateDict:
     """The frame that a stopped call left in `out`, or else a new one, written there."""
     if unfinished.is_unfinished(out, WORK) and (frame := _begun(zoo, out)):
         return frame
-    wide = widen(zoo.architecture, len(datasets.load(zoo.dataset).class_names))
+    wide = with_num_classes(zoo.architecture, len(datasets.load(zoo.dataset).class_names))
     seen = _evenly_spaced(zoo.rows("seen") or zoo.rows(), max(FEWEST, MEMORY // (4 * wide.parameters)))
     state = scatter_classes(zoo.architecture, zoo.load(seen), [zoo.records[i].task for i in seen])
     frame = align_many(wide.spec, state).frame

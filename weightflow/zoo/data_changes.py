@@ -6,12 +6,12 @@ import warnings
 
 from canon.errors import InputWarning
 from weightflow import datasets
-from weightflow.data.info import Facts
+from weightflow.data.info import DataInfo
 from weightflow.data.types import ClassificationData
 from weightflow.zoo.store import Zoo
 
 
-def change_of(facts: Facts, data: ClassificationData) -> str | None:
+def change_of(facts: DataInfo, data: ClassificationData) -> str | None:
     """What has changed, in words; None where nothing has, or it is not known what the data were."""
     if not facts.fingerprint or facts.fingerprint == data.fingerprint:
         return None
@@ -29,6 +29,6 @@ def warn_of_changes(zoo: Zoo) -> None:
     table = zoo.manifest.get("data")
     if table is None:
         return
-    change = change_of(Facts.from_dict(table), datasets.load(zoo.dataset))
+    change = change_of(DataInfo.from_dict(table), datasets.load(zoo.dataset))
     if change is not None:
         warnings.warn(f"{change} since the networks of {zoo.path} were trained", InputWarning, stacklevel=3)

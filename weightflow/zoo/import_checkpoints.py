@@ -14,7 +14,7 @@ from canon.io import checkpoint, formats
 from canon.validation import Invalid, parse_json
 from weightflow import datasets
 from weightflow.batched.accuracy import measured
-from weightflow.data.info import Facts
+from weightflow.data.info import DataInfo
 from weightflow.networks.architectures import Architecture
 from weightflow.text import Prompt
 from weightflow.text.class_words import class_words
@@ -169,7 +169,7 @@ def import_zoo(
     header = {
         "architecture": architecture.to_dict(),
         "dataset": dataset,
-        "data": replace(Facts.of_tasks(data, tasks), words=words).to_dict(),
+        "data": replace(DataInfo.of_tasks(data, tasks), words=words).to_dict(),
         "lineage": lineage,
     }
     write_manifest(out, {**header, "recipe": {"imported": str(files[0].parent.resolve())}}, index + 1)

@@ -55,7 +55,7 @@ def _from_name(path: Path, names: Sequence[str]) -> tuple[str, ...]:
         else:
             if not NO_CLASS.fullmatch(parts[place]):
                 raise InputError(
-                    f"{path.name}: '{parts[place]}' is no class of the data set; names are read as cat-dog-seed3.pt"
+                    f"{path.name}: '{parts[place]}' is not a class of the data set; names are read as cat-dog-seed3.pt"
                 )
             place += 1
     if len(found) < 2:
@@ -75,7 +75,7 @@ def _json(path: Path) -> list[str] | dict[str, list[str]]:
     try:
         found = parse_json(read_bounded(path, LIMIT))
     except Invalid as error:
-        raise InputError(f"{path} is no JSON file: {error}") from None
+        raise InputError(f"{path} is not a JSON file: {error}") from None
     listed = found.values() if isinstance(found, dict) else [found]
     for own in listed:
         if not isinstance(own, list) or len(own) < 2 or not all(isinstance(name, str) for name in own):
@@ -89,7 +89,7 @@ def _csv(path: Path) -> dict[str, list[str]]:
             csv.reader(read_bounded(path, LIMIT).decode("utf-8-sig").splitlines(), skipinitialspace=True)
         )
     except (UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path} is no CSV file in UTF-8: {error}") from None
+        raise InputError(f"{path} is not a CSV file in UTF-8: {error}") from None
     table: dict[str, list[str]] = {}
     for number, line in enumerate(lines, start=1):
         file, *names = [part.strip() for part in line] or [""]

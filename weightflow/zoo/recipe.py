@@ -298,7 +298,7 @@ def read_recipe(name_or_path: str, changes: dict[str, Any] | None = None) -> Zoo
         path = Path(name_or_path)
     else:
         raise InputError(
-            f"no recipe is called '{name_or_path}'; nearest: {suggest(name_or_path, known)}; or name a .toml file"
+            f"unknown recipe '{name_or_path}'; nearest: {suggest(name_or_path, known)}; or name a .toml file"
         )
     tables = config.at_size(config.read_toml(path), name_or_path.endswith(config.SMALL))
     return config.build(ZooRecipe, fitted(name_or_path, tables, changes or {}))

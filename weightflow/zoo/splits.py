@@ -8,7 +8,7 @@ from canon.errors import InputError
 from weightflow.zoo.store import Zoo
 
 
-def learn_and_choose(zoo: Zoo, share: float) -> dict[str, list[int]]:
+def train_validation_split(zoo: Zoo, share: float) -> dict[str, list[int]]:
     """Rows by split: `seen` to learn from, `validation` to choose checkpoints by.
 
     Where the zoo holds out no combination of classes (all its networks may have one task), a share of its

@@ -48,7 +48,7 @@ from weightflow import config
 from weightflow.batched.config import TrainingRecipe
 from weightflow.batched.stacked_networks import StackedNetworks
 from weightflow.batched.tasks import Task
-from weightflow.data.info import Facts, check_facts
+from weightflow.data.info import DataInfo, check_facts
 from weightflow.hub import local_folder
 from weightflow.networks.architectures import Architecture
 
@@ -99,7 +99,7 @@ def _file_name(value: Any) -> str:
     """An id, which becomes the name of a file: it does not lead out of a folder, on any system, and hides nothing."""
     found: str = text(r"[^/\\:.][^/\\:]*", 200)(value)
     if not found.isprintable():
-        raise Invalid(f"'{shown(found)}' is no name for a file")
+        raise Invalid(f"'{shown(found)}' is not a name for a file")
     return found
 
 
@@ -108,7 +108,7 @@ def _classes(value: Any) -> list[str]:
     found: list[str] = items(_NAME, 100_000)(value)
     if len(set(found)) != len(found):
         twice = Counter(found).most_common(1)[0][0]
-        raise Invalid(f"the class '{shown(twice)}' stands twice")
+        raise Invalid(f"the class '{shown(twice)}' occurs twice")
     return found
 
 
@@ -224,7 +224,7 @@ class Zoo(Dataset[StateDict]):
         path: Folder of the zoo; `hf://OWNER/NAME` is one on the hub.
 
     Raises:
-        InputError: The folder is no zoo, or its manifest is damaged.
+        InputError: The folder is not a zoo, or its manifest is damaged.
 
     Example:
         >>> import weightflow
@@ -298,7 +298,7 @@ class Zoo(Dataset[StateDict]):
     @property
     def class_words(self) -> dict[str, tuple[str, ...]]:
         """What names of classes mean, where its recipe says so."""
-        return dict(Facts.from_dict(self.manifest["data"]).words) if self.manifest.get("data") else {}
+        return dict(DataInfo.from_dict(self.manifest["data"]).words) if self.manifest.get("data") else {}
 
     @property
     def training_recipe(self) -> TrainingRecipe | None:

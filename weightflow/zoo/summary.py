@@ -10,7 +10,7 @@ import numpy as np
 
 from canon.errors import InputError
 from weightflow import datasets
-from weightflow.data.info import Facts
+from weightflow.data.info import DataInfo
 from weightflow.zoo.data_changes import change_of
 from weightflow.zoo.store import Zoo
 
@@ -54,7 +54,7 @@ def _data(zoo: Zoo) -> dict[str, Any]:
     except InputError as error:
         remarks.append(str(error))
     table = zoo.manifest.get("data")
-    facts = Facts.from_dict(table) if table else None if data is None else Facts.of(data)
+    facts = DataInfo.from_dict(table) if table else None if data is None else DataInfo.of(data)
     if facts and data and (change := change_of(facts, data)):
         remarks.append(f"{change} since the networks were trained")
     if facts is None:
@@ -68,7 +68,7 @@ def _data(zoo: Zoo) -> dict[str, Any]:
     }
 
 
-def _standardised(facts: Facts, shape: Sequence[int]) -> str:
+def _standardised(facts: DataInfo, shape: Sequence[int]) -> str:
     prepared = facts.preprocessing
     divided = "" if prepared.divisor == 1 else f"divided by {prepared.divisor:g}, "
     if isinstance(prepared.mean, tuple):

@@ -1,4 +1,4 @@
-"""Folders that a command is filling: marked, so that the same command may begin anew where it was killed.
+"""Folders that a command is filling: marked, so that the same command may begin again where it was killed.
 
 The mark is the first file that is written and the last that goes.
 """

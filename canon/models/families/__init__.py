@@ -5,7 +5,7 @@ checked numerically, on the checkpoint's own weights; that the network is of the
 said. A checkpoint belongs to a family only if the function reads every tensor in it. What shapes do not
 tell is never guessed: it is said (`canon.models.families.hyperparameters`), or what depends on it stays in place.
 
-Prefixes of wrappers (`module.`, `_orig_mod.`, …) that stand before every key are no part of a family's keys.
+Prefixes of wrappers (`module.`, `_orig_mod.`, …) that stand before every key are not part of a family's keys.
 
 A new family is one file here and one line in `FAMILIES`; they are tried in this order.
 """
@@ -20,7 +20,7 @@ from torch import Tensor
 
 from canon.errors import InputError
 from canon.io.prefixes import chains
-from canon.models.families.base import Family, Recognition, Unfit, sketched
+from canon.models.families.base import Family, FamilyMismatch, Recognition, functional_spec
 from canon.models.families.bert import BERT
 from canon.models.families.functional import Tensors
 from canon.models.families.gpt2 import GPT2
@@ -79,9 +79,9 @@ def recognise(
             if name is None and not family.fits(Tensors(inner)):
                 continue
             try:
-                found = sketched(label, family, inner, given, name is not None, verify)
+                found = functional_spec(label, family, inner, given, name is not None, verify)
                 return replace(found, spec=_under(prefix, found.spec), prefix=prefix)
-            except Unfit as error:
+            except FamilyMismatch as error:
                 tried.append(f"{label}: {error}")
     reasons = f" ({'; '.join(tried)})" if tried else ""
     keys = ", ".join(list(state)[:3])

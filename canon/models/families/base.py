@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from canon.errors import InputError
-from canon.models.families.functional import Sketch, Tensors
+from canon.models.families.functional import FunctionalModule, Tensors
 from canon.models.families.hyperparameters import Hyperparameters
 from canon.spec import Axis, PermutationSpec
 from canon.tracing.trace import trace
 
 
-class Unfit(InputError):
+class FamilyMismatch(InputError):
     """The checkpoint is not one of the family."""
 
 
@@ -58,17 +58,17 @@ def has(*keys: str) -> Callable[[Tensors], bool]:
     return lambda tensors: all(key in tensors for key in keys)
 
 
-def has_under(prefix: str, key: str) -> Callable[[Tensors], bool]:
+def has_with_prefix(prefix: str, key: str) -> Callable[[Tensors], bool]:
     """Does a checkpoint hold the key, with or without the prefix?"""
     return lambda tensors: key in tensors or prefix + key in tensors
 
 
-def sketched(
+def functional_spec(
     label: str, family: Family, state: Mapping[str, Tensor], given: Hyperparameters, named: bool, verify: bool
 ) -> Recognition:
     """The spec of `state` as one of the family, which a person named or not.
 
-    Raises `Unfit` that says what is missing, left over or does not fit, and `InputError` for an assumption
+    Raises `FamilyMismatch` that says what is missing, left over or does not fit, and `InputError` for an assumption
     that contradicts the tensors.
     """
     _check_taken(label, family, given)
@@ -84,13 +84,13 @@ def sketched(
         with torch.no_grad():
             family.forward(tensors, example, given)
     except KeyError as error:
-        raise Unfit(f"{error.args[0]} is missing") from None
+        raise FamilyMismatch(f"{error.args[0]} is missing") from None
     except (RuntimeError, ValueError, IndexError) as error:
-        raise Unfit(f"the shapes do not fit: {str(error).splitlines()[0]}") from None
+        raise FamilyMismatch(f"the shapes do not fit: {str(error).splitlines()[0]}") from None
     unread = [key for key in state if key not in tensors.read and not key.endswith("num_batches_tracked")]
     if unread:
-        raise Unfit(f"it has no {', '.join(unread[:3])}")
-    sketch = Sketch(state, lambda held, x: family.forward(held, x, given))
+        raise FamilyMismatch(f"it has no {', '.join(unread[:3])}")
+    sketch = FunctionalModule(state, lambda held, x: family.forward(held, x, given))
     spec = trace(sketch, (example,), verify=verify)
     architecture: tuple[str, ...]
     if named:

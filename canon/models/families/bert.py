@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from canon.models.families.base import Family, has_under
+from canon.models.families.base import Family, has_with_prefix
 from canon.models.families.example_inputs import token_ids
 from canon.models.families.functional import Tensors, attend
 from canon.models.families.hyperparameters import Hyperparameters
@@ -57,7 +57,7 @@ def _bert_heads(t: Tensors, bert: Tensors, x: Tensor, words: Tensor) -> tuple[Te
 
 BERT = Family(
     _bert,
-    has_under("bert.", "embeddings.word_embeddings.weight"),
+    has_with_prefix("bert.", "embeddings.word_embeddings.weight"),
     token_ids,
     lambda t: "Hugging Face BERT",
     takes=("heads", "activation"),

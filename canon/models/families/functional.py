@@ -90,7 +90,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, *, heads: int | None, causal: bool =
     return F.scaled_dot_product_attention(q, k, v, is_causal=causal).transpose(1, 2).flatten(2)
 
 
-class Sketch(nn.Module):
+class FunctionalModule(nn.Module):
     """A module with the checkpoint's keys whose forward is the family's function."""
 
     def __init__(self, state: Mapping[str, Tensor], forward: Forward) -> None:

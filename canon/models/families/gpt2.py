@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from canon.models.families.base import Family, has_under
+from canon.models.families.base import Family, has_with_prefix
 from canon.models.families.example_inputs import token_ids
 from canon.models.families.functional import Tensors, attend
 from canon.models.families.hyperparameters import Hyperparameters
@@ -40,7 +40,7 @@ def _conv1d(t: Tensors, key: str, x: Tensor) -> Tensor:
 
 GPT2 = Family(
     _gpt2,
-    has_under("transformer.", "wte.weight"),
+    has_with_prefix("transformer.", "wte.weight"),
     token_ids,
     lambda t: "Hugging Face GPT-2",
     takes=("heads", "activation", "tied_head"),

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from canon.tracing.axis_unification import ONE, Structure, Units
+from canon.tracing.axis_unification import ONE, AxisUnification, Structure
 
 
 @dataclass(eq=False)
@@ -47,7 +47,7 @@ Dim = Structure | Part
 
 
 @dataclass(eq=False)
-class Numbers:
+class IndexedAxis:
     """An axis whose places are named by number, as a router names experts; `used` where something looks them up."""
 
     axis: Structure
@@ -64,7 +64,7 @@ class Traced:
     learned: bool = True
     """Whether a parameter has entered it."""
     zeros: bool = field(default=False)
-    numbers: Numbers | None = None
+    numbers: IndexedAxis | None = None
     """Of which axis its entries are place numbers, or were made from these."""
     direct: bool = False
     """Whether they are these numbers themselves."""
@@ -74,9 +74,9 @@ class Context:
     """The units, and the operation being read."""
 
     def __init__(self, checked: bool = False) -> None:
-        self.units = Units()
+        self.units = AxisUnification()
         self.checked = checked  # numerically, afterwards: what seems to be a symmetry may be tried
-        self.numbers: list[Numbers] = []
+        self.numbers: list[IndexedAxis] = []
         self.name = ""
         self.where = ""
         self.statistics: set[int] = set()

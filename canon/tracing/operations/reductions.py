@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from canon.tracing.axis_unification import ONE, Structure
-from canon.tracing.operations.context import Context, Numbers, Traced, handles, marked, places
+from canon.tracing.operations.context import Context, IndexedAxis, Traced, handles, marked, places
 from canon.tracing.operations.elementwise import pointwise
 
 
@@ -64,7 +64,7 @@ def largest(c: Context, a: SimpleNamespace, out: Any) -> Any:
     place = a.dim % len(axes)
     c.still(axes)
     c.mix(axes, [place])
-    c.numbers.append(Numbers(axes[place], c.because("its order matters")))
+    c.numbers.append(IndexedAxis(axes[place], c.because("its order matters")))
     axes[place] = c.fixed([out[0].shape[place]], "its order matters")[0]
     return [axes, axes]
 

@@ -198,5 +198,5 @@ def test_what_does_not_fit_is_refused(generator, tmp_path):
     with pytest.raises(InputError, match="no low-rank factor"):
         t.apply_lora({"0.weight": torch.ones(2, 2)})
     save_file({"w": torch.ones(1)}, tmp_path / "w.safetensors")
-    with pytest.raises(InputError, match="is no transform"):
+    with pytest.raises(InputError, match="is not a transform"):
         Transform.load(tmp_path / "w.safetensors")

@@ -117,15 +117,15 @@ def test_wrong_patterns_are_refused(tmp_path: Path, capsys: pytest.CaptureFixtur
     for name, made in (("a.pt", a), ("b.pt", b)):
         torch.save(made.state_dict(), tmp_path / name)
     line = ["align", tmp_path / "a.pt", tmp_path / "b.pt", "-o", tmp_path / "c.pt", "--model"]
-    assert console.guarded(main.app, [str(x) for x in [*line, f"{__name__}:three"]], name="canon") == 2
+    assert console.run_cli(main.app, [str(x) for x in [*line, f"{__name__}:three"]], name="canon") == 2
     assert not (tmp_path / "c.pt").exists()
     assert (
-        console.guarded(
+        console.run_cli(
             main.app, [str(x) for x in [*line, f"{__name__}:three", "--except", "fc"]], name="canon"
         )
         == 0
     )
     assert "not matched, and those of B: fc.bias, fc.weight" in capsys.readouterr().out
     line = ["merge", *line[1:4], tmp_path / "m.pt", "--model", f"{__name__}:ten", "--except", "fc"]
-    assert console.guarded(main.app, [str(x) for x in line], name="canon") == 0
+    assert console.run_cli(main.app, [str(x) for x in line], name="canon") == 0
     assert torch.load(tmp_path / "m.pt")["fc.bias"].shape == (10,)

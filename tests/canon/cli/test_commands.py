@@ -95,7 +95,7 @@ def canon(folder, capsys):
     """Run a command; returns its exit code, standard output and standard error."""
 
     def run(line):
-        code = console.guarded(app, line.split(), name="canon")
+        code = console.run_cli(app, line.split(), name="canon")
         captured = capsys.readouterr()
         return code, captured.out, captured.err
 
@@ -765,11 +765,11 @@ def test_a_matching_method_of_ones_own(tmp_path, monkeypatch, capsys):
         torch.manual_seed(seed)
         torch.save(nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)).state_dict(), f"{name}.pt")
     arguments = ["align", "a.pt", "b.pt", "--out", "c.pt", "--method"]
-    assert console.guarded(app, [*arguments, "own_method.py:match"], name="canon") == 0
+    assert console.run_cli(app, [*arguments, "own_method.py:match"], name="canon") == 0
     for method, message in {
         "own_method.py:wrong": "returned a int; expected a canon.Match",
         "own_method.py:gone": "has no function gone; it has",
         "nowhere": "method 'nowhere' is not known; one of weights,",
     }.items():
-        assert console.guarded(app, [*arguments, method], name="canon") == 2
+        assert console.run_cli(app, [*arguments, method], name="canon") == 2
         assert message in capsys.readouterr().err

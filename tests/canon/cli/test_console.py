@@ -51,7 +51,7 @@ def raising(error):
     ],
 )
 def test_an_error_is_one_line_and_a_code(capsys, error, code, text):
-    assert console.guarded(raising(error), ["go"]) == code
+    assert console.run_cli(raising(error), ["go"]) == code
     captured = capsys.readouterr()
     assert captured.err.startswith(text)
     assert captured.err.count("\n") == 1
@@ -60,7 +60,7 @@ def test_an_error_is_one_line_and_a_code(capsys, error, code, text):
 
 @pytest.mark.parametrize("arguments", [["--debug", "go"], ["go", "--debug"]])
 def test_debug_shows_the_traceback(capsys, arguments):
-    assert console.guarded(raising(InputError("bad")), arguments) == 2
+    assert console.run_cli(raising(InputError("bad")), arguments) == 2
     assert "Traceback" in capsys.readouterr().err
 
 
@@ -69,11 +69,11 @@ def test_debug_shows_the_traceback(capsys, arguments):
     [
         (["nothing"], "error: No such command 'nothing'; `it --help` shows what there is"),
         (["go", "--count", "x"], "error: Invalid value for '--count'"),
-        (["go", "--wrong"], "error: No such option: --wrong"),
+        (["go", "--wrong"], "error: No such option"),
     ],
 )
 def test_a_wrong_command_is_two_and_one_line(capsys, arguments, text):
-    assert console.guarded(command(lambda: None), arguments, name="it") == 2
+    assert console.run_cli(command(lambda: None), arguments, name="it") == 2
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err.startswith(text)
@@ -81,17 +81,40 @@ def test_a_wrong_command_is_two_and_one_line(capsys, arguments, text):
 
 
 def test_no_command_is_answered_with_help(capsys):
-    assert console.guarded(command(lambda: None), [], name="it") == 2
+    assert console.run_cli(command(lambda: None), [], name="it") == 2
     captured = capsys.readouterr()
     assert "An example." in captured.out + captured.err
 
 
+def test_lines_of_help_break_where_the_terminal_does(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    app = console.application("An example.", "1.0")
+
+    @app.command()
+    def go() -> None:
+        """Do it.
+
+        Words that a source file of one hundred columns breaks here, and that must not be broken again
+        at its end.
+
+          go --out c.pt
+        """
+
+    @app.command()
+    def other() -> None: ...
+
+    assert console.run_cli(app, ["go", "--help"]) == 0
+    said = capsys.readouterr().out
+    paragraph = said[said.index("Words") :].partition("go --out c.pt")[0].split("\n")
+    assert len([line for line in paragraph if line.strip()]) == 2
+
+
 def test_a_command_may_choose_its_code():
-    assert console.guarded(raising(typer.Exit(3)), ["go"]) == 3
+    assert console.run_cli(raising(typer.Exit(3)), ["go"]) == 3
 
 
 def test_done_is_zero():
-    assert console.guarded(command(lambda: None), ["go"]) == 0
+    assert console.run_cli(command(lambda: None), ["go"]) == 0
 
 
 def test_an_interrupt_says_how_to_go_on(capsys):
@@ -99,12 +122,12 @@ def test_an_interrupt_says_how_to_go_on(capsys):
         with console.on_interrupt("3 shards are kept; run the same command again"):
             raise KeyboardInterrupt
 
-    assert console.guarded(command(act), ["go"]) == 130
+    assert console.run_cli(command(act), ["go"]) == 130
     assert capsys.readouterr().err == "interrupted: 3 shards are kept; run the same command again\n"
 
 
 def test_an_interrupt_without_a_word(capsys):
-    assert console.guarded(raising(KeyboardInterrupt()), ["go"]) == 130
+    assert console.run_cli(raising(KeyboardInterrupt()), ["go"]) == 130
     assert "nothing was written" in capsys.readouterr().err
 
 
@@ -117,7 +140,7 @@ def test_an_interrupt_that_a_library_turned_into_an_error(capsys):
                 raise InputError("cannot follow the network") from None
 
     before = signal.getsignal(signal.SIGINT)
-    assert console.guarded(command(act), ["go"]) == 130
+    assert console.run_cli(command(act), ["go"]) == 130
     assert capsys.readouterr().err == "interrupted: 3 shards are kept\n"
     assert signal.getsignal(signal.SIGINT) is before
 

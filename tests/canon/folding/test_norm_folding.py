@@ -84,7 +84,7 @@ def test_several_linear_readers_all_take_it():
 
 def test_a_reader_that_is_not_linear_keeps_it_with_the_reason():
     kept = check(lively(Residual(True)), double(3, 6)).kept
-    assert kept["norm.weight"] == "add reads it, which is no linear layer"
+    assert kept["norm.weight"] == "add reads it, which is not a linear layer"
 
 
 def test_an_output_and_an_activation_keep_it():
@@ -181,7 +181,7 @@ def test_a_batch_norm_before_a_linear_layer_and_before_an_activation():
         double(3, 6),
     )
     assert found.folded == {"0.weight": ("1.weight",)}
-    assert found.kept == {"2.weight": "relu in 3 reads it, which is no linear layer"}
+    assert found.kept == {"2.weight": "relu in 3 reads it, which is not a linear layer"}
 
 
 def test_a_transformer_folds_before_attention_and_before_its_mlp():

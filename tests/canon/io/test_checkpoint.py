@@ -216,7 +216,7 @@ def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch,
 
 def test_an_interrupted_write_leaves_nothing(tmp_path):
     def write_half():
-        with files.replacing(tmp_path / "x") as file:
+        with files.atomic_open(tmp_path / "x") as file:
             file.write(b"half")
             raise KeyboardInterrupt
 

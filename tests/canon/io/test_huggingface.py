@@ -60,7 +60,7 @@ def tensors(file: Path) -> dict[str, Tensor]:
 
 
 def run(*arguments: object) -> int:
-    return console.guarded(main.app, [str(a) for a in arguments], name="canon")
+    return console.run_cli(main.app, [str(a) for a in arguments], name="canon")
 
 
 def largest_difference(kind: str, made: Any, path: Path) -> float:

@@ -68,7 +68,7 @@ def planted(found):
 
 
 def run(*arguments):
-    return console.guarded(main.app, [str(a) for a in arguments], name="canon")
+    return console.run_cli(main.app, [str(a) for a in arguments], name="canon")
 
 
 @pytest.mark.parametrize("kind", ["single", "shards", "bin", "bin shards"])
@@ -259,6 +259,6 @@ def test_the_content_decides_where_no_suffix_does(tmp_path, name):
     with open(tmp_path / "net", "rb") as one, open(tmp_path / "c.v2", "rb") as two:
         assert (one.read(2) == b"PK") == (two.read(2) == b"PK")
     assert checkpoint.read(tmp_path / "c.v2").state.keys() == state(0).keys()
-    (tmp_path / "text").write_text("hello, this is no network")
-    with pytest.raises(InputError, match="is no network"):
+    (tmp_path / "text").write_text("hello, this is not a network")
+    with pytest.raises(InputError, match="is not a network"):
         canon.inspect(tmp_path / "text")

@@ -69,7 +69,7 @@ def test_a_public_network_is_recognised_in_a_wrapper(
     torch.save({"net": {f"module.{k}": t for k, t in nets[0].items()}, "epoch": 3}, tmp_path / "a.pth.tar")
     torch.save({"state_dict": {f"model.{k}": t for k, t in nets[1].items()}, "lr": 0.1}, tmp_path / "b.ckpt")
     arguments = ["align", tmp_path / "a.pth.tar", tmp_path / "b.ckpt", "-o", tmp_path / "c.ckpt"]
-    assert console.guarded(main.app, [str(a) for a in arguments], name="canon") == 0
+    assert console.run_cli(main.app, [str(a) for a in arguments], name="canon") == 0
     told = capsys.readouterr().out
     assert "recognised by keys and shapes after the prefix model." in told
     assert f"keys: {tmp_path / 'a.pth.tar'} under module., {tmp_path / 'b.ckpt'} under model." in told

@@ -158,7 +158,7 @@ def test_no_data_is_refused(module):
 
 
 def test_not_a_number_names_the_layer(module):
-    with pytest.raises(InputError, match="layer 'conv' puts out NaN"):
+    with pytest.raises(InputError, match="layer 'conv' outputs NaN"):
         match_activations(SPEC, module, module, [torch.full((1, 2, 4, 4), float("nan"))])
 
 

@@ -243,7 +243,7 @@ def canon(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
 
     def run(line):
-        code = console.guarded(app, line.split(), name="canon")
+        code = console.run_cli(app, line.split(), name="canon")
         captured = capsys.readouterr()
         return code, captured.out, captured.err
 

@@ -50,7 +50,7 @@ def test_a_wrong_configuration_is_refused_on_either_side(
     capsys.readouterr()
     for given in ((one, two), (two, one)):
         assert (
-            console.guarded(main.app, ["align", *map(str, given), "-o", str(tmp_path / "c")], name="canon")
+            console.run_cli(main.app, ["align", *map(str, given), "-o", str(tmp_path / "c")], name="canon")
             == 2
         )
         told = capsys.readouterr().err

@@ -15,9 +15,9 @@ from canon.actions import permutation
 from canon.alignment import align
 from canon.errors import WorkError
 from canon.io.checkpoint import Checkpoint, read
-from canon.matching.registry import Means, weights
+from canon.matching.registry import MatcherContext, weights
 from canon.models.loading import Runnable
-from canon.models.spec_resolution import Resolved
+from canon.models.spec_resolution import SpecSource
 
 
 class Network(nn.Module):
@@ -224,8 +224,8 @@ def test_a_planted_order_comes_back_and_the_function_stays(network):
     assert {group.size for group in spec.groups.values()} == sizes
     a = state_of(module)
     b = permutation.apply(spec, permutation.random(spec, torch.Generator().manual_seed(1)), a)
-    resolved = Resolved(spec, "the trace", "", Runnable(module, (x,)))
-    done = align(Checkpoint(a), Checkpoint(b), resolved, weights(Means()))
+    resolved = SpecSource(spec, "the trace", "", Runnable(module, (x,)))
+    done = align(Checkpoint(a), Checkpoint(b), resolved, weights(MatcherContext()))
     assert done.report["verified"]
     assert all(torch.equal(done.aligned.state[name], a[name]) for name in a if name not in spec.statistics)
 
@@ -245,19 +245,19 @@ def test_a_network_with_a_memory_is_named_as_no_function_of_its_input():
     spec = canon.trace(nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)), (FLAT,))
     names = {"0.weight": "a.weight", "0.bias": "a.bias", "2.weight": "b.weight", "2.bias": "b.bias"}
     spec = canon.PermutationSpec(spec.groups, {names[name]: axes for name, axes in spec.axes.items()})
-    resolved = Resolved(spec, "by hand", "", Runnable(module, (FLAT,)))
+    resolved = SpecSource(spec, "by hand", "", Runnable(module, (FLAT,)))
     with pytest.raises(WorkError, match="not a function of its input"):
-        align(Checkpoint(a), Checkpoint(a), resolved, weights(Means()))
+        align(Checkpoint(a), Checkpoint(a), resolved, weights(MatcherContext()))
 
 
 def test_a_wrong_group_is_found_also_where_the_module_rounds():
     module = Narrow(torch.float32).eval()
     spec = canon.trace(module, (FLAT,))
     axes = dict(spec.axes) | {"b.weight": (canon.Axis.fixed(3), canon.Axis.fixed(64))}
-    wrong = Resolved(canon.PermutationSpec(spec.groups, axes), "by hand", "", Runnable(module, (FLAT,)))
+    wrong = SpecSource(canon.PermutationSpec(spec.groups, axes), "by hand", "", Runnable(module, (FLAT,)))
     other = Narrow(torch.float32)
     with pytest.raises(WorkError, match="does not compute the same function"):
-        align(Checkpoint(state_of(other)), Checkpoint(state_of(module)), wrong, weights(Means()))
+        align(Checkpoint(state_of(other)), Checkpoint(state_of(module)), wrong, weights(MatcherContext()))
 
 
 @pytest.mark.parametrize("suffix", ["pt", "bin", "pth"])

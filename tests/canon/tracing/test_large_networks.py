@@ -15,7 +15,7 @@ import canon
 from canon.api.networks import LargeWeights
 from canon.io import checkpoint
 from canon.models import loading
-from canon.models.unfilled import needs_only_parameters, without_memory
+from canon.models.unfilled import needs_only_parameters, parameters_on_meta
 from canon.spec import Axis, Group, PermutationSpec
 from canon.tracing import exported_graph, streaming
 
@@ -135,7 +135,7 @@ def test_what_is_written_is_the_same_bytes(
 
 
 def test_parameters_are_built_without_memory_and_buffers_with() -> None:
-    with without_memory():
+    with parameters_on_meta():
         made = Block()
         norm = nn.BatchNorm1d(3)
     assert all(p.is_meta for p in made.parameters())

@@ -90,7 +90,7 @@ def test_generate_with_a_count_is_a_list_of_what_it_is_without(run):
 
 
 def test_a_setting_of_sample_is_checked(run):
-    with pytest.raises(weightflow.InputError, match="no setting is called 'stepps'; nearest: steps"):
+    with pytest.raises(weightflow.InputError, match="unknown setting 'stepps'; nearest: steps"):
         weightflow.load(run).sample("three, seven", stepps=3)
 
 
@@ -209,7 +209,7 @@ def test_a_plug_in_that_fails_is_one_line(tmp_path, monkeypatch, capsys):
 def test_a_registered_name_is_taken_once():
     with pytest.raises(weightflow.InputError, match="'mlp' exists already"):
         weightflow.register_architecture("mlp", lambda classes: nn.Linear(1, classes))
-    with pytest.raises(weightflow.InputError, match="is no name"):
+    with pytest.raises(weightflow.InputError, match="is not a name"):
         weightflow.register_dataset("a:b", lambda: None)
 
 

@@ -11,14 +11,14 @@ from canon.errors import InputError
 from weightflow import datasets
 from weightflow.applications.enhance import enhance
 from weightflow.applications.fuse import fuse, union, union_of
-from weightflow.applications.strength_sweep import Tried, best
-from weightflow.applications.transfer import few, random_starts, starts_of, transfer
+from weightflow.applications.strength_sweep import StrengthResult, best
+from weightflow.applications.transfer import few_examples, random_starts, starts_of, transfer
 from weightflow.applications.weight_averages import AVERAGES
 from weightflow.batched.config import TrainingRecipe
 from weightflow.batched.inference import forward_many
 from weightflow.batched.tasks import Task
 from weightflow.cli.main import app
-from weightflow.evaluation.evaluate import judge, judge_together
+from weightflow.evaluation.evaluate import evaluate_jointly, evaluate_networks
 from weightflow.flow.sampling_config import SampleConfig
 from weightflow.generator.generator import Flow
 from weightflow.networks.architectures import Architecture
@@ -140,13 +140,15 @@ def test_fusing_starts_from_the_average_and_ends_at_the_words(flow, zoo):
 
 def test_together_each_class_is_judged_by_who_knows_it(zoo):
     a = network(zoo, 0)
-    alone = judge_together(zoo.architecture, [(a.state, a.task)], a.task)
-    assert alone == pytest.approx(float(judge(zoo.architecture, a.state, [a.task]).accuracy), abs=1e-6)
-    assert judge_together(zoo.architecture, [(a.state, a.task)] * 3, a.task) == alone
+    alone = evaluate_jointly(zoo.architecture, [(a.state, a.task)], a.task)
+    assert alone == pytest.approx(
+        float(evaluate_networks(zoo.architecture, a.state, [a.task]).accuracy), abs=1e-6
+    )
+    assert evaluate_jointly(zoo.architecture, [(a.state, a.task)] * 3, a.task) == alone
     one, other = disjoint(zoo)
     task = Task("digits", union(one.prompt.classes, other.prompt.classes))
-    both = judge_together(zoo.architecture, [(n.state, n.task) for n in (one, other)], task)
-    single = judge_together(zoo.architecture, [(one.state, one.task)], task)
+    both = evaluate_jointly(zoo.architecture, [(n.state, n.task) for n in (one, other)], task)
+    single = evaluate_jointly(zoo.architecture, [(one.state, one.task)], task)
     assert single < 0.75
     assert both > single
 
@@ -166,7 +168,11 @@ def test_a_union_beyond_the_run_is_refused(flow, zoo):
 
 
 def test_the_best_strength_is_chosen_on_validation_images():
-    tried = [Tried(0.0, {}, 0.5, 0.9), Tried(0.5, {}, 0.8, 0.1), Tried(1.0, {}, 0.8, 1.0)]
+    tried = [
+        StrengthResult(0.0, {}, 0.5, 0.9),
+        StrengthResult(0.5, {}, 0.8, 0.1),
+        StrengthResult(1.0, {}, 0.8, 1.0),
+    ]
     assert best(tried).strength == 0.5
 
 
@@ -184,7 +190,7 @@ def test_more_epochs_on_other_data_and_the_same_for_every_start(zoo):
 
 def test_few_images_are_as_many_of_each_class():
     data, task = datasets.load("digits"), Task("digits", ("four", "nine"))
-    seen = few(data, task, 7)
+    seen = few_examples(data, task, 7)
     assert torch.bincount(seen.train.labels, minlength=10).tolist() == [0, 0, 0, 0, 7, 0, 0, 0, 0, 7]
     assert len(seen.test) == len(data.test)
 
@@ -200,7 +206,7 @@ def files(flow, zoo, tmp_path):
 
 
 def call(*arguments):
-    return console.guarded(app, [str(a) for a in arguments], name="weightflow")
+    return console.run_cli(app, [str(a) for a in arguments], name="weightflow")
 
 
 def test_commands_show_what_they_are_compared_with(run, zoo, files, tmp_path, capsys):
@@ -227,10 +233,10 @@ def test_commands_show_what_they_are_compared_with(run, zoo, files, tmp_path, ca
         ("fuse {a} {b} --strength 1.5", "strength is 1.5; it is a share from 0"),
         ("fuse {a} {b} --plot p.png", "--plot draws accuracy against strength; it needs --sweep"),
         ("fuse {a}", "1 network to fuse; give two or more"),
-        ("fuse {a} {other}", "is no mlp of 2 classes as this run makes"),
+        ("fuse {a} {other}", "is not a mlp of 2 classes as this run makes"),
         ("fuse {a} {odd}", "the run does not know the class 'elephant'; it knows: zero, one"),
         ("enhance {a} --strength -0.1", "strength is -0.1"),
-        ("enhance {other} --strength 0.5", "is no mlp of 2 classes as this run makes"),
+        ("enhance {other} --strength 0.5", "is not a mlp of 2 classes as this run makes"),
         ("enhance {odd}", "has no class 'elephant'; nearest:"),
         ("enhance {a} --classes one,elephant", "has no class 'elephant'; nearest:"),
         ("enhance {a} --classes one", "names one class"),

@@ -199,11 +199,11 @@ def test_a_backbone_by_its_commands(images, backbone, tmp_path, capsys):
         text = json.dumps(value) if key != "arguments" else "{widths=[4, 6], stem_stride=2}"
         settings += ["--set", f"{key}={text}"]
     train = ["backbone", "train", images, "--exclude", "grey thing, red thing", "--out", out, "--json"]
-    assert console.guarded(app, [*train, *settings]) == 0
+    assert console.run_cli(app, [*train, *settings]) == 0
     assert json.loads(capsys.readouterr().out)["excluded"] == ["grey thing", "red thing"]
     found, whole = checkpoint.read(out).state, checkpoint.read(backbone).state
     assert all(torch.equal(found[name], whole[name]) for name in whole)
-    assert console.guarded(app, ["backbone", "take", "torchvision:resnet19", "--out", out]) == 2
+    assert console.run_cli(app, ["backbone", "take", "torchvision:resnet19", "--out", out]) == 2
     assert "torchvision has no model 'resnet19'" in capsys.readouterr().err
 
 
@@ -267,5 +267,5 @@ def test_data_and_settings_that_do_not_fit_are_refused(images, tmp_path):
         BackboneTrainer(datasets.load(images), TINY, out, NAMES[:3]).run()
     with pytest.raises(InputError, match="has no class 'read thing'; nearest: red thing"):
         BackboneTrainer(datasets.load(images), TINY, out, ["read thing"]).run()
-    with pytest.raises(InputError, match="no precision is called 'int8'"):
+    with pytest.raises(InputError, match="unknown precision 'int8'"):
         BackboneRecipe(precision="int8")

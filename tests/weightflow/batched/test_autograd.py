@@ -6,8 +6,8 @@ import torch
 from weightflow.batched.autograd import Recorded
 from weightflow.batched.config import TrainingRecipe
 from weightflow.batched.initialization import initialise
-from weightflow.batched.linear_chain import Chain, layers_of
-from weightflow.batched.parameter_stack import Stack
+from weightflow.batched.linear_chain import LinearChainLoss, layers_of
+from weightflow.batched.parameter_stack import ParameterStack
 from weightflow.networks.architectures import Architecture
 
 ARCHITECTURES = {
@@ -31,10 +31,10 @@ def test_a_chain_has_the_gradients_of_automatic_differentiation(name, smoothing,
     shape = (7, *architecture.input_shape) if shared else (2, 7, *architecture.input_shape)
     inputs = torch.randn(shape, generator=generator, dtype=torch.float64)
     targets = torch.randint(0, 2, (2, 7), generator=generator)
-    written, recorded = Stack(begin, recipe), Stack(begin, recipe)
+    written, recorded = ParameterStack(begin, recipe), ParameterStack(begin, recipe)
     layers = layers_of(architecture)
     assert layers is not None
-    losses = Chain(layers, written, mask, shared)(inputs, targets)
+    losses = LinearChainLoss(layers, written, mask, shared)(inputs, targets)
     monkeypatch.setattr(TrainingRecipe, "dtype", torch.float32)  # no autocast; inputs stay float64
     monkeypatch.setattr(torch.Tensor, "float", lambda tensor: tensor)
     expected = Recorded(architecture, recorded, mask, shared, torch.empty(2, mask.shape[1], 0))(
@@ -54,7 +54,7 @@ def test_parts_of_a_mini_batch_add_up_to_it(shared):
     targets = torch.randint(0, 2, (2, 8), generator=generator)
     found = []
     for parts in (1, 4):
-        stack = Stack(begin, TrainingRecipe(batch_size=8, accumulate=parts))
+        stack = ParameterStack(begin, TrainingRecipe(batch_size=8, accumulate=parts))
         losses = Recorded(architecture, stack, MASK, shared, torch.empty(2, 3, 0))(inputs, targets)
         found.append((losses, stack.flat_gradient))
     torch.testing.assert_close(found[0], found[1], atol=1e-6, rtol=1e-5)
@@ -74,7 +74,7 @@ def test_a_stack_of_fewer_goes_on_as_they_were():
     rows = torch.tensor([0, 2])
     for optimizer in ("adamw", "adam", "sgd"):
         recipe = TrainingRecipe(steps=4, optimizer=optimizer, clip=0.7)
-        whole = part = Stack(begin, recipe)
+        whole = part = ParameterStack(begin, recipe)
         for number, gradient in enumerate(steps):
             if number == 2:
                 part = whole.keep(rows)

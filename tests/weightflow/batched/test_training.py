@@ -6,7 +6,7 @@ import torch
 
 from canon.errors import InputError
 from weightflow.batched.config import TrainingRecipe
-from weightflow.batched.group_size import together
+from weightflow.batched.group_size import networks_per_group
 from weightflow.batched.inference import accuracies, predict_many
 from weightflow.batched.initialization import initialise
 from weightflow.batched.minibatches import mini_batches
@@ -142,8 +142,8 @@ def test_progress_counts_the_steps_of_every_network(data):
 
 
 def test_what_is_faster_alone_is_run_alone():
-    assert together(MLP) == 250
-    assert together(CNN) == 1
+    assert networks_per_group(MLP) == 250
+    assert networks_per_group(CNN) == 1
 
 
 def test_data_that_do_not_fit_are_refused_before_training(data):
@@ -161,8 +161,8 @@ def test_shared_batches_need_the_same_classes(data):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"optimizer": "adamm"}, "no optimizer is called 'adamm'; there are: adam, adamw, sgd"),
-        ({"schedule": "step"}, "no schedule is called 'step'"),
+        ({"optimizer": "adamm"}, "unknown optimizer 'adamm'; there are: adam, adamw, sgd"),
+        ({"schedule": "step"}, "unknown schedule 'step'"),
         ({"steps": 0}, "steps 0 and batch_size 32 are at least 1"),
     ],
 )

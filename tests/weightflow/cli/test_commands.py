@@ -27,7 +27,7 @@ SMALL_ZOO = [part for setting in TINY for part in ("--set", setting)]
 
 
 def call(*arguments):
-    return console.guarded(app, [str(a) for a in arguments], name="weightflow")
+    return console.run_cli(app, [str(a) for a in arguments], name="weightflow")
 
 
 def result(capsys):
@@ -111,7 +111,7 @@ def test_the_pipeline_by_its_commands(tmp_path, capsys):
             ["train", "{zoo}", "--out", "{new}", "--objective", "gan"],
             "'gan' is not one of 'flow', 'diffusion'",
         ),
-        (["zoo", "build", "mnist2", "--out", "{new}"], "no recipe is called 'mnist2'"),
+        (["zoo", "build", "mnist2", "--out", "{new}"], "unknown recipe 'mnist2'"),
         (["report", "{run}", "--limit", "0"], "--limit is 0"),
         (["evaluate", "{run}"], "is not a zoo"),
         (["sample"], "Missing argument"),
@@ -229,7 +229,7 @@ def test_version_is_that_of_the_package(capsys):
 
     assert call("--version") == 0
     assert capsys.readouterr().out.strip() == weightflow.__version__
-    assert console.guarded(canon_app, ["--version"], name="canon") == 0
+    assert console.run_cli(canon_app, ["--version"], name="canon") == 0
     assert capsys.readouterr().out.strip() == canon.__version__
 
 

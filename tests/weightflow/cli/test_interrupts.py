@@ -19,7 +19,7 @@ from weightflow.zoo.store import Zoo
 
 
 def call(*arguments):
-    return console.guarded(app, [str(a) for a in arguments], name="weightflow")
+    return console.run_cli(app, [str(a) for a in arguments], name="weightflow")
 
 
 def interrupted_at(monkeypatch, place, count):
@@ -80,7 +80,7 @@ def test_a_stopped_canonicalization_goes_on(raw_zoo, tmp_path, capsys, monkeypat
     whole, out = tmp_path / "whole", tmp_path / "out"
     assert call("canonicalize", raw_zoo.path, "--out", whole, "-q") == 0
     with monkeypatch.context() as patch:
-        interrupted_at(patch, "weightflow.zoo.canonicalize.follow", 2)
+        interrupted_at(patch, "weightflow.zoo.canonicalize.align_to_frame", 2)
         assert call("canonicalize", raw_zoo.path, "--out", out, "-q") == 130
     told = capsys.readouterr().err
     assert f"the frame and 20 of {len(raw_zoo)} networks are in {out}; run the same command again" in told
@@ -126,14 +126,14 @@ def test_parts_of_another_report_are_not_used(run, tmp_path, capsys, monkeypatch
 
 
 def test_a_stopped_evaluation_shows_the_networks_judged_so_far(zoo, capsys, monkeypatch):
-    real = sys.modules["weightflow.evaluation.evaluate"].judge
+    real = sys.modules["weightflow.evaluation.evaluate"].evaluate_networks
 
-    def judge(*arguments):
+    def evaluate_networks(*arguments):
         os.kill(os.getpid(), signal.SIGTERM)
         return real(*arguments)
 
-    monkeypatch.setattr("weightflow.evaluation.population.judge", judge)
-    monkeypatch.setattr("weightflow.evaluation.population.together", lambda architecture: 16)
+    monkeypatch.setattr("weightflow.evaluation.population.evaluate_networks", evaluate_networks)
+    monkeypatch.setattr("weightflow.evaluation.population.networks_per_group", lambda architecture: 16)
     assert call("evaluate", zoo.path, "-q", "--json") == 143
     out, err = capsys.readouterr()
     judged = json.loads(out)["judged"]

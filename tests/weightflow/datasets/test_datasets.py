@@ -297,7 +297,7 @@ def test_a_class_with_too_few_images_is_named(tmp_path):
         ("caltech256?siz=3", "has no option 'siz'; its options are: size, skip_corrupt, divisor"),
         ("caltech256?size=big", "'size' is a whole number from 1, found 'big'"),
         ("caltech256?skip_corrupt=no", "'skip_corrupt' takes no value"),
-        ("caltech256?size=3&size=4", "'size' stands twice"),
+        ("caltech256?size=3&size=4", "'size' occurs twice"),
         ("digits?mean=big", "'mean' is a number, or several with commas, found 'big'"),
         ("digits?std=0", "'std' is above 0 and finite, found '0'"),
         ("digits?mean=1,2", "2 means or deviations do not fit examples of shape \\(64,\\)"),

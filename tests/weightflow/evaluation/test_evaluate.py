@@ -9,7 +9,7 @@ from weightflow import datasets
 from weightflow.batched.tasks import Task
 from weightflow.evaluation.calibration import calibration_error
 from weightflow.evaluation.chance import chance, chances
-from weightflow.evaluation.evaluate import Spread, judge, judge_ensembles
+from weightflow.evaluation.evaluate import Spread, evaluate_ensembles, evaluate_networks
 from weightflow.evaluation.interval import interval
 from weightflow.evaluation.population import evaluate_zoo
 from weightflow.networks.architectures import Architecture
@@ -50,22 +50,30 @@ def test_calibration_error_is_the_gap_between_sure_and_right():
     assert float(calibration_error(confidence, correct, counted)[0]) == 0.0
 
 
-def test_classes_weighed_by_their_examples_make_the_accuracy(known):
+def test_classes_weighed_by_their_examples_make_the_accuracy(context):
     names = datasets.load("digits").class_names
-    task, state = Task("digits", ("one", "two", "three")), {n: t[:1] for n, t in known.state.items()}
-    judged = judge(known.zoo.architecture, state, [task])
-    by_class = judged.by_class(names)
+    task, state = (
+        Task("digits", ("one", "two", "three")),
+        {n: t[:1] for n, t in context.picked(range(len(context.rows))).items()},
+    )
+    predictions = evaluate_networks(context.zoo.architecture, state, [task])
+    by_class = predictions.by_class(names)
     assert by_class.keys() == set(task.classes)
-    shares = [(judged.labels == names.index(name)).sum() / judged.counted.sum() for name in task.classes]
+    shares = [
+        (predictions.labels == names.index(name)).sum() / predictions.counted.sum() for name in task.classes
+    ]
     total = sum(float(s) * by_class[name] for s, name in zip(shares, task.classes, strict=True))
-    assert total == pytest.approx(float(judged.accuracy[0]), abs=1e-5)
+    assert total == pytest.approx(float(predictions.accuracy[0]), abs=1e-5)
 
 
-def test_an_ensemble_of_one_is_the_network_and_copies_add_nothing(known):
-    task = known.tasks[0]
-    copies = {name: tensor[:1].expand(3, *tensor.shape[1:]) for name, tensor in known.state.items()}
-    alone = float(judge(known.zoo.architecture, copies, [task] * 3).accuracy[0])
-    found = judge_ensembles(known.zoo.architecture, copies, task, [1, 3, 10])
+def test_an_ensemble_of_one_is_the_network_and_copies_add_nothing(context):
+    task = context.tasks[0]
+    copies = {
+        name: tensor[:1].expand(3, *tensor.shape[1:])
+        for name, tensor in context.picked(range(len(context.rows))).items()
+    }
+    alone = float(evaluate_networks(context.zoo.architecture, copies, [task] * 3).accuracy[0])
+    found = evaluate_ensembles(context.zoo.architecture, copies, task, [1, 3, 10])
     assert found == pytest.approx({1: alone, 3: alone})
 
 
@@ -103,15 +111,15 @@ def test_unbalanced_classes_have_a_balanced_accuracy_beside_accuracy(tmp_path):
     always = {n: torch.zeros(1, *shape) for n, shape in architecture.shapes.items()}
     bias = next(n for n in always if n.endswith("bias"))
     always[bias][0] = torch.tensor([1.0, 0.0])  # it answers "many" whatever it sees
-    judged = judge(architecture, always, [task])
+    predictions = evaluate_networks(architecture, always, [task])
     (share,) = chances([task])
     assert share == pytest.approx(0.9, abs=0.04)
-    assert float(judged.accuracy) == pytest.approx(share)
-    assert float(judged.balanced_accuracy) == pytest.approx(0.5)
+    assert float(predictions.accuracy) == pytest.approx(share)
+    assert float(predictions.balanced_accuracy) == pytest.approx(0.5)
 
 
 def test_a_stopped_evaluation_says_how_many_networks_its_figures_are_of(zoo, monkeypatch):
-    monkeypatch.setattr("weightflow.evaluation.population.together", lambda architecture: 16)
+    monkeypatch.setattr("weightflow.evaluation.population.networks_per_group", lambda architecture: 16)
     done = []
     found = evaluate_zoo(zoo, done.append, lambda: len(done) == 2)
     assert (found["judged"], found["networks"]) == (sum(done), len(zoo))

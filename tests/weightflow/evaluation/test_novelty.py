@@ -7,17 +7,17 @@ import torch
 
 from weightflow.batched.tasks import Task
 from weightflow.evaluation import novelty
-from weightflow.evaluation.context import open_known
+from weightflow.evaluation.context import open_context
 from weightflow.evaluation.error_overlap import compare_behaviour
-from weightflow.evaluation.evaluate import Judged, judge
+from weightflow.evaluation.evaluate import Predictions, evaluate_networks
 from weightflow.evaluation.novelty import Rows, mean_distance, nearest_distances, novel_and_good
 
 
-def test_copies_have_no_distance_and_other_networks_do(known):
-    copies = nearest_distances(known, known.state, known.tasks)
+def test_copies_have_no_distance_and_other_networks_do(context):
+    copies = nearest_distances(context, context.picked(range(len(context.rows))), context.tasks)
     assert float(copies.ratios.max()) < 0.02
-    rows = known.zoo.rows("unseen_combinations")
-    others = nearest_distances(known, known.zoo.load(rows), known.tasks_of(rows))
+    rows = context.zoo.rows("unseen_combinations")
+    others = nearest_distances(context, context.zoo.load(rows), context.tasks_of(rows))
     assert 0.7 < float(others.ratios.mean()) < 1.5
 
 
@@ -67,9 +67,9 @@ def test_the_nearest_in_blocks_of_networks_is_the_nearest(monkeypatch):
     among = novelty.distances(b.state, b.has, b.state, b.has, {"w": 1})
     among = among.fill_diagonal_(torch.inf).min(dim=1).values
     monkeypatch.setattr(novelty, "ROWS", 3)
-    torch.testing.assert_close(novelty.nearest(a, b, {"w": 1}), plain)
+    torch.testing.assert_close(novelty.nearest(a, b.parts(), {"w": 1}), plain)
     some = torch.tensor([10, 0, 4])  # of a few only, each left out itself
-    torch.testing.assert_close(novelty.nearest(b[some], b, {"w": 1}, some), among[some])
+    torch.testing.assert_close(novelty.nearest(b[some], b.parts(), {"w": 1}, some), among[some])
 
 
 def test_no_matrix_of_all_pairs_is_made(monkeypatch):
@@ -83,22 +83,25 @@ def test_no_matrix_of_all_pairs_is_made(monkeypatch):
 
     monkeypatch.setattr(novelty, "distances", seen)
     many = Rows({"w": torch.randn(600, 2)}, torch.ones(600, 3, dtype=torch.bool))
-    assert len(novelty.nearest(many, many, {}, torch.arange(600))) == 600
+    assert len(novelty.nearest(many, many.parts(), {}, torch.arange(600))) == 600
     assert max(max(shape) for shape in shapes) <= novelty.ROWS
 
 
 def test_a_limit_bounds_the_networks_that_the_zoo_is_measured_by(run):
-    whole, few = open_known(run), open_known(run, limit=5)
+    whole, few = open_context(run), open_context(run, limit=5)
     assert len(few.some_tasks) == 5 < len(whole.some_tasks) == len(whole.rows)
     assert novelty.spacing(few) == pytest.approx(novelty.spacing(whole), rel=0.5)
     assert novelty.spacing(few) != novelty.spacing(whole)
     assert 0.05 < novelty.spacing_share(whole) < 2
 
 
-def test_copies_of_one_network_have_no_diversity(known):
-    one = {name: tensor[:1].expand(3, *tensor.shape[1:]) for name, tensor in known.state.items()}
-    assert mean_distance(known, one, known.tasks[:1] * 3) < 1e-6
-    assert mean_distance(known, known.state, known.tasks) > 0.01
+def test_copies_of_one_network_have_no_diversity(context):
+    one = {
+        name: tensor[:1].expand(3, *tensor.shape[1:])
+        for name, tensor in context.picked(range(len(context.rows))).items()
+    }
+    assert mean_distance(context, one, context.tasks[:1] * 3) < 1e-6
+    assert mean_distance(context, context.picked(range(len(context.rows))), context.tasks) > 0.01
 
 
 def test_new_alone_or_good_alone_is_not_enough():
@@ -107,10 +110,10 @@ def test_new_alone_or_good_alone_is_not_enough():
     assert found == {"1": 0.5, "2": 0.25, "3": 0.0, "4": 0.0}
 
 
-def judged(predicted, labels):
+def predictions(predicted, labels):
     counted = torch.ones(predicted.shape, dtype=torch.bool)
     right = (predicted == labels).double().mean(1).float()
-    return Judged(predicted, torch.ones(predicted.shape), counted, labels, right)
+    return Predictions(predicted, torch.ones(predicted.shape), counted, labels, right)
 
 
 def test_compared_in_products_is_compared_one_by_one():
@@ -118,7 +121,7 @@ def test_compared_in_products_is_compared_one_by_one():
     labels = torch.randint(3, (50,), generator=generator)
     a, b = (torch.randint(3, (n, 50), generator=generator) for n in (4, 6))
     task = Task("digits", ("one", "two", "three"))
-    found = compare_behaviour(judged(a, labels), [task] * 4, judged(b, labels), [task] * 6)
+    found = compare_behaviour(predictions(a, labels), [task] * 4, predictions(b, labels), [task] * 6)
     ious, differs = [], []
     for x in a:
         wrong = [((x != labels) & (y != labels)).sum() / ((x != labels) | (y != labels)).sum() for y in b]
@@ -128,14 +131,14 @@ def test_compared_in_products_is_compared_one_by_one():
     assert found.disagreement == pytest.approx(sum(differs) / 4)
 
 
-def test_a_population_compared_with_itself_leaves_each_network_out(known):
+def test_a_population_compared_with_itself_leaves_each_network_out(context):
     tasks = [Task("digits", ("one", "two"))] * 2
-    state = {name: tensor[[0, 0]] for name, tensor in known.state.items()}
-    twice = judge(known.zoo.architecture, state, tasks)
+    state = {name: tensor[[0, 0]] for name, tensor in context.picked(range(len(context.rows))).items()}
+    twice = evaluate_networks(context.zoo.architecture, state, tasks)
     twins = compare_behaviour(twice, tasks, twice, tasks)
     assert (twins.wrong_iou, twins.disagreement) == (1.0, 0.0)
     alone = [Task("digits", ("one", "two")), Task("digits", ("one", "three"))]
-    apart = judge(known.zoo.architecture, state, alone)
+    apart = evaluate_networks(context.zoo.architecture, state, alone)
     assert compare_behaviour(apart, alone, apart, alone).wrong_iou is None
 
 

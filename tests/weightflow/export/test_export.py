@@ -32,7 +32,7 @@ RAW = torch.rand(5, 64, generator=torch.Generator().manual_seed(0)) * 16
 
 
 def call(*arguments):
-    return console.guarded(app, [str(a) for a in arguments], name="weightflow")
+    return console.run_cli(app, [str(a) for a in arguments], name="weightflow")
 
 
 @pytest.fixture(scope="module")

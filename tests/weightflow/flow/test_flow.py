@@ -7,7 +7,7 @@ import torch
 
 from canon.errors import InputError
 from weightflow.flow.denoising import DENOISERS, Denoiser, denoise
-from weightflow.flow.draws import Draws
+from weightflow.flow.draws import NoiseDraws
 from weightflow.flow.objective import TIMES, ObjectiveConfig, match
 from weightflow.flow.schedule import SCHEDULES
 from weightflow.flow.solver import FIXED_STEP, solve
@@ -66,7 +66,7 @@ def test_dopri5_reaches_the_exact_end():
 
 
 def test_an_unknown_solver_lists_what_there_is():
-    with pytest.raises(InputError, match="no solver is called 'rk5'; there are: euler, heun, midpoint, rk4"):
+    with pytest.raises(InputError, match="unknown solver 'rk5'; there are: euler, heun, midpoint, rk4"):
         solve(lambda x, t: x, torch.ones(1, 1), method="rk5")
 
 
@@ -180,7 +180,7 @@ def test_a_perfect_prediction_has_no_loss_and_knows_the_network(path, predict):
             return x_1
         return s.d_alpha(t).view(-1, 1, 1) * x_1 + s.d_sigma(t).view(-1, 1, 1) * (x_t - a * x_1) / b
 
-    found = match(config, oracle, x_1, used, Draws(torch.Generator().manual_seed(1)))
+    found = match(config, oracle, x_1, used, NoiseDraws(torch.Generator().manual_seed(1)))
     assert float(found.error.max()) < 1e-4
     torch.testing.assert_close(found.x_1, x_1, atol=1e-2, rtol=1e-2)
 
@@ -195,7 +195,7 @@ def test_noise_is_fresh_at_every_step():
     x_1, generator = torch.zeros(2, 3, 4), torch.Generator().manual_seed(0)
     used = torch.ones_like(x_1, dtype=torch.bool)
     for _ in range(2):
-        match(ObjectiveConfig(), spy, x_1, used, Draws(generator))
+        match(ObjectiveConfig(), spy, x_1, used, NoiseDraws(generator))
     assert not torch.equal(seen[0], seen[1])
 
 
@@ -208,7 +208,7 @@ def test_guidance_extrapolates_inside_its_interval_only():
 
 @pytest.mark.parametrize(("name", "spread"), [("uniform", 1 / 12**0.5), ("logit-normal", 0.208)])
 def test_times_have_the_distribution_of_their_name(name, spread):
-    t = TIMES[name](20_000, Draws(torch.Generator().manual_seed(0)))
+    t = TIMES[name](20_000, NoiseDraws(torch.Generator().manual_seed(0)))
     assert 0 <= float(t.min()) <= float(t.max()) <= 1
     assert float(t.mean()) == pytest.approx(0.5, abs=0.01)
     assert float(t.std()) == pytest.approx(spread, abs=0.005)
@@ -233,7 +233,7 @@ def test_the_prior_is_the_best_prediction_of_a_gaussian():
 
     def error(gain):
         config = ObjectiveConfig(prior=0.7)
-        found = match(config, lambda x, t: gain * x, x_1, used, Draws(torch.Generator().manual_seed(1)))
+        found = match(config, lambda x, t: gain * x, x_1, used, NoiseDraws(torch.Generator().manual_seed(1)))
         return float(found.error.mean())
 
     assert error(0.0) < min(error(0.1), error(-0.1))
@@ -242,7 +242,7 @@ def test_the_prior_is_the_best_prediction_of_a_gaussian():
 def test_noise_around_the_path_is_where_it_is_asked_for():
     x_1, used = torch.zeros(2000, 1, 2), torch.ones(2000, 1, 2, dtype=torch.bool)
     config = ObjectiveConfig(source=1e-6, jitter=0.3)
-    found = match(config, lambda x, t: x, x_1, used, Draws(torch.Generator().manual_seed(0)))
+    found = match(config, lambda x, t: x, x_1, used, NoiseDraws(torch.Generator().manual_seed(0)))
     assert float(found.x_t.std()) == pytest.approx(0.3, rel=0.05)
 
 

@@ -22,7 +22,7 @@ from weightflow.zoo.store import Zoo
 
 
 def call(*arguments):
-    return console.guarded(app, [str(a) for a in arguments], name="weightflow")
+    return console.run_cli(app, [str(a) for a in arguments], name="weightflow")
 
 
 @pytest.mark.parametrize(

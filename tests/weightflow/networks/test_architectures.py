@@ -145,7 +145,7 @@ def test_it_survives_json(architecture):
 
 def test_unknown_names_and_arguments_are_explained():
     with pytest.raises(
-        InputError, match="no architecture is called 'mpl'; there are: adapter, cnn, linear_head, mlp,"
+        InputError, match="unknown architecture 'mpl'; there are: adapter, cnn, linear_head, mlp,"
     ):
         Architecture("mpl", {}, (3,), 2).build()
     with pytest.raises(InputError, match="architecture 'mlp': missing a required argument: 'inputs'"):

@@ -14,12 +14,12 @@ from tests.population import TINY_RUN
 from weightflow import datasets
 from weightflow.batched.class_axes import masked_cross_entropy
 from weightflow.batched.config import TrainingRecipe
-from weightflow.batched.cosine_layer import ComparedLayer
+from weightflow.batched.cosine_layer import CosineLayer
 from weightflow.batched.inference import predict_many
 from weightflow.batched.initialization import initialise
 from weightflow.batched.tasks import Task
 from weightflow.batched.training import train_many
-from weightflow.evaluation.evaluate import judge
+from weightflow.evaluation.evaluate import evaluate_networks
 from weightflow.evaluation.population import evaluate_zoo
 from weightflow.export.export import export_zoo
 from weightflow.generator.decode import to_module
@@ -101,7 +101,7 @@ def test_the_written_out_derivatives_are_autograds(adapter):
     output = torch.baddbmm(bias.unsqueeze(-1), weight, h).mT
     scores = adapter.readout.scores(output, text)
     expected = torch.autograd.grad(masked_cross_entropy(scores, targets, mask).sum(), (weight, bias, h))
-    layer = ComparedLayer(weight.detach(), bias.detach(), adapter.readout.temperature * text)
+    layer = CosineLayer(weight.detach(), bias.detach(), adapter.readout.temperature * text)
     same = layer.scores(h.detach())
     torch.testing.assert_close(same.mT, scores, atol=1e-12, rtol=1e-12)
     leaf = same.detach().requires_grad_()
@@ -170,7 +170,7 @@ def test_adapters_are_a_zoo_that_learns(adapters, table):
     tasks = [record.task for record in adapters.records]
     assert {len(task.classes) for task in tasks} > {2}
     assert "compared by cosine with their text vectors (encoder " in card(adapters)
-    assert float(judge(adapters.architecture, adapters.load(), tasks).accuracy.mean()) > 0.8
+    assert float(evaluate_networks(adapters.architecture, adapters.load(), tasks).accuracy.mean()) > 0.8
 
 
 def test_a_generator_of_adapters_goes_through_the_whole_pipeline(adapters, table, tmp_path):
@@ -178,7 +178,7 @@ def test_a_generator_of_adapters_goes_through_the_whole_pipeline(adapters, table
     zoo = Zoo(tmp_path / "canonical")
     rows = list(range(len(zoo)))
     tasks = [zoo.records[i].task for i in rows]
-    moved, before = (judge(z.architecture, z.load(), tasks) for z in (zoo, adapters))
+    moved, before = (evaluate_networks(z.architecture, z.load(), tasks) for z in (zoo, adapters))
     assert torch.equal(moved.predicted, before.predicted)
     config = read_preset("weightflow", {**TINY_RUN, "encoder": table})
     assert config.behaviour.weight > 0

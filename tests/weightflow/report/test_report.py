@@ -5,6 +5,7 @@ import copy
 import csv
 import dataclasses
 import json
+import re
 import shutil
 from io import BytesIO
 
@@ -20,7 +21,9 @@ from weightflow.cli.main import app
 from weightflow.evaluation.baselines import BASELINES
 from weightflow.report import make_report, verdict
 from weightflow.report.diversity import measure_diversity
+from weightflow.report.html import page as html_page
 from weightflow.report.html import write_page
+from weightflow.report.html.figure import series
 from weightflow.report.html.tables import full_table
 from weightflow.report.verdict import kind
 from weightflow.training.trainer import start
@@ -67,6 +70,7 @@ def test_the_report_has_the_keys_that_other_programs_rely_on(report):
         assert figures["baselines"].keys() == BASELINES.keys()
         assert 0 <= figures["accuracy"]["mean"] <= 1
     assert report["splits"]["unseen_classes"] is None
+    assert 0 <= report["novelty"]["novel_and_good_trained"]["1"] <= 1
     assert report["novelty"].keys() >= {
         *("nearest_distance_ratio", "max_wrong_iou", "rms_ratio", "functional_disagreement", "novel_and_good")
     }
@@ -148,10 +152,10 @@ def test_networks_of_one_prompt_are_compared_with_networks_trained_from_independ
         assert figures["gain"]["mean"] == pytest.approx(gain, abs=1e-5)
 
 
-def test_copies_of_one_network_have_neither_disagreement_nor_gain(known):
-    task = known.tasks[0]
-    copies = {n: t[:1].expand(4, *t.shape[1:]) for n, t in known.state.items()}
-    found = measure_diversity(known, copies, [task])
+def test_copies_of_one_network_have_neither_disagreement_nor_gain(context):
+    task = context.tasks[0]
+    copies = {n: t[:1].expand(4, *t.shape[1:]) for n, t in context.picked(range(len(context.rows))).items()}
+    found = measure_diversity(context, copies, [task])
     assert float(found.disagreement) == 0
     assert float(found.ensemble) == pytest.approx(float(found.one))
 
@@ -176,12 +180,13 @@ def test_the_page_says_what_it_is_of(report, tmp_path):
         about["zoo_identity"][:12],
         f"{about['steps']:,} steps",
         about["date"],
-        "weightflow report",
         "stretched",
     ):
         assert said in text
     assert "commit_reason" not in text
     assert "/" not in about["dataset"] + about["command"]
+    head = text.partition('<p class="verdict">')[0]
+    assert " ".join(re.findall(r"<span>(.*?)</span>", head)) == about["command"]
     with (tmp_path / "report.csv").open(newline="") as file:
         rows = list(csv.reader(file))
     assert rows[0][1] == report["focus"].replace("_", " ")
@@ -225,6 +230,43 @@ def test_the_page_is_one_file_for_any_screen(tab, request, tmp_path, which):
         assert tab.evaluate(scrolling) is True
 
 
+CONTRAST = """(() => {
+  const parts = text => text.match(/[\\d.]+/g).map(Number).map(v => text.startsWith('color(') ? 255 * v : v);
+  const light = rgb => rgb.slice(0, 3).map(v => v / 255)
+    .map(v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
+    .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
+  return Math.min(...[...document.querySelectorAll('.matrix tbody td')].map(cell => {
+    const style = getComputedStyle(cell), a = light(parts(style.color)), b = light(parts(style.backgroundColor));
+    return (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
+  }));
+})()"""
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_numbers_of_full_cells_can_be_read(tab, report, tmp_path, dark):
+    sure = copy.deepcopy(report)
+    size = len(sure["confusion"]["classes"])
+    sure["confusion"]["matrix"] = [[float(i == j) for j in range(size)] for i in range(size)]
+    write_page(tmp_path / "report.html", sure)
+    tab.open(tmp_path / "report.html", 800, dark)
+    assert tab.evaluate(CONTRAST) >= 4.5  # WCAG 2.2 AA
+
+
+def test_a_population_far_from_all_others_does_not_press_them_together(report, tmp_path):
+    far = copy.deepcopy(report)
+    for point in far["scatter"]["noise_0.01"]:
+        point["ratio"] = 40.0
+    write_page(tmp_path / "report.html", far)
+    text = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "Farther right than the edge at which they are drawn: noise 0.01 (40.00)." in text
+    assert "Farther right" not in html_page(report)
+
+
+def test_each_population_of_the_first_picture_has_a_mark_of_its_own():
+    marks = [series(name) for name in ("generated", "trained", *BASELINES)]
+    assert len({(mark.colour, mark.marker) for mark in marks}) == len(marks)
+
+
 def test_a_ticked_baseline_shows_its_networks(tab, report, tmp_path):
     write_page(tmp_path / "report.html", report)
     tab.open(tmp_path / "report.html", 800)
@@ -235,7 +277,7 @@ def test_a_ticked_baseline_shows_its_networks(tab, report, tmp_path):
 
 
 def call(*arguments):
-    return console.guarded(app, [str(a) for a in arguments], name="weightflow")
+    return console.run_cli(app, [str(a) for a in arguments], name="weightflow")
 
 
 def test_a_report_needs_the_zoo_it_was_trained_on(zoo, tiny_config, tmp_path, capsys):

@@ -9,7 +9,7 @@ from canon.errors import InputError
 from weightflow.networks.architectures import Architecture
 from weightflow.representation import used_entries
 from weightflow.representation.layout import SCHEMES, Layout, make_layout
-from weightflow.representation.orbit_average import Exchange
+from weightflow.representation.orbit_average import OrbitSymmetries
 from weightflow.representation.standardized_tokens import Tokens
 
 ARCHITECTURES = {
@@ -61,9 +61,7 @@ def test_every_class_is_a_token_in_rows():
 
 
 def test_an_unknown_layout_lists_what_there_is(architecture):
-    with pytest.raises(
-        InputError, match="no layout is called 'neurons'; there are: blocks, flat, rows, units"
-    ):
+    with pytest.raises(InputError, match="unknown layout 'neurons'; there are: blocks, flat, rows, units"):
         make_layout(architecture, "neurons")
 
 
@@ -71,7 +69,7 @@ def test_coordinates_are_standardised_and_masked(architecture, state):
     present = torch.tensor([[True] * 4, [True, True, False, False], [True, True, True, False]])
     layout = make_layout(architecture, "rows")
     halves = [({k: v[rows] for k, v in state.items()}, present[rows]) for rows in (slice(2), slice(2, 3))]
-    coordinates = Tokens.fit(architecture, layout, lambda: iter(halves), 0, True, Exchange())
+    coordinates = Tokens.fit(architecture, layout, lambda: iter(halves), 0, True, OrbitSymmetries())
     z = coordinates.encode(state, present)
     used = used_entries(architecture, layout, present)
     assert not z[~used].any()

@@ -33,7 +33,7 @@ def test_a_class_has_the_vector_of_its_words():
         ("n01\n", "line 1: 'n01' needs a class and words"),
         ("n01,dog\nn01,cat\n", "line 2: 'n01,cat' has this class again"),
         ("class,words\n", "describes no class"),
-        ('n01,"dog\n', "is no CSV file"),
+        ('n01,"dog\n', "is not a CSV file"),
     ],
 )
 def test_a_bad_line_is_named(tmp_path, text, message):

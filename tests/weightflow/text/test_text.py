@@ -12,7 +12,7 @@ from PIL import Image
 from canon.errors import InputError
 from weightflow.text import Description, Prompt, encode_prompts, load_encoder
 from weightflow.text.description import class_named, misspelt
-from weightflow.text.encoder import Cached, TextEncoder
+from weightflow.text.encoder import CachedEncoder, TextEncoder
 from weightflow.text.table_encoder import TableEncoder
 
 
@@ -202,7 +202,7 @@ class Counting(TextEncoder):
 
 def test_a_description_is_encoded_once():
     inner = Counting()
-    encoder = Cached(inner)
+    encoder = CachedEncoder(inner)
     encoder.encode(["a", "b", "a"])
     encoder.encode(["b", "c"])
     assert inner.asked == ["a", "b", "c"]
@@ -210,14 +210,14 @@ def test_a_description_is_encoded_once():
 
 def test_vectors_are_kept_by_content(tmp_path):
     first, second = Counting(), Counting()
-    kept = Cached(first, tmp_path).encode(["a", "b"])
-    assert torch.equal(Cached(second, tmp_path).encode(["b", "a"]), kept.flip(0))
+    kept = CachedEncoder(first, tmp_path).encode(["a", "b"])
+    assert torch.equal(CachedEncoder(second, tmp_path).encode(["b", "a"]), kept.flip(0))
     assert second.asked == []
     next(tmp_path.iterdir()).write_bytes(b"rubbish")
-    Cached(second, tmp_path).encode(["a", "b"])
+    CachedEncoder(second, tmp_path).encode(["a", "b"])
     assert len(second.asked) == 1
     second.identity = "another"
-    Cached(second, tmp_path).encode(["a"])
+    CachedEncoder(second, tmp_path).encode(["a"])
     assert second.asked[1:] == ["a"]
 
 

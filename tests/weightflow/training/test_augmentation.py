@@ -8,11 +8,11 @@ from canon.errors import InputError
 from weightflow.batched.class_axes import pad_with_zeros
 from weightflow.batched.inference import forward_many
 from weightflow.batched.initialization import initialise
-from weightflow.flow.draws import Draws
+from weightflow.flow.draws import NoiseDraws
 from weightflow.networks.architectures import Architecture
 from weightflow.representation import used_entries
 from weightflow.representation.layout import make_layout
-from weightflow.representation.orbit_average import Exchange
+from weightflow.representation.orbit_average import OrbitSymmetries
 from weightflow.representation.standardized_tokens import Tokens
 from weightflow.text import PromptBatch
 from weightflow.training.augmentation import (
@@ -42,7 +42,7 @@ def state():
 @pytest.fixture(params=["rows", "blocks", "flat"])
 def coordinates(request, state):
     layout = make_layout(MLP, request.param, 16)
-    exchange = Exchange(units=True, classes=True)
+    exchange = OrbitSymmetries(units=True, classes=True)
     return Tokens.fit(MLP, layout, lambda: iter([(state, PRESENT)]), 0, True, exchange)
 
 
@@ -57,7 +57,7 @@ def batch_of(coordinates, state, generator):
 def test_permuting_units_changes_the_tokens_and_not_the_function(coordinates, state, generator):
     batch = batch_of(coordinates, state, generator)
     augmentation = Augmentation(AugmentConfig(permute_units=True), MLP, coordinates.layout)
-    moved = augmentation(batch, Draws(generator))
+    moved = augmentation(batch, NoiseDraws(generator))
     assert not torch.allclose(moved.z, batch.z)
     inputs, forward = torch.randn(3, 8, 6, generator=generator), forward_many(MLP)
     after = forward(coordinates.decode(moved.z, PRESENT), inputs)
@@ -66,7 +66,7 @@ def test_permuting_units_changes_the_tokens_and_not_the_function(coordinates, st
 
 def test_permuting_classes_moves_prompt_labels_and_logits_together(coordinates, state, generator):
     batch = batch_of(coordinates, state, generator)
-    order = random_order(PRESENT, Draws(generator))
+    order = random_order(PRESENT, NoiseDraws(generator))
     moved = reorder_classes(MLP, coordinates.layout, batch, order)
     assert torch.equal(moved.prompts.present, PRESENT)
     for row, (before, after) in enumerate(zip(batch.labels.tolist(), moved.labels.tolist(), strict=True)):
@@ -82,7 +82,7 @@ def test_permuting_classes_moves_prompt_labels_and_logits_together(coordinates, 
 
 
 def test_a_random_order_keeps_missing_classes_at_the_end(generator):
-    orders = [random_order(PRESENT, Draws(generator))[0].tolist() for _ in range(20)]
+    orders = [random_order(PRESENT, NoiseDraws(generator))[0].tolist() for _ in range(20)]
     assert {tuple(order[:2]) for order in orders} == {(0, 1), (1, 0)}
 
 
@@ -90,28 +90,28 @@ def test_relabelling_noise_is_linear_and_can_be_undone(coordinates, generator):
     units = UnitRelabelling(MLP, coordinates.layout)
     used = used_entries(MLP, coordinates.layout, PRESENT)
     a, b = (torch.randn(used.shape, generator=generator) * used for _ in range(2))
-    p = units.draw(len(a), Draws(generator))
+    p = units.draw(len(a), NoiseDraws(generator))
     torch.testing.assert_close(units(a + 2 * b, p), units(a, p) + 2 * units(b, p))
     assert torch.equal(units(units(a, p), permutation.invert(MLP.spec, p)), a)
 
 
 def test_averages_over_orbits_do_not_see_a_relabelling(state, generator):
-    average = Exchange(units=True).average(MLP, state)
+    average = OrbitSymmetries(units=True).average(MLP, state)
     moved = permutation.apply(MLP.spec, permutation.random(MLP.spec, generator, (3,)), state)
-    for name, tensor in Exchange(units=True).average(MLP, moved).items():
+    for name, tensor in OrbitSymmetries(units=True).average(MLP, moved).items():
         torch.testing.assert_close(tensor, average[name])
         torch.testing.assert_close(tensor.flatten(1).mean(1), state[name].flatten(1).mean(1))
-    assert all(torch.equal(t, state[n]) for n, t in Exchange().average(MLP, state).items())
+    assert all(torch.equal(t, state[n]) for n, t in OrbitSymmetries().average(MLP, state).items())
 
 
 def test_orbits_of_flattened_channels_keep_places_in_an_image_apart():
     cnn = Architecture("cnn", {"widths": [3, 5], "grid": 2, "hidden": 4}, (3, 8, 8), CLASSES)
     drawn = initialise(cnn, [0])
-    average = Exchange(units=True).average(cnn, drawn)
+    average = OrbitSymmetries(units=True).average(cnn, drawn)
     moved = permutation.apply(
         cnn.spec, permutation.random(cnn.spec, torch.Generator().manual_seed(1), (1,)), drawn
     )
-    again = Exchange(units=True).average(cnn, moved)
+    again = OrbitSymmetries(units=True).average(cnn, moved)
     assert all(torch.allclose(again[name], average[name], atol=1e-6) for name in average)
     assert any(t.unique().numel() > 5 for t in average.values())
 

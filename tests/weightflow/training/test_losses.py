@@ -8,13 +8,13 @@ import torch
 
 from canon.errors import InputError
 from weightflow import datasets
-from weightflow.flow.draws import Draws
+from weightflow.flow.draws import NoiseDraws
 from weightflow.text import load_encoder
 from weightflow.training.adversarial import Adversary, AdversaryConfig
 from weightflow.training.augmentation import AugmentConfig
-from weightflow.training.functional_loss import Behaviour, BehaviourConfig
+from weightflow.training.functional_loss import BehaviourConfig, FunctionalLoss
 from weightflow.training.trainer import resume, start
-from weightflow.training.unseen_tasks import TasksBeyond
+from weightflow.training.unseen_tasks import UnseenTasks
 
 from .test_trainer import assert_same_run, finished_tensors
 
@@ -49,7 +49,7 @@ def test_with_every_term_a_stopped_run_equals_one_that_was_not(zoo, every_term, 
 def terms_of(trainer, model=None):
     seen = trainer.populations["seen"]
     kept = torch.ones(len(seen), 1, dtype=torch.bool)
-    draws = Draws(torch.Generator().manual_seed(0))
+    draws = NoiseDraws(torch.Generator().manual_seed(0))
     return trainer.loss.training(model or trainer.model, seen, kept, trainer.data.train, draws)
 
 
@@ -76,10 +76,10 @@ def test_the_adversary_learns_to_tell_two_populations_apart():
     entries = torch.tensor([[True, True], [True, False]])
     adversary = Adversary(AdversaryConfig(weight=1.0, widths=(16, 8), learning_rate=1e-2), entries, seed=0)
     real, made = torch.randn(64, 2, 2, generator=generator) + 2, torch.randn(64, 2, 2, generator=generator)
-    first = adversary.learn(real, made)
+    first = adversary.train_step(real, made)
     assert first == pytest.approx(math.log(2), abs=0.3)
     for _ in range(100):
-        last = adversary.learn(real, made)
+        last = adversary.train_step(real, made)
     assert last < 0.3 * first
     assert adversary.loss(real).item() < adversary.loss(made).item()
     # an entry that networks do not have cannot give them away
@@ -99,8 +99,8 @@ def test_training_examples_are_mixed_with_others_of_their_task_and_validation_ex
     labels, data = trainer.populations["seen"].labels[:3], trainer.data
 
     def drawn(mix, split):
-        behaviour = Behaviour(trainer.coordinates, data, 16, mix)
-        return behaviour.examples(labels, split, Draws(torch.Generator().manual_seed(0)))
+        behaviour = FunctionalLoss(trainer.coordinates, data, 16, mix)
+        return behaviour.examples(labels, split, NoiseDraws(torch.Generator().manual_seed(0)))
 
     (targets, own), (mixed_targets, mixed) = drawn(0.0, data.train), drawn(0.4, data.train)
     assert torch.equal(targets, mixed_targets)
@@ -116,8 +116,8 @@ def test_training_examples_are_mixed_with_others_of_their_task_and_validation_ex
 
 def test_tasks_beyond_the_zoo_hold_out_what_the_zoo_holds_out(zoo):
     data, encoder = datasets.load(zoo.dataset), load_encoder("wordllama")
-    beyond = TasksBeyond(zoo, data, encoder)
-    prompts, labels = beyond.draw(300, Draws(torch.Generator().manual_seed(0)))
+    beyond = UnseenTasks(zoo, data, encoder)
+    prompts, labels = beyond.draw(300, NoiseDraws(torch.Generator().manual_seed(0)))
     in_order = labels.where(labels >= 0, labels.max() + 1).argsort(dim=1, stable=True)
     drawn = [row[: int(here.sum())].tolist() for row, here in zip(in_order, prompts.present, strict=True)]
     held_out = {frozenset(data.class_index(r.classes)) for r in zoo.records if r.split != "seen"}

@@ -1,6 +1,9 @@
 """Numbers of a run to a callback, and to a logger of a library."""
 
 import json
+import re
+import sqlite3
+import time
 
 import pytest
 
@@ -24,11 +27,23 @@ def test_numbers_reach_a_callback_as_they_are_in_the_file(zoo, tmp_path):
 
 
 def test_a_logger_that_is_not_there_is_one_line(tmp_path, monkeypatch):
-    with pytest.raises(InputError, match="no logger is called 'paper'; there are: tensorboard"):
+    with pytest.raises(InputError, match="unknown logger 'paper'; there are: tensorboard"):
         logging_to(["paper"], tmp_path, TrainConfig()).__enter__()
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"pip install 'weightflow\[log\]'"):
         logging_to(["tensorboard"], tmp_path, TrainConfig()).__enter__()
+
+
+def test_a_logger_that_does_not_start_is_one_line(tmp_path, monkeypatch):
+    tracking = pytest.importorskip("accelerate", reason="the extra [log] is not installed").tracking
+
+    class Refusing:
+        def __init__(self, name, **settings):
+            raise RuntimeError("no API key configured")
+
+    monkeypatch.setitem(tracking.LOGGER_TYPE_TO_CLASS, "wandb", Refusing)
+    with pytest.raises(InputError, match="--log wandb cannot be started: no API key"):
+        logging_to(["wandb"], tmp_path, TrainConfig()).__enter__()
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -43,3 +58,46 @@ def test_tensorboard_has_the_numbers(tmp_path):
     events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
     assert [(e.step, e.value) for e in events.Scalars("held_out")] == [(2, 0.5), (4, 0.25)]
+
+
+def numbers_of_mlflow(folder):
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{folder / 'mlflow.db'}")
+    (experiment,) = client.search_experiments(filter_string="name = 'weightflow'")
+    (run,) = client.search_runs([experiment.experiment_id])
+    assert run.data.params["steps"] == str(TrainConfig().steps)
+    return [(m.step, m.value) for m in client.get_metric_history(run.info.run_id, "held_out")]
+
+
+def numbers_of_trackio(folder):
+    with sqlite3.connect(folder / "own" / "weightflow.db") as database:
+        rows = database.execute("select step, metrics from metrics order by step").fetchall()
+    return [(step, json.loads(metrics)["held_out"]) for step, metrics in rows]
+
+
+def numbers_of_wandb(folder):
+    (file,) = folder.glob("wandb/offline-run-*/run-*.wandb")
+    # another process writes the file, and goes on for a moment: the name and the number stand side by side in it
+    for _ in range(300):
+        found = re.findall(rb"held_out[^0-9]{1,8}(0\.\d+)", file.read_bytes())
+        if {b"0.5", b"0.25"} <= set(found):
+            break
+        time.sleep(0.1)
+    return [(step, 1.0 / step) for step in (2, 4) if f"{1.0 / step}".encode() in found]
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", ["mlflow", "trackio", "wandb"])
+def test_a_logger_of_a_library_has_the_numbers_below_the_run(name, tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "own"))
+    pytest.importorskip("accelerate", reason="the extra [log] is not installed")
+    pytest.importorskip(name)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    with logging_to([name], tmp_path, TrainConfig()) as log:
+        for step in (2, 4):
+            log({"step": step, "held_out": 1.0 / step, "seconds": 0.5})
+    assert globals()[f"numbers_of_{name}"](tmp_path) == [(2, 0.5), (4, 0.25)]
+    assert not list((tmp_path / "elsewhere").iterdir())

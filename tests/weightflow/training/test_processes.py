@@ -15,7 +15,7 @@ import torch
 from canon.cli import console
 from canon.errors import InputError
 from weightflow.cli.main import app
-from weightflow.flow.draws import Draws
+from weightflow.flow.draws import NoiseDraws
 from weightflow.training import run_store as runs
 from weightflow.training.functional_loss import BehaviourConfig
 from weightflow.training.processes import Processes
@@ -61,7 +61,7 @@ def losses(folder):
 
 def test_two_processes_have_the_losses_of_one_and_write_once(zoo, tmp_path):
     options = [str(zoo.path), "--seed", "1", *SETTINGS]
-    assert console.guarded(app, ["train", *options, "--out", str(tmp_path / "one")]) == 0
+    assert console.run_cli(app, ["train", *options, "--out", str(tmp_path / "one")]) == 0
     done = train(zoo, tmp_path / "two", *SETTINGS)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("12 steps") == 1
@@ -129,7 +129,7 @@ class _Two(Processes):
 
 def test_the_rows_of_all_processes_are_the_rows_of_one():
     def drawn(rank, processes, networks):
-        draws = Draws(torch.Generator().manual_seed(3), rank=rank, processes=processes)
+        draws = NoiseDraws(torch.Generator().manual_seed(3), rank=rank, processes=processes)
         return draws.normal(networks, 2, 5), draws.uniform(networks, 3), draws.integer(1000)
 
     whole = drawn(0, 1, 6)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from canon.errors import InputError
-from weightflow.flow.draws import Draws
+from weightflow.flow.draws import NoiseDraws
 from weightflow.flow.objective import ObjectiveConfig
 from weightflow.training.functional_loss import BehaviourConfig
 from weightflow.training.sampled_loss import cross_entropy, energy_score
@@ -52,7 +52,7 @@ def trainer_with(zoo, tiny_config, folder, **changes):
 def terms_of(trainer, model):
     seen = trainer.populations["seen"]
     kept = torch.ones(len(seen), 1, dtype=torch.bool)
-    draws = Draws(torch.Generator().manual_seed(0))
+    draws = NoiseDraws(torch.Generator().manual_seed(0))
     return trainer.loss.training(model, seen, kept, trainer.data.train, draws)
 
 

@@ -21,7 +21,7 @@ from weightflow.training import run_store as runs
 from weightflow.training.trainer import resume, start
 from weightflow.zoo.builders.file_lock import holding
 from weightflow.zoo.builders.local import build_zoo
-from weightflow.zoo.splits import learn_and_choose
+from weightflow.zoo.splits import train_validation_split
 from weightflow.zoo.store import Zoo, shard_path, write_zoo
 
 ROOT = Path(__file__).parents[3]
@@ -193,7 +193,7 @@ def only_seen(zoo, path, networks):
 
 
 def test_where_a_zoo_holds_nothing_out_the_run_holds_out_networks(zoo, tiny_config, tmp_path):
-    rows = learn_and_choose(only_seen(zoo, tmp_path / "zoo", 40), 0.1)
+    rows = train_validation_split(only_seen(zoo, tmp_path / "zoo", 40), 0.1)
     assert [len(rows["seen"]), len(rows["validation"])] == [36, 4]
     assert not set(rows["seen"]) & set(rows["validation"])
 

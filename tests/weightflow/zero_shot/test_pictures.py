@@ -240,7 +240,7 @@ def test_pictures_of_another_size_or_mode_are_converted_and_said_once(linear, mo
     prompt = f"grey = image:{file} | {grey[0]}, red"
     (tmp_path / "prompts.txt").write_text(f"{prompt}\n{prompt}\n")
     out = tmp_path / "nets"
-    assert console.guarded(app, ["sample", str(linear), "--prompts", str(tmp_path / "prompts.txt"), "--out", str(out)]) == 0  # fmt: skip
+    assert console.run_cli(app, ["sample", str(linear), "--prompts", str(tmp_path / "prompts.txt"), "--out", str(out)]) == 0  # fmt: skip
     assert capsys.readouterr().err.count(f"1 picture converted to the run's images, the first is {file}") == 1
 
 
@@ -256,7 +256,7 @@ def test_bad_pictures_are_one_line_and_nothing_is_written(linear, run, grey, tmp
         (run, f"grey = image:{grey[0]}, one", "use a run over the features of a backbone or one trained with open_clip"),
     ]:  # fmt: skip
         out = tmp_path / "nets"
-        assert console.guarded(app, ["sample", str(folder), "--classes", prompt, "--out", str(out)]) == 2
+        assert console.run_cli(app, ["sample", str(folder), "--classes", prompt, "--out", str(out)]) == 2
         said = capsys.readouterr().err
         assert message in said.replace("\n", " ")
         assert not out.exists()

@@ -11,8 +11,8 @@ from weightflow import datasets
 from weightflow.batched.inference import forward_many
 from weightflow.zoo.builders.local import build_zoo
 from weightflow.zoo.canonicalize import (
+    align_to_frame,
     canonicalize_zoo,
-    follow,
     gather_classes,
     is_canonical_form_of,
     read_frame,
@@ -56,8 +56,8 @@ def test_a_relabelled_network_finds_its_place_again(zoo):
     tasks, state = [r.task for r in zoo.records], zoo.load()
     generator, spec = torch.Generator().manual_seed(0), zoo.architecture.spec
     shuffled = perm.apply(spec, perm.random(spec, generator, (len(tasks),)), state)
-    found = follow(zoo.architecture, read_frame(zoo), shuffled, tasks)
-    again = follow(zoo.architecture, read_frame(zoo), state, tasks)
+    found = align_to_frame(zoo.architecture, read_frame(zoo), shuffled, tasks)
+    again = align_to_frame(zoo.architecture, read_frame(zoo), state, tasks)
     for name in state:
         torch.testing.assert_close(found[name], again[name], atol=1e-6, rtol=1e-5)
 

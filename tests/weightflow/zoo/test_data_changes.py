@@ -52,16 +52,16 @@ def test_changed_data_are_named_and_not_mixed(built, capsys):
         weightflow.evaluate(built)
     with pytest.raises(weightflow.InputError, match="since zoo was begun; restore them"):
         weightflow.build_zoo("iris", "zoo", settings=RECIPE)
-    assert console.guarded(app, ["evaluate", "zoo", "-q"], name="weightflow") == 0
+    assert console.run_cli(app, ["evaluate", "zoo", "-q"], name="weightflow") == 0
     assert capsys.readouterr().err.count("warning: the data of") == 1
 
 
 def test_inspect_says_how_inputs_are_prepared(built, capsys):
-    assert console.guarded(app, ["zoo", "inspect", "zoo"], name="weightflow") == 0
+    assert console.run_cli(app, ["zoo", "inspect", "zoo"], name="weightflow") == 0
     assert "each of 4 features by its own mean and deviation" in capsys.readouterr().out
     (built.path.parent / "a.npz").unlink()
     datasets.load.cache_clear()
-    assert console.guarded(app, ["zoo", "inspect", "zoo", "--json"], name="weightflow") == 0
+    assert console.run_cli(app, ["zoo", "inspect", "zoo", "--json"], name="weightflow") == 0
     found = json.loads(capsys.readouterr().out)["data"]
     assert found["examples"] == 80
     assert "a.npz does not exist" in found["remarks"][0]

@@ -18,7 +18,7 @@ import torch
 from canon.errors import InputError
 from weightflow import config
 from weightflow.zoo.builders import parallel
-from weightflow.zoo.builders.construction import Site
+from weightflow.zoo.builders.construction import ZooConstruction
 from weightflow.zoo.builders.file_lock import holding
 from weightflow.zoo.builders.local import build_zoo
 from weightflow.zoo.recipe import read_recipe
@@ -78,7 +78,7 @@ def test_two_builders_in_one_folder_make_the_zoo_that_one_makes(alone, tmp_path)
 
 def test_a_killed_builder_costs_its_shard_alone(alone, tmp_path):
     folder = tmp_path / "zoo"
-    Site(RECIPE, folder)
+    ZooConstruction(RECIPE, folder)
     lock = folder / ".locks" / "shard00001"
     other = CONTEXT.Process(target=hold_a_shard, args=(lock,), daemon=True)
     other.start()
@@ -151,7 +151,7 @@ def test_workers_make_the_zoo_that_one_process_makes(alone, tmp_path):
 
 @pytest.mark.parametrize(
     ("executor", "workers", "message"),
-    [("rai", 1, "no executor is called 'rai'; there are: local, ray"), ("local", 0, "--workers is 0")],
+    [("rai", 1, "unknown executor 'rai'; there are: local, ray"), ("local", 0, "--workers is 0")],
 )
 def test_bad_executors_are_refused(tmp_path, executor, workers, message):
     with pytest.raises(InputError, match=message):

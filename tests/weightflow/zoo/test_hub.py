@@ -37,7 +37,7 @@ def hub(tmp_path, monkeypatch):
 
 
 def call(*arguments):
-    return console.guarded(app, [str(a) for a in arguments], name="weightflow")
+    return console.run_cli(app, [str(a) for a in arguments], name="weightflow")
 
 
 def test_a_zoo_that_is_pushed_comes_back(hub, zoo, capsys):

@@ -29,7 +29,7 @@ def folder(tmp_path):
 
 
 def call(*arguments):
-    return console.guarded(app, [str(a) for a in arguments], name="weightflow")
+    return console.run_cli(app, [str(a) for a in arguments], name="weightflow")
 
 
 def test_plain_files_become_a_zoo_of_all_classes(folder, tmp_path):

@@ -48,7 +48,7 @@ def digits():
 
 
 def call(*arguments):
-    return console.guarded(app, [str(a) for a in arguments], name="weightflow")
+    return console.run_cli(app, [str(a) for a in arguments], name="weightflow")
 
 
 @pytest.fixture
@@ -147,7 +147,7 @@ def test_each_network_has_its_own_classes(place, how):
 
 def test_classes_that_cannot_be_read_are_named(tmp_path):
     files = [tmp_path / "cat-dog.pt"]
-    with pytest.raises(InputError, match="'cat' is no class of the data set"):
+    with pytest.raises(InputError, match="'cat' is not a class of the data set"):
         classes_of_files(files, tmp_path, "file-names", "digits")
     with pytest.raises(InputError, match="names 1 classes"):
         classes_of_files([tmp_path / "one-seed3.pt"], tmp_path, "file-names", "digits")

@@ -96,7 +96,7 @@ def test_shared_initialisations_with_other_mini_batches(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"lineage": "mixed"}, "no lineage is called 'mixed'; there are: branched, independent"),
+        ({"lineage": "mixed"}, "unknown lineage 'mixed'; there are: branched, independent"),
         ({"lineage": "branched", "initialisations": 3}, "initialisations are for independent networks"),
         ({"shard_size": 0}, "shard_size is 0"),
         ({"tasks": {"held_out": 10}}, "tasks.held_out is 10; 'digits' has 10 classes"),

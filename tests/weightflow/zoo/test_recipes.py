@@ -66,7 +66,7 @@ def test_small_sizes_are_for_recipes_by_name(tmp_path):
     text = 'dataset = "iris"\narchitecture = { name = "mlp" }\n[small]\nshard_size = 3\n'
     (tmp_path / "mine.toml").write_text(text)
     assert read_recipe(str(tmp_path / "mine.toml")).shard_size == 250
-    with pytest.raises(InputError, match="no recipe is called 'mine-small'"):
+    with pytest.raises(InputError, match="unknown recipe 'mine-small'"):
         read_recipe("mine-small")
     with pytest.raises(InputError, match="unknown setting 'small'"):
         read_recipe("iris", {"small": {"seed": 1}})

@@ -91,7 +91,7 @@ def train_alone(architecture, task, seed, recipe):
     ("changes", "message"),
     [
         ({"architecture": {"arguments": {"hiden": [4]}}}, "has no argument 'hiden'; nearest: hidden"),
-        ({"architecture": {"name": "mpl"}}, "no architecture is called 'mpl'"),
+        ({"architecture": {"name": "mpl"}}, "unknown architecture 'mpl'"),
         ({"architecture": {"arguments": {"inputs": 63}}}, "cannot take examples of shape"),
         (
             {"training": {"lerning_rate": 1.0}},
@@ -261,7 +261,7 @@ def test_an_unknown_key_in_a_recipe_names_the_nearest():
 
 
 def test_an_unknown_recipe_lists_the_known():
-    with pytest.raises(InputError, match="no recipe is called 'digit'; nearest: digits"):
+    with pytest.raises(InputError, match="unknown recipe 'digit'; nearest: digits"):
         read_recipe("digit")
 
 

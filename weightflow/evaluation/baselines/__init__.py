@@ -24,11 +24,11 @@ from weightflow.evaluation.baselines.hypernetwork import hypernetwork
 from weightflow.evaluation.baselines.noise import noise, noise_as_wide_as_the_zoo
 from weightflow.evaluation.baselines.retrieval import nearest_prompt, nearest_rows
 from weightflow.evaluation.baselines.ridge import nearest_class, ridge_rows
-from weightflow.evaluation.context import Known
+from weightflow.evaluation.context import EvaluationContext
 
-__all__ = ["BASELINES", "Inapplicable", "Known", "answer"]
+__all__ = ["BASELINES", "EvaluationContext", "Inapplicable", "answer"]
 
-Baseline = Callable[[Known, Sequence[Task], int], StateDict]
+Baseline = Callable[[EvaluationContext, Sequence[Task], int], StateDict]
 
 BASELINES: dict[str, Baseline] = {
     "zoo_mean": zoo_mean,
@@ -57,11 +57,11 @@ BASELINES: dict[str, Baseline] = {
 OF_WHOLE_NETWORKS = ("zoo_mean", "nearest_prompt", "shuffled_prompt", "hypernetwork")
 
 
-def answer(known: Known, name: str, tasks: Sequence[Task], seed: int) -> StateDict:
-    """The networks of a baseline, statistics of batch norm estimated anew from training examples."""
+def answer(context: EvaluationContext, name: str, tasks: Sequence[Task], seed: int) -> StateDict:
+    """The networks of a baseline, batch-norm statistics re-estimated from training examples."""
     if name not in OF_WHOLE_NETWORKS and any(
-        len(own) > 1 for t in tasks for own in known.data.class_labels(t.classes)
+        len(own) > 1 for t in tasks for own in context.data.class_labels(t.classes)
     ):
         raise Inapplicable("it is about single classes, and these tasks have classes made of classes")
-    state, zoo = BASELINES[name](known, tasks, seed), known.zoo
+    state, zoo = BASELINES[name](context, tasks, seed), context.zoo
     return batch_norm.of_classes(zoo.architecture, state, zoo.dataset, [task.classes for task in tasks])

@@ -10,33 +10,41 @@ from canon.types import StateDict
 from weightflow.batched.class_axes import gather_classes
 from weightflow.batched.tasks import Task
 from weightflow.evaluation.baselines.retrieval import best_known
-from weightflow.evaluation.context import Known
+from weightflow.evaluation.context import EvaluationContext
 
 
-def zoo_mean(known: Known, tasks: Sequence[Task], seed: int) -> StateDict:
+def zoo_mean(context: EvaluationContext, tasks: Sequence[Task], seed: int) -> StateDict:
     """The mean of the aligned networks as they are, each logit the mean of that logit."""
-    means = {n: t.mean(0) if t.is_floating_point() else t[0] for n, t in known.state.items()}
-    return {name: t.expand(len(tasks), *t.shape).clone() for name, t in means.items()}
+    mean: StateDict = {}
+    for _, state in context.zoo.by_shard(context.rows):
+        for name, t in state.items():
+            found = t.sum(0) / len(context.rows) if t.is_floating_point() else t[0]
+            mean[name] = mean[name] + found if name in mean and t.is_floating_point() else found
+    return {name: t.expand(len(tasks), *t.shape).clone() for name, t in mean.items()}
 
 
-def zoo_mean_rows(known: Known, tasks: Sequence[Task], seed: int) -> StateDict:
+def zoo_mean_rows(context: EvaluationContext, tasks: Sequence[Task], seed: int) -> StateDict:
     """The mean of the aligned zoo with one mean row a class, put together for the classes asked for."""
-    wide = {name: t.expand(len(tasks), *t.shape).clone() for name, t in known.mean.items()}
-    return gather_classes(known.zoo.architecture, wide, tasks)
+    wide = {name: t.expand(len(tasks), *t.shape).clone() for name, t in context.mean.items()}
+    return gather_classes(context.zoo.architecture, wide, tasks)
 
 
-def mean_of_nearest(known: Known, tasks: Sequence[Task], seed: int, networks: int) -> StateDict:
+def mean_of_nearest(context: EvaluationContext, tasks: Sequence[Task], seed: int, networks: int) -> StateDict:
     """The mean of the `networks` that know most of the classes, each row over those that know its class.
 
     Of one task, as in an unconditional zoo, these are random ones.
     """
-    chosen = torch.zeros(len(tasks), len(known.rows))
-    chosen.scatter_(1, best_known(known, tasks, networks, seed), 1.0)
-    wide = {}
-    for name, tensor in known.wide.items():
-        if not tensor.is_floating_point():
-            wide[name] = tensor[:1].expand(len(tasks), *tensor.shape[1:]).clone()
-            continue
-        total, count = (chosen @ t.flatten(1) for t in (tensor, known.used[name]))
-        wide[name] = (total / count.clamp(min=1)).view(len(tasks), *tensor.shape[1:])
-    return gather_classes(known.zoo.architecture, wide, tasks)
+    means = [
+        _mean(context.picked_wide(nearest), context.used_at(nearest))
+        for nearest in best_known(context, tasks, networks, seed).tolist()
+    ]
+    wide = {name: torch.stack([mean[name] for mean in means]) for name in means[0]}
+    return gather_classes(context.zoo.architecture, wide, tasks)
+
+
+def _mean(wide: StateDict, used: StateDict) -> StateDict:
+    """Mean of wide networks, each class's rows over those that know it."""
+    return {
+        name: t.sum(0) / used[name].sum(0).clamp(min=1) if t.is_floating_point() else t[0]
+        for name, t in wide.items()
+    }

@@ -10,26 +10,26 @@ from torch.nn import functional as F
 from canon.types import StateDict
 from weightflow.batched.tasks import Task
 from weightflow.evaluation.baselines.errors import Inapplicable
-from weightflow.evaluation.context import Known
+from weightflow.evaluation.context import EvaluationContext
 from weightflow.generator.decode import decode
 from weightflow.text import Prompt, PromptBatch
 
 _NO_PROMPT = "all networks have one task, so that there is no other prompt"
 
 
-def shuffled_prompt(known: Known, tasks: Sequence[Task], seed: int) -> StateDict:
+def shuffled_prompt(context: EvaluationContext, tasks: Sequence[Task], seed: int) -> StateDict:
     """The prompt of another task with as many classes."""
-    if known.one_task:
+    if context.one_task:
         raise Inapplicable(_NO_PROMPT)
     prompts = [Prompt(tasks[other].classes) for other in _derange(tasks)]
-    return known.flow.sample_states(prompts, range(seed, seed + len(tasks)), known.config)
+    return context.flow.sample_states(prompts, range(seed, seed + len(tasks)), context.config)
 
 
-def random_text(known: Known, tasks: Sequence[Task], seed: int) -> StateDict:
+def random_text(context: EvaluationContext, tasks: Sequence[Task], seed: int) -> StateDict:
     """A random vector of the same length for each class, always the same one for the same class."""
-    if known.one_task:
+    if context.one_task:
         raise Inapplicable(_NO_PROMPT)
-    flow, generator = known.flow, torch.Generator().manual_seed(seed)
+    flow, generator = context.flow, torch.Generator().manual_seed(seed)
     names = sorted({name for task in tasks for name in task.classes})
     vectors = F.normalize(torch.randn(len(names), flow.encoder.width, generator=generator), dim=-1)
     table = dict(zip(names, vectors * flow.encoder.width**0.5, strict=True))
@@ -39,7 +39,7 @@ def random_text(known: Known, tasks: Sequence[Task], seed: int) -> StateDict:
         random[row, : len(task.classes)] = torch.stack([table[name] for name in task.classes])
     words = PromptBatch(random, words.present)
     seeds = range(seed, seed + len(tasks))
-    z = flow.tokens(words, flow.noise(seeds, words.present), known.config, seeds=seeds)
+    z = flow.tokens(words, flow.noise(seeds, words.present), context.config, seeds=seeds)
     return decode(flow.coordinates, z, words)
 
 

@@ -7,7 +7,8 @@ that a network lacks count as the mean.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from functools import reduce
 
 import torch
 from torch import Tensor
@@ -15,37 +16,50 @@ from torch import Tensor
 from canon.types import StateDict
 from weightflow.batched.class_axes import gather_classes
 from weightflow.batched.tasks import Task
-from weightflow.evaluation.context import Known
+from weightflow.evaluation.context import EvaluationContext
 
 
-def gaussian(known: Known, tasks: Sequence[Task], seed: int) -> StateDict:
+def gaussian(context: EvaluationContext, tasks: Sequence[Task], seed: int) -> StateDict:
     """Every weight drawn by itself, with its own mean and deviation over the zoo."""
-    generator = torch.Generator().manual_seed(seed)
-
-    def draw(deviation: Tensor, used: Tensor) -> Tensor:
-        std = (deviation.square().sum(0) / used.sum(0).clamp(min=1)).sqrt()
-        return std * torch.randn(len(tasks), *std.shape, generator=generator)
-
-    return _around_the_mean(known, tasks, draw)
-
-
-def gaussian_pc(known: Known, tasks: Sequence[Task], seed: int, spread: float = 1.0) -> StateDict:
-    """The Gaussian of the zoo's mean and covariance, its deviations multiplied by `spread`."""
-    z = torch.randn(len(tasks), len(known.rows), generator=torch.Generator().manual_seed(seed))
-    z *= spread / len(known.rows) ** 0.5
-
-    def draw(deviation: Tensor, used: Tensor) -> Tensor:
-        return (z @ deviation.flatten(1)).view(len(tasks), *deviation.shape[1:])
-
-    return _around_the_mean(known, tasks, draw)
+    generator, drawn = torch.Generator().manual_seed(seed), {}
+    squares = _summed({n: t.square().sum(0) for n, t in found.items()} for _, found in _deviations(context))
+    for name, square in squares.items():
+        std = (square / context.count[name].clamp(min=1)).sqrt()
+        drawn[name] = std * torch.randn(len(tasks), *std.shape, generator=generator)
+    return _around_the_mean(context, tasks, drawn)
 
 
-def _around_the_mean(
-    known: Known, tasks: Sequence[Task], draw: Callable[[Tensor, Tensor], Tensor]
+def gaussian_pc(
+    context: EvaluationContext, tasks: Sequence[Task], seed: int, spread: float = 1.0
 ) -> StateDict:
-    wide = {}
-    for name, tensor in known.wide.items():
-        mean, used = known.mean[name], known.used[name]
-        drawn = draw((tensor - mean) * used, used) if tensor.is_floating_point() else 0
-        wide[name] = (mean + drawn).expand(len(tasks), *mean.shape).clone()
-    return gather_classes(known.zoo.architecture, wide, tasks)
+    """The Gaussian of the zoo's mean and covariance, its deviations multiplied by `spread`."""
+    z = torch.randn(len(tasks), len(context.rows), generator=torch.Generator().manual_seed(seed))
+    z *= spread / len(context.rows) ** 0.5
+
+    drawn = _summed(
+        {n: (z[:, positions] @ t.flatten(1)).view(len(tasks), *t.shape[1:]) for n, t in found.items()}
+        for positions, found in _deviations(context)
+    )
+    return _around_the_mean(context, tasks, drawn)
+
+
+def _summed(states: Iterable[StateDict]) -> StateDict:
+    return reduce(lambda a, b: {name: a[name] + b[name] for name in a}, states)
+
+
+def _deviations(context: EvaluationContext) -> Iterator[tuple[Tensor, StateDict]]:
+    """Training networks less their mean, wide, a part at a time, with their positions."""
+    for positions, wide in context.parts():
+        used = context.used_at(positions.tolist())
+        yield (
+            positions,
+            {n: (t - context.mean[n]) * used[n] for n, t in wide.items() if t.is_floating_point()},
+        )
+
+
+def _around_the_mean(context: EvaluationContext, tasks: Sequence[Task], drawn: StateDict) -> StateDict:
+    wide = {
+        name: (mean + drawn[name] if name in drawn else mean).expand(len(tasks), *mean.shape).clone()
+        for name, mean in context.mean.items()
+    }
+    return gather_classes(context.zoo.architecture, wide, tasks)

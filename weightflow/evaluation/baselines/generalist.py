@@ -18,12 +18,12 @@ import torch
 from canon.io import checkpoint
 from canon.types import StateDict
 from weightflow import config
-from weightflow.batched.class_axes import gather_classes, scatter_classes, widen
+from weightflow.batched.class_axes import gather_classes, scatter_classes, with_num_classes
 from weightflow.batched.config import TrainingRecipe
 from weightflow.batched.tasks import Task
 from weightflow.batched.training import train_many
 from weightflow.evaluation.baselines.errors import Inapplicable
-from weightflow.evaluation.context import Known
+from weightflow.evaluation.context import EvaluationContext
 from weightflow.zoo.builders.file_lock import holding
 
 FILE = "generalist.safetensors"
@@ -32,32 +32,32 @@ NETWORKS = 3
 SEED = 2**20 - 8
 
 
-def generalist(known: Known, tasks: Sequence[Task], seed: int) -> StateDict:
+def generalist(context: EvaluationContext, tasks: Sequence[Task], seed: int) -> StateDict:
     """For each task the rows of its classes, from each of the generalists in turn."""
-    if known.one_task:
+    if context.one_task:
         raise Inapplicable("all networks have one task, so that each of them is a generalist")
-    classes = _known_classes(known)
+    classes = _known_classes(context)
     strange = sorted({name for task in tasks for name in task.classes} - set(classes))
     if strange:
         raise Inapplicable(f"it has rows for known classes alone, not for '{strange[0]}'")
-    task = Task(known.zoo.dataset, classes)
-    wide_architecture = widen(known.zoo.architecture, len(classes))
-    trained = trained_generalists(known, task)
+    task = Task(context.zoo.dataset, classes)
+    wide_architecture = with_num_classes(context.zoo.architecture, len(classes))
+    trained = trained_generalists(context, task)
     wide = scatter_classes(wide_architecture, trained, [task] * NETWORKS)
     chosen = (torch.arange(len(tasks)) + seed) % NETWORKS
-    return gather_classes(known.zoo.architecture, {n: t[chosen] for n, t in wide.items()}, tasks)
+    return gather_classes(context.zoo.architecture, {n: t[chosen] for n, t in wide.items()}, tasks)
 
 
-def trained_generalists(known: Known, task: Task) -> StateDict:
+def trained_generalists(context: EvaluationContext, task: Task) -> StateDict:
     """Networks of all classes of `task`, stacked; trained where they are not beside the zoo yet."""
-    recipe = generalist_recipe(known)
-    path, made_by = known.zoo.path / FILE, _digest(recipe, task)
-    with holding(known.zoo.path / ".locks" / "generalist", wait=True):
+    recipe = generalist_recipe(context)
+    path, made_by = context.zoo.path / FILE, _digest(recipe, task)
+    with holding(context.zoo.path / ".locks" / "generalist", wait=True):
         if path.exists() and (found := checkpoint.read(path)).metadata.get("made_by") == made_by:
             return dict(found.state)
         state = train_many(
-            widen(known.zoo.architecture, len(task.classes)),
-            known.data,
+            with_num_classes(context.zoo.architecture, len(task.classes)),
+            context.data,
             [task] * NETWORKS,
             range(SEED, SEED + NETWORKS),
             recipe,
@@ -66,19 +66,19 @@ def trained_generalists(known: Known, task: Task) -> StateDict:
     return state
 
 
-def generalist_recipe(known: Known) -> TrainingRecipe:
+def generalist_recipe(context: EvaluationContext) -> TrainingRecipe:
     """The zoo's own training, longer; `Inapplicable` where it is not known how its networks were trained."""
-    recipe = known.zoo.training_recipe
+    recipe = context.zoo.training_recipe
     if recipe is None:
         raise Inapplicable("the zoo does not say how its networks were trained")
-    longest = max(len(task.classes) for task in known.tasks)
-    steps = -(-recipe.steps * len(_known_classes(known)) // longest)
+    longest = max(len(task.classes) for task in context.tasks)
+    steps = -(-recipe.steps * len(_known_classes(context)) // longest)
     return dataclasses.replace(recipe, steps=steps, batch_seed=None)
 
 
-def _known_classes(known: Known) -> tuple[str, ...]:
+def _known_classes(context: EvaluationContext) -> tuple[str, ...]:
     return tuple(
-        n for n, has in zip(known.data.class_names, known.has_class.any(0).tolist(), strict=True) if has
+        n for n, has in zip(context.data.class_names, context.has_class.any(0).tolist(), strict=True) if has
     )
 
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from canon.types import StateDict
 from weightflow.batched.tasks import Task
 from weightflow.evaluation.baselines.errors import Inapplicable
-from weightflow.evaluation.context import Known
+from weightflow.evaluation.context import EvaluationContext
 from weightflow.generator.generator import Flow
 from weightflow.text import Prompt
 from weightflow.training.config import TrainConfig
@@ -24,22 +24,24 @@ from weightflow.zoo.builders.file_lock import holding
 FOLDER = "hypernetwork"
 
 
-def hypernetwork(known: Known, tasks: Sequence[Task], seed: int) -> StateDict:
+def hypernetwork(context: EvaluationContext, tasks: Sequence[Task], seed: int) -> StateDict:
     """For each task the one network that the words ask for."""
-    flow = trained_hypernetwork(known)
+    flow = trained_hypernetwork(context)
     return flow.sample_states([Prompt(task.classes) for task in tasks], [0] * len(tasks))
 
 
-def trained_hypernetwork(known: Known) -> Flow:
+def trained_hypernetwork(context: EvaluationContext) -> Flow:
     """Trained where it is not in the run's folder yet; `Inapplicable` where prompts have nothing to say."""
-    if known.one_task:
+    if context.one_task:
         raise Inapplicable("all networks have one task, so that there is one prompt")
-    folder = known.flow.folder / FOLDER
-    with holding(known.flow.folder / ".locks" / FOLDER, wait=True):
+    folder = context.flow.folder / FOLDER
+    with holding(context.flow.folder / ".locks" / FOLDER, wait=True):
         there = is_begun(folder)
-        config = hypernetwork_config(known.flow.header.config)
+        config = hypernetwork_config(context.flow.header.config)
         trainer = (
-            resume(known.zoo, folder, {"steps": config.steps}) if there else start(known.zoo, config, folder)
+            resume(context.zoo, folder, {"steps": config.steps})
+            if there
+            else start(context.zoo, config, folder)
         )
         trainer.run()
     return Flow(folder)

@@ -12,11 +12,11 @@ from weightflow.batched.class_axes import pad_with_zeros
 from weightflow.batched.tasks import Task
 from weightflow.evaluation.baselines.errors import Inapplicable
 from weightflow.evaluation.baselines.retrieval import nearest_rows
-from weightflow.evaluation.context import Known
+from weightflow.evaluation.context import EvaluationContext
 from weightflow.evaluation.novelty import spacing
 
 
-def noise(known: Known, tasks: Sequence[Task], seed: int, size: float) -> StateDict:
+def noise(context: EvaluationContext, tasks: Sequence[Task], seed: int, size: float) -> StateDict:
     """`nearest_rows` with Gaussian noise of standard deviation `size`, in units of the weights."""
     generator = torch.Generator().manual_seed(seed)
 
@@ -25,14 +25,14 @@ def noise(known: Known, tasks: Sequence[Task], seed: int, size: float) -> StateD
             return tensor
         return tensor + size * torch.randn(tensor.shape, generator=generator)
 
-    architecture = known.zoo.architecture
-    state = {name: noisy(tensor) for name, tensor in nearest_rows(known, tasks, seed).items()}
+    architecture = context.zoo.architecture
+    state = {name: noisy(tensor) for name, tensor in nearest_rows(context, tasks, seed).items()}
     mask = torch.stack([torch.arange(architecture.classes) < len(task.classes) for task in tasks])
     return pad_with_zeros(architecture, state, mask)
 
 
-def noise_as_wide_as_the_zoo(known: Known, tasks: Sequence[Task], seed: int) -> StateDict:
+def noise_as_wide_as_the_zoo(context: EvaluationContext, tasks: Sequence[Task], seed: int) -> StateDict:
     """As much noise as training networks lie apart: as new as a new network, if new were all."""
-    if not known.is_canonical:
+    if not context.is_canonical:
         raise Inapplicable("distances need a canonical zoo")
-    return noise(known, tasks, seed, spacing(known))
+    return noise(context, tasks, seed, spacing(context))

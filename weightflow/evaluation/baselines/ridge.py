@@ -20,45 +20,45 @@ from canon.types import StateDict
 from weightflow.batched.class_axes import gather_classes
 from weightflow.batched.tasks import Task
 from weightflow.evaluation.baselines.errors import Inapplicable
-from weightflow.evaluation.context import Known
+from weightflow.evaluation.context import EvaluationContext
 
 PENALTIES = tuple(10.0**power for power in range(-4, 4))
 
 
-def ridge_rows(known: Known, tasks: Sequence[Task], seed: int) -> StateDict:
+def ridge_rows(context: EvaluationContext, tasks: Sequence[Task], seed: int) -> StateDict:
     """Rows predicted from text for every class, also for classes that the zoo never saw."""
-    architecture = known.zoo.architecture
+    architecture = context.zoo.architecture
     if not architecture.class_axes:
         raise Inapplicable("the architecture has no row for a class")
-    if known.one_task:
+    if context.one_task:
         raise Inapplicable("all networks have one task, so that it would be the mean of the zoo")
-    return _with_rows(known, tasks, predict_rows)
+    return _with_rows(context, tasks, predict_rows)
 
 
-def nearest_class(known: Known, tasks: Sequence[Task], seed: int) -> StateDict:
+def nearest_class(context: EvaluationContext, tasks: Sequence[Task], seed: int) -> StateDict:
     """For every class the mean row of the known class nearest to it in text."""
-    if not known.zoo.architecture.class_axes:
+    if not context.zoo.architecture.class_axes:
         raise Inapplicable("the architecture has no row for a class")
-    return _with_rows(known, tasks, lambda x, y, asked: y[(asked @ x.T).argmax(dim=1)])
+    return _with_rows(context, tasks, lambda x, y, asked: y[(asked @ x.T).argmax(dim=1)])
 
 
 def _with_rows(
-    known: Known, tasks: Sequence[Task], predict: Callable[[Tensor, Tensor, Tensor], Tensor]
+    context: EvaluationContext, tasks: Sequence[Task], predict: Callable[[Tensor, Tensor, Tensor], Tensor]
 ) -> StateDict:
     """The mean network with one row a class, predicted from the rows of known classes."""
-    names = known.data.class_names
-    seen, asked = known.has_class.any(dim=0), known.classes_of(tasks).any(dim=0)
+    names = context.data.class_names
+    seen, asked = context.has_class.any(dim=0), context.classes_of(tasks).any(dim=0)
     wanted = torch.nonzero(seen | asked).squeeze(1)  # a table of vectors may lack the others
-    vectors = torch.zeros(len(names), known.flow.encoder.width, dtype=torch.float64)
-    encoded = known.flow.encoder.encode([names[i] for i in wanted.tolist()])
-    vectors[wanted] = encoded.double() / known.flow.encoder.width**0.5
-    wide = dict(known.mean)
-    for name, axis in known.zoo.architecture.class_axes.items():
+    vectors = torch.zeros(len(names), context.flow.encoder.width, dtype=torch.float64)
+    encoded = context.flow.encoder.encode([names[i] for i in wanted.tolist()])
+    vectors[wanted] = encoded.double() / context.flow.encoder.width**0.5
+    wide = dict(context.mean)
+    for name, axis in context.zoo.architecture.class_axes.items():
         rows = wide[name].movedim(axis, 0)
         found = predict(vectors[seen], rows[seen].reshape(int(seen.sum()), -1).double(), vectors)
         wide[name] = found.to(rows.dtype).view(rows.shape).movedim(0, axis)
     wide = {name: t.expand(len(tasks), *t.shape).clone() for name, t in wide.items()}
-    return gather_classes(known.zoo.architecture, wide, tasks)
+    return gather_classes(context.zoo.architecture, wide, tasks)
 
 
 def predict_rows(

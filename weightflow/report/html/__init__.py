@@ -29,12 +29,18 @@ def page(report: dict[str, Any]) -> str:
     environment = ", ".join(
         f"{k} {v}" for k, v in report["environment"].items() if v is not None and not k.endswith("_reason")
     )
+    words = report.get("about", {}).get("command", "").split()
+    command = " ".join(
+        f"<span>{html.escape(word)}</span>" for word in words
+    )  # lines break between them alone
+    judged, _, more = verdict(report).partition(". ")
     return template.substitute(
         title=html.escape(_title(report)),
         about=html.escape(_about(report)),
-        command=html.escape(report.get("about", {}).get("command", "")),
+        command=f" · <code>{command}</code>" if command else "",
         toggles=_toggles(report),
-        verdict=html.escape(verdict(report)),
+        verdict=_together(f"{judged.removesuffix('.')}."),
+        more=f'<p class="more">{_together(more)}</p>' if more else "",
         facts="".join(_tile(*fact) for fact in facts(report)),
         pictures="".join(_picture(make(report)) for make in PICTURES),
         table=_table(full_table(report)),
@@ -63,6 +69,11 @@ def _about(report: dict[str, Any]) -> str:
         f"{found['zoo_networks']:,} networks ({found['zoo_identity'][:12]}) · {preset}{found['steps']:,} steps · "
         f"{found['date']}"
     )
+
+
+def _together(text: str) -> str:
+    """`text` for the page, with the number of a percentage on the line of its sign."""
+    return html.escape(text.replace(" %", "\u00a0%"))
 
 
 def _toggles(report: dict[str, Any]) -> str:

@@ -11,8 +11,11 @@ from weightflow.report.html.legend import legend
 from weightflow.report.html.svg import Plot, linear, logarithmic, of_errors, places
 
 Report = dict[str, Any]
+FARTHEST = 1.6
+"""Distance at the right edge of the first picture: a population far from all others must not press them together."""
 ACCURACY = "test accuracy, %"
-STRETCHED = "test accuracy, % (stretched towards 100)"
+STRETCHED = "test accuracy, % (stretched)"
+STRETCHED_SAID = " The axis of accuracy is stretched towards 100 %."
 
 
 def novelty_and_accuracy(report: Report) -> Figure:
@@ -29,9 +32,7 @@ def novelty_and_accuracy(report: Report) -> Figure:
         )
         for name, points in clouds.items()
     }
-    every = [(p["ratio"], 100 * p["accuracy"]) for points in clouds.values() for p in points]
-    across = sorted(x for x, _ in every)
-    x = linear([across[int(0.99 * (len(across) - 1))], 1.1], include=[0.0])
+    x = linear([min(_edge(clouds), FARTHEST), 1.1], include=[0.0])
     y = of_errors([m for _, m in means.values()] + [good])
     plot = Plot(x, y, "distance to the nearest training network / the zoo's own", STRETCHED, 560, 400, 62, 54)
     plot.region(1.0, good, "new and good")
@@ -41,18 +42,29 @@ def novelty_and_accuracy(report: Report) -> Figure:
     intervals = {n: b["interval"] for n, b in split["baselines"].items()} | {
         "generated": split["accuracy"]["interval"]
     }
+    outside = []
     for name, (ratio, accuracy) in reversed(means.items()):
         ends = intervals.get(name)
         plot.mean(series(name), ratio, accuracy, ends and [100 * e for e in ends])
+        if ratio > x.high:
+            outside.append(f"{series(name).label} ({ratio:.2f})")
     baselines = [name for name in clouds if name not in ("generated", "trained")]
     caption = (
         "Every large mark is a population: how accurate its networks are on average, and how far from "
         "the nearest training network, in units of how far training networks lie from each other. "
         "Copies lie at the left, noise at the bottom. Small dots are single networks; tick a baseline to "
-        "see its own."
+        f"see its own.{STRETCHED_SAID}"
     )
+    if outside:
+        caption += f" Farther right than the edge at which they are drawn: {', '.join(outside)}."
     drawn = plot.render(f"Accuracy against novelty of {len(clouds)} populations")
     return Figure(title, caption, drawn + legend([series(n) for n in clouds], baselines), wide=True)
+
+
+def _edge(clouds: dict[str, list[dict[str, float]]]) -> float:
+    """The distance that 99 in 100 networks do not exceed."""
+    across = sorted(p["ratio"] for points in clouds.values() for p in points)
+    return across[int(0.99 * (len(across) - 1))]
 
 
 def evaluations(report: Report) -> Figure:
@@ -99,7 +111,8 @@ def guidance(report: Report) -> Figure:
         plot.words(r["diversity"], 100 * r["mean"], f"{r['guidance']:g}")
     return Figure(
         title,
-        "The numbers are scales of guidance: 0 ignores the prompt, 1 is the prompt alone, more follows it harder.",
+        "The numbers are scales of guidance: 0 ignores the prompt, 1 is the prompt alone, more follows it harder."
+        + STRETCHED_SAID,
         plot.render("Accuracy against diversity by scale of guidance"),
     )
 
@@ -132,7 +145,7 @@ def learning(report: Report) -> Figure:
     )
 
 
-def where_they_lie(report: Report) -> Figure:
+def positions(report: Report) -> Figure:
     title, found = "Where networks lie", report["map"]
     if found["points"] is None:
         return unmeasured(title, found["points_reason"])
@@ -174,7 +187,7 @@ def fine_tuning(report: Report) -> Figure:
     return Figure(
         "As an initialisation",
         f"Accuracy after a few mini-batches of {found['batch_size']}, the same for all, learning rate "
-        f"{found['learning_rate']:g}, mean of {found['networks']} networks.",
+        f"{found['learning_rate']:g}, mean of {found['networks']} networks.{STRETCHED_SAID}",
         plot.render("Accuracy after fine-tuning from each start") + legend([series(n) for n in curves]),
     )
 
@@ -223,6 +236,10 @@ def classes(report: Report, most: int = 30) -> Figure:
     )
 
 
+DARKEST = 45
+"""Per cent of colour in a full cell, on which its number can still be read."""
+
+
 def confused(report: Report, most: int = 12) -> Figure:
     """Which classes are taken for which: a matrix of few classes, the most frequent pairs of many."""
     title, found = (
@@ -243,7 +260,7 @@ def confused(report: Report, most: int = 12) -> Figure:
     )[:most]
     listed = "".join(
         f'<div class="bar"><span>{html.escape(names[i])} → {html.escape(names[j])}</span>'
-        f'<i style="--v:{100 * share:.1f}%;--t:0%"></i><b>{100 * share:.1f}</b></div>'
+        f'<i style="--v:{100 * share / pairs[0][0]:.1f}%"></i><b>{100 * share:.1f}</b></div>'
         for share, i, j in pairs
     )
     table = ""
@@ -251,7 +268,7 @@ def confused(report: Report, most: int = 12) -> Figure:
         head = "".join(f'<th scope="col">{html.escape(name)}</th>' for name in names)
         rows = "".join(
             f'<tr><th scope="row">{html.escape(names[i])}</th>'
-            + "".join(f'<td style="--v:{100 * share:.0f}%">{100 * share:.0f}</td>' for share in row)
+            + "".join(f'<td style="--v:{DARKEST * share:.0f}%">{100 * share:.0f}</td>' for share in row)
             + "</tr>"
             for i, row in enumerate(matrix)
         )
@@ -261,8 +278,9 @@ def confused(report: Report, most: int = 12) -> Figure:
         )
     return Figure(
         title,
-        "Of a class's test examples, how many per cent generated networks take for another class (rows are the truth).",
-        f'<div class="bars">{listed}</div>{table}'
+        "Of a class's test examples, how many per cent generated networks take for another class (rows are the truth; the longest bar is the "
+        "largest share).",
+        f'<div class="bars single">{listed}</div>{table}'
         if pairs
         else f'<p class="none">Nothing is confused.</p>{table}',
         wide=True,
@@ -298,7 +316,7 @@ PICTURES: tuple[Callable[[Report], Figure], ...] = (
     guidance,
     fine_tuning,
     ensembles,
-    where_they_lie,
+    positions,
     learning,
     classes,
     confused,

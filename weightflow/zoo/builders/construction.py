@@ -22,7 +22,7 @@ from weightflow.batched.accuracy import measured
 from weightflow.batched.initialization import initialise
 from weightflow.batched.tasks import Task
 from weightflow.batched.training import check_inputs, train_many
-from weightflow.data.info import Facts
+from weightflow.data.info import DataInfo
 from weightflow.zoo.builders.base_network import BASE, BASE_FILE, branches, trained_base
 from weightflow.zoo.builders.file_lock import holding
 from weightflow.zoo.data_changes import change_of
@@ -50,7 +50,7 @@ class Shard:
     records: list[Record]
 
 
-class Site:
+class ZooConstruction:
     """The folder of a zoo and the recipe that it is built from.
 
     Raises `InputError` where the folder holds a zoo of another recipe, or something else.
@@ -129,7 +129,7 @@ class Site:
         ):
             raise InputError(f"{folder} is not an empty folder and holds no zoo; choose another name")
         folder.mkdir(parents=True, exist_ok=True)
-        atomic_write(folder / DATA, json.dumps(Facts.of(self.data).to_dict(), indent=1))
+        atomic_write(folder / DATA, json.dumps(DataInfo.of(self.data).to_dict(), indent=1))
         atomic_write(path, json.dumps(config.to_dict(self.recipe), indent=1, sort_keys=True))
 
     def _require_same_data(self) -> None:
@@ -138,7 +138,7 @@ class Site:
         if not path.exists():  # begun by an earlier version
             return
         with reading(path, "build the zoo in a new folder"):
-            begun = Facts.from_dict(parse_json(read_bounded(path, config.LIMIT)))
+            begun = DataInfo.from_dict(parse_json(read_bounded(path, config.LIMIT)))
         if change := change_of(begun, self.data):
             raise InputError(
                 f"{change} since {self.folder} was begun; restore them, or build in a new folder"
@@ -150,7 +150,8 @@ class Site:
             "architecture": self.architecture.to_dict(),
             "dataset": recipe.dataset,
             "data": replace(
-                Facts.of_tasks(self.data, [task.classes for task in self.tasks]), words=recipe.class_words()
+                DataInfo.of_tasks(self.data, [task.classes for task in self.tasks]),
+                words=recipe.class_words(),
             ).to_dict(),
             "lineage": recipe.lineage,
             "recipe": config.to_dict(recipe),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from weightflow.zoo.builders.construction import Site, train_shard
+from weightflow.zoo.builders.construction import ZooConstruction, train_shard
 from weightflow.zoo.recipe import ZooRecipe
 
 
@@ -21,7 +21,7 @@ def build_zoo(
 
     Raises `InputError` where the folder holds a zoo of another recipe.
     """
-    site = Site(recipe, folder)
+    site = ZooConstruction(recipe, folder)
     trained, elsewhere = 0, []
 
     def complete(index: int) -> int:

@@ -12,7 +12,7 @@ from canon.types import StateDict
 from weightflow.batched.tasks import Task
 from weightflow.device import usable_device
 from weightflow.executors import Executor, InProcess, make_executor
-from weightflow.zoo.builders.construction import Shard, Site, train_shard
+from weightflow.zoo.builders.construction import Shard, ZooConstruction, train_shard
 from weightflow.zoo.builders.local import build_zoo
 from weightflow.zoo.recipe import ZooRecipe
 
@@ -30,7 +30,7 @@ def build_with(
 
 
 def _build_on(executor: Executor, recipe: ZooRecipe, folder: Path, progress: Progress) -> int:
-    site, trained, told, taken = Site(recipe, folder), 0, 0, deque[int]()
+    site, trained, told, taken = ZooConstruction(recipe, folder), 0, 0, deque[int]()
     with ExitStack() as locks:
 
         def missing() -> Iterator[tuple[int, list[Task]]]:
