@@ -118,7 +118,7 @@ def _numbers(name: str, key: str, labels: np.ndarray, names: Sequence[str] | Non
         if unknown is not None:
             listed = ", ".join(list(place)[:10])
             raise InputError(
-                f"data set '{name}': {key} has '{unknown}', which is no class; there are: {listed}"
+                f"data set '{name}': {key} has '{unknown}', which is not a class; there are: {listed}"
             )
         return np.array([place[word] for word in words], dtype=np.int64)
     if labels.ndim == 2 and labels.dtype.kind in "biuf":
