@@ -11,7 +11,6 @@ from itertools import islice
 
 import numpy as np
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from canon.errors import InputError
@@ -72,6 +71,8 @@ def _largest(scores: Tensor) -> Tensor:
 
 
 def _best(cost: np.ndarray) -> np.ndarray:
+    from scipy.optimize import linear_sum_assignment  # slow to import, and `inspect` solves nothing
+
     return linear_sum_assignment(cost)[1]
 
 
