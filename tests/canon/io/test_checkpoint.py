@@ -136,7 +136,7 @@ HOSTILE = {
     "deep.safetensors": (header(200_000, b"[" * 200_000), "damaged"),
     "entry.safetensors": (header(8, b'{"w":3} '), "damaged"),
     "junk.pt": (b"hello world" * 50, "damaged or is no PyTorch file"),
-    "junk.pt2": (b"hello world" * 50, "no torch.export file"),
+    "junk.pt2": (b"hello world" * 50, "not a torch.export file"),
     "list.pt": (None, "holds a list"),
     "loose.pt": (None, "epoch is not a tensor"),
     "none.pt": (None, "holds no tensor"),

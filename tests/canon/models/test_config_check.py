@@ -30,8 +30,8 @@ WRONG = [
     ({"hidden_size": 48}, "hidden_size=48"),
     ({"intermediate_size": 99}, "intermediate_size=99"),
     ({"num_attention_heads": 5}, "num_attention_heads=5, which does not divide the width 24"),
-    ({"num_attention_heads": 0}, "no number of heads"),
-    ({"num_attention_heads": "six"}, "no number of heads"),
+    ({"num_attention_heads": 0}, "not a number of heads"),
+    ({"num_attention_heads": "six"}, "not a number of heads"),
     ({"num_hidden_layers": 3}, "says 3 layers"),
     ({"num_hidden_layers": 1}, "says 1 layers"),
     ({"vocab_size": 101}, "vocab_size=101"),  # the tokenizer was resized, the embedding was not

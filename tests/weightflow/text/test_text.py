@@ -67,7 +67,7 @@ def test_a_table_without_its_arrays_is_refused(tmp_path):
 
 def test_a_table_with_objects_is_refused(tmp_path):
     np.savez(tmp_path / "t.npz", names=np.array([{}], dtype=object), embeddings=np.zeros((1, 2)))
-    with pytest.raises(InputError, match="no .npz file of plain arrays"):
+    with pytest.raises(InputError, match="not a .npz file of plain arrays"):
         TableEncoder(tmp_path / "t.npz")
 
 
