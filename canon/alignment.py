@@ -194,11 +194,11 @@ def verified(
         undo = transform.inverse()
         back = undo.apply_lazily(moved) if is_large(before.state) else undo.apply(moved)
         if not all(equal(back[name], tensor) for name, tensor in before.state.items()):
-            raise WorkError("the relabelling could not be undone bit for bit; nothing was written")
+            raise WorkError("the permutation could not be inverted bit for bit; nothing was written")
     unknown = {"max_output_difference": None, "max_output_difference_reason": NO_CODE}
     if not transform.scales and all(equal(moved[name], t) for name, t in before.state.items()):
         return {**unknown, "proof": "its tensors are unchanged", "verified": True, "assumptions": []}
-    how = "a relabelling and scaling" if transform.scales else "a relabelling, undone bit for bit"
+    how = "a relabelling and scaling" if transform.scales else "a permutation, inverted bit for bit"
     return {
         **unknown,
         "proof": f"{how}; {resolved.evidence}",
@@ -241,7 +241,7 @@ def _why_nothing_moved(spec: PermutationSpec, a: Mapping[str, Tensor], b: Mappin
         return no_groups(spec)
     if all(equal(a[name].to(b[name].dtype), b[name]) for name in b):
         return "A and B are the same network"
-    return "B's units already stand in A's order: no exchange brings the two closer"
+    return "the units of B are in the order of A already: no permutation brings the two closer"
 
 
 def no_groups(spec: PermutationSpec) -> str:

@@ -194,14 +194,14 @@ def same_by_running(
     differ by no more than rounding to the coarsest of the files' dtypes explains, they do, and it says so.
     """
     found = output_difference(runnable, a, b, generator)
-    proof = f"outputs on {found.inputs} random batches in float64{found.note} differ by {found.relative:.1e} relative"
+    proof = f"outputs on {found.inputs} random batches in float64{found.note}: relative difference {found.relative:.1e}"
     if found.same:
-        proof = f"{proof} ({TOLERANCE:.0e} allowed)"
+        proof = f"{proof} (tolerance {TOLERANCE:.0e})"
         return _verdict(True, proof, found.absolute, TOLERANCE, runnable.assumptions)
     dtype, allowed = _coarsest(a, b), rounding_tolerance(a, b)
     same = found.relative <= allowed
-    note = f"{'' if same else 'not '}by no more than rounding to {dtype} explains ({allowed:.0e} allowed)"
-    return _verdict(same, f"{proof}, {note}{_mixed(a, b)}", found.absolute, allowed, runnable.assumptions)
+    note = f"{'is within' if same else 'exceeds'} the tolerance {allowed:.0e} of rounding to {dtype}"
+    return _verdict(same, f"{proof} {note}{_mixed(a, b)}", found.absolute, allowed, runnable.assumptions)
 
 
 def rounding_tolerance(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> float:
@@ -230,16 +230,14 @@ def same_by_relabelling(
     except TooRegular:  # matching may still find one
         alike = False
     if alike:
-        return _found(resolved, "B is A relabelled, bit for bit", 0.0)
+        return _found(resolved, "B is a permutation of A, bit for bit", 0.0)
     dtype, difference = _coarsest(a, b), _matched_difference(resolved.spec, a, b)
     allowed = float(4 * _eps(dtype))
     if difference <= allowed:
-        proof = (
-            f"B is A relabelled and rescaled, up to rounding to {dtype}: weights differ by {difference:.1e}"
-        )
-        return _found(resolved, f"{proof} relative ({allowed:.0e} allowed)", allowed)
-    proof = f"B is not a relabelling of A by the groups known ({resolved.source}): weights differ by "
-    proof += f"{difference:.1e} relative, {allowed:.0e} allowed for {dtype}{_mixed(a, b)}"
+        proof = f"B is a permutation and rescaling of A up to rounding to {dtype}: relative difference {difference:.1e}"
+        return _found(resolved, f"{proof} (tolerance {allowed:.0e})", allowed)
+    proof = f"no permutation by the known groups ({resolved.source}) takes A to B: relative difference of the weights "
+    proof += f"{difference:.1e} exceeds the tolerance {allowed:.0e} of {dtype}{_mixed(a, b)}"
     proof = f"{proof}; give --model or .pt2 files to run both"
     return _verdict(None, proof, None, allowed, resolved.assumptions)
 
