@@ -69,7 +69,7 @@ def check_frame(frame: Mapping[str, Tensor], architecture: Architecture, classes
     if shapes != expected or not all(
         tensor.dtype == torch.float32 or name in architecture.counters for name, tensor in frame.items()
     ):
-        raise Invalid(f"the frame is no {shown(architecture.name)} of {classes} classes in float32")
+        raise Invalid(f"the frame is not a {shown(architecture.name)} of {classes} classes in float32")
 
 
 def _logit_of_class(architecture: Architecture, tasks: Sequence[Task]) -> Tensor:

@@ -79,7 +79,7 @@ def read_network(
     ]
     if wrong:
         raise InputError(
-            f"{path} is no {architecture.name} of {len(prompt.classes)} classes as this run makes: "
+            f"{path} is not a {architecture.name} of {len(prompt.classes)} classes as this run makes: "
             + "; ".join(wrong[:10])
         )
     odd = [name for name, tensor in found.state.items() if tensor.is_complex() or tensor.dtype == torch.bool]

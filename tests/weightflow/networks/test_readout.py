@@ -202,7 +202,7 @@ def test_a_readout_survives_json(adapter):
 def test_other_vectors_under_the_same_name_are_noticed(adapter):
     other = Cosine(adapter.readout.encoder, "table:0000")
     with pytest.raises(
-        InputError, match="compared with vectors of the text encoder table:0000; .* is now table:"
+        InputError, match="text encoder mismatch: the networks need table:0000, .* now resolves to table:"
     ):
         other.targets([("two", "one")], 2)
 
