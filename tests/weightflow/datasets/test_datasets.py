@@ -304,7 +304,7 @@ def test_a_class_with_too_few_images_is_named(tmp_path):
         ("imagefolder:nowhere", "nowhere is neither a folder nor a .zip"),
         ("imagefolder:.", "no images in ."),
         ("npz:nowhere.npz", "nowhere.npz does not exist"),
-        ("cifar11", "no data set is called 'cifar11'; there are: "),
+        ("cifar11", "unknown data set 'cifar11'; there are: "),
     ],
 )
 def test_names_that_mean_nothing_are_explained(name, message):
