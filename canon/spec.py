@@ -11,7 +11,9 @@ product of factors.
 
 A group `within` another has one independent relabelling for every unit of the outer group: the
 channels of head 3 may be reordered without touching those of head 5, and follow their head when the
-heads move. An element of such a group is an array (outer size, size).
+heads move. An element of such a group is an array (outer size, size). The outer group stands before it in the
+segment, or is the whole of another axis of the tensor, as experts are in a tensor (experts, units, inputs); such
+tensors are read as though both lay on one axis (`canon.actions.joined_axes`).
 
 Positive-scale and sign symmetry live on the same units: a unit's scale `s` multiplies the entries of
 a factor by `s ** power`, so incoming weights have power 1 and outgoing weights power -1.
@@ -153,9 +155,14 @@ class PermutationSpec:
                 raise InputError(f"group '{group.name}' lies within '{group.within}', which does not exist")
         for tensor, axes in self.axes.items():
             for number, axis in enumerate(axes):
-                self._check_axis(f"{tensor} axis {number}", axis)
+                beside = {_whole(other) for n, other in enumerate(axes) if n != number}
+                self._check_axis(f"{tensor} axis {number}", axis, beside)
+            if sum(outer is not None for outer in self._outer_axes(axes)) > 1:
+                raise InputError(
+                    f"{tensor} has two axes with units within those of another axis; expected one"
+                )
 
-    def _check_axis(self, where: str, axis: Axis) -> None:
+    def _check_axis(self, where: str, axis: Axis, beside: set[str | None]) -> None:
         for segment in axis.segments:
             seen: set[str] = set()
             for factor in segment:
@@ -168,11 +175,36 @@ class PermutationSpec:
                     raise InputError(
                         f"group '{group.name}': {where} gives {factor.size} units, the group has {group.size}"
                     )
-                if group.within is not None and group.within not in seen:
+                if group.within is not None and group.within not in seen | beside:
                     raise InputError(
                         f"group '{group.name}': {where} must name its outer group '{group.within}' before it"
                     )
                 seen.add(factor.group)
+
+    def _outer_axes(self, axes: tuple[Axis, ...]) -> list[int | None]:
+        """For each axis the other one that holds the units within which some of its own lie."""
+        found: list[int | None] = []
+        for axis in axes:
+            apart = {
+                self.groups[str(factor.group)].within
+                for segment in axis.segments
+                for n, factor in enumerate(segment)
+                if factor.group is not None
+                and self.groups[factor.group].within not in {None, *(f.group for f in segment[:n])}
+            }
+            found.append(next((n for n, other in enumerate(axes) if _whole(other) in apart - {None}), None))
+        return found
+
+    @cached_property
+    def joins(self) -> dict[str, tuple[int, int]]:
+        """Tensors with units within those of another axis: the axis of the outer units, and that of the inner ones."""
+        return {
+            tensor: (outer, inner)
+            for tensor, axes in self.axes.items()
+            if any(self.groups[g].within is not None for axis in axes for g in axis.groups)
+            for inner, outer in enumerate(self._outer_axes(axes))
+            if outer is not None
+        }
 
     def shape(self, group: str) -> tuple[int, ...]:
         """Shape of an element of `group`: (size,) or (outer size, size)."""
@@ -238,6 +270,11 @@ class PermutationSpec:
             statistics=frozenset(data["statistics"]),
             frozen=dict(data["frozen"]),
         )
+
+
+def _whole(axis: Axis) -> str | None:
+    """The group that is all of an axis, or None."""
+    return axis.segments[0][0].group if len(axis.segments) == 1 and len(axis.segments[0]) == 1 else None
 
 
 def _factor(value: Any) -> list[Any]:

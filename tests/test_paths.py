@@ -35,7 +35,10 @@ def public():
 
 def kinds(hint):
     """The types that a hint is made of."""
-    return [typing.get_origin(hint) or hint, *(kind for part in typing.get_args(hint) for kind in kinds(part))]
+    return [
+        typing.get_origin(hint) or hint,
+        *(kind for part in typing.get_args(hint) for kind in kinds(part)),
+    ]
 
 
 def test_every_parameter_that_takes_a_path_takes_a_str():

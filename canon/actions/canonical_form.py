@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from canon.actions import permutation as perm
+from canon.actions.joined_axes import joined
 from canon.actions.scaling import apply_scale, multiplier, places
 from canon.actions.signs import fix_signs, of_old_units, sign_groups, signed_tensors
 from canon.errors import InputError
@@ -53,6 +54,7 @@ def canonicalize(spec: PermutationSpec, state: State) -> dict[str, Tensor]:
 def canonical_element(spec: PermutationSpec, state: State) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """The relabelling that `canonicalize` applies, and before it the signs of the units."""
     spec.check(state)
+    spec, (state,) = joined(spec, state)
     bits, signed = {}, signed_tensors(spec)
     # Small tensors first: a bias is cheaper to sort than a matrix. Statistics only where weights are alike.
     for name in sorted(state, key=lambda name: (name in spec.statistics, state[name].numel(), name)):

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from canon.actions.joined_axes import axes_and_tensor, part
 from canon.spec import Axis, Factor, PermutationSpec
 from canon.types import State
 
@@ -138,11 +139,14 @@ def apply(spec: PermutationSpec, permutation: Permutation, state: State) -> dict
 
 def relabel(spec: PermutationSpec, permutation: Permutation, name: str, tensor: Tensor, batch: int) -> Tensor:
     """One tensor as `apply` moves it; `batch` counts the leading axes. A copy."""
-    moved = tensor
-    for number, axis in enumerate(spec.axes[name]):
+    axes, laid = axes_and_tensor(spec, name, tensor, batch)
+    moved = laid
+    for number, axis in enumerate(axes):
         if axis.groups:
             moved = take(moved, axis_index(spec, axis, permutation), batch + number)
-    return moved.clone() if moved is tensor else moved
+    if moved is laid:
+        return tensor.clone()
+    return part(spec, name, moved, batch).contiguous() if name in spec.joins else moved
 
 
 def take(tensor: Tensor, index: Tensor, dim: int) -> Tensor:

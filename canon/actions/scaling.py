@@ -17,6 +17,7 @@ from math import prod
 import torch
 from torch import Tensor
 
+from canon.actions.joined_axes import axes_and_tensor, joined, part
 from canon.errors import InputError
 from canon.spec import Axis, Factor, PermutationSpec
 from canon.types import State
@@ -64,11 +65,13 @@ def scale_one(spec: PermutationSpec, scales: Mapping[str, Tensor], name: str, te
     """One tensor as `apply_scale` scales it: a copy."""
     if not tensor.is_floating_point():
         return tensor.clone()
-    axes = spec.axes[name]
     precision = torch.promote_types(tensor.dtype, torch.float32)
+    count = tensor.dim() - len(spec.axes[name])  # of leading axes
+    axes, laid = axes_and_tensor(spec, name, tensor, count)
     factor = multiplier(spec, axes, scales).to(tensor.device, precision)
     # + 0.0: a sign would make -0.0 of zero, other bits for the same network.
-    return (tensor * factor + 0.0).to(tensor.dtype)
+    scaled = (laid * factor + 0.0).to(tensor.dtype)
+    return part(spec, name, scaled, count).contiguous() if name in spec.joins else scaled
 
 
 def balance(
@@ -88,9 +91,10 @@ def balance(
     groups = [name for name, group in spec.groups.items() if group.scale == "positive"]
     lead = next(iter(state.values())).shape[:1] if stacked else ()
     scales = {name: torch.ones(*lead, *spec.shape(name), dtype=torch.float64) for name in groups}
-    energies = [energy for name in state for energy in _energies(spec, name, state[name], stacked)]
+    flat, (laid,) = joined(spec, state, batch=int(stacked))
+    energies = [energy for name in laid for energy in _energies(flat, name, laid[name], stacked)]
     for _ in range(sweeps):
-        steps = [_step(spec, energies, scales, name) for name in groups]
+        steps = [_step(flat, energies, scales, name) for name in groups]
         if all(float(step.log().abs().amax()) <= tolerance for step in steps):
             break
     return scales, apply_scale(spec, scales, state, stacked)
@@ -155,7 +159,7 @@ def _step(spec: PermutationSpec, energies: list[_Energy], scales: dict[str, Tens
                 if power:
                     flow[power].index_add_(-1, units, along[..., positions])
     alive = (flow[1] > 0) & (flow[-1] > 0)
-    # A unit that feeds its own kind moves with its neighbours: half a step, or they overshoot together.
+    # The group occurs on two axes of one tensor: damp the step.
     step = torch.where(alive, flow[-1] / flow[1], 1.0).pow(0.125 if twice else 0.25)
     scales[group] = scales[group] * step.reshape(scales[group].shape)
     return step

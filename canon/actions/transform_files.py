@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -19,6 +19,14 @@ from canon.spec import PermutationSpec
 Path = str | os.PathLike[str]
 
 
+class Keys(Protocol):
+    """How a network is stored, as `canon.models.stored_keys.StoredKeys`."""
+
+    def loaded(self, found: Checkpoint) -> Checkpoint: ...
+
+    def stored(self, found: Checkpoint) -> Checkpoint: ...
+
+
 def transform_file(
     transform: Path,
     source: Path,
@@ -27,10 +35,12 @@ def transform_file(
     kind: str = "network",
     invert: bool = False,
     fan_in_fan_out: bool = False,
+    keys_of: Callable[[Checkpoint], Keys | None] = lambda found: None,
 ) -> int:
     """Write `source`, transformed, to `out`; returns how many tensors it holds.
 
-    `kind` says what the source is. Raises `InputError` for an unknown kind or where it does not fit.
+    `kind` says what the source is; `keys_of` how a network is stored, where its tensors are not those of the class that
+    reads them. Raises `InputError` for an unknown kind or where it does not fit.
     """
     found = Transform.load(transform)
     element = found.inverse() if invert else found
@@ -44,8 +54,11 @@ def transform_file(
     if kind not in acts:
         raise InputError(f"kind '{kind}' is not known; one of {', '.join([*acts, 'optimizer'])}")
     before = checkpoint.read(source)
+    keys = keys_of(before) if kind == "network" else None
+    before = before if keys is None else keys.loaded(before)
     after = acts[kind](before.state)
     kept = before.with_state(after) if kind == "network" else Checkpoint(after, before.metadata)
+    kept = kept if keys is None else keys.stored(kept)
     checkpoint.write(out, kept, follow=True)
     return len(after)
 

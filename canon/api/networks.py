@@ -16,11 +16,13 @@ from canon.actions.transform import Transform
 from canon.errors import InputError
 from canon.io import checkpoint
 from canon.io.checkpoint import Checkpoint, require_finite, require_same, with_counters_of
+from canon.io.model_config import read_config
 from canon.io.prefixes import with_keys_like
 from canon.models.config_check import agreed_config, require_fitting_config
 from canon.models.loading import Inputs, ModelSource, Runnable, load
 from canon.models.spec_resolution import CHECKED, SpecSource, require_symmetries, resolve
 from canon.models.spec_resolution import code_of as find_code
+from canon.models.stored_keys import StoredKeys, stored_keys
 from canon.spec import PermutationSpec
 from canon.types import LazyState, like
 
@@ -80,12 +82,16 @@ class LargeWeights(LazyState):
 
 @dataclass(frozen=True)
 class Source:
-    """A network that was given: its tensors, its name in messages, itself, and what stood before its keys."""
+    """A network that was given: its tensors, its name in messages, itself, and what stood before its keys.
+
+    `keys` says how it is stored, where the tensors are not those of the class that reads them.
+    """
 
     found: Checkpoint
     name: str
     given: Network
     prefix: str = ""
+    keys: StoredKeys | None = None
 
     @property
     def module(self) -> nn.Module | None:
@@ -95,6 +101,7 @@ class Source:
         self, found: Checkpoint, report: dict[str, Any], transform: Transform | None = None
     ) -> nn.Module | Weights | LargeWeights:
         """`found` as what was given: a copy of the module, or weights."""
+        found = found if self.keys is None else self.keys.stored(found)
         if isinstance(found.state, LazyState) and isinstance(self.given, (str, os.PathLike)):
             return LargeWeights(found, report, transform)
         if self.module is None:
@@ -106,10 +113,20 @@ class Source:
 
 
 def source(network: Network, name: str) -> Source:
-    """Read a network; `name` stands for it in messages where it has none of its own.
+    """Read a network, in the tensors of the class that reads it; `name` is for one that has none of its own.
 
     Raises `InputError` where it is none, or not finite.
     """
+    return _as_loaded(_read(network, name))
+
+
+def _as_loaded(one: Source, config: Mapping[str, Any] | None = None) -> Source:
+    """A network with the tensors of the class that its configuration, or that of another one, names."""
+    keys = None if one.module is not None else stored_keys(one.found, config)
+    return one if keys is None else replace(one, found=keys.loaded(one.found), keys=keys)
+
+
+def _read(network: Network, name: str) -> Source:
     if isinstance(network, nn.Module):
         # detached copies: what users go on to train does not change under what was read
         found = Checkpoint({key: tensor.detach() for key, tensor in network.state_dict().items()})
@@ -167,7 +184,9 @@ def read_alike(networks: Sequence[Network], names: Sequence[str], kept: int = 0)
 
     All get the prefix of keys and the batch counters of the one at `kept`, whose keys the result has.
     """
-    read = [source(network, name) for network, name in zip(networks, names, strict=True)]
+    raw = [_read(network, name) for network, name in zip(networks, names, strict=True)]
+    config = next((found for one in raw if (found := read_config(one.found.path))), None)
+    read = [_as_loaded(one, read_config(one.found.path) or config) for one in raw]
     like = read[kept].found.state
     alike = [_like(one, like) for one in read]
     whole = max((theirs for _, theirs in alike), key=len)

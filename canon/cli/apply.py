@@ -43,8 +43,11 @@ def apply(
     """
     check_network_output(out, a)
     from canon.actions.transform_files import transform_file
+    from canon.models.stored_keys import stored_keys
 
-    count = transform_file(t, a, out, kind=kind, invert=invert, fan_in_fan_out=fan_in_fan_out)
+    count = transform_file(
+        t, a, out, kind=kind, invert=invert, fan_in_fan_out=fan_in_fan_out, keys_of=stored_keys
+    )
     console.show(
         {"tensors": count, "out": str(out)}, f"{count} tensors of {a} transformed\nwrote {out}", json
     )

@@ -20,12 +20,14 @@ import torch
 from torch import Tensor, nn
 
 from canon.actions import permutation as perm
+from canon.actions.joined_axes import joined
 from canon.errors import InputError
 from canon.matching.gram import AxisOccurrence, Family, Grams, uses
 from canon.matching.gram_cache import Scores
 from canon.matching.nested_assignment import solve_family
 from canon.matching.result import Match
 from canon.spec import Axis, PermutationSpec
+from canon.types import State
 
 # Where a layer keeps its output units: axis of the weight, axis of the output.
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -65,10 +67,13 @@ def match_activations(
         True
     """
     began = time.perf_counter()
-    states = [{n: t.detach()[None] for n, t in m.state_dict().items()} for m in (module_a, module_b)]
+    states: list[State] = [
+        {n: t.detach()[None] for n, t in m.state_dict().items()} for m in (module_a, module_b)
+    ]
     for state in states:
         spec.check(state, batch=1)
     heard = _listen(spec, module_a, module_b, batches)
+    spec, states = joined(spec, *states, batch=1)
     still, one = perm.identity(spec), torch.arange(1)
     scores = Scores(spec, states[0], states[1], perm.identity(spec, (1,)))
     before = after = torch.zeros((), dtype=torch.float64)

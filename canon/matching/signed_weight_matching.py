@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from canon.actions import permutation as perm
+from canon.actions.joined_axes import joined
 from canon.actions.signs import Signs, of_old_units, sign_groups, signs_towards
 from canon.matching.linear_assignment import solve_many
 from canon.matching.result import Match
@@ -51,6 +52,10 @@ def match_signed(spec: PermutationSpec, reference: State, networks: State, **opt
     groups = sign_groups(spec)
     if not groups:
         return match_weights(spec, reference, networks, **options)
+    name, axes = next(iter(spec.axes.items()))
+    batches = [state[name].dim() - len(axes) for state in (reference, networks)]
+    _, (networks,) = joined(spec, networks, batch=batches[1])
+    spec, (reference,) = joined(spec, reference, batch=batches[0])
     pairs = {name for name in groups if spec.groups[name].within is None} - {
         group.within for group in spec.groups.values()
     }

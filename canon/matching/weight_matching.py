@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from canon.actions import permutation as perm
+from canon.actions.joined_axes import joined
 from canon.errors import InputError
 from canon.io.dtypes import is_mask
 from canon.matching.gram import Family
@@ -95,6 +96,7 @@ def match_weights(
     if heads == "spectra" and start == "frank_wolfe":
         raise InputError("Frank-Wolfe moves heads too, which spectra hold in place; choose another start")
     batch, reference, networks = _stacked(spec, reference, networks)
+    spec, (reference, networks) = joined(spec, reference, networks, batch=1)
     count = next(iter(networks.values())).shape[0]
     size = max(1, CHUNK_BYTES // (8 * sum(prod(t.shape[1:]) for t in networks.values())))
     parts, gains = [], []
@@ -176,7 +178,7 @@ def _best_of(
         return reduce(_keep_better, (climb.climb(sweeps).ended() for climb in (first, *others)))
     if first.settled():
         return first.ended()
-    # Anchored stands where the other comes with a sweep.
+    # `anchored` counts as its own first sweep.
     second = begin("identity")[0].climb(min(RACE, sweeps))
     behind = first.objective() < second.objective()
     first.give_up(behind)

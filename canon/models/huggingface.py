@@ -26,21 +26,11 @@ def from_config(found: Checkpoint, config: Mapping[str, Any]) -> Runnable | None
 
     None where transformers is not installed or does not know the class, or where its tensors are others.
     """
-    if not isinstance(config.get("model_type"), str) or "auto_map" in config:
+    transformers = library(config, found)
+    if transformers is None:
         return None
-    if _more_parts(config, max(256, len(found.state))):
-        return None
-    try:
-        import transformers
-    except ImportError:
-        return None
-    if config["model_type"] not in transformers.CONFIG_MAPPING:
-        return None
-    for kind in _classes(transformers, config):
-        # First without memory for anything: a configuration may ask for more than its file holds.
-        with torch.device("meta"):
-            shapes = _built(transformers, kind, config)
-        if shapes is None or not _is_that(module_like(shapes, found.state), found):
+    for kind, shapes in without_content(transformers, config):
+        if not _is_that(module_like(shapes, found.state), found):
             continue
         with parameters_on_meta():
             module = _built(transformers, kind, config)
@@ -59,6 +49,29 @@ def from_config(found: Checkpoint, config: Mapping[str, Any]) -> Runnable | None
             origin=f"config.json, which names {kind.__name__} of transformers",
         )
     return None
+
+
+def library(config: Mapping[str, Any], found: Checkpoint) -> Any:
+    """transformers, where it is installed and knows the class that a configuration names; else None."""
+    if not isinstance(config.get("model_type"), str) or "auto_map" in config:
+        return None
+    if _more_parts(config, max(256, len(found.state))):
+        return None
+    try:
+        import transformers
+    except ImportError:
+        return None
+    return transformers if config["model_type"] in transformers.CONFIG_MAPPING else None
+
+
+def without_content(transformers: Any, config: Mapping[str, Any]) -> Iterator[tuple[Any, Any]]:
+    """The classes that may have made a file, and a module of each that has no content."""
+    for kind in _classes(transformers, config):
+        # Without memory for anything: a configuration may ask for more than its file holds.
+        with torch.device("meta"):
+            shapes = _built(transformers, kind, config)
+        if shapes is not None:
+            yield kind, shapes
 
 
 def _is_that(module: nn.Module, found: Checkpoint) -> bool:

@@ -34,6 +34,10 @@ class AxisUnification:
         self.parts: dict[int, tuple[tuple[int, ...], ...]] = {}
         self.reason: dict[int, str] = {}
         self.apart: set[tuple[int, int]] = set()  # (inner, outer) that must not nest
+        self.batched: list[Structure] = []  # axes along which a product is taken entry by entry
+        self.carried: list[
+            tuple[tuple[Structure, ...], Structure]
+        ] = []  # rows, and the axis from which each has one
         self.equations: list[tuple[int, tuple[tuple[float, Degree], ...]]] = []
         self.positive: list[Leg] = []  # degrees that survive a positive scale only
         self.odd: list[Leg] = []  # degrees that survive a sign only

@@ -59,14 +59,20 @@ def trace(
 def trace_program(program: Program, *, verify: bool = True) -> PermutationSpec:
     """`trace`, of a network that was exported already."""
     spec = _Reader(program, verify).read()
-    return check_program(program, spec).spec if verify else spec
+    if not verify:
+        return spec
+    check = check_program(program, spec)
+    across = {group for tensor, (_, inner) in spec.joins.items() for group in spec.axes[tensor][inner].groups}
+    if across & check.failed.keys():  # units of all experts may still move together
+        return check_program(program, _Reader(program, verify, across=False).read()).spec
+    return check.spec
 
 
 class _Reader:
-    """From a program to a spec."""
+    """From a program to a spec; with `across`, units may nest within those of another axis."""
 
-    def __init__(self, program: Program, checked: bool) -> None:
-        self.program = program
+    def __init__(self, program: Program, checked: bool, across: bool = True) -> None:
+        self.program, self.across = program, across
         self.context = Context(checked)
         self.units = self.context.units
 
@@ -187,20 +193,31 @@ class _Reader:
             known = outers.get(unit)
             outers[unit] = beside if known is None else [u for u in known if u in beside]
 
+        batched = (
+            {unit for axis in self.units.batched for unit in self._present(axis)} if self.across else set()
+        )
         for found in axes.values():
-            for axis in found:
+            whole = [self._whole(axis) for axis in found]
+            for number, axis in enumerate(found):
+                others = [u for n, u in enumerate(whole) if n != number and u in batched and u in names]
                 for segment in axis:
                     before: list[int] = []
                     for child, _ in segment:
                         unit = self.units.find(child)
                         if unit in names:
-                            meet(unit, [u for u in before if u != unit])
+                            meet(unit, [u for u in (*before, *others) if u != unit])
                             before.append(unit)
+        rows = [
+            (frozenset().union(*map(self._present, places)), self._present(chosen))
+            for places, chosen in self.units.carried
+        ]
         for dims in self._mentions:
-            present = {self.units.find(u) for axis in dims for u, _ in self.units.moving(axis)}
-            for unit in present:
+            every = frozenset[int]().union(*map(self._present, dims))
+            moving = {self.units.find(u) for axis in dims for u, _ in self.units.moving(axis)}
+            carried = {unit for places, chosen in rows if places and places <= every for unit in chosen}
+            for unit in moving:
                 if unit in outers:
-                    meet(unit, [u for u in outers[unit] if u in present])
+                    meet(unit, [u for u in outers[unit] if u in moving | carried])
         apart = {
             (self.units.find(inner), self.units.find(outer))
             for a, b in self.units.apart
@@ -211,7 +228,29 @@ class _Reader:
         for unit in sorted(outers, key=lambda u: len(outers[u])):
             allowed = [u for u in outers[unit] if (unit, u) not in apart and within.get(u) is None]
             within[unit] = allowed[0] if allowed else None
+            if within[unit] is not None and self._crowded(axes, within):
+                within[unit] = None
         return within
+
+    def _present(self, axis: Structure) -> frozenset[int]:
+        """The units of an axis, those that cannot move included."""
+        return frozenset(self.units.find(u) for segment in self.units.expand(axis) for u, _ in segment)
+
+    def _whole(self, axis: Structure) -> int | None:
+        """The unit that is all of an axis, or None."""
+        return self.units.find(axis[0][0][0]) if len(axis) == 1 and len(axis[0]) == 1 else None
+
+    def _crowded(self, axes: dict[str, list[Structure]], within: dict[int, int | None]) -> bool:
+        """Whether some tensor has two axes with units within those of another axis."""
+        return any(sum(self._lies_apart(axis, within) for axis in found) > 1 for found in axes.values())
+
+    def _lies_apart(self, axis: Structure, within: dict[int, int | None]) -> bool:
+        for segment in axis:
+            units = [self.units.find(child) for child, _ in segment]
+            for n, unit in enumerate(units):
+                if within.get(unit) is not None and within[unit] not in units[:n]:
+                    return True
+        return False
 
     def _leaf_units(self, unit: int) -> list[int]:
         return [child for segment in self.units.leaves(unit, ()) for child, _ in segment]

@@ -10,7 +10,6 @@ import numpy as np
 
 from canon.errors import InputError
 from canon.validation import many
-from weightflow import datasets
 from weightflow.data.info import DataInfo
 from weightflow.zoo.data_changes import change_of
 from weightflow.zoo.store import Zoo
@@ -50,7 +49,7 @@ def _data(zoo: Zoo) -> dict[str, Any]:
     """How the inputs of the networks are prepared, as far as the zoo or the data say; a reason where neither does."""
     data, remarks = None, list[str]()
     try:
-        data = datasets.load(zoo.dataset)
+        data = zoo.data
         remarks += data.remarks
     except InputError as error:
         remarks.append(str(error))

@@ -131,6 +131,11 @@ class Context:
                 for outer in over:
                     self.units.apart |= {(inner, unit) for unit, _ in self.units.moving(axes[outer])}
 
+    def carry(self, rows: Sequence[Structure], chosen: Structure) -> None:
+        """Each place of the axes `rows` has an entry of the axis `chosen` of its own, as tokens have an expert."""
+        self.units.batched.append(chosen)
+        self.units.carried.append((tuple(rows), chosen))
+
     def broadcast(self, operands: Sequence[list[Structure]]) -> tuple[list[Structure], list[list[int]]]:
         """Unify axes from the right; returns the axes, and for each which operands have it."""
         rank = max(len(axes) for axes in operands)
@@ -166,6 +171,8 @@ class Context:
             kept[name] = axes[0] if len(axes) == 1 else self.units.relate(axes[0], [(1.0, a) for a in axes])
             if name not in out:
                 self.units.still(kept[name])
+            elif len(axes) > 1:
+                self.units.batched.append(kept[name])
         return [kept.get(name, ONE) for name in out]
 
 

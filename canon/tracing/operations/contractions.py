@@ -74,6 +74,7 @@ def grouped(c: Context, a: SimpleNamespace, out: Any) -> Any:
     else:
         c.units.unify(offsets.numbers.axis, given[0], c.because("sizes do not match"))
         offsets.numbers.used = True
+        c.carry(axes[:1], given[0])
     c.units.freeze_axis(axes[0], c.because("rows are sorted by expert"))
     result = c.contract([axes, given], [["row", "in"], ["expert", "in", "out"]], ["row", "out"])
     bias = getattr(a, "bias", None)

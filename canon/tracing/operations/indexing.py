@@ -155,6 +155,7 @@ def index(c: Context, a: SimpleNamespace, out: Any) -> list[Structure]:
         if numbers is not None and a.indices[n].direct:  # experts, by the numbers that a router gave
             c.units.unify(numbers.axis, axes[n], c.because("sizes do not match"))
             numbers.used = True
+            c.carry(c.axes(a.indices[n]), axes[n])
         else:
             c.units.freeze_axis(axes[n], c.because("it is indexed by number"))
     placed, _ = c.broadcast([c.axes(a.indices[n]) for n in used])

@@ -633,7 +633,7 @@ BAD = {
     "transform": ("apply a.pt b.pt", "a transform's file name ends in .safetensors"),
     "kind": ("apply t.safetensors b.pt --kind magic", "'magic' is not one of 'network'"),
     "no code": ("barrier a.pt b.pt --data x.npz", "give --model or a .pt2 file"),
-    "no data": ("barrier a.pt b.pt --model nets.py:build --data s.json", "no .npz file of plain arrays"),
+    "no data": ("barrier a.pt b.pt --model nets.py:build --data s.json", "not a .npz file of plain arrays"),
     "repair": ("merge a.pt b.pt --as-they-are --repair magic", "'magic' is not one of 'none'"),
     "one network": ("merge a.pt", "two networks or more"),
     "weights": ("merge a.pt b.pt --weights 1,2,3", "expected 2 numbers"),

@@ -243,7 +243,7 @@ def test_what_is_no_backbone_is_explained(images, backbone, tmp_path):
     [
         ("torchvision:resnet19", "torchvision has no model 'resnet19'; nearest: resnet1"),
         ("timm:vit_tinny_patch16_224", "timm has no model 'vit_tinny_patch16_224'; nearest: vit_tiny"),
-        ("jax:resnet18", "no library of models is called 'jax'; there are: timm, torchvision"),
+        ("jax:resnet18", "unknown library of models 'jax'; there are: timm, torchvision"),
     ],
 )
 def test_models_that_are_not_there_are_explained(model, message, tmp_path):

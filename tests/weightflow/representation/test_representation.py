@@ -98,7 +98,7 @@ def test_two_networks_span_too_little():
 
 
 def test_an_unknown_kind_lists_what_there_is():
-    with pytest.raises(InputError, match="no kind of coordinates is called 'pca'; there are: components"):
+    with pytest.raises(InputError, match="unknown kind of coordinates 'pca'; there are: components"):
         CoordinatesConfig("pca")
 
 

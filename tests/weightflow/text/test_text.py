@@ -67,7 +67,7 @@ def test_a_table_without_its_arrays_is_refused(tmp_path):
 
 def test_a_table_with_objects_is_refused(tmp_path):
     np.savez(tmp_path / "t.npz", names=np.array([{}], dtype=object), embeddings=np.zeros((1, 2)))
-    with pytest.raises(InputError, match="no .npz file of plain arrays"):
+    with pytest.raises(InputError, match="not a .npz file of plain arrays"):
         TableEncoder(tmp_path / "t.npz")
 
 
@@ -181,7 +181,7 @@ def test_descriptions_are_read_as_people_type_them(text, name, words, images):
             "'nowhere' is neither a file nor a pretrained tag of ViT-B-32; its tags",
         ),
         ("open_clip", "write open_clip:MODEL:WEIGHTS"),
-        ("word2vec", "no text encoder is called 'word2vec'; there are: none, open_clip, table, wordllama"),
+        ("word2vec", "unknown text encoder 'word2vec'; there are: none, open_clip, table, wordllama"),
     ],
 )
 def test_wrong_encoders_are_explained(name, message):
