@@ -31,3 +31,11 @@ def local_folder(path: str | os.PathLike[str], kind: str) -> Path:
         return Path(snapshot_download(found[1], repo_type=kind, revision=found[2]))
     except (OSError, ValueError) as error:  # the hub's errors are OSErrors
         raise WorkError(f"{text} cannot be downloaded: {str(error).strip().splitlines()[0]}") from error
+
+
+def any_folder(path: str | os.PathLike[str]) -> Path:
+    """A folder as it is, or the generator or else the zoo of that name on the hub."""
+    try:
+        return local_folder(path, "model")
+    except WorkError:
+        return local_folder(path, "dataset")

@@ -43,6 +43,7 @@ from canon.cli.interrupts import message_of, receiving
 from canon.cli.interrupts import on_interrupt as on_interrupt
 from canon.errors import InputError, InputWarning, WorkError
 from canon.io.json_text import json_text
+from canon.validation import many as many
 from canon.validation import shown
 
 # Defaults for the options of a command, as in `json: bool = console.JSON`.
@@ -57,11 +58,6 @@ LONGEST = 2000
 _COMMAND = re.compile(r"\b(?:weightflow|canon|pip|apt-get|export) [a-z-]")
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _NAMED_WRONGLY = {errno.EROFS, errno.ELOOP, errno.ENAMETOOLONG, errno.ENXIO, errno.EINVAL}
-
-
-def many(count: int, noun: str) -> str:
-    """A count with its noun."""
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def application(help: str, version: str, cls: type[TyperGroup] | None = None) -> typer.Typer:

@@ -10,6 +10,8 @@ from rich.console import Group as Together
 from rich.console import RenderableType
 from rich.table import Table
 
+from canon.validation import many
+
 if TYPE_CHECKING:
     from canon.merging.interpolation import Curve
     from canon.spec import Axis, PermutationSpec
@@ -17,9 +19,8 @@ if TYPE_CHECKING:
 
 def alignment(report: Mapping[str, Any], out: str) -> str:
     """The report of an alignment in words."""
-    count = len(report["groups"])
     lines = [
-        f"{count} group{'s' * (count != 1)} ({report['spec_source']}), "
+        f"{many(len(report['groups']), 'group')} ({report['spec_source']}), "
         f"{report['moved_fraction']:.1%} of the units moved",
         f"objective {report['objective_before']:.6g} → {report['objective_after']:.6g}, "
         f"distance {report['distance_before']:.6g} → {report['distance_after']:.6g}; "
@@ -38,7 +39,7 @@ def merging(report: Mapping[str, Any], out: str) -> str:
     count = len(report["networks"])
     aligned = [f"aligned, {assuming(report['assumptions'])} (not verified)"] if report["assumptions"] else []
     told = [*aligned, *_prefixes(report), *_excepted(report, "the first network")]
-    return "\n".join([f"the mean of {count} networks", *told, f"wrote {out}"])
+    return "\n".join([f"the mean of {many(count, 'network')}", *told, f"wrote {out}"])
 
 
 def canonical(report: Mapping[str, Any], out: str) -> str:

@@ -34,6 +34,11 @@ class Invalid(ValueError):
         return f"{path[1:] if path.startswith('.') else path}: {self.reason}" if path else self.reason
 
 
+def many(count: int, noun: str) -> str:
+    """A count with its noun, for a message."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
 def shown(value: Any, limit: int = 60) -> str:
     """`value` for a message: cut to `limit` characters, control and bidirectional characters escaped."""
     text = value if isinstance(value, str) else ascii(value) if not isinstance(value, int) else _number(value)

@@ -45,7 +45,7 @@ def evaluate(
             )
         console.show(found, "\n".join(evaluation_lines(found)), as_json)
         judged = f"{found['judged']} of {len(opened)}"
-        stop.notes.append(f"{judged} networks were judged; the figures are of these")
+        stop.notes.append(f"{judged} networks were judged; the figures are of those")
 
 
 @app.command()

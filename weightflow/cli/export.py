@@ -72,7 +72,7 @@ def export(
     total = len(zoo) if count is None else min(count, len(zoo))
     with console.progress(total, "exporting", quiet=quiet) as steps:
         files = export_zoo(zoo, out, count, format, prepared, steps.advance)
-    console.show({"files": [str(f) for f in files]}, f"{out}: {len(files)} networks", as_json)
+    console.show({"files": [str(f) for f in files]}, f"{out}: {console.many(len(files), 'network')}", as_json)
 
 
 def _pushed(folder: Path, repository: str, is_run: bool) -> str:

@@ -67,7 +67,9 @@ def canonicalize(
         stop.add_note(f"{kept}; run the same command again to go on" if framed else nothing)
         raise
     console.show(
-        {"zoo": str(out), "networks": len(opened)}, f"{out}: {len(opened)} networks in one frame", as_json
+        {"zoo": str(out), "networks": len(opened)},
+        f"{out}: {console.many(len(opened), 'network')} in one frame",
+        as_json,
     )
 
 
@@ -123,7 +125,7 @@ def train(
     if begun not in (None, total) and processes.first:
         console.say(
             f"{out} goes on to step {total} (before: {begun}); from step {before} the learning rate follows the "
-            f"schedule of {total} steps"
+            f"schedule of {console.many(total, 'step')}"
         )
     loggers: list[str] = list(log or []) if processes.first else []
     with (
@@ -134,8 +136,12 @@ def train(
     if not processes.first:
         return
     result = {"run": str(out), "steps": done.step, "best_step": done.best_step, "held_out": done.best}
-    early = "" if done.step >= total else f" of {total}, stopped early: no gain in {done.stale} evaluations"
-    line = f"{out}: {done.step} steps{early}, held-out loss {done.best:.4f} at step {done.best_step}"
+    early = (
+        ""
+        if done.step >= total
+        else f" of {total}, stopped early: no gain in {console.many(done.stale, 'evaluation')}"
+    )
+    line = f"{out}: {console.many(done.step, 'step')}{early}, held-out loss {done.best:.4f} at step {done.best_step}"
     console.show(result, line, as_json)
 
 

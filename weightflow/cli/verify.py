@@ -25,8 +25,10 @@ def verify(
     """
     from canon.errors import InputError
     from weightflow.generator.verify import verify_generator
+    from weightflow.hub import any_folder
     from weightflow.zoo.store import problems_of
 
+    path = any_folder(path)
     if (path / "config.toml").exists():
         problems = verify_generator(path)
     elif (path / "zoo.json").exists():

@@ -79,7 +79,7 @@ def build(
     ):
         trained = build_with(executor, plan, out, steps.advance, workers, device)
     result = {"zoo": str(out), "networks": len(Zoo(out)), "trained_now": trained}
-    console.show(result, f"{out}: {len(Zoo(out))} networks, {trained} of them trained now", as_json)
+    console.show(result, f"{out}: {console.many(len(Zoo(out)), 'network')}, {trained} trained now", as_json)
 
 
 @app.command("inspect")
@@ -104,7 +104,7 @@ def verify(
     problems, sound = problems_of(zoo), ""
     if not problems:
         opened = Zoo(zoo)
-        sound = f"{zoo}: {len(opened)} networks in {len(opened.manifest['shards'])} shards, all sound"
+        sound = f"{zoo}: {console.many(len(opened), 'network')} in {console.many(len(opened.manifest['shards']), 'shard')}, all sound"
     console.show({"sound": not problems, "problems": problems}, "\n".join(problems) or sound, as_json)
     if problems:
         raise typer.Exit(1)

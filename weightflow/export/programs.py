@@ -18,6 +18,7 @@ from canon.errors import InputError, WorkError
 
 METADATA = "weightflow.json"
 TOLERANCE = 1e-5
+TELLING = ("No ONNX function", "not supported", "Error when translating node")
 ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -74,11 +75,11 @@ def _packages() -> tuple[Any, Any]:
 
 
 def _exported(module: nn.Module, example: Tensor) -> torch.export.ExportedProgram:
+    # a bound: without one, torch 2.6 takes a guard against the largest integer for a limit of the network
+    examples = torch.export.Dim("examples", max=2**31 - 1)
     try:
         with _quiet():
-            return torch.export.export(
-                module, (example,), dynamic_shapes=({0: torch.export.Dim("examples")},), strict=False
-            )
+            return torch.export.export(module, (example,), dynamic_shapes=({0: examples},), strict=False)
     except Exception as error:  # torch.export raises whatever its tracer met
         raise InputError(
             f"this network cannot be written as one graph: {_reason(error)}; export it as safetensors"
@@ -91,7 +92,9 @@ def _reason(error: BaseException | None) -> str:
     while error is not None:
         lines += [line.strip() for line in ESCAPES.sub("", str(error)).splitlines() if line.strip()]
         error = error.__cause__ or error.__context__
-    telling = [line for line in lines if "No ONNX function" in line or "not supported" in line]
+    if any("Constraints violated (examples)" in line for line in lines):
+        return "its code fixes the number of examples, as len(x) does; write x.shape[0]"
+    telling = [line for line in lines if any(part in line for part in TELLING)]
     return (telling or lines or ["no reason given"])[0][:200].rstrip(".")
 
 

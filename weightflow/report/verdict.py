@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from canon.validation import many
+
 # spacings of the zoo: midpoints of two training networks lie at about 0.6, noise that is still harmless below 0.5
 NEW, COPY = 0.75, 0.3
 # shares of the way from chance to trained networks
@@ -36,7 +38,7 @@ def _evaluated(report: dict[str, Any], focus: dict[str, Any]) -> str:
         return f"It does not work: {where} is at chance, {beside}{_best_baseline(focus)}"
     if works == "unclear":
         return (
-            f"Whether it works cannot be told from {focus['networks']} networks: {where} reaches {beside}, and the "
+            f"Whether it works cannot be told from {many(focus['networks'], 'network')}: {where} reaches {beside}, and the "
             "interval of its gain over chance holds zero; report on more with --limit"
         )
     if works == "poor":

@@ -36,6 +36,7 @@ from canon.validation import (
     Invalid,
     integer,
     items,
+    many,
     number,
     optional,
     parse_json,
@@ -251,7 +252,7 @@ class Zoo(Dataset[StateDict]):
 
     def __repr__(self) -> str:
         return (
-            f"Zoo({str(self.path)!r}, {len(self)} networks, {self.architecture.name}, "
+            f"Zoo({str(self.path)!r}, {many(len(self), 'network')}, {self.architecture.name}, "
             f"{self.architecture.parameters} parameters, {self.dataset})"
         )
 

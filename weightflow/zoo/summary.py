@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from canon.errors import InputError
+from canon.validation import many
 from weightflow.data.info import DataInfo
 from weightflow.zoo.data_changes import change_of
 from weightflow.zoo.store import Zoo
@@ -91,7 +92,7 @@ def picture(found: dict[str, Any]) -> str:
     """The same for people."""
     a, accuracy = found["architecture"], found["validation_accuracy"]
     lines = [
-        f"{found['path']}: {found['networks']} networks, {found['shards']} shards"
+        f"{found['path']}: {many(found['networks'], 'network')}, {many(found['shards'], 'shard')}"
         f"{', canonical' if found['canonical'] else ''}",
         f"architecture  {a['name']} {a['arguments']}, {a['classes']} classes at most, {found['parameters']} parameters",
         f"data set      {found['dataset']}",
@@ -99,7 +100,7 @@ def picture(found: dict[str, Any]) -> str:
         *(f"              {remark}" for remark in found["data"]["remarks"]),
         f"lineage       {_counts(found['lineage'])}",
         f"splits        {_counts(found['splits'])}",
-        f"classes       {_counts(found['classes'])} ({found['combinations']} combinations)",
+        f"classes       {_counts(found['classes'])} ({many(found['combinations'], 'combination')})",
     ]
     counts, edges = accuracy["histogram"]["counts"], accuracy["histogram"]["edges"]
     if counts:

@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import huggingface_hub
 import numpy as np
@@ -21,6 +22,9 @@ def hub(tmp_path, monkeypatch):
     """A folder that does what the hub does."""
     place = tmp_path / "hub"
 
+    def made(self, repo_id, **settings):
+        return SimpleNamespace(repo_id=repo_id)
+
     def upload(self, *, repo_id, folder_path, repo_type=None, **settings):
         shutil.copytree(folder_path, place / (repo_type or "model") / repo_id, dirs_exist_ok=True)
 
@@ -30,7 +34,7 @@ def hub(tmp_path, monkeypatch):
             raise OSError(f"404: {repo_id} is not there")
         return str(found)
 
-    monkeypatch.setattr(huggingface_hub.HfApi, "create_repo", lambda self, name, **settings: name)
+    monkeypatch.setattr(huggingface_hub.HfApi, "create_repo", made)
     monkeypatch.setattr(huggingface_hub.HfApi, "upload_folder", upload)
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
     return place
@@ -49,6 +53,20 @@ def test_a_zoo_that_is_pushed_comes_back(hub, zoo, capsys):
     assert again.verify() == []
     assert "networks on digits" in (again.path / "README.md").read_text("utf-8")
     assert call("zoo", "inspect", "hf://me/digits") == 0
+    assert call("verify", "hf://me/digits") == 0
+
+
+def test_a_generator_that_is_pushed_comes_back(hub, run, tmp_path, capsys):
+    assert call("export", run, "--format", "pretrained", "--push", "me/generator") == 0
+    assert capsys.readouterr().out.strip() == "hf://me/generator"
+    here, there = (weightflow.load(name).sample("three, seven", 2) for name in (run, "hf://me/generator"))
+    assert all(torch.equal(here.state[name], there.state[name]) for name in here.state)
+    assert call("sample", "hf://me/generator", "--classes", "three, seven", "--out", tmp_path / "nets") == 0
+    assert call("verify", "hf://me/generator") == 0
+    for path in (hub / "model" / "me" / "generator").rglob("*.*"):
+        assert str(run.parent).encode() not in path.read_bytes(), path
+    weightflow.load(run).push_to_hub("me/again")
+    assert weightflow.load("hf://me/again").sample("three, seven", 2)[0].keys() == here[0].keys()
 
 
 def test_what_is_pushed_has_no_paths_of_this_computer(hub, tmp_path, monkeypatch):
