@@ -159,7 +159,7 @@ def _step(spec: PermutationSpec, energies: list[_Energy], scales: dict[str, Tens
                 if power:
                     flow[power].index_add_(-1, units, along[..., positions])
     alive = (flow[1] > 0) & (flow[-1] > 0)
-    # A unit that feeds its own kind moves with its neighbours: half a step, or they overshoot together.
+    # The group occurs on two axes of one tensor: damp the step.
     step = torch.where(alive, flow[-1] / flow[1], 1.0).pow(0.125 if twice else 0.25)
     scales[group] = scales[group] * step.reshape(scales[group].shape)
     return step

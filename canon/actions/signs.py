@@ -2,7 +2,7 @@ r"""Sign symmetry: a unit of an odd activation may be negated if what reads it i
 
 Without a reference the signs are fixed as a gauge is: units in their order, each is given the sign that
 makes the first entry between it and what is fixed already (inputs, outputs, earlier units) positive. A
-unit that no such entry reaches begins again; its sign is then nobody's concern. Every choice of signs of
+unit that no such entry reaches begins again; its sign is then arbitrary. Every choice of signs of
 one network leads to the same, and nothing is added up, so it is the same bit for bit.
 
 Towards a reference a unit takes the sign of its inner product with the reference's unit.

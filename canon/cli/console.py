@@ -114,7 +114,7 @@ def run_cli(app: typer.Typer, arguments: Sequence[str], *, name: str | None = No
         say(message_of(stop))
         return requests.exit_code
     except BrokenPipeError:
-        # Nobody reads on, as in `canon inspect a.pt | head`; nor shall Python complain when it flushes.
+        # Broken pipe, as in `canon inspect a.pt | head`: silence the flush at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except Exception as error:
@@ -185,8 +185,8 @@ def explain(error: Exception) -> tuple[int, str]:
     if isinstance(error, ModuleNotFoundError) and error.name:
         package = error.name.partition(".")[0]
         return 1, f"the package {package} is not installed; install it: pip install {package}"
-    if isinstance(error, MemoryError):
-        return 1, "out of memory; use a smaller batch or a larger machine"
+    if _is_out_of_memory(error):
+        return 1, "out of memory; use a smaller batch, fewer workers or a larger machine"
     if isinstance(error, OSError):
         if error.errno in _FULL:
             return 1, f"{error.strerror}; free some space and run again"
@@ -197,6 +197,15 @@ def explain(error: Exception) -> tuple[int, str]:
         where = f"{error.filename}: " if error.filename else ""
         return (2 if usage else 1), f"{where}{error.strerror or _line(error)}"
     return 1, f"{type(error).__name__}: {_line(error)} (unexpected; --debug shows where)"
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Also PyTorch's: a class of its own on accelerators, a `RuntimeError` of its allocator on the processor."""
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error))
+    )
 
 
 def _line(error: Exception) -> str:

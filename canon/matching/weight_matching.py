@@ -178,7 +178,7 @@ def _best_of(
         return reduce(_keep_better, (climb.climb(sweeps).ended() for climb in (first, *others)))
     if first.settled():
         return first.ended()
-    # Anchored stands where the other comes with a sweep.
+    # `anchored` counts as its own first sweep.
     second = begin("identity")[0].climb(min(RACE, sweeps))
     behind = first.objective() < second.objective()
     first.give_up(behind)

@@ -105,7 +105,7 @@ def repair(
     working = loaded(module, merged)
     for part in working.modules():
         if isinstance(part, BATCH_NORMS):
-            part.train()  # normalise by the batch: the old running statistics describe nobody
+            part.train()  # normalise by the batch: the old running statistics do not describe the merged network
     found = _moments(working, inputs, goal)
     repaired = {name: tensor.clone() for name, tensor in merged.items()}
     for name, (mean, deviation) in found.items():

@@ -90,10 +90,10 @@ def evaluate(
     Returns:
         Fractions: `zoo.accuracy` (mean, std, 95 % interval of the mean, max), `zoo.balanced_accuracy`, `chance` (the
         share of the largest class), `splits`, `classes`, `prompts` with the accuracy of each prompt's ensemble;
-        `predictions` of `networks` says how many were measured.
+        `judged` of `networks` says how many were measured.
 
     Raises:
-        InputError: There is not a network, or the data set is not on this computer.
+        InputError: There is no network, or the data set is not on this computer.
 
     Example:
         >>> import weightflow
@@ -113,13 +113,16 @@ def report(
     seed: int = 0,
     config: SampleConfig | None = None,
     device: str | None = None,
+    executor: str = "local",
+    workers: int = 1,
     progress: Callable[[int, str], None] = lambda parts, note: None,
     parts: Parts | None = None,
 ) -> Report:
     """Measure a run against trained networks, the generalist, trivial baselines and its own zoo.
 
-    `config` says how to sample (the run's own way by default), `device` where to compute; `progress` is called before each part with 0 and its
+    `config` says how to sample (the run's own way by default), `device` where to compute; `workers` of `executor` ("local" or "ray") compute the baselines; `progress` is called before each part with 0 and its
     name, and after it with 1; `parts` keeps what is measured, so that a report which was stopped goes on.
     """
     with computing_on(usable_device(device)):
-        return Report(make_report(Path(run), seed, limit, config, progress, parts))
+        computing = make_executor(executor, workers, str(usable_device()))
+        return Report(make_report(Path(run), seed, limit, config, progress, parts, computing))

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from canon.errors import InputError
 from canon.types import StateDict
-from weightflow import config, datasets
+from weightflow import config
 from weightflow.applications.weight_averages import AVERAGES
 from weightflow.batched.config import TrainingRecipe
 from weightflow.batched.tasks import Task
@@ -38,9 +38,7 @@ def trained_as_the_zoo(
     flow: Flow, tasks: Sequence[Task], seeds: Sequence[int], changes: dict[str, object] | None = None
 ) -> StateDict:
     """Networks for `tasks`, trained by the recipe of the run's zoo with `changes` laid over it."""
-    return train_many(
-        flow.architecture, datasets.load(tasks[0].dataset), tasks, seeds, recipe_of(flow, changes)
-    ).state
+    return train_many(flow.architecture, tasks[0].data, tasks, seeds, recipe_of(flow, changes)).state
 
 
 def recipe_of(flow: Flow, changes: dict[str, object] | None = None) -> TrainingRecipe:

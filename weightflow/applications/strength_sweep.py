@@ -11,7 +11,6 @@ from pathlib import Path
 from canon.io.files import atomic_write
 from canon.merging.plotting import check_format
 from canon.types import StateDict
-from weightflow import datasets
 from weightflow.batched.accuracy import measured
 from weightflow.batched.tasks import Task
 from weightflow.evaluation.evaluate import evaluate_networks
@@ -37,7 +36,7 @@ def sweep(
     strengths: Sequence[float] = STRENGTHS,
 ) -> list[StrengthResult]:
     """`make(strength)` is a stack of one network for `task`; each is measured."""
-    found, data = [], datasets.load(task.dataset)
+    found, data = [], task.data
     for strength in strengths:
         state = make(strength)
         validation = measured(architecture, state, data, [task])[0]["validation"]

@@ -16,7 +16,6 @@ from torch import Tensor
 
 from canon.errors import InputError
 from canon.types import StateDict
-from weightflow import datasets
 from weightflow.batched.class_axes import class_table, pad_with_zeros
 from weightflow.batched.config import TrainingRecipe
 from weightflow.batched.initialization import initialise
@@ -44,7 +43,7 @@ def transfer(
     `starts` are stacks of networks of one architecture. `images`: training images of each class, all by
     default. The steps of `recipe` are replaced by those of the epochs. Network i of every start has seed i.
     """
-    data = datasets.load(task.dataset)
+    data = task.data
     check_inputs(architecture, data)
     seen = few_examples(data, task, images)
     examples = int((class_table(seen, [task], architecture.classes)[0][0][seen.train.labels] >= 0).sum())

@@ -12,7 +12,6 @@ from collections.abc import Callable, Sequence
 from canon.actions import permutation as perm
 from canon.matching.weight_matching import match_weights
 from canon.types import StateDict
-from weightflow import datasets
 from weightflow.batched.class_axes import (
     class_table,
     gather_classes,
@@ -63,7 +62,7 @@ AVERAGES: dict[str, Average] = {
 
 
 def _all_classes(architecture: Architecture, task: Task) -> Architecture:
-    return with_num_classes(architecture, len(datasets.load(task.dataset).class_names))
+    return with_num_classes(architecture, len(task.data.class_names))
 
 
 def _wide(architecture: Architecture, network: Network) -> StateDict:
@@ -73,7 +72,7 @@ def _wide(architecture: Architecture, network: Network) -> StateDict:
 def _mean(
     architecture: Architecture, wides: Sequence[StateDict], networks: Sequence[Network], task: Task
 ) -> StateDict:
-    data, every = datasets.load(task.dataset), _all_classes(architecture, task)
+    data, every = task.data, _all_classes(architecture, task)
     total: StateDict = {}
     count: StateDict = {}
     for wide, network in zip(wides, networks, strict=True):

@@ -12,7 +12,6 @@ from torch import Tensor
 from canon.errors import InputError
 from canon.types import StateDict
 from canon.validation import Invalid, shown
-from weightflow import datasets
 from weightflow.batched.tasks import Task
 from weightflow.datasets import ClassificationData
 from weightflow.networks.architectures import Architecture
@@ -74,7 +73,7 @@ def check_frame(frame: Mapping[str, Tensor], architecture: Architecture, classes
 
 
 def _logit_of_class(architecture: Architecture, tasks: Sequence[Task]) -> Tensor:
-    return class_table(datasets.load(tasks[0].dataset), tasks, architecture.classes)[0]
+    return class_table(tasks[0].data, tasks, architecture.classes)[0]
 
 
 def scatter_classes(architecture: Architecture, state: StateDict, tasks: Sequence[Task]) -> StateDict:
@@ -87,7 +86,7 @@ def gather_classes(architecture: Architecture, wide: StateDict, tasks: Sequence[
 
     A union has the row of its first member; `scatter_classes` gave all members one row.
     """
-    data = datasets.load(tasks[0].dataset)
+    data = tasks[0].data
     index = torch.full((len(tasks), architecture.classes), -1)
     for row, task in enumerate(tasks):
         index[row, : len(task.classes)] = torch.tensor([own[0] for own in data.class_labels(task.classes)])

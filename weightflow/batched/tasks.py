@@ -15,7 +15,9 @@ from math import comb
 import numpy as np
 
 from canon.errors import InputError
+from weightflow import datasets
 from weightflow.data.class_groups import OR, OTHER
+from weightflow.data.types import ClassificationData
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,11 @@ class Task:
     dataset: str
     classes: tuple[str, ...]
     split: str = "seen"
+
+    @property
+    def data(self) -> ClassificationData:
+        """The data set, read once a process."""
+        return datasets.load(self.dataset)
 
 
 def deal_combinations(

@@ -60,6 +60,8 @@ def report(
         int | None, typer.Option(help="Number of solver steps; the setting of the run by default.")
     ] = None,
     method: Solver = None,
+    executor: Executor = "local",
+    workers: Annotated[int, typer.Option(help="Number of baselines computed in parallel.")] = 1,
     device: Device = "cpu",
     as_json: bool = console.JSON,
     quiet: bool = console.QUIET,
@@ -84,7 +86,15 @@ def report(
     parts = Parts(folder / "report.partial.json")
     with _keeping(parts), console.progress(None, "report", quiet=quiet) as bar:
         found = measure(
-            run, limit=limit, seed=seed, config=sampling, device=device, progress=bar.advance, parts=parts
+            run,
+            limit=limit,
+            seed=seed,
+            config=sampling,
+            device=device,
+            executor=executor,
+            workers=workers,
+            progress=bar.advance,
+            parts=parts,
         )
     page = found.save(folder)
     parts.remove()

@@ -51,7 +51,7 @@ def build(
 
     Example: [bold]weightflow zoo build digits --out zoos/digits[/]
     """
-    from weightflow import config, datasets
+    from weightflow import config
     from weightflow.device import computing_on, usable_device
     from weightflow.registry import announce
     from weightflow.text.class_words import read_class_words
@@ -68,7 +68,7 @@ def build(
         from weightflow.datasets.download import fetch
 
         console.say(f"data in {fetch(plan.dataset)}")
-    for remark in datasets.load(plan.dataset).remarks:
+    for remark in plan.data.remarks:
         console.say(f"data set '{plan.dataset}': {remark}")
     total = plan.tasks.networks
     resume = f"finished shards are kept in {out}; run the same command again to go on"

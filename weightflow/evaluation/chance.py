@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import torch
 
-from weightflow import datasets
 from weightflow.batched.tasks import Task
 
 
@@ -15,7 +14,7 @@ def chances(tasks: Sequence[Task]) -> list[float]:
 
     Where all its classes have as many examples, it is one over their number; guessing evenly is never better.
     """
-    data = datasets.load(tasks[0].dataset)
+    data = tasks[0].data
     counts = torch.bincount(data.test.open_for_evaluation().labels, minlength=len(data.class_names))
     # of a union, the examples of all its members
     own = [

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from canon.errors import InputError
 from canon.types import StateDict
-from weightflow import datasets
 from weightflow.batched.class_axes import class_table, pad_with_zeros, scatter_classes, with_num_classes
 from weightflow.batched.tasks import Task
 from weightflow.datasets import ClassificationData
@@ -41,6 +41,10 @@ class EvaluationContext:
     zoo: Zoo
     config: SampleConfig
     limit: int | None = None
+
+    def __reduce__(self) -> tuple[Callable[..., EvaluationContext], tuple[Any, ...]]:
+        """Workers read the zoo themselves, each once."""
+        return _reopened, (self.flow, self.zoo, self.config, self.limit)
 
     @cached_property
     def rows(self) -> list[int]:
@@ -120,7 +124,7 @@ class EvaluationContext:
     @cached_property
     def data(self) -> ClassificationData:
         """The data set of the networks' tasks."""
-        return datasets.load(self.zoo.dataset)
+        return self.zoo.data
 
     @cached_property
     def is_canonical(self) -> bool:
@@ -148,6 +152,11 @@ class EvaluationContext:
         wide = with_num_classes(self.zoo.architecture, has.shape[1])
         ones = {name: torch.ones(()).expand(len(has), *shape) for name, shape in wide.shapes.items()}
         return pad_with_zeros(wide, ones, has)
+
+
+@lru_cache(maxsize=1)
+def _reopened(flow: Flow, zoo: Zoo, config: SampleConfig, limit: int | None) -> EvaluationContext:
+    return EvaluationContext(flow, zoo, config, limit)
 
 
 def open_context(

@@ -119,7 +119,7 @@ def evaluate_networks(
     architecture: Architecture, state: StateDict, tasks: Sequence[Task], split: Split | None = None
 ) -> Predictions:
     """Run stacked networks on the test images of their data set, or on another `split` to choose settings on."""
-    data = datasets.load(tasks[0].dataset)
+    data = tasks[0].data
     test = split or data.test.open_for_evaluation()
     if tuple(data.input_shape) != tuple(architecture.input_shape):  # the data may have changed since
         architecture.output_for(data.input_shape, f"data set '{data.name}'")
@@ -136,7 +136,7 @@ def evaluate_networks(
 def examples_of(task: Task, images: str, count: int) -> tuple[Tensor, Tensor, tuple[int, ...]]:
     """A few test examples of a task's classes in turn: rows of the test split, raw pictures (none where `images` are no
     pictures), and the pictures' shape."""
-    data, pictures = datasets.load(task.dataset), datasets.load(images)
+    data, pictures = task.data, datasets.load(images)
     labels = data.test.open_for_evaluation().labels
     own = [(labels == label).nonzero().flatten() for label in data.class_index(task.classes)]
     rows = torch.tensor(
@@ -164,7 +164,7 @@ def evaluate_ensembles(
 
     Sizes beyond the number of networks are left out. Examples as of `evaluate_networks`.
     """
-    data = datasets.load(task.dataset)
+    data = task.data
     test = split or data.test.open_for_evaluation()
     position = class_table(data, [task], len(task.classes))[0][0]
     own = (position[test.labels] >= 0).nonzero().squeeze(1)
@@ -199,7 +199,7 @@ def evaluate_jointly(
 
     Each gives probabilities to its own classes (stacks of one); a class has the mean over those who know it.
     """
-    data = datasets.load(task.dataset)
+    data = task.data
     test = data.test.open_for_evaluation()
     rows = torch.nonzero(in_task(test.labels, data, [task])[0]).squeeze(1)
     inputs, forward = test.inputs[rows].unsqueeze(0), forward_many(architecture)

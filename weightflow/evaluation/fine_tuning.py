@@ -15,7 +15,6 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from canon.types import StateDict
-from weightflow import datasets
 from weightflow.batched.class_axes import class_table, pad_with_zeros
 from weightflow.batched.config import TrainingRecipe
 from weightflow.batched.initialization import initialise
@@ -70,7 +69,7 @@ def _drawn(
 
 
 def _padded(architecture: Architecture, state: StateDict, tasks: Sequence[Task]) -> StateDict:
-    data = datasets.load(tasks[0].dataset)
+    data = tasks[0].data
     return pad_with_zeros(architecture, state, class_table(data, tasks, architecture.classes)[1])
 
 
@@ -90,6 +89,6 @@ def curve(
     steps: Sequence[int],
 ) -> dict[int, Float[Tensor, " networks"]]:
     """Test accuracy of each network after each number of steps."""
-    data = datasets.load(tasks[0].dataset)
+    data = tasks[0].data
     trained = train_to_each(architecture, data, tasks, seeds, recipe, steps, start)
     return {count: evaluate_networks(architecture, trained[count], tasks).accuracy for count in steps}

@@ -38,7 +38,7 @@ def evaluate_zoo(
     """Test accuracy of many networks, overall, by split, by class and by prompt; ensembles.
 
     Of a zoo a few networks are in memory at a time. After each few networks `stop` is asked: where it is true, the
-    figures are of the networks judged so far, and `predictions` says how many of `networks` those are.
+    figures are of the networks judged so far, and `judged` says how many of `networks` those are.
     """
     if len(networks) == 0:
         raise InputError(f"{networks!r} holds no network")

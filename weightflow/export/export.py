@@ -185,7 +185,7 @@ def _raw_example(zoo: Zoo, facts: DataInfo, features: Features | None) -> Tensor
 def facts_of(zoo: Zoo) -> DataInfo:
     """What the zoo itself says of its data, or the data set."""
     table = zoo.manifest.get("data")
-    return DataInfo.from_dict(table) if table else DataInfo.of(datasets.load(zoo.dataset))
+    return DataInfo.from_dict(table) if table else DataInfo.of(zoo.data)
 
 
 def with_statistics(zoo: Zoo, row: int) -> StateDict:

@@ -17,6 +17,7 @@ from typing import Any
 from canon.io.files import sha256
 from weightflow.evaluation.context import EvaluationContext, open_context
 from weightflow.evaluation.evaluate import describe, evaluate_networks
+from weightflow.executors import Executor
 from weightflow.flow.sampling_config import SampleConfig
 from weightflow.report.about import run_summary
 from weightflow.report.baselines import baseline_results
@@ -45,12 +46,13 @@ def make_report(
     config: SampleConfig | None = None,
     progress: Callable[[int, str], None] = lambda parts, note: None,
     parts: Parts | None = None,
+    executor: Executor | None = None,
 ) -> dict[str, Any]:
     """Generate networks for up to `limit` tasks of each split and measure everything on test images.
 
     As many training networks, at most, are measured for the zoo's own figures (accuracy, spacing, behaviour).
     `config` says how to sample, by default as the run says. `parts` keeps what is measured, so that a report
-    which was stopped goes on.
+    which was stopped goes on. `executor` computes the baselines.
 
     Raises `InputError` where the run's zoo has moved or changed.
     """
@@ -64,7 +66,7 @@ def make_report(
         return generate(context, split, seed, limit)
 
     def split_part(split: str) -> dict[str, Any]:
-        beside = baseline_results(context, made(split).tasks, seed)
+        beside = baseline_results(context, made(split).tasks, seed, executor)
         shown = scatter(context, made(split), beside) if split == focus else None
         return {"figures": split_figures(context, made(split), beside), "scatter": shown}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from torch import Tensor
 
@@ -12,6 +13,7 @@ from weightflow.evaluation.baselines import BASELINES, Inapplicable, answer
 from weightflow.evaluation.context import EvaluationContext
 from weightflow.evaluation.evaluate import evaluate_networks
 from weightflow.evaluation.novelty import nearest_distances
+from weightflow.executors import Executor, InProcess
 
 
 @dataclass(frozen=True)
@@ -24,12 +26,14 @@ class BaselineResult:
 
 
 def baseline_results(
-    context: EvaluationContext, tasks: Sequence[Task], seed: int
+    context: EvaluationContext, tasks: Sequence[Task], seed: int, executor: Executor | None = None
 ) -> dict[str, BaselineResult]:
-    return {name: _oppose(context, name, tasks, seed) for name in BASELINES}
+    """Each baseline's result, computed by `executor` (in this process by default)."""
+    evaluated = (executor or InProcess()).map(partial(_evaluated, context, tasks, seed), BASELINES)
+    return dict(zip(BASELINES, evaluated, strict=True))
 
 
-def _oppose(context: EvaluationContext, name: str, tasks: Sequence[Task], seed: int) -> BaselineResult:
+def _evaluated(context: EvaluationContext, tasks: Sequence[Task], seed: int, name: str) -> BaselineResult:
     try:
         state = answer(context, name, tasks, seed)
     except Inapplicable as reason:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from canon.errors import InputError
-from weightflow import datasets
 from weightflow.models.conditioning import CONDITIONINGS
 from weightflow.training.config import TrainConfig
 from weightflow.zero_shot.features import LastLayer
@@ -67,5 +66,5 @@ def _ordered_logits(zoo: Zoo, tasks: set[tuple[str, ...]]) -> bool:
     """Whether a task's logits stand in an order that its set of classes does not tell."""
     if not zoo.architecture.has_logits:
         return False
-    place = {name: i for i, name in enumerate(datasets.load(zoo.dataset).class_names)}
+    place = {name: i for i, name in enumerate(zoo.data.class_names)}
     return any([place[c] for c in task] != sorted(place[c] for c in task) for task in tasks)

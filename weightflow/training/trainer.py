@@ -25,7 +25,6 @@ from canon.io.files import reading, require_file
 from canon.io.large_tensors import large_zeros
 from canon.types import StateDict
 from weightflow import config as settings
-from weightflow import datasets
 from weightflow import representation as coordinate_kinds
 from weightflow.datasets import DataInfo
 from weightflow.flow.draws import NoiseDraws
@@ -91,7 +90,7 @@ class Trainer:
         self.config, self.zoo_path, self.folder = config, zoo.path, folder
         self.processes, self.device = processes, processes.device(device)
         _check_shares(config, processes)
-        self.data = datasets.load(zoo.dataset)
+        self.data = zoo.data
         warn_of_changes(zoo)
         words = class_words(config.descriptions, self.data.class_names, zoo.dataset) or zoo.class_words
         encoder, architecture = described(load_encoder(config.encoder), words), zoo.architecture
@@ -362,7 +361,7 @@ def _check_shares(config: TrainConfig, processes: Processes) -> None:
 
 def _prompts(zoo: Zoo, rows: list[int], encoder: TextEncoder) -> PromptBatch:
     prompts = [Prompt(zoo.records[i].classes) for i in rows]
-    names = datasets.load(zoo.dataset).class_names
+    names = zoo.data.class_names
     return encode_prompts(encoder, prompts, zoo.architecture.classes, names)
 
 

@@ -20,7 +20,6 @@ from canon.io import checkpoint
 from canon.io.files import reading
 from canon.matching.population import align_many, align_to
 from canon.types import StateDict
-from weightflow import datasets
 from weightflow.batched.class_axes import check_frame, gather_classes, scatter_classes, with_num_classes
 from weightflow.batched.tasks import Task
 from weightflow.executors import Executor, InProcess
@@ -52,7 +51,7 @@ def align_to_frame(
     zoo_architecture: Architecture, frame: StateDict, state: StateDict, tasks: Sequence[Task]
 ) -> StateDict:
     """Align stacked networks of any tasks to a frame; their functions stay what they are."""
-    data = datasets.load(tasks[0].dataset)
+    data = tasks[0].data
     wide = with_num_classes(zoo_architecture, len(data.class_names))
     aligned = align_to(wide.spec, frame, scatter_classes(zoo_architecture, state, tasks))
     return gather_classes(zoo_architecture, aligned.state, tasks)
@@ -107,7 +106,7 @@ def _frame_of(zoo: Zoo, out: Path) -> StateDict:
     """The frame that a stopped call left in `out`, or else a new one, written there."""
     if unfinished.is_unfinished(out, WORK) and (frame := _begun(zoo, out)):
         return frame
-    wide = with_num_classes(zoo.architecture, len(datasets.load(zoo.dataset).class_names))
+    wide = with_num_classes(zoo.architecture, len(zoo.data.class_names))
     seen = _evenly_spaced(zoo.rows("seen") or zoo.rows(), max(FEWEST, MEMORY // (4 * wide.parameters)))
     state = scatter_classes(zoo.architecture, zoo.load(seen), [zoo.records[i].task for i in seen])
     frame = align_many(wide.spec, state).frame
@@ -158,7 +157,7 @@ def read_frame(zoo: Zoo) -> StateDict:
     frame = dict(checkpoint.read(path).state)
     checkpoint.require_finite(frame, str(path))
     with reading(path, "run weightflow canonicalize again"):
-        check_frame(frame, zoo.architecture, len(datasets.load(zoo.dataset).class_names))
+        check_frame(frame, zoo.architecture, len(zoo.data.class_names))
     return frame
 
 

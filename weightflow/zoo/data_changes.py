@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 
 from canon.errors import InputWarning
-from weightflow import datasets
 from weightflow.data.info import DataInfo
 from weightflow.data.types import ClassificationData
 from weightflow.zoo.store import Zoo
@@ -29,6 +28,6 @@ def warn_of_changes(zoo: Zoo) -> None:
     table = zoo.manifest.get("data")
     if table is None:
         return
-    change = change_of(DataInfo.from_dict(table), datasets.load(zoo.dataset))
+    change = change_of(DataInfo.from_dict(table), zoo.data)
     if change is not None:
         warnings.warn(f"{change} since the networks of {zoo.path} were trained", InputWarning, stacklevel=3)

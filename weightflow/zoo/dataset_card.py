@@ -8,7 +8,6 @@ from pathlib import Path
 from canon.errors import InputError
 from canon.io.files import atomic_write
 from canon.validation import markdown
-from weightflow import datasets
 from weightflow.data.info import without_folders
 from weightflow.networks.readout import Cosine
 from weightflow.zoo.store import Zoo
@@ -28,7 +27,7 @@ def write_card(zoo: Zoo) -> Path:
 
 def card(zoo: Zoo) -> str:
     """The card as Markdown, with the front matter that data-set hubs read."""
-    found, data = inspect_zoo(zoo), datasets.load(zoo.dataset)
+    found, data = inspect_zoo(zoo), zoo.data
     architecture, accuracy = found["architecture"], found["validation_accuracy"]
     held_out, unseen = zoo.manifest.get("held_out_classes"), zoo.manifest.get("unseen_by_backbone")
     example = zoo.records[0]

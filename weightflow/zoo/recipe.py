@@ -14,6 +14,7 @@ from canon.errors import InputError
 from weightflow import config, datasets
 from weightflow.batched.config import TrainingRecipe
 from weightflow.batched.tasks import Task, deal_combinations, deal_groupings, draw_tasks
+from weightflow.data.types import ClassificationData
 from weightflow.networks.architectures import Architecture
 from weightflow.networks.readout import Logits, cosine
 from weightflow.registry import pick, portable, suggest
@@ -142,8 +143,13 @@ class ZooRecipe:
                 "initialisations are for independent networks; branched ones start from the base"
             )
 
+    @property
+    def data(self) -> ClassificationData:
+        """The data set, read once a process."""
+        return datasets.load(self.dataset)
+
     def make_architecture(self) -> Architecture:
-        data, r = datasets.load(self.dataset), self.readout
+        data, r = self.data, self.readout
         return Architecture(
             self.architecture.name,
             self.architecture.arguments,
@@ -154,7 +160,7 @@ class ZooRecipe:
 
     def class_words(self) -> dict[str, tuple[str, ...]]:
         """What names of classes mean, checked against the data set."""
-        return class_words(self.descriptions, datasets.load(self.dataset).class_names, self.dataset)
+        return class_words(self.descriptions, self.data.class_names, self.dataset)
 
     def check_words(self) -> None:
         """`InputError` where an encoder, that of `encoder` or of the readout, cannot represent a class of the tasks."""
@@ -257,7 +263,7 @@ class ZooRecipe:
         return self._pool(excluded=True)
 
     def _pool(self, excluded: bool) -> tuple[str, ...]:
-        data = datasets.load(self.dataset)
+        data = self.data
         data.class_index(self.tasks.classes)
         pool = set(self.tasks.classes or data.class_names)
         return tuple(n for n in data.class_names if n in pool and (n in data.excluded) == excluded)

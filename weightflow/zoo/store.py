@@ -44,11 +44,12 @@ from canon.validation import (
     table,
     text,
 )
-from weightflow import config
+from weightflow import config, datasets
 from weightflow.batched.config import TrainingRecipe
 from weightflow.batched.stacked_networks import StackedNetworks
 from weightflow.batched.tasks import Task
 from weightflow.data.info import DataInfo, check_facts
+from weightflow.data.types import ClassificationData
 from weightflow.hub import local_folder
 from weightflow.networks.architectures import Architecture
 
@@ -253,6 +254,11 @@ class Zoo(Dataset[StateDict]):
             f"Zoo({str(self.path)!r}, {len(self)} networks, {self.architecture.name}, "
             f"{self.architecture.parameters} parameters, {self.dataset})"
         )
+
+    @property
+    def data(self) -> ClassificationData:
+        """The data set that its tasks are cut from, read once a process."""
+        return datasets.load(self.dataset)
 
     @cached_property
     def records(self) -> list[Record]:

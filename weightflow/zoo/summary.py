@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from canon.errors import InputError
-from weightflow import datasets
 from weightflow.data.info import DataInfo
 from weightflow.zoo.data_changes import change_of
 from weightflow.zoo.store import Zoo
@@ -49,7 +48,7 @@ def _data(zoo: Zoo) -> dict[str, Any]:
     """How the inputs of the networks are prepared, as far as the zoo or the data say; a reason where neither does."""
     data, remarks = None, list[str]()
     try:
-        data = datasets.load(zoo.dataset)
+        data = zoo.data
         remarks += data.remarks
     except InputError as error:
         remarks.append(str(error))

@@ -11,6 +11,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 import typer
 
 from canon.cli import console
@@ -47,6 +48,7 @@ def raising(error):
         (FileNotFoundError(errno.ENOENT, "No such file or directory", "x"), 2, "error: x: No such file"),
         (OSError(errno.EIO, "Input/output error", "x"), 1, "error: x: Input/output error"),
         (MemoryError(), 1, "error: out of memory"),
+        (torch.OutOfMemoryError("CUDA out of memory"), 1, "error: out of memory"),
         (ZeroDivisionError("by zero"), 1, "error: ZeroDivisionError: by zero (unexpected; --debug"),
     ],
 )
@@ -231,3 +233,8 @@ def test_an_ascii_terminal_and_a_missing_package_are_no_exceptions():
     assert (done.returncode, done.stdout.strip()) == (0, b"1 ? 2"), done.stderr
     code, text = console.explain(ModuleNotFoundError("No module named 'torch'", name="torch"))
     assert (code, text) == (1, "the package torch is not installed; install it: pip install torch")
+
+
+def test_memory_that_torch_cannot_allocate_is_said_in_one_line(capsys):
+    assert console.run_cli(command(lambda: torch.empty(2**50, dtype=torch.uint8)), ["go"]) == 1
+    assert capsys.readouterr().err.startswith("error: out of memory; ")

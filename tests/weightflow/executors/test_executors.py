@@ -16,6 +16,7 @@ from weightflow.executors import LocalProcesses, RayCluster, make_executor, proc
 from weightflow.flow.sampling_config import SampleConfig
 from weightflow.generator.generator import Flow
 from weightflow.generator.populations import generate_zoo
+from weightflow.report.baselines import baseline_results
 from weightflow.text import Prompt
 from weightflow.zoo.canonicalize import canonicalize_zoo
 from weightflow.zoo.store import Zoo
@@ -136,3 +137,18 @@ def test_prompts_that_come_one_by_one_have_one_worker(run, tmp_path):
             )
         )
     assert not (tmp_path / "a").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["local", pytest.param("ray", marks=needs_ray)])
+def test_baselines_of_a_report_are_the_same_whoever_computes_them(context, name):
+    tasks = context.tasks[:4]
+    here = baseline_results(context, tasks, 0)
+    there = baseline_results(context, tasks, 0, make_executor(name, 2))
+    assert list(here) == list(there)
+    for key, one in here.items():
+        assert one.reason == there[key].reason
+        for a, b in ((one.accuracy, there[key].accuracy), (one.ratios, there[key].ratios)):
+            assert (a is None) == (b is None)
+            if a is not None:
+                torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)

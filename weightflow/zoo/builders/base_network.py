@@ -13,7 +13,6 @@ from pathlib import Path
 
 from canon.io import checkpoint
 from canon.types import StateDict
-from weightflow import datasets
 from weightflow.batched.class_axes import gather_classes, scatter_classes
 from weightflow.batched.tasks import Task
 from weightflow.batched.training import train_many
@@ -31,7 +30,7 @@ def trained_base(folder: Path, recipe: ZooRecipe) -> StateDict:
 
     It is trained on the classes that nothing is held out from; rows of the others are zero.
     """
-    data, task = datasets.load(recipe.dataset), Task(recipe.dataset, recipe.known_classes())
+    data, task = recipe.data, Task(recipe.dataset, recipe.known_classes())
     architecture = dataclasses.replace(recipe.make_architecture(), classes=len(task.classes))
     path = folder / BASE_FILE
     if not path.exists():

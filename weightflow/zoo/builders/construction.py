@@ -17,7 +17,7 @@ from canon.errors import InputError
 from canon.io.files import atomic_write, read_bounded, reading, sha256
 from canon.types import StateDict
 from canon.validation import parse_json
-from weightflow import config, datasets
+from weightflow import config
 from weightflow.batched.accuracy import measured
 from weightflow.batched.initialization import initialise
 from weightflow.batched.tasks import Task
@@ -60,7 +60,7 @@ class ZooConstruction:
         self.recipe, self.folder = recipe, folder
         self.tasks, self.architecture = recipe.make_tasks(), recipe.make_architecture()
         self.starts = list(range(0, len(self.tasks), recipe.shard_size))
-        self.data = datasets.load(recipe.dataset)
+        self.data = recipe.data
         check_inputs(self.architecture, self.data)
         recipe.check_words()
         self._claim()
@@ -183,7 +183,7 @@ def train_shard(
     progress: Callable[[int], None] = lambda networks: None,
 ) -> Shard:
     """Train the networks from number `start` on, one for each task. Touches no folder."""
-    data, architecture = datasets.load(recipe.dataset), recipe.make_architecture()
+    data, architecture = recipe.data, recipe.make_architecture()
     seeds = [recipe.seed * SEEDS + start + row for row in range(len(tasks))]
     begin = None
     if base is not None:
