@@ -61,6 +61,7 @@ def merge_networks(
     for network, name in zip(networks, names, strict=True):
         require_same(first.state, network.state, names[0], name)
         require_finite(network.state, name)
+    _require_averages([network.state for network in networks], names)
     module = None if runnable is None else runnable.module
     if runnable is not None and train is not None:
         train = runnable.fitted(train)
@@ -87,6 +88,33 @@ def merge_networks(
         "repair": repair,
         "warnings": [*_not_aligned(names[1:], reports), *_warnings(first, module, repair)],
     }
+
+
+def _require_averages(states: Sequence[State], names: Sequence[str]) -> None:
+    """`InputError` where networks hold quantized weights: a mean of integers, or of weights beside scales, is none."""
+    first = like(states[0])
+    for name, tensor in first.items():
+        if tensor.dim() < 2 or (tensor.is_floating_point() and tensor.itemsize > 1) or tensor.is_complex():
+            continue
+        scales = [key for key in first if key.startswith(f"{name}_scale") or key.startswith(f"{name}.")]
+        others = names[1:] if scales else _differing(states, names, name)
+        if others and (scales or not tensor.is_floating_point()):
+            beside = f" with {scales[0]} beside it" if scales else f" and differs in {others[0]}"
+            raise InputError(
+                f"{names[0]}: {name} is of {tensor.dtype}{beside}: quantized weights have no mean; give both "
+                "networks in a floating dtype"
+            )
+
+
+def _differing(states: Sequence[State], names: Sequence[str], name: str) -> list[str]:
+    """The networks in which an integer tensor is another than in the first."""
+    if states[0][name].is_floating_point():
+        return []
+    return [
+        who
+        for state, who in zip(states[1:], names[1:], strict=True)
+        if not torch.equal(state[name], states[0][name])
+    ]
 
 
 def _with_those_of(first: State, state: State, left_out: Collection[str]) -> State:

@@ -6,12 +6,14 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from canon.errors import InputError
 from canon.io.checkpoint import Checkpoint
 from canon.io.model_config import read_config
 from canon.models.families.hyperparameters import HEADS, WIDTHS
+from canon.types import like
 
 # What the function of a network depends on, at the top of a configuration.
 _STRUCTURE = (
@@ -56,10 +58,26 @@ def require_fitting_config(found: Checkpoint, name: str) -> None:
     if found.folder is None:
         return
     config = read_config(found.path)
+    if config.get("quantization_config") and (names := _quantized(found.state)):
+        raise InputError(
+            f"{name} holds quantized weights ({names[0]}, {like(found.state)[names[0]].dtype}), as quantization_config of "
+            "its config.json says; their scales are no part of the network that is matched: give the network in a "
+            "floating dtype"
+        )
     wrong = _wrong_width(config, found.state) or _wrong_heads(config)
     wrong = wrong or _wrong_layers(config, found.state) or _wrong_words(config, found.state)
     if wrong:
         raise InputError(f"config.json of {name} {wrong}; it belongs to another network")
+
+
+def _quantized(state: Mapping[str, Tensor]) -> list[str]:
+    """Matrices of integers or of one-byte floats, as quantized weights are stored."""
+    small = {name: t for name, t in like(state).items() if t.dim() > 1 and not t.is_complex()}
+    return [
+        name
+        for name, t in small.items()
+        if (t.is_floating_point() and t.itemsize == 1) or t.dtype in (torch.int8, torch.uint8, torch.int32)
+    ]
 
 
 def _wrong_width(config: Mapping[str, Any], state: Mapping[str, Tensor]) -> str | None:

@@ -20,6 +20,7 @@ from torch.export.graph_signature import InputKind, OutputKind
 from torch.utils import _pytree as pytree
 
 from canon.errors import InputError
+from canon.tracing.packed_sequences import packed_as_padded
 from canon.tracing.streaming import DeferredTensor, Hearing, Streamed, TensorPool, wide
 
 # Bytes in float64 above which a network's tensors are made again whenever they are wanted.
@@ -236,7 +237,7 @@ def _export(network: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -
     module = in_one_graph(without_cache(_unfilled(network).eval()))
     args, kwargs = pytree.tree_map(wide, (args, kwargs))
     try:
-        with _quiet(), _states_of_lstm():
+        with _quiet(), _states_of_lstm(), packed_as_padded():
             return torch.export.export(module, args, kwargs, strict=False)
     except Exception as error:
         raise InputError(

@@ -63,14 +63,21 @@ class Interpreter(torch.fx.Interpreter):
         if self.context.name not in MOVES:
             self.context.read += [dim for x in tensors for dim in x.dims]
         zeros = self.context.name.startswith(("zeros", "new_zeros"))
-        numbers = next((x.numbers for x in tensors if x.numbers is not None), None)
+        all_numbers = [x.numbers for x in tensors if x.numbers is not None]
+        for one in all_numbers:
+            one.read = True
+        numbers = all_numbers[0] if all_numbers else None
         before = len(self.context.numbers)
         dims = handler(self.context, arguments, out)
         if isinstance(out, Tensor):
             self.context.seen.append(dims)
+            if len(self.context.numbers) > before:
+                return Traced(out, list(dims), learned, numbers=self.context.numbers[-1], direct=True)
             # what a learned tensor enters are entries that were looked up, not numbers
             kept = None if any(x.learned and x.numbers is None for x in tensors) else numbers
-            direct = kept is not None and self.context.name in MOVES and any(x.direct for x in tensors)
+            direct = kept is not None and self._hands_on(arguments, tensors)
+            if kept is not None and direct and self.context.name == "cat":
+                kept.beside += all_numbers[1:]
             return Traced(out, list(dims), learned, zeros, kept, direct)
         wrapped = []
         for value, axes in zip(out, dims, strict=True):
@@ -84,8 +91,18 @@ class Interpreter(torch.fx.Interpreter):
             if len(self.context.numbers) > before and not value.is_floating_point():
                 made = self.context.numbers[-1]
             direct = made is not None and len(self.context.numbers) > before
+            if self.context.name == "sort" and not wrapped and any(x.direct for x in tensors):
+                direct = True  # the numbers themselves, in their order
             wrapped.append(Traced(value, list(axes), learned, numbers=made, direct=direct))
         return wrapped
+
+    def _hands_on(self, arguments: SimpleNamespace, tensors: list[Traced]) -> bool:
+        """Whether an operation gives the numbers that it was given, some of them or in another order."""
+        if self.context.name in ("index", "gather", "index_select"):
+            return bool(arguments.self.direct)
+        if self.context.name == "cat":
+            return all(x.direct for x in tensors)
+        return self.context.name in MOVES and any(x.direct for x in tensors)
 
 
 def shapes_known(graph: torch.fx.GraphModule) -> bool:

@@ -135,6 +135,8 @@ class _Reader:
         outputs = Interpreter(self.program.graph, self.context, known).run(*arguments)
         for number in self.program.outputs:
             for traced in tensors_in([outputs[number]]):
+                if traced.numbers is not None:
+                    traced.numbers.read = traced.numbers.put_out = True
                 for n, axis in enumerate(self.context.axes(traced)):
                     self.units.freeze_axis(axis, f"axis {n} of an output")
         for name, (identity, shape) in self.program.state_identities.items():
@@ -145,7 +147,8 @@ class _Reader:
                 else [self.units.fixed(size, f"{name} is not used") for size in shape]
             )
         for numbers in self.context.numbers:
-            if not numbers.used:
+            tried = numbers.used and self.context.checked and not numbers.put_out
+            if numbers.read and not tried:
                 self.units.freeze_axis(numbers.axis, numbers.reason)
         self._running = {values[i] for i in self.context.statistics if i in values}
         self._freeze_unread(structures)

@@ -48,11 +48,24 @@ Dim = Structure | Part
 
 @dataclass(eq=False)
 class IndexedAxis:
-    """An axis whose places are named by number, as a router names experts; `used` where something looks them up."""
+    """An axis whose places are named by number, as a router names experts.
+
+    `read` where something reads the numbers, `put_out` where that is the user, `used` where entries are looked up by
+    them. `beside` are numbers of the same
+    axis that became one tensor with these.
+    """
 
     axis: Structure
     reason: str
     used: bool = False
+    read: bool = False
+    put_out: bool = False
+    beside: list[IndexedAxis] = field(default_factory=list)
+
+    def use(self) -> None:
+        """Entries are looked up by these numbers."""
+        for one in (self, *self.beside):
+            one.used = True
 
 
 @dataclass
@@ -136,6 +149,18 @@ class Context:
         self.units.batched.append(chosen)
         self.units.carried.append((tuple(rows), chosen))
 
+    def look_up(self, index: Traced, axis: Structure) -> bool:
+        """Entries of `axis` are looked up by number: numbers of this axis that a router gave move with it.
+
+        False, and the axis frozen, where they are other numbers.
+        """
+        if index.numbers is None or not index.direct:
+            self.units.freeze_axis(axis, self.because("it is indexed by number"))
+            return False
+        self.units.unify(index.numbers.axis, axis, self.because("sizes do not match"))
+        index.numbers.use()
+        return True
+
     def broadcast(self, operands: Sequence[list[Structure]]) -> tuple[list[Structure], list[list[int]]]:
         """Unify axes from the right; returns the axes, and for each which operands have it."""
         rank = max(len(axes) for axes in operands)
@@ -165,13 +190,14 @@ class Context:
                 if self.units.size(axis) != 1:
                     mentions.setdefault(name, []).append(axis)
         kept: dict[Any, Structure] = {}
+        shared = sum(len(axes) > 1 for axes in mentions.values())
         for name, axes in mentions.items():
             for other in axes[1:]:
                 self.units.unify(axes[0], other, self.because("sizes do not match"))
             kept[name] = axes[0] if len(axes) == 1 else self.units.relate(axes[0], [(1.0, a) for a in axes])
             if name not in out:
                 self.units.still(kept[name])
-            elif len(axes) > 1:
+            if len(axes) > 1 and (name in out or shared > 1):
                 self.units.batched.append(kept[name])
         return [kept.get(name, ONE) for name in out]
 

@@ -73,7 +73,7 @@ def grouped(c: Context, a: SimpleNamespace, out: Any) -> Any:
         c.units.freeze_axis(given[0], c.because("experts are looked up by number"))
     else:
         c.units.unify(offsets.numbers.axis, given[0], c.because("sizes do not match"))
-        offsets.numbers.used = True
+        offsets.numbers.use()
         c.carry(axes[:1], given[0])
     c.units.freeze_axis(axes[0], c.because("rows are sorted by expert"))
     result = c.contract([axes, given], [["row", "in"], ["expert", "in", "out"]], ["row", "out"])

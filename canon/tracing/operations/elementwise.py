@@ -5,8 +5,10 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
+from torch import Tensor
+
 from canon.tracing.axis_unification import Structure
-from canon.tracing.operations.context import Context, Dim, Traced, handles, marked
+from canon.tracing.operations.context import Context, Dim, Traced, handles, marked, unknown
 
 _LINEAR = "neg clone contiguous alias detach detach_ _to_copy to dropout feature_dropout alpha_dropout lift_fresh_copy type_as positive"
 _ODD = "tanh sin atan erf asinh sinh asin tan hardshrink softshrink tanhshrink sign"
@@ -122,8 +124,10 @@ def root(c: Context, a: SimpleNamespace, out: Any) -> list[Structure]:
 
 
 @handles(*_POINTWISE.split())
-def pointwise(c: Context, a: SimpleNamespace, out: Any) -> list[Structure]:
+def pointwise(c: Context, a: SimpleNamespace, out: Any) -> Any:
     """Any function applied entry by entry: its units move together, and bear no scale."""
+    if not isinstance(out, Tensor):  # the places where a condition holds
+        return unknown(c, a, out)
     axes = [c.axes(x) for x in vars(a).values() if isinstance(x, Traced)]
     for operand in axes:
         c.still(operand)

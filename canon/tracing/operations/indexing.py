@@ -151,13 +151,8 @@ def index(c: Context, a: SimpleNamespace, out: Any) -> list[Structure]:
         return unknown(c, a, out)
     axes = c.axes(a.self)
     for n in used:
-        numbers = a.indices[n].numbers
-        if numbers is not None and a.indices[n].direct:  # experts, by the numbers that a router gave
-            c.units.unify(numbers.axis, axes[n], c.because("sizes do not match"))
-            numbers.used = True
+        if c.look_up(a.indices[n], axes[n]):
             c.carry(c.axes(a.indices[n]), axes[n])
-        else:
-            c.units.freeze_axis(axes[n], c.because("it is indexed by number"))
     placed, _ = c.broadcast([c.axes(a.indices[n]) for n in used])
     rest = [axis for n, axis in enumerate(axes) if n not in used]
     at = used[0] if used == list(range(used[0], used[-1] + 1)) else 0
@@ -167,6 +162,61 @@ def index(c: Context, a: SimpleNamespace, out: Any) -> list[Structure]:
 @handles("index_select")
 def index_select(c: Context, a: SimpleNamespace, out: Any) -> list[Dim]:
     dims: list[Dim] = list(a.self.dims)
-    c.units.freeze_axis(c.axis(dims[a.dim]), c.because("it is indexed by number"))
+    if c.look_up(a.index, c.axis(dims[a.dim])):
+        c.carry(c.axes(a.index), c.axis(dims[a.dim]))
     dims[a.dim] = c.axes(a.index)[0] if a.index.value.dim() else ONE
     return dims
+
+
+@handles("gather")
+def gather(c: Context, a: SimpleNamespace, out: Any) -> Any:
+    """Entries of one axis by number, at each place of the others."""
+    axes, index = c.axes(a.self), c.axes(a.index)
+    if not axes or a.self.value.dim() != a.index.value.dim():
+        return unknown(c, a, out)
+    place = a.dim % len(axes)
+    c.look_up(a.index, axes[place])
+    c.still([axes[place]])
+    return [index[n] if n == place else _beside(c, axes[n], index[n]) for n in range(len(axes))]
+
+
+@handles("one_hot")
+def one_hot(c: Context, a: SimpleNamespace, out: Any) -> Any:
+    """A new axis with a one at each number."""
+    if a.self.numbers is None or not a.self.direct:
+        return unknown(c, a, out)
+    axis = a.self.numbers.axis
+    if c.units.size(axis) != out.shape[-1]:
+        return unknown(c, a, out)
+    a.self.numbers.use()
+    c.still([axis])
+    return [*c.axes(a.self), axis]
+
+
+@handles("scatter")
+def scatter(c: Context, a: SimpleNamespace, out: Any) -> Any:
+    """`self` with entries put, by number, on one axis."""
+    axes, index = c.axes(a.self), c.axes(a.index)
+    source = getattr(a, "src", None)
+    if not axes or a.self.value.dim() != a.index.value.dim() or getattr(a, "reduce", None) is not None:
+        return unknown(c, a, out)
+    place = a.dim % len(axes)
+    if a.self.zeros and a.index.numbers is not None and a.index.direct:
+        axes[place] = a.index.numbers.axis  # zeros list no units
+    c.look_up(a.index, axes[place])
+    c.still([axes[place]])
+    others = [index] if not isinstance(source, Traced) else [index, c.axes(source)]
+    for other in others:
+        for n in range(len(axes)):
+            _beside(c, index[n] if n == place else axes[n], other[n])
+    return axes
+
+
+def _beside(c: Context, axis: Structure, index: Structure) -> Structure:
+    """An axis on which numbers stand beside what they look up: they may be fewer."""
+    if c.units.size(axis) == c.units.size(index):
+        c.units.unify(axis, index, c.because("sizes do not match"))
+    else:
+        c.units.freeze_axis(axis, c.because("only some of its places are looked up"))
+    c.still([axis])
+    return index

@@ -34,15 +34,18 @@ def reduce_max(c: Context, a: SimpleNamespace, out: Any) -> list[Structure]:
     return _reduce(c, a, "positive")
 
 
-@handles("var", "std", "prod", "logsumexp", "all", "any", "linalg_vector_norm", "norm", "argmax", "argmin")
+@handles("var", "std", "prod", "logsumexp", "all", "any", "linalg_vector_norm", "norm")
 def reduce_still(c: Context, a: SimpleNamespace, out: Any) -> list[Structure]:
     return _reduce(c, a, "still")
 
 
-@handles("max", "min", "var_mean")
+@handles("max", "min", "argmax", "argmin", "var_mean")
 def reduce_pair(c: Context, a: SimpleNamespace, out: Any) -> Any:
+    """The largest along one axis, and its number; or of all entries, or of pairs."""
     if isinstance(getattr(a, "other", None), Traced):
         return pointwise(c, a, out)
+    if c.name != "var_mean" and getattr(a, "dim", None) is not None and a.self.value.dim():
+        c.numbers.append(IndexedAxis(c.axes(a.self)[a.dim], c.because("its order matters")))
     axes = _reduce(c, a, "still")
     return axes if isinstance(out, Tensor) else [axes, axes]
 

@@ -195,7 +195,7 @@ def test_what_does_not_fit_is_refused(generator, tmp_path):
         Transform(MLP, {"h": torch.zeros(HIDDEN, dtype=torch.long)})
     with pytest.raises(InputError, match="scale symmetry 'positive'"):
         Transform(MLP, identity(MLP), {"h": -torch.ones(HIDDEN)})
-    with pytest.raises(InputError, match="not a low-rank factor"):
+    with pytest.raises(InputError, match="is not a low-rank factor"):
         t.apply_lora({"0.weight": torch.ones(2, 2)})
     save_file({"w": torch.ones(1)}, tmp_path / "w.safetensors")
     with pytest.raises(InputError, match="is not a transform"):

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors.torch
 import torch
 
 import canon
@@ -91,3 +92,27 @@ def test_what_transformers_writes_is_not_refused(tmp_path: Path, kind: str) -> N
     made = transformers.AutoModel.from_config(SOUND[kind]())
     made.save_pretrained(tmp_path / "a")
     assert canon.merge([tmp_path / "a", tmp_path / "a"], align=False).report["weights"] == [0.5, 0.5]
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.float8_e4m3fn], ids=str)
+def test_quantized_weights_are_refused_in_one_line(tmp_path: Path, dtype: torch.dtype) -> None:
+    name = "encoder.layer.0.output.dense.weight"
+    for seed, letter in enumerate("ab"):
+        path = folder(tmp_path / letter, seed, quantization_config={"quant_method": "fp8"})
+        state = safetensors.torch.load_file(path / "model.safetensors")
+        state[name] = (state[name] * 20).to(dtype)
+        state[f"{name}_scale"] = torch.rand(len(state[name]), 1) + seed
+        safetensors.torch.save_file(state, path / "model.safetensors", {"format": "pt"})
+    with pytest.raises(InputError, match="holds quantized weights") as told:
+        canon.align(tmp_path / "a", tmp_path / "b")
+    assert "\n" not in str(told.value)
+    bare = [safetensors.torch.load_file(tmp_path / x / "model.safetensors") for x in "ab"]
+    with pytest.raises(InputError, match=f"{name} is of .* beside it: quantized weights have no mean"):
+        canon.merge(bare, align=False)
+
+
+def test_integers_that_differ_have_no_mean() -> None:
+    a, b = ({"w": torch.ones(2, 2), "code": torch.full((2, 2), n, dtype=torch.int8)} for n in (1, 2))
+    with pytest.raises(InputError, match=r"code is of torch.int8 and differs in network 1"):
+        canon.merge(a, b, align=False)
+    assert torch.equal(canon.merge(a, a, align=False)["code"], a["code"])

@@ -82,3 +82,69 @@ def test_numbers_that_are_put_out_or_computed_with_hold_the_experts_in_place() -
     assert {use: len(found) for use, found in groups.items()} == {"sum": 1, "number": 0, "rank": 0}
     unchecked = canon.trace(Routed("sum"), torch.randn(6, 3), verify=False)
     assert not unchecked.groups
+
+
+class Experts(nn.Module):
+    """A layer of experts between two others; `way` says how experts are chosen and computed."""
+
+    def __init__(self, way: str) -> None:
+        super().__init__()
+        self.way = way
+        self.before, self.gate, self.after = nn.Linear(3, 6), nn.Linear(6, 4), nn.Linear(6, 2)
+        self.up, self.down = nn.Parameter(torch.randn(4, 6, 5)), nn.Parameter(torch.randn(4, 5, 6))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.before(x)
+        scores = self.gate(x)
+        if self.way == "largest":
+            weight, chosen = scores.softmax(-1).max(-1)
+            y = torch.einsum("bd,bdi->bi", x, self.up[chosen]).relu()
+            y = torch.einsum("bi,bid->bd", y, self.down[chosen]) * weight[:, None]
+            return self.after(x + y)
+        if self.way == "scattered":
+            weights, chosen = scores.topk(2)
+            shares = torch.zeros_like(scores).scatter(1, chosen, weights.softmax(-1))
+        elif self.way == "one hot":
+            chosen = scores.argmax(-1)
+            shares = nn.functional.one_hot(chosen, 4) * scores.softmax(-1).gather(1, chosen[:, None])
+        else:
+            shares = scores.softmax(-1)
+        y = torch.einsum("bd,edi->bei", x, self.up).relu()
+        return self.after(x + torch.einsum("bei,eid,be->bd", y, self.down, shares))
+
+
+@pytest.mark.parametrize("way", ["soft", "scattered", "one hot", "largest"])
+def test_experts_of_ones_own_move_and_their_units_within_them(way: str) -> None:
+    torch.manual_seed(0)
+    made, x = Experts(way).eval(), torch.randn(7, 3)
+    spec = canon.trace(made, x)
+    (experts,) = spec.axes["gate.weight"][0].groups
+    (units,) = spec.axes["up"][2].groups
+    assert spec.groups[units].within == experts
+    state = made.state_dict()
+    moved = canon.apply(spec, canon.random(spec, torch.Generator().manual_seed(1)), state)
+    match = canon.match_weights(spec, state, moved)
+    back = canon.apply(spec, match.permutation, moved)
+    assert all(torch.equal(back[name], tensor) for name, tensor in state.items())
+
+
+def test_experts_in_a_list_have_units_of_their_own_and_stay_in_order() -> None:
+    class Listed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.gate = nn.Linear(3, 2)
+            self.experts = nn.ModuleList(
+                nn.Sequential(nn.Linear(3, 5), nn.ReLU(), nn.Linear(5, 3)) for _ in range(2)
+            )
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            weights, chosen = self.gate(x).softmax(-1).topk(1)
+            y = torch.zeros_like(x)
+            for number, expert in enumerate(self.experts):
+                rows, place = torch.where(chosen == number)
+                y = y.index_add(0, rows, expert(x[rows]) * weights[rows, place, None])
+            return y
+
+    spec = canon.trace(Listed().eval(), torch.randn(9, 3))
+    assert [(group.size, group.within) for group in spec.groups.values()] == [(5, None), (5, None)]
+    assert "order matters" in spec.frozen["gate.weight axis 0"]

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import rnn
 
 import canon
 from canon.actions import permutation as perm
@@ -162,3 +163,35 @@ def test_align_and_merge_move_recurrent_networks(kind: str) -> None:
     assert torch.allclose(merged.out.weight, (a.out.weight + aligned.out.weight) / 2)
     assert canon.equivalent(b, aligned, example_inputs=WORDS)
     assert canon.equivalent(a, b, example_inputs=WORDS).same is False
+
+
+class Packed(nn.Module):
+    def __init__(self, kind: Any, way: str) -> None:
+        super().__init__()
+        self.words, self.way = nn.Embedding(11, 6), way
+        self.layer = kind(6, 5, 2, batch_first=True, bidirectional=way == "final")
+        self.out = nn.Linear(10 if way == "final" else 5, 3)
+
+    def forward(self, ids: Tensor, lengths: Tensor) -> Tensor:
+        packed = rnn.pack_padded_sequence(self.words(ids), lengths, batch_first=True, enforce_sorted=False)
+        steps, states = self.layer(packed)
+        if self.way == "final":
+            return self.out(torch.cat([states[-2], states[-1]], -1))
+        steps = rnn.PackedSequence(steps.data.relu(), *steps[1:])
+        return self.out(rnn.pad_packed_sequence(steps, batch_first=True)[0])
+
+
+@pytest.mark.parametrize(("kind", "way"), [(nn.LSTM, "steps"), (nn.GRU, "final")])
+def test_packed_sequences_keep_their_function_and_planted_orders_come_back(kind: Any, way: str) -> None:
+    torch.manual_seed(0)
+    a, inputs = Packed(kind, way).eval(), (torch.randint(11, (3, 7)), torch.tensor([5, 7, 2]))
+    spec = canon.trace(a, inputs)
+    assert len(spec.groups) == (5 if way == "final" else 3)
+    state = a.state_dict()
+    moved = canon.apply(spec, canon.random(spec, torch.Generator().manual_seed(1)), state)
+    aligned = canon.align(a, moved, example_inputs=inputs)
+    assert aligned.report["verified"]
+    assert all(torch.equal(aligned[name], tensor) for name, tensor in state.items())
+    before = a.double()(*inputs)  # packed, as the module itself computes
+    a.load_state_dict(moved)
+    torch.testing.assert_close(a(*inputs), before, rtol=1e-12, atol=1e-12)
