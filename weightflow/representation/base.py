@@ -29,7 +29,7 @@ def used_entries(
     """Which entries of a layout's tokens belong to a network with these logits."""
     distinct, which = present.unique(dim=0, return_inverse=True)  # networks of one task are alike
     if len(distinct) == 1:
-        used = _used_entries_of_one(architecture, layout, tuple(distinct[0].tolist()), present.device)
+        used = _used_entries_of_one(architecture, layout, tuple(distinct[0].cpu().tolist()), present.device)
         return used.expand(len(present), -1, -1)
     return _used_entries(architecture, layout, distinct)[which]
 

@@ -138,4 +138,4 @@ def test_a_stopped_evaluation_shows_the_networks_judged_so_far(zoo, capsys, monk
     out, err = capsys.readouterr()
     judged = json.loads(out)["judged"]
     assert 0 < judged < len(zoo)
-    assert f"{judged} of {len(zoo)} networks were judged; the figures are of these" in err
+    assert f"{judged} of {len(zoo)} networks were judged; the figures are of those" in err
