@@ -38,7 +38,7 @@ def used_entries(
 def _used_entries_of_one(
     architecture: Architecture, layout: Layout, present: tuple[bool, ...], device: torch.device
 ) -> Bool[Tensor, "1 tokens width"]:
-    return _used_entries(architecture, layout, torch.tensor([present], device=device))
+    return _used_entries(architecture, layout, torch.tensor([present]).to(device))
 
 
 def _used_entries(
