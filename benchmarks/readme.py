@@ -653,6 +653,22 @@ def large() -> str:
     return markdown(head, body) + f"\n\n{origin(result)}"
 
 
+def large_zoos() -> str:
+    """Private memory and seconds of each command, by the size of the zoo."""
+    result = read_result("large_zoos")
+    sizes = list(dict.fromkeys(r["networks"] for r in result["rows"]))
+    found = {(r["command"], r["networks"]): r for r in result["rows"]}
+    body = [
+        (
+            f"`{name}`",
+            *(f"{found[name, n]['private_gib']:.2f} ({found[name, n]['seconds']:.0f} s)" for n in sizes),
+        )
+        for name in dict.fromkeys(r["command"] for r in result["rows"])
+    ]
+    head = ("private memory, GiB (seconds)", *(f"{n:,} networks" for n in sizes))
+    return markdown(head, body) + f"\n\n{origin(result)}"
+
+
 def populations() -> str:
     """Networks a minute of each population, and accuracies of both precisions below."""
     rows = read_result("populations")["rows"]
@@ -719,6 +735,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "speed": speed,
     "speed aims": lambda: aims("speed"),
     "large": large,
+    "large zoos": large_zoos,
+    "large zoos aims": lambda: aims("large_zoos"),
     "demo": demo,
     "solvers": solvers,
     "demo aims": demo_aims,
