@@ -221,6 +221,19 @@ def test_a_missing_shard_is_named_and_rebuilt_alone(tiny_recipe, tmp_path):
     assert Zoo(folder).identity == before
 
 
+def test_a_build_that_was_killed_before_its_recipe_was_noted_begins_again(tiny_recipe, tmp_path):
+    plan = dataclasses.replace(tiny_recipe, training=dataclasses.replace(tiny_recipe.training, steps=1))
+    assert build_zoo(plan, tmp_path / "zoo") == plan.tasks.networks
+    killed, other = tmp_path / "killed", tmp_path / "other"
+    for folder, note in ((killed, (tmp_path / "zoo" / "data.json").read_text()), (other, '{"rows": [1, 2]}')):
+        folder.mkdir()
+        (folder / "data.json").write_text(note)
+    assert build_zoo(plan, killed) == plan.tasks.networks
+    assert Zoo(killed).identity == Zoo(tmp_path / "zoo").identity
+    with pytest.raises(InputError, match="is not an empty folder and holds no zoo"):  # a file of someone else
+        build_zoo(plan, other)
+
+
 def test_a_folder_of_another_recipe_is_refused(raw_zoo, tiny_recipe):
     with pytest.raises(InputError, match="holds a zoo of another recipe"):
         build_zoo(dataclasses.replace(tiny_recipe, seed=1), raw_zoo.path)

@@ -123,9 +123,10 @@ class ZooConstruction:
                 )
             self._require_same_data()
             return
-        # what begins with a dot, another builder is about to write
+        # what begins with a dot, another builder is about to write; the note of the data, a killed one left alone
         if folder.exists() and (
-            not folder.is_dir() or any(not p.name.startswith(".") for p in folder.iterdir())
+            not folder.is_dir()
+            or any(not p.name.startswith(".") and not _is_note(p) for p in folder.iterdir())
         ):
             raise InputError(f"{folder} is not an empty folder and holds no zoo; choose another name")
         folder.mkdir(parents=True, exist_ok=True)
@@ -163,6 +164,16 @@ class ZooConstruction:
         if recipe.lineage == "branched":
             header["base"] = {"id": BASE, "file": BASE_FILE, "sha256": sha256(self.folder / BASE_FILE)}
         return header
+
+
+def _is_note(path: Path) -> bool:
+    """Whether a file is the note of the data, which a builder writes before the recipe."""
+    try:
+        with reading(path, "build the zoo in a new folder"):
+            DataInfo.from_dict(parse_json(read_bounded(path, config.LIMIT)))
+    except InputError:
+        return False
+    return path.name == DATA
 
 
 def _is_of(path: Path, recipe: ZooRecipe) -> bool:
