@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -109,11 +109,7 @@ class EvaluationContext:
     @cached_property
     def mean(self) -> StateDict:
         """Mean of the zoo, wide: each class's rows over the networks that know it; counters are of the first."""
-        total: StateDict = {}
-        for _, wide in self.parts():
-            for name, t in wide.items():
-                found = t.sum(0) if t.is_floating_point() else t[0]
-                total[name] = total[name] + found if name in total and t.is_floating_point() else found
+        total = summed(wide for _, wide in self.parts())
         return {n: t / self.count[n].clamp(min=1) if t.is_floating_point() else t for n, t in total.items()}
 
     @cached_property
@@ -157,6 +153,18 @@ class EvaluationContext:
 @lru_cache(maxsize=1)
 def _reopened(flow: Flow, zoo: Zoo, config: SampleConfig, limit: int | None) -> EvaluationContext:
     return EvaluationContext(flow, zoo, config, limit)
+
+
+def summed(parts: Iterable[StateDict]) -> StateDict:
+    """The sum over all stacked networks of all parts; counters are of the first."""
+    total: StateDict = {}
+    for part in parts:
+        for name, t in part.items():
+            if t.is_floating_point():
+                total[name] = total[name] + t.sum(0) if name in total else t.sum(0)
+            else:
+                total.setdefault(name, t[0])
+    return total
 
 
 def open_context(

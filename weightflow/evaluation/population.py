@@ -170,7 +170,7 @@ def _ensemble(
 def _told(ensemble: float | None, networks: int) -> dict[str, Any]:
     if ensemble is not None:
         return {"ensemble": round(ensemble, 6)}
-    reason = "one network is not a ensemble" if networks < 2 else "the command was stopped before"
+    reason = "one network is not an ensemble" if networks < 2 else "the command was stopped before"
     return {"ensemble": None, "ensemble_reason": reason}
 
 

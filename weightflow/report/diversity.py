@@ -85,8 +85,8 @@ def measure_diversity(
         some = {n: t[place * count : (place + 1) * count] for n, t in state.items()}
         predictions, same = evaluate_networks(architecture, some, [task] * count, split), [task] * count
         differ = compare_behaviour(predictions, same, predictions, same).disagreement
-        together_ = evaluate_ensembles(architecture, some, task, [count], split)[count]
-        rows.append((float(predictions.accuracy.mean()), together_, differ or 0.0))
+        ensemble = evaluate_ensembles(architecture, some, task, [count], split)[count]
+        rows.append((float(predictions.accuracy.mean()), ensemble, differ or 0.0))
     return Diversity(*torch.tensor(rows, dtype=torch.float64).T)
 
 

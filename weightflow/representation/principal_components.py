@@ -23,7 +23,7 @@ from canon.errors import InputError
 from canon.types import StateDict
 from weightflow.batched.class_axes import pad_with_zeros
 from weightflow.networks.architectures import Architecture
-from weightflow.representation.base import Batches, Coordinates, Present, Z, require_shapes
+from weightflow.representation.base import Batches, Coordinates, Present, Z, require_shapes, used_entries
 from weightflow.representation.layout import Block, Layout, Piece, make_layout
 from weightflow.representation.orbit_average import OrbitSymmetries
 
@@ -99,17 +99,14 @@ def _rows(
     architecture: Architecture, flat: Layout, state: StateDict, present: Present, mean: Tensor
 ) -> Tensor:
     """Flat networks less the mean, (networks, entries); entries of missing logits are zero."""
-    ones = {n: torch.ones(()).expand(len(present), *s) for n, s in architecture.shapes.items()}
-    used = flat.encode(pad_with_zeros(architecture, ones, present))
-    return ((flat.encode(state) - mean) * used).squeeze(1)
+    return ((flat.encode(state) - mean) * used_entries(architecture, flat, present)).squeeze(1)
 
 
 def _mean(architecture: Architecture, flat: Layout, batches: Batches) -> tuple[Tensor, int]:
     """The mean of each entry over the networks that have it, and how many networks there are."""
     total, number, networks = torch.zeros(flat.width), torch.zeros(flat.width), 0
     for state, present in batches():
-        ones = {n: torch.ones(()).expand(len(present), *s) for n, s in architecture.shapes.items()}
-        used = flat.encode(pad_with_zeros(architecture, ones, present)).squeeze(1)
+        used = used_entries(architecture, flat, present).squeeze(1)
         total, number = total + (flat.encode(state).squeeze(1) * used).sum(0), number + used.sum(0)
         networks += len(present)
     return total / number.clamp(min=1), networks

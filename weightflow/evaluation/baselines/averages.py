@@ -10,16 +10,13 @@ from canon.types import StateDict
 from weightflow.batched.class_axes import gather_classes
 from weightflow.batched.tasks import Task
 from weightflow.evaluation.baselines.retrieval import best_known
-from weightflow.evaluation.context import EvaluationContext
+from weightflow.evaluation.context import EvaluationContext, summed
 
 
 def zoo_mean(context: EvaluationContext, tasks: Sequence[Task], seed: int) -> StateDict:
     """The mean of the aligned networks as they are, each logit the mean of that logit."""
-    mean: StateDict = {}
-    for _, state in context.zoo.by_shard(context.rows):
-        for name, t in state.items():
-            found = t.sum(0) / len(context.rows) if t.is_floating_point() else t[0]
-            mean[name] = mean[name] + found if name in mean and t.is_floating_point() else found
+    total = summed(state for _, state in context.zoo.by_shard(context.rows))
+    mean = {name: t / len(context.rows) if t.is_floating_point() else t for name, t in total.items()}
     return {name: t.expand(len(tasks), *t.shape).clone() for name, t in mean.items()}
 
 

@@ -7,8 +7,7 @@ that a network lacks count as the mean.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from functools import reduce
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -16,13 +15,13 @@ from torch import Tensor
 from canon.types import StateDict
 from weightflow.batched.class_axes import gather_classes
 from weightflow.batched.tasks import Task
-from weightflow.evaluation.context import EvaluationContext
+from weightflow.evaluation.context import EvaluationContext, summed
 
 
 def gaussian(context: EvaluationContext, tasks: Sequence[Task], seed: int) -> StateDict:
     """Every weight drawn by itself, with its own mean and deviation over the zoo."""
     generator, drawn = torch.Generator().manual_seed(seed), {}
-    squares = _summed({n: t.square().sum(0) for n, t in found.items()} for _, found in _deviations(context))
+    squares = summed({n: t.square() for n, t in found.items()} for _, found in _deviations(context))
     for name, square in squares.items():
         std = (square / context.count[name].clamp(min=1)).sqrt()
         drawn[name] = std * torch.randn(len(tasks), *std.shape, generator=generator)
@@ -36,15 +35,11 @@ def gaussian_pc(
     z = torch.randn(len(tasks), len(context.rows), generator=torch.Generator().manual_seed(seed))
     z *= spread / len(context.rows) ** 0.5
 
-    drawn = _summed(
-        {n: (z[:, positions] @ t.flatten(1)).view(len(tasks), *t.shape[1:]) for n, t in found.items()}
+    drawn = summed(
+        {n: (z[:, positions] @ t.flatten(1)).view(1, len(tasks), *t.shape[1:]) for n, t in found.items()}
         for positions, found in _deviations(context)
     )
     return _around_the_mean(context, tasks, drawn)
-
-
-def _summed(states: Iterable[StateDict]) -> StateDict:
-    return reduce(lambda a, b: {name: a[name] + b[name] for name in a}, states)
 
 
 def _deviations(context: EvaluationContext) -> Iterator[tuple[Tensor, StateDict]]:
