@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from canon.actions.transform import Transform
@@ -244,9 +243,6 @@ class Code:
         """The code of the networks, or None where it is not known."""
         known = next((n.found for n in networks if n.found.program is not None), networks[0].found)
         return find_code(known, self.hints(networks), _config(networks))
-
-    def seeded(self, seed: int) -> torch.Generator:
-        return torch.Generator().manual_seed(seed)
 
 
 def _config(networks: Sequence[Source]) -> dict[str, Any]:
