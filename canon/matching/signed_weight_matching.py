@@ -88,7 +88,7 @@ def _settled(
     a, b = (
         {k: t if s[name].dim() > len(axes) else t[None] for k, t in s.items()} for s in (reference, networks)
     )
-    b = perm.apply(spec, permutation, {k: t.expand(count, *t.shape[1:]) for k, t in b.items()})
+    b = perm.apply_unchecked(spec, permutation, {k: t.expand(count, *t.shape[1:]) for k, t in b.items()})
     return of_old_units(spec, signs_towards(spec, a, b, signs), permutation)
 
 
