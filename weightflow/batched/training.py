@@ -122,13 +122,22 @@ def train_to_each(
     """
     wanted = sorted({count for count in counts if count})
     found = {0: start} if 0 in counts else {}
-    if recipe.schedule == "constant" and not recipe.patience and wanted:
+    if _shorter_are_beginnings(recipe) and wanted:
         own = replace(recipe, steps=wanted[-1])
         return found | train_many(architecture, data, tasks, seeds, own, progress, start, after=wanted).after
     for count in wanted:
         own = replace(recipe, steps=count)
         found[count] = train_many(architecture, data, tasks, seeds, own, progress, start).state
     return found
+
+
+def steps_to_each(recipe: TrainingRecipe, counts: Sequence[int]) -> int:
+    """Steps of one network that `train_to_each` takes for these counts."""
+    return max(counts, default=0) if _shorter_are_beginnings(recipe) else sum(set(counts))
+
+
+def _shorter_are_beginnings(recipe: TrainingRecipe) -> bool:
+    return recipe.schedule == "constant" and not recipe.patience
 
 
 def _joined(parts: Sequence[StateDict]) -> StateDict:

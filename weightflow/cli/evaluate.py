@@ -94,6 +94,7 @@ def report(
             executor=executor,
             workers=workers,
             progress=bar.advance,
+            expect=bar.expect,
             parts=parts,
         )
     page = found.save(folder)

@@ -51,7 +51,9 @@ def export(
     """
     if (out is None) == (push is None):
         raise InputError("give a folder for the files, --out, or a name on the hub, --push OWNER/NAME")
-    is_run = (networks / "config.toml").exists()
+    from weightflow.training.run_store import has_config
+
+    is_run = has_config(networks)
     if push is not None:
         name = _pushed(networks, push, is_run)
         console.show({"hub": name}, name, as_json)

@@ -41,7 +41,7 @@ from weightflow.data.types import (
 )
 
 VERSION = 3
-HASHES = "sha256.json"
+HASHES, NAMES, REMARKS = "sha256.json", "names.json", "remarks.json"
 CHUNK = 2**23
 """Numbers that are in memory at once while statistics are computed."""
 PARTS = ("train", "validation", "test")
@@ -116,9 +116,9 @@ def write_labels(folder: Path, part: str, labels: np.ndarray, keys: np.ndarray |
 
 
 def write_names(folder: Path, class_names: Sequence[str], remarks: Sequence[str] = ()) -> None:
-    (folder / "names.json").write_text(json.dumps(list(class_names)), encoding="utf-8")
+    (folder / NAMES).write_text(json.dumps(list(class_names)), encoding="utf-8")
     if remarks:
-        (folder / "remarks.json").write_text(json.dumps(list(remarks)), encoding="utf-8")
+        (folder / REMARKS).write_text(json.dumps(list(remarks)), encoding="utf-8")
 
 
 @dataclass(frozen=True)
@@ -159,8 +159,8 @@ def from_folder(
     Inputs are standardised by channel (images), by feature (rows, where `per_feature`) or as a whole, by training
     examples alone; words stay the numbers that they are.
     """
-    names = json.loads((folder / "names.json").read_text(encoding="utf-8"))
-    remarks = folder / "remarks.json"
+    names = json.loads((folder / NAMES).read_text(encoding="utf-8"))
+    remarks = folder / REMARKS
     found = {part: own for part in PARTS if (own := _Part.read(folder, part)) is not None}
     for own in found.values():
         check_labels(name, own.labels, names)

@@ -164,7 +164,7 @@ class Flow(Pretrained):
                 f"{folder} was trained with the text encoder {self.header.encoder}; "
                 f"'{self.header.config.encoder}' is now {self.encoder.identity}"
             )
-        path = self.folder / "checkpoint.safetensors"
+        path = self.folder / runs.CHECKPOINT
         with reading(path, "restore it, or train the run again"):
             self.model = make_generator(
                 self.header.config.model,

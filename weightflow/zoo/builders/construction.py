@@ -23,11 +23,13 @@ from weightflow.batched.initialization import initialise
 from weightflow.batched.tasks import Task
 from weightflow.batched.training import check_inputs, train_many
 from weightflow.data.info import DataInfo
-from weightflow.zoo.builders.base_network import BASE, BASE_FILE, branches, trained_base
+from weightflow.zoo.builders.base_network import BASE, branches, trained_base
 from weightflow.zoo.builders.file_lock import holding
 from weightflow.zoo.data_changes import change_of
 from weightflow.zoo.recipe import ZooRecipe
 from weightflow.zoo.store import (
+    BASE_FILE,
+    RECIPE,
     Record,
     read_manifest,
     read_shard_records,
@@ -115,7 +117,7 @@ class ZooConstruction:
 
     def _claim(self) -> None:
         """Note the recipe in the folder before anything is trained; refuse a folder of another recipe."""
-        folder, path = self.folder, self.folder / "recipe.json"
+        folder, path = self.folder, self.folder / RECIPE
         if path.exists():
             if not _is_of(path, self.recipe):
                 raise InputError(
