@@ -114,7 +114,7 @@ def run_cli(app: typer.Typer, arguments: Sequence[str], *, name: str | None = No
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except Exception as error:
-        if requests():  # a library took the interrupt for a failure of its own
+        if requests():  # a library raised its own exception on the interrupt
             say(message_of(error))
             return requests.exit_code
         if type(error).__name__ == "NoArgsIsHelpError":  # its message is the whole help, and was shown

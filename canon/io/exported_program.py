@@ -40,7 +40,7 @@ def read(path: str | os.PathLike[str]) -> Any:
     try:
         with _quiet_export():
             return torch.export.load(safe)
-    except Exception as error:  # torch.export raises whatever its parser met
+    except Exception as error:  # torch.export raises exceptions of many classes
         first = (str(error) or type(error).__name__).splitlines()[0]
         raise InputError(
             f"{path} is damaged, or this version of PyTorch cannot read it ({shown(first, 120)}); "

@@ -28,7 +28,7 @@ def read(path: str | os.PathLike[str]) -> Any:
     size = require_file(path)
     _check_records(path, size)
     # Shapes first, on a device that allocates nothing: a small file may claim any size. Tensors that are tied
-    # share their bytes, so each is held against the file by itself.
+    # share their bytes, so each is compared with the file's size by itself.
     found = _load(path, "meta")
     _check_nesting(path, found)
     claimed = max((t.numel() * t.dtype.itemsize for t in _tensors(found)), default=0)
@@ -105,7 +105,7 @@ def _check_records(path: str | os.PathLike[str], size: int) -> None:
             damaged = archive.testzip() if any(record.CRC for record in records) else None
     except InputError:
         raise
-    except Exception as error:  # zipfile raises whatever it met: struct.error, NotImplementedError, ...
+    except Exception as error:  # zipfile raises many classes: struct.error, NotImplementedError, ...
         raise InputError(f"{path} is damaged ({shown(str(error), 120)}); save or download it again") from None
     if damaged is not None:
         raise InputError(

@@ -67,7 +67,7 @@ def library(config: Mapping[str, Any], found: Checkpoint) -> Any:
 def without_content(transformers: Any, config: Mapping[str, Any]) -> Iterator[tuple[Any, Any]]:
     """The classes that may have made a file, and a module of each that has no content."""
     for kind in _classes(transformers, config):
-        # Without memory for anything: a configuration may ask for more than its file holds.
+        # On the meta device, which allocates nothing: a configuration may describe more than its file holds.
         with torch.device("meta"):
             shapes = _built(transformers, kind, config)
         if shapes is not None:

@@ -129,7 +129,7 @@ class Hearing:
 
         def pack(saved: Tensor) -> Any:
             user, name = self._known.get(saved.untyped_storage().data_ptr(), (None, ""))
-            if user is None or user() is None:  # a tensor of another origin, where one of the state once lay
+            if user is None or user() is None:  # another tensor, at the address of one that was freed
                 return saved
             return name, saved.size(), saved.stride(), saved.storage_offset()
 

@@ -88,7 +88,7 @@ class Context:
 
     def __init__(self, checked: bool = False) -> None:
         self.units = AxisUnification()
-        self.checked = checked  # numerically, afterwards: what seems to be a symmetry may be tried
+        self.checked = checked  # whether candidate symmetries are verified numerically afterwards
         self.numbers: list[IndexedAxis] = []
         self.name = ""
         self.where = ""
