@@ -203,7 +203,7 @@ def _imported(name: str) -> ModuleType:
         return module
     except InputError:
         raise
-    except Exception as error:  # whatever a person's code raises is the command's input
+    except Exception as error:  # any exception of the user's code is an input error
         raise InputError(f"plug-in '{name}' cannot be imported: {type(error).__name__}: {error}") from error
 
 

@@ -96,7 +96,7 @@ def train_many(
             architecture, data, [tasks[i] for i in some], own, recipe, begin, usable_device(device)
         )
         with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(own[0])  # of dropout, which is trained alone
+            torch.default_generator.manual_seed(own[0])  # for dropout: such networks are trained alone
             parts.append(group.train(progress, after))
     return Trained(
         _joined([part.state for part in parts]),

@@ -97,7 +97,7 @@ def sample(
     with (
         _keeping(out) as kept,
         console.progress(total, "generating networks", quiet=shown) as bar,
-        # lines are waited for: a signal must not wait with them
+        # reading a line blocks: a signal must interrupt it
         console.deferred() if is_list else nullcontext(lambda: False) as stop,
     ):
 

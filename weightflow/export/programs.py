@@ -56,7 +56,7 @@ def onnx_bytes(module: nn.Module, example: Tensor, metadata: Mapping[str, str]) 
         content = model.SerializeToString()
         session = runtime.InferenceSession(content, providers=["CPUExecutionProvider"])
         logits = session.run(["logits"], {session.get_inputs()[0].name: example.numpy()})[0]
-    except Exception as error:  # torch's exporter and onnxruntime raise whatever they met
+    except Exception as error:  # torch's exporter and onnxruntime raise exceptions of many classes
         raise InputError(f"ONNX cannot express this network: {_reason(error)}; export it as pt2") from None
     _compare("the ONNX model", torch.from_numpy(logits), module, example)
     return content
@@ -80,7 +80,7 @@ def _exported(module: nn.Module, example: Tensor) -> torch.export.ExportedProgra
     try:
         with _quiet():
             return torch.export.export(module, (example,), dynamic_shapes=({0: examples},), strict=False)
-    except Exception as error:  # torch.export raises whatever its tracer met
+    except Exception as error:  # torch.export raises exceptions of many classes
         raise InputError(
             f"this network cannot be written as one graph: {_reason(error)}; export it as safetensors"
         ) from None

@@ -21,7 +21,7 @@ from weightflow.flow.schedule import Schedule, expand_time
 
 Prediction = Callable[[Tensor, Tensor], Tensor]
 
-# At t = 1 noise is not defined by x_t and x_1: the division by sigma is held off there.
+# At t = 1 noise is not defined by x_t and x_1: sigma is bounded from below there.
 SMALLEST_SIGMA = 1e-3
 
 

@@ -43,7 +43,7 @@ from weightflow.training.state_dicts import load_weights, unpack
 from weightflow.zero_shot.pictures import FILE as PICTURES
 from weightflow.zero_shot.pictures import PictureEncoder
 
-# Entries that a processor moves together: more do not fit its caches, and their memory is not kept by the
+# Entries that a CPU samples together: more do not fit its caches, and their memory is not kept by the
 # allocator from one step to the next. Large networks still go a few at a time.
 PART, LEAST = 2**22, 4
 
@@ -389,7 +389,7 @@ class Flow(Pretrained):
                 f"{self.folder} was trained without dropped prompts, so it cannot be guided; leave guidance at 1"
             )
         used = self.coordinates.used(prompts.present.cpu()).to(self.device)
-        everything = bool(used.all())  # a pass over whole networks is worth sparing
+        everything = bool(used.all())  # saves a pass over whole networks
 
         def predict(words: PromptBatch, x_t: Tensor, t: Tensor) -> Tensor:
             said = self.model(x_t, t, words.vectors, words.present)

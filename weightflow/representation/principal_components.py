@@ -117,7 +117,7 @@ Decomposition = tuple[Tensor, Callable[[Tensor], Tensor]]
 
 
 def _by_gram(centred: Callable[[], Iterator[Tensor]]) -> Decomposition:
-    # float64: eigenvalues are squares, and small ones drown in float32
+    # float64: eigenvalues are squares, and small ones are lost in float32
     blocks = [torch.cat([_product(a, b) for b in centred()], dim=1) for a in centred()]
     values, vectors = torch.linalg.eigh(torch.cat(blocks))
     spread, u = values.flip(0).clamp(min=0).sqrt(), vectors.flip(1)

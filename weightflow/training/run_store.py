@@ -301,7 +301,7 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
     path = folder / METRICS
     lines = read_bounded(path, LIMIT).decode(errors="replace").splitlines() if path.exists() else []
     found = []
-    for line in lines:  # a log that a kill or a disk damaged must not stop a run from going on
+    for line in lines:  # a damaged log must not keep a run from being resumed
         try:
             found.append(_metrics(parse_json(line, 1 << 20)))
         except Invalid:

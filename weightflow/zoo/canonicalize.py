@@ -90,7 +90,7 @@ def canonicalize_zoo(
             taken.append((index, records))
             yield rows
 
-    # everyone takes the one way into the frame that any other network takes later
+    # all networks are aligned to the frame in the way that later networks are
     with closing((executor or InProcess()).map(partial(_followed, zoo, frame), missing())) as aligned:
         for state in aligned:
             index, records = taken.popleft()
@@ -113,7 +113,7 @@ def _frame_of(zoo: Zoo, out: Path) -> StateDict:
     state = scatter_classes(zoo.architecture, zoo.load(seen), [zoo.records[i].task for i in seen])
     frame = align_many(wide.spec, state).frame
     if (out / FRAME).exists() and not unfinished.is_unfinished(out, WORK):
-        unfinished.mark(out, WORK)  # whole once, and damaged: what is sound stays
+        unfinished.mark(out, WORK)  # it was complete and is damaged now: valid files are kept
         remove_manifest(out)
     else:
         unfinished.begin(out, WORK)

@@ -125,7 +125,7 @@ class ZooConstruction:
                 )
             self._require_same_data()
             return
-        # what begins with a dot, another builder is about to write; the note of the data, a killed one left alone
+        # a name with a dot is a file that another builder is writing; a killed one leaves the note of the data behind
         if folder.exists() and (
             not folder.is_dir()
             or any(not p.name.startswith(".") and not _is_note(p) for p in folder.iterdir())
