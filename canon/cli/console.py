@@ -1,7 +1,7 @@
 """What the command lines share: errors in one line, exit codes, progress, machine-readable results.
 
 Exit codes: 0 done, 1 the work failed, 2 the command was wrong, 130 interrupted, 143 ended by SIGTERM.
-Results go to standard output, all talk to standard error. Nothing here imports torch.
+Results go to standard output, everything else to standard error. Nothing here imports torch.
 """
 
 from __future__ import annotations
@@ -209,7 +209,7 @@ def _line(error: Exception) -> str:
 
 
 def say(text: str) -> None:
-    """One line of talk, on standard error."""
+    """One line on standard error."""
     print(wrapped(inert(text), sys.stderr.isatty()), file=sys.stderr, flush=True)
 
 

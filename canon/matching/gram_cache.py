@@ -304,7 +304,7 @@ class Scores:
                 stale[rows] = True
 
     def rest(self, losing: Tensor) -> None:
-        """Look no further at the networks `losing`, (networks,) of booleans."""
+        """Skip the networks `losing` from now on, (networks,) of booleans."""
         for stale in self._stale.values():
             stale[losing] = False
         if losing.all():

@@ -309,7 +309,7 @@ def in_one_graph(module: nn.Module) -> nn.Module:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Export without the fused attention of evaluation mode, and without its talk."""
+    """Export without the fused attention of evaluation mode, and without its log messages."""
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:

@@ -1,6 +1,6 @@
 """Running a network's graph with one tensor of its state in memory at a time.
 
-Each is fetched when an operation wants it and let go when that is done. In the backward pass it is fetched again:
+Each is fetched when an operation wants it and freed when that is done. In the backward pass it is fetched again:
 autograd is not left to keep it.
 """
 

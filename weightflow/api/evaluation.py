@@ -1,4 +1,4 @@
-"""Judging from Python: evaluate, report."""
+"""The Python API of evaluation: evaluate, report."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Generators from Python: train, load, and a generator that can judge itself."""
+"""The Python API of generators: train, load, and a generator that can be evaluated."""
 
 from __future__ import annotations
 

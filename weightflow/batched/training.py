@@ -1,4 +1,4 @@
-"""Train many networks at once. What each becomes depends on its own seed, not on its neighbours."""
+"""Train many networks at once. What each becomes depends on its own seed, not on the networks beside it."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ LARGEST = 2**26
 
 @dataclass(frozen=True)
 class Picture:
-    """`pixels` are bytes; `converted` says what was changed, in words, nothing where it was as it should be."""
+    """`pixels` are bytes; `converted` names what was changed; empty where nothing was."""
 
     pixels: UInt8[Tensor, "channels height width"]
     converted: str

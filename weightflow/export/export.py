@@ -35,7 +35,7 @@ from weightflow.zoo.store import Zoo
 
 @dataclass(frozen=True)
 class ExportedNetwork:
-    """A network to hand over: its plain state, the module that calls it, raw and prepared inputs to try it on, what it
+    """A network to export: its plain state, the module that calls it, raw and prepared inputs to try it on, what it
     says."""
 
     state: Mapping[str, Tensor]

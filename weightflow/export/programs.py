@@ -108,7 +108,7 @@ def _compare(what: str, logits: Tensor, module: nn.Module, example: Tensor) -> N
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Exporters talk of their passes; what matters of it is in the error."""
+    """Silence the exporters' logs; what matters of them is in the error."""
     disabled = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:

@@ -50,7 +50,7 @@ def denoise(
     start: float = 0.0,
     noise: Noise | None = None,
 ) -> Tensor:
-    """Walk `x` (batch, ...) from time `start` to 1 in equal steps; `noise` draws n, shaped like x.
+    """Denoise `x` (batch, ...) from time `start` to 1 in equal steps; `noise` draws n, shaped like x.
 
     `InputError` where the method draws noise and has none to draw from.
     """

@@ -125,7 +125,7 @@ def make_report(
 
 
 def _steps(part: str) -> int:
-    """Steps of the progress bar for a part; the baselines of a split are told one by one."""
+    """Steps of the progress bar for a part; the baselines of a split count one by one."""
     return _OWN_STEPS.get(part, 1) + (len(BASELINES) if part.startswith("split ") else 0)
 
 

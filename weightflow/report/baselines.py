@@ -1,4 +1,4 @@
-"""Every baseline, judged once for a split's tasks."""
+"""Every baseline, evaluated once on a split's tasks."""
 
 from __future__ import annotations
 

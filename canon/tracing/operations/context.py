@@ -14,7 +14,7 @@ from canon.tracing.axis_unification import ONE, AxisUnification, Structure
 
 @dataclass(eq=False)
 class Split:
-    """A view of one axis as several, not yet carried out: q, k, v are told apart by what comes next."""
+    """A view of one axis as several, not yet carried out: q, k, v are distinguished by later operations."""
 
     source: Structure
     sizes: tuple[int, ...]
