@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import shutil
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -241,8 +242,16 @@ class Flow:
     def _draw(self, streams: Sequence[torch.Generator], present: Tensor) -> Tensor:
         layout, source = self.coordinates.layout, self.header.config.objective.source
         drawn, used = torch.empty(len(streams), layout.tokens, layout.width), self.coordinates.used(present)
-        for network, own in zip(drawn, streams, strict=True):
+
+        def fill(network: Tensor, own: torch.Generator) -> None:
             network.normal_(std=source, generator=own)
+
+        if drawn.numel() < PART:
+            for network, own in zip(drawn, streams, strict=True):
+                fill(network, own)
+        else:  # the numbers of one network come one after another, those of several side by side
+            with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+                list(pool.map(fill, drawn, streams))
         return drawn if bool(used.all()) else drawn.mul_(used)
 
     def _later_noise(self, seeds: Sequence[int], present: Tensor) -> Noise:
@@ -318,7 +327,7 @@ class Flow:
 
         def predict(words: PromptBatch, x_t: Tensor, t: Tensor) -> Tensor:
             said = self.model(x_t, t, words.vectors, words.present)
-            return said if everything else said * used
+            return said if everything else said.mul_(used)
 
         low, high = config.guidance_interval
         return Guided(
