@@ -252,7 +252,7 @@ class Flow:
         else:  # the numbers of one network come one after another, those of several side by side
             with ThreadPoolExecutor(torch.get_num_threads()) as pool:
                 list(pool.map(fill, drawn, streams))
-        return drawn if bool(used.all()) else drawn.mul_(used)
+        return drawn if _everything(used) else drawn.mul_(used)
 
     def _later_noise(self, seeds: Sequence[int], present: Tensor) -> Noise:
         """Each network's own stream, where it stands after its source noise."""
@@ -323,7 +323,7 @@ class Flow:
                 f"{self.folder} was trained without dropped prompts, so it cannot be guided; leave guidance at 1"
             )
         used = self.coordinates.used(prompts.present.cpu()).to(self.device)
-        everything = bool(used.all())  # a pass over whole networks is worth sparing
+        everything = _everything(used)  # a pass over whole networks is worth sparing
 
         def predict(words: PromptBatch, x_t: Tensor, t: Tensor) -> Tensor:
             said = self.model(x_t, t, words.vectors, words.present)
@@ -492,6 +492,11 @@ class Flow:
         from weightflow.generator.hub_model import HubModel
 
         return HubModel(self).generate_model_card()
+
+
+def _everything(used: Tensor) -> bool:
+    """Is every entry of every network used? Networks of one task share one mask, expanded."""
+    return bool((used[:1] if used.stride(0) == 0 else used).all())
 
 
 @lru_cache(maxsize=1)
