@@ -92,7 +92,13 @@ def _pushed(folder: Path, repository: str, is_run: bool) -> str:
 def _export_generator(run: Path, out: Path, as_json: bool) -> None:
     from weightflow.generator.generator import Flow, save_generator
 
-    save_generator(Flow(run), out)
+    flow = Flow(run)
+    save_generator(flow, out)
+    if flow.architecture.has_statistics:
+        console.say(
+            "its networks have batch norm: to sample, it needs training examples of "
+            f"'{flow.header.data.name}' on the computer where it runs"
+        )
     size = sum(path.stat().st_size for path in out.iterdir())
     found = {"generator": str(out), "files": sorted(path.name for path in out.iterdir()), "bytes": size}
     console.show(found, f"{out}: the generator, {size / 2**20:.1f} MiB, and its card README.md", as_json)
