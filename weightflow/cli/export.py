@@ -97,7 +97,7 @@ def _export_generator(run: Path, out: Path, as_json: bool) -> None:
     if flow.architecture.has_statistics:
         console.say(
             "its networks have batch norm: to sample, it needs training examples of "
-            f"'{flow.header.data.name}' on the computer where it runs"
+            f"'{flow.header.zoo.dataset}' on the computer where it runs"
         )
     size = sum(path.stat().st_size for path in out.iterdir())
     found = {"generator": str(out), "files": sorted(path.name for path in out.iterdir()), "bytes": size}
