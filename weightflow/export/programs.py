@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-import logging
 import re
-import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from typing import Any
@@ -15,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from canon.errors import InputError, WorkError
+from canon.io.exported_program import quiet_export
 
 METADATA = "weightflow.json"
 TOLERANCE = 1e-5
@@ -108,12 +107,6 @@ def _compare(what: str, logits: Tensor, module: nn.Module, example: Tensor) -> N
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Exporters talk of their passes; what matters of it is in the error."""
-    disabled = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(disabled)
+    """Exporters talk of their passes, also on standard output; what matters of it is in the error."""
+    with quiet_export(), redirect_stdout(io.StringIO()):
+        yield
