@@ -103,10 +103,13 @@ class Registry(Mapping[str, T], Generic[T]):
         raise KeyError(name)
 
     def __contains__(self, name: object) -> bool:
-        if name in list(self):
+        modules = _announced()  # a plug-in may register entries when it is loaded
+        if name in self._entries:  # reading the entry points of all packages takes longer
+            return True
+        if any(entry.name == name for entry in self._declared()):
             return True
         module = name.rpartition(":")[0] if isinstance(name, str) else ""
-        return module in _announced()
+        return module in modules
 
     def __iter__(self) -> Iterator[str]:
         _ = _announced()
