@@ -12,13 +12,14 @@ import pickle
 import re
 import warnings
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from canon.errors import InputError
+from canon.io.container import parts_of
 from canon.io.files import require_file
 from canon.validation import MAX_DEPTH, shown
 
@@ -31,7 +32,8 @@ def read(path: str | os.PathLike[str]) -> Any:
     # share their bytes, so each is compared with the file's size by itself.
     found = _load(path, "meta")
     _check_nesting(path, found)
-    claimed = max((t.numel() * t.dtype.itemsize for t in _tensors(found)), default=0)
+    tensors = (part for part in parts_of(found) if isinstance(part, Tensor))
+    claimed = max((t.numel() * t.dtype.itemsize for t in tensors), default=0)
     if claimed > size:
         raise InputError(f"{path} claims {claimed} bytes of tensors, the file holds {size}; save it again")
     return _load(path, "cpu")
@@ -77,17 +79,6 @@ def _check_nesting(path: str | os.PathLike[str], found: Any) -> None:
             if isinstance(value, (Mapping, list, tuple)):
                 inner |= {id(part): part for part in parts}
         level = list(inner.values())
-
-
-def _tensors(found: Any) -> Iterator[Tensor]:
-    if isinstance(found, Tensor):
-        yield found
-    elif isinstance(found, Mapping):
-        for value in found.values():
-            yield from _tensors(value)
-    elif isinstance(found, (list, tuple)):
-        for value in found:
-            yield from _tensors(value)
 
 
 def _check_records(path: str | os.PathLike[str], size: int) -> None:

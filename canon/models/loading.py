@@ -319,13 +319,19 @@ def _parse_one(text: str, generator: torch.Generator) -> Tensor:
 
 
 def load(module: nn.Module, state: Mapping[str, Tensor], who: str, share: bool = False) -> None:
-    """Load `state` into `module`; `InputError` with the keys and shapes that differ.
+    """Load `state` into `module`; `InputError` with the keys, shapes and kinds of numbers that differ.
 
     A key may be left out whose tensor is tied to one that is there, as safetensors files do. With `share` the tensors
     themselves become the module's, in their dtypes.
     """
     full = with_twins(module, state)
     require_same(module.state_dict(), full, who, "the checkpoint")
+    for name, _ in module.named_parameters() if share else ():
+        if not (full[name].is_floating_point() or full[name].is_complex()):
+            raise InputError(
+                f"the checkpoint holds {name} as {full[name].dtype}, a parameter of {who} is floating point; give the "
+                "network in a floating dtype"
+            )
     load_into(module, full, share)
 
 

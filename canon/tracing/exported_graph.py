@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import operator
-import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
@@ -20,6 +19,7 @@ from torch.export.graph_signature import InputKind, OutputKind
 from torch.utils import _pytree as pytree
 
 from canon.errors import InputError
+from canon.io.exported_program import quiet_export
 from canon.tracing.packed_sequences import packed_as_padded
 from canon.tracing.streaming import DeferredTensor, Hearing, Streamed, TensorPool, wide
 
@@ -313,8 +313,7 @@ def _quiet() -> Iterator[None]:
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with quiet_export():
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)

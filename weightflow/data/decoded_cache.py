@@ -25,7 +25,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from canon.errors import WorkError
+from canon.errors import InputError, WorkError
 from canon.io.files import sha256
 from canon.validation import parse_json
 from weightflow.data.locations import cache_folder
@@ -54,8 +54,14 @@ def identity(source: str, files: Iterable[Path], **options: object) -> str:
 
     A file counts as another one when its size or a time changes, also that of its last change of any kind, which no
     program sets as it likes: data that were replaced by others of equal size and date are decoded again.
+    `InputError` names a file that is a link to nothing.
     """
-    found = [(str(f), f.stat()) for f in sorted(files)]
+    try:
+        found = [(str(f), f.stat()) for f in sorted(files)]
+    except OSError as error:
+        raise InputError(
+            f"{error.filename} cannot be read: {error.strerror}; restore it, or delete it"
+        ) from None
     listed = [(name, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns) for name, stat in found]
     text = json.dumps([VERSION, source, listed, options], sort_keys=True, default=str)
     return f"{source}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-import logging
 import re
-import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from typing import Any
@@ -15,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from canon.errors import InputError, WorkError
+from canon.io.exported_program import quiet_export
 
 METADATA = "weightflow.json"
 TOLERANCE = 1e-5
@@ -108,12 +107,6 @@ def _compare(what: str, logits: Tensor, module: nn.Module, example: Tensor) -> N
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence the exporters' logs; what matters of them is in the error."""
-    disabled = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(disabled)
+    """Silence the exporters' logs and output; what matters of them is in the error."""
+    with quiet_export(), redirect_stdout(io.StringIO()):
+        yield

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from canon.errors import InputError
 from canon.io.files import reading
+from canon.io.folders import require_place
 from canon.types import PathLike, StateDict
 from weightflow.batched import batch_norm
 from weightflow.batched.stacked_networks import StackedNetworks
@@ -509,7 +510,8 @@ def _reopened(folder: Path, device: str, identity: str) -> Flow:
 
 def save_generator(flow: Flow, folder: Path) -> None:
     """`flow.save_pretrained` into a new folder: all of it or nothing."""
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    require_place(folder)
+    if folder.is_dir() and any(folder.iterdir()):
         raise InputError(f"{folder} is not an empty folder; choose another name")
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = folder.with_name(f".{folder.name}.tmp")

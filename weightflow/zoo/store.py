@@ -38,6 +38,7 @@ from canon.validation import (
     items,
     many,
     number,
+    one_of,
     optional,
     parse_json,
     record,
@@ -141,9 +142,11 @@ _KNOWN: dict[str, Check] = {
     "architecture": table(text(limit=100), lambda value: value),
     "dataset": _NAME,
     "records_sha256": _HASH,
-    "shards": items(record({"file": _NAME, "networks": integer(0, 2**40), "sha256": _HASH})),
+    "shards": items(
+        record({"file": text(r"shards/\d{5,9}\.safetensors"), "networks": integer(0, 2**40), "sha256": _HASH})
+    ),
     "canonical": table(_NAME, optional(_NAME)),
-    "base": table(_NAME, _NAME),
+    "base": record({"id": _NAME, "file": one_of("base.safetensors"), "sha256": _HASH}),
     "data": optional(check_facts),
     "lineage": _NAME,
     "held_out_classes": items(_NAME),

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from canon.errors import InputError
 from canon.io.files import atomic_write, read_bounded, reading, sha256
+from canon.io.folders import require_place
 from canon.types import StateDict
 from canon.validation import parse_json
 from weightflow import config
@@ -118,6 +119,7 @@ class ZooConstruction:
     def _claim(self) -> None:
         """Note the recipe in the folder before anything is trained; refuse a folder of another recipe."""
         folder, path = self.folder, self.folder / RECIPE
+        require_place(folder)
         if path.exists():
             if not _is_of(path, self.recipe):
                 raise InputError(
