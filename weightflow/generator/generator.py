@@ -475,7 +475,7 @@ class Flow:
 
         HubModel(self).save_pretrained(Path(folder), **settings)
 
-    def push_to_hub(self, name: str, **settings: Any) -> str:
+    def push_to_hub(self, name: str, **settings: Any) -> Any:
         """Upload it to the hub as `name`, without the paths of this computer; the address of the commit."""
         from weightflow.generator.hub_model import HubModel
 
