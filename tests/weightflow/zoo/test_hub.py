@@ -27,6 +27,7 @@ def hub(tmp_path, monkeypatch):
 
     def upload(self, *, repo_id, folder_path, repo_type=None, **settings):
         shutil.copytree(folder_path, place / (repo_type or "model") / repo_id, dirs_exist_ok=True)
+        return f"https://hub/{repo_id}"
 
     def download(repo_id, *, repo_type=None, revision=None, **settings):
         found = place / (repo_type or "model") / repo_id
