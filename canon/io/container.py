@@ -1,7 +1,8 @@
 """What trainers put around a state dict: `{"state_dict": …, "epoch": 3, "optimizer": …}`.
 
 A network is written back in the container that it came in, so that it loads wherever it did. Entries that
-hold other tensors (optimizers, averages of weights) are left out: they follow the units' old order.
+hold other tensors (optimizers, averages of weights) are left out: they follow the units' old order. Single
+numbers stay.
 """
 
 from __future__ import annotations
@@ -107,4 +108,4 @@ def _holds_tensors(value: Any) -> bool:
         return any(_holds_tensors(item) for item in value.values())
     if isinstance(value, (list, tuple)):
         return any(_holds_tensors(item) for item in value)
-    return isinstance(value, Tensor)
+    return isinstance(value, Tensor) and value.numel() > 1  # one number, as a best accuracy, has no order
