@@ -15,7 +15,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from itertools import pairwise
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from benchmarks.common import aim, write_result
@@ -61,7 +63,10 @@ def measure(way: str, zoo: Path, run: Path) -> dict[str, Any]:
     begin = time.perf_counter()
     trainer = start(opened, read_preset(preset, {**changes, **STEPS}), run)
     ready = time.perf_counter()
-    trainer.run()
+    ticks = [ready]
+    trainer.run(on_step=lambda steps, note: ticks.append(time.perf_counter()))
+    took = [after - before for before, after in pairwise(ticks)]
+    step = median(took[1:-1])  # the first makes the optimizer's state, the last evaluates and saves
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return {
         "way": way,
@@ -70,7 +75,8 @@ def measure(way: str, zoo: Path, run: Path) -> dict[str, Any]:
         "zoo_gib": round(len(opened) * opened.architecture.parameters * 4 / 2**30, 3),
         "generator_parameters": sum(p.numel() for p in trainer.model.parameters()),
         "seconds_to_begin": round(ready - begin, 1),
-        "seconds_a_step": round((time.perf_counter() - ready) / STEPS["steps"], 3),
+        "seconds_a_step": round(step, 3),
+        "seconds_to_evaluate_and_save": round(took[-1] - step, 3),
         "peak_gib": round(peak / 2**20, 3),
         "before_gib": round(before / 2**20, 3),
     }
@@ -99,14 +105,19 @@ def main() -> None:
     name = (
         f"peak memory of training on {asked.networks} networks of {rows[0]['parameters']:,} parameters, GiB"
     )
-    peaks = [row["peak_gib"] for row in rows]
+    peaks, tokens = [row["peak_gib"] for row in rows], rows[list(WAYS).index("larger tokens")]
+    begun, step = tokens["seconds_to_begin"], tokens["seconds_a_step"]
     path = write_result(
         "large",
         size=asked.size,
         seeds=[0],
         seconds=time.perf_counter() - begin,
         rows=rows,
-        aims=[aim(name, "at most 8, whichever way", [max(peaks)], max(peaks) <= 8)],
+        aims=[
+            aim(name, "at most 8, whichever way", [max(peaks)], max(peaks) <= 8),
+            aim("larger tokens: seconds to begin", "at most 10", [begun], begun <= 10),
+            aim("larger tokens: seconds a step", "at most 2", [step], step <= 2),
+        ],
     )
     print(path)
 

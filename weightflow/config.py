@@ -48,7 +48,9 @@ def build(cls: type[C], data: Mapping[str, Any], where: str = "") -> C:
     values = {}
     for key, value in data.items():
         if key not in kinds:
-            raise InputError(f"unknown setting '{where}{shown(key)}'; nearest: {suggest(key, kinds)}")
+            inner = [path for path in _settings(cls) if path.rpartition(".")[2] == key]
+            near = ", ".join(where + path for path in inner) or suggest(key, kinds)
+            raise InputError(f"unknown setting '{where}{shown(key)}'; nearest: {near}")
         values[key] = _convert(kinds[key], value, f"{where}{key}")
     missing = [
         f.name
@@ -63,6 +65,18 @@ def build(cls: type[C], data: Mapping[str, Any], where: str = "") -> C:
         return cls(**values)
     except TypeError as error:
         raise InputError(f"settings{' of ' + where.rstrip('.') if where else ''}: {error}") from None
+
+
+def _settings(cls: type) -> list[str]:
+    """The dotted names of all settings of a config dataclass and of the tables in it."""
+    names = []
+    for key, kind in typing.get_type_hints(cls).items():
+        tables = [own for own in (kind, *typing.get_args(kind)) if dataclasses.is_dataclass(own)]
+        names += [
+            key,
+            *(f"{key}.{name}" for own in tables if isinstance(own, type) for name in _settings(own)),
+        ]
+    return names
 
 
 def _convert(kind: Any, value: Any, where: str) -> Any:

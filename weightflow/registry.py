@@ -103,10 +103,13 @@ class Registry(Mapping[str, T], Generic[T]):
         raise KeyError(name)
 
     def __contains__(self, name: object) -> bool:
-        if name in list(self):
+        modules = _announced()  # a plug-in may register entries when it is loaded
+        if name in self._entries:  # reading the entry points of all packages takes longer
+            return True
+        if any(entry.name == name for entry in self._declared()):
             return True
         module = name.rpartition(":")[0] if isinstance(name, str) else ""
-        return module in _announced()
+        return module in modules
 
     def __iter__(self) -> Iterator[str]:
         _ = _announced()
@@ -203,7 +206,7 @@ def _imported(name: str) -> ModuleType:
         return module
     except InputError:
         raise
-    except Exception as error:  # whatever a person's code raises is the command's input
+    except Exception as error:  # any exception of the user's code is an input error
         raise InputError(f"plug-in '{name}' cannot be imported: {type(error).__name__}: {error}") from error
 
 

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from canon.actions import permutation as perm
 from canon.actions.joined_axes import joined
-from canon.actions.scaling import apply_scale, multiplier, places
+from canon.actions.scaling import apply_scale_unchecked, multiplier, places
 from canon.actions.signs import fix_signs, of_old_units, sign_groups, signed_tensors
 from canon.errors import InputError
 from canon.io.dtypes import computable
@@ -48,7 +48,8 @@ def canonicalize(spec: PermutationSpec, state: State) -> dict[str, Tensor]:
     `InputError` where the state does not fit the spec or holds NaN, which has no order.
     """
     permutation, signs = canonical_element(spec, state)
-    return perm.apply(spec, permutation, apply_scale(spec, signs, state) if signs else state)
+    signed = apply_scale_unchecked(spec, signs, state) if signs else state
+    return perm.apply_unchecked(spec, permutation, signed)
 
 
 def canonical_element(spec: PermutationSpec, state: State) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -63,7 +64,7 @@ def canonical_element(spec: PermutationSpec, state: State) -> tuple[dict[str, Te
         bits[name] = _signed_bits(state[name]) if name in signed else _ordered_bits(state[name])
     start = {name: torch.zeros(spec.shape(name), dtype=torch.long) for name in spec.groups}
     order = _order(spec, _Search(spec, bits).settle(start))
-    return order, of_old_units(spec, fix_signs(spec, perm.apply(spec, order, bits)), order)
+    return order, of_old_units(spec, fix_signs(spec, perm.apply_unchecked(spec, order, bits)), order)
 
 
 def _ordered_bits(tensor: Tensor) -> Tensor:
@@ -285,7 +286,7 @@ def _exchangeable(
 ) -> bool:
     swap = perm.identity(spec)
     swap[name][one], swap[name][other] = other[-1], one[-1]
-    moved = perm.apply(spec, swap, bits)
+    moved = perm.apply_unchecked(spec, swap, bits)
     if all(torch.equal(moved[tensor], bits[tensor]) for tensor in bits):
         return True
     if name not in sign_groups(spec):
@@ -309,6 +310,6 @@ def _order(spec: PermutationSpec, colours: Colours) -> dict[str, Tensor]:
 
 
 def _outcome(spec: PermutationSpec, bits: State, colours: Colours) -> list[int]:
-    ordered = perm.apply(spec, _order(spec, colours), bits)
+    ordered = perm.apply_unchecked(spec, _order(spec, colours), bits)
     ordered = _negated(spec, fix_signs(spec, ordered), ordered)
     return [value for tensor in ordered.values() for value in tensor.flatten().tolist()]

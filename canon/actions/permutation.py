@@ -129,12 +129,23 @@ def apply(spec: PermutationSpec, permutation: Permutation, state: State) -> dict
         >>> canon.equivalent(moved, net).same
         True
     """
-    first = next(iter(permutation), None)
-    if first is None:  # nothing moves, and nothing says how many networks there are
+    if permutation:  # else nothing moves, and nothing says how many networks there are
+        spec.check(state, batch=_batch(spec, permutation))
+    return apply_unchecked(spec, permutation, state)
+
+
+def apply_unchecked(spec: PermutationSpec, permutation: Permutation, state: State) -> dict[str, Tensor]:
+    """`apply` to a state that was checked against the spec."""
+    if not permutation:
         return {name: tensor.clone() for name, tensor in state.items()}
-    batch = permutation[first].dim() - len(spec.shape(first))
-    spec.check(state, batch=batch)
+    batch = _batch(spec, permutation)
     return {name: relabel(spec, permutation, name, tensor, batch) for name, tensor in state.items()}
+
+
+def _batch(spec: PermutationSpec, permutation: Permutation) -> int:
+    """Number of leading axes of networks."""
+    first = next(iter(permutation))
+    return permutation[first].dim() - len(spec.shape(first))
 
 
 def relabel(spec: PermutationSpec, permutation: Permutation, name: str, tensor: Tensor, batch: int) -> Tensor:

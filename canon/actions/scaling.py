@@ -50,6 +50,13 @@ def apply_scale(
         True
     """
     spec.check(state, batch=int(stacked))
+    return apply_scale_unchecked(spec, scales, state)
+
+
+def apply_scale_unchecked(
+    spec: PermutationSpec, scales: Mapping[str, Tensor], state: State
+) -> dict[str, Tensor]:
+    """`apply_scale` to a state that was checked against the spec."""
     return {
         name: scale_one(spec, scales, name, tensor) if is_scaled(spec, scales, name) else tensor.clone()
         for name, tensor in state.items()
@@ -85,9 +92,9 @@ def balance(
     """The L2-minimal scales of every group with positive scale, and the state so scaled.
 
     Sweeps until no scale changes by more than `tolerance`, relative. Statistics are scaled with their
-    units and do not count as energy. Raises `InputError` for a power other than -1, 0, 1 in a weight.
+    units and do not count as energy. The state was checked against the spec. Raises `InputError` for a power other
+    than -1, 0, 1 in a weight.
     """
-    spec.check(state, batch=int(stacked))
     groups = [name for name, group in spec.groups.items() if group.scale == "positive"]
     lead = next(iter(state.values())).shape[:1] if stacked else ()
     scales = {name: torch.ones(*lead, *spec.shape(name), dtype=torch.float64) for name in groups}
@@ -97,7 +104,7 @@ def balance(
         steps = [_step(flat, energies, scales, name) for name in groups]
         if all(float(step.log().abs().amax()) <= tolerance for step in steps):
             break
-    return scales, apply_scale(spec, scales, state, stacked)
+    return scales, apply_scale_unchecked(spec, scales, state)
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from canon.actions import permutation
 from canon.actions.permutation import Permutation
-from canon.actions.scaling import apply_scale, is_scaled, scale_one
+from canon.actions.scaling import apply_scale_unchecked, is_scaled, scale_one
 from canon.errors import InputError
 from canon.io import checkpoint
 from canon.io.files import reading
@@ -98,7 +98,6 @@ class Transform:
 
     def apply(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The transformed network; keys, order and dtypes stay. `InputError` where it does not fit."""
-        self.spec.check(state)
         return self._act(state, self.spec.axes)
 
     def apply_lazily(self, state: Mapping[str, Tensor]) -> LazyState:
@@ -169,10 +168,11 @@ class Transform:
         self, tensors: Mapping[str, Tensor], axes: Mapping[str, tuple[Axis, ...]], power: int = 1
     ) -> dict[str, Tensor]:
         spec = PermutationSpec(self.spec.groups, dict(axes))
+        spec.check(tensors)
         if self.scales:
             scales = {name: s.double() ** power for name, s in self.scales.items()}
-            tensors = apply_scale(spec, scales, tensors)
-        return permutation.apply(spec, self.permutation, tensors)
+            tensors = apply_scale_unchecked(spec, scales, tensors)
+        return permutation.apply_unchecked(spec, self.permutation, tensors)
 
     def _axes(self, name: str) -> tuple[Axis, ...]:
         if name not in self.spec.axes:

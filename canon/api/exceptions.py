@@ -60,7 +60,7 @@ def with_own_of(networks: Sequence[Source], names: Collection[str], kept: int) -
 
 
 def not_matched(resolved: SpecSource, names: Collection[str]) -> SpecSource:
-    """The spec in which the tensors `names` move and say nothing of which unit is which."""
+    """The spec in which the tensors `names` are permuted and not used to match units."""
     spec = resolved.spec
     return replace(resolved, spec=replace(spec, statistics=spec.statistics | (spec.axes.keys() & names)))
 

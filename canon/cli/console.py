@@ -1,7 +1,7 @@
 """What the command lines share: errors in one line, exit codes, progress, machine-readable results.
 
 Exit codes: 0 done, 1 the work failed, 2 the command was wrong, 130 interrupted, 143 ended by SIGTERM.
-Results go to standard output, all talk to standard error. Nothing here imports torch.
+Results go to standard output, everything else to standard error. Nothing here imports torch.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from rich.progress import (
     MofNCompleteColumn,
     Progress,
     ProgressColumn,
+    SpinnerColumn,
     Task,
     TextColumn,
-    TimeElapsedColumn,
     TimeRemainingColumn,
 )
 from rich.segment import Segment
@@ -51,8 +51,8 @@ JSON = typer.Option(False, "--json", help="Print JSON to stdout; logs go to stde
 QUIET = typer.Option(False, "--quiet", "-q", help="No progress.")
 DEBUG = typer.Option(False, "--debug", help="Show the traceback of an error (at any position).")
 
-LEAST_BAR, COUNTS = 16, 32
-"""Characters of a bar on a terminal of 80 columns, and of counts, rate, time left and the spaces between."""
+LEAST_BAR, COUNTS = 16, 34
+"""Characters of a bar on a terminal of 80 columns, and of spinner, counts, rate, time left and the spaces between."""
 LONGEST = 2000
 """Characters of an error that are shown: a damaged file's content may be in it."""
 _COMMAND = re.compile(r"\b(?:weightflow|canon|pip|apt-get|export) [a-z-]")
@@ -114,7 +114,7 @@ def run_cli(app: typer.Typer, arguments: Sequence[str], *, name: str | None = No
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except Exception as error:
-        if requests():  # a library took the interrupt for a failure of its own
+        if requests():  # a library raised its own exception on the interrupt
             say(message_of(error))
             return requests.exit_code
         if type(error).__name__ == "NoArgsIsHelpError":  # its message is the whole help, and was shown
@@ -209,7 +209,7 @@ def _line(error: Exception) -> str:
 
 
 def say(text: str) -> None:
-    """One line of talk, on standard error."""
+    """One line on standard error."""
     print(wrapped(inert(text), sys.stderr.isatty()), file=sys.stderr, flush=True)
 
 
@@ -261,6 +261,9 @@ class Steps:
     def advance(self, steps: int = 1, note: str = "") -> None:
         """Count `steps` more; `note` (a loss, a file's name) stands behind the bar."""
 
+    def expect(self, total: int) -> None:
+        """Say how many steps there are, where that is known only after the work has begun."""
+
 
 class _Lines(Steps):
     """A plain line every few seconds, for logs."""
@@ -278,9 +281,16 @@ class _Lines(Steps):
             self.said = now
             say(self._text(now - self.started, note))
 
+    def expect(self, total: int) -> None:
+        self.total = total
+
     def _text(self, seconds: float, note: str) -> str:
         rate = (self.done - self.before) / max(seconds, 1e-9)
-        left = "" if self.total is None else f", {(self.total - self.done) / max(rate, 1e-9):.0f} s left"
+        left = (
+            ""
+            if self.total is None or self.done == self.before
+            else f", {(self.total - self.done) / max(rate, 1e-9):.0f} s left"
+        )
         of = "" if self.total is None else f"/{self.total}"
         return f"{self.description}: {self.done}{of}, {rate:.3g}/s{left}{'  ' + note if note else ''}"
 
@@ -293,6 +303,9 @@ class _Bar(Steps):
         # the last note (a loss) stays until there is another
         self.note = note or self.note
         self.bar.update(self.task, advance=steps, note=self.note)
+
+    def expect(self, total: int) -> None:
+        self.bar.update(self.task, total=total)
 
 
 class _Rate(ProgressColumn):
@@ -307,22 +320,24 @@ def progress(
 ) -> Iterator[Steps]:
     """Progress on standard error: a bar with rate and time left on a terminal, plain lines elsewhere.
 
-    `done` steps were taken before, by a run that was stopped: they count, but not for the rate.
+    Without `total` the steps say it later, by `expect`. `done` steps were taken before, by a run that was stopped: they count, but not for the rate.
     """
     if quiet:
         yield Steps()
     elif not sys.stderr.isatty():
         yield _Lines(total, description, every, done)
     else:
-        counted = (MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
         console = InertConsole(stderr=True)
         room = console.width - len(description) - LEAST_BAR - COUNTS
         # a note is cut where the terminal is narrow: neither the bar nor the numbers are
         note = Column(max_width=max(room, 1), no_wrap=True, overflow="ellipsis")
         with Progress(
+            SpinnerColumn("line"),  # moves within a step that takes long
             TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True)),
             BarColumn(bar_width=min(40, max(LEAST_BAR, console.width // 5))),
-            *((TimeElapsedColumn(),) if total is None else counted),
+            MofNCompleteColumn(),
+            _Rate(),
+            TimeRemainingColumn(),
             TextColumn("{task.fields[note]}", markup=False, table_column=note),
             console=console,
             transient=True,

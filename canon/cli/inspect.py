@@ -41,7 +41,7 @@ def inspect(
     found = inspection.inspect(a, **hints.arguments())
     if save_spec is not None:
         content = found.spec.to_json() + "\n"
-        # the same content is that of a call which was stopped after it had written
+        # the same content was written by an earlier call that was interrupted afterwards
         if os.path.lexists(save_spec) and (
             not save_spec.is_file() or save_spec.read_bytes() != content.encode()
         ):

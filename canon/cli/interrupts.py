@@ -84,7 +84,7 @@ def on_interrupt(message: str) -> Iterator[None]:
     """Within the block, Ctrl-C or SIGTERM ends the command with `message`: what is kept and how to go on."""
     try:
         yield
-    except (KeyboardInterrupt, Exception) as stop:  # libraries turn the one into the other
+    except (KeyboardInterrupt, Exception) as stop:  # libraries may convert KeyboardInterrupt
         stop.add_note(message)
         raise
 

@@ -1,6 +1,6 @@
 r"""Folding what a norm learned into the linear layers and convolutions that read it.
 
-A norm's gain and bias stand before linear layers and say nothing that these could not say themselves
+A norm's gain and bias stand before linear layers and compute nothing that these could not compute themselves
 (`canon.folding.linear_consumers`). Two networks that differ only in where this scale is kept become one. A gain is any product
 with a learned vector along the last axis, so that norms written by hand count too, or that of a batch, group
 or instance norm. It is folded where only linear layers, or only convolutions, read it, with weights that

@@ -30,7 +30,7 @@ def read_npz(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
             arrays = dict(file)
     except InputError:
         raise
-    except Exception as error:  # zipfile, zlib and numpy raise whatever they met
+    except Exception as error:  # zipfile, zlib and numpy raise exceptions of many classes
         raise InputError(
             f"{path} is damaged or is not a .npz file of plain arrays ({shown(str(error), 120)}); save it again"
         ) from None

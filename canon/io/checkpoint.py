@@ -192,6 +192,10 @@ def _read_state_dict(path: str | os.PathLike[str]) -> Checkpoint:
             f"{path} is not a state_dict: {', '.join(wrong[:5])} is not a tensor; save `model.state_dict()`"
         )
     state = {str(name): _plain(path, str(name), value.detach()) for name, value in inner.items()}
+    if len(state) != len(inner):
+        raise InputError(
+            f"{path} has one tensor under a number and under its text; save `model.state_dict()`"
+        )
     return Checkpoint(
         state,
         dict(getattr(inner, "file_metadata", {})),

@@ -7,13 +7,14 @@ numbers stay.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
 
 from canon.errors import InputError
+from canon.validation import shown
 
 KEYS = (
     "state_dict",
@@ -37,12 +38,12 @@ class Container:
     `inner` is the container under that key, where the state dict lies deeper.
     """
 
-    key: str
-    beside: Mapping[str, Any] = field(default_factory=dict)
+    key: Any
+    beside: Mapping[Any, Any] = field(default_factory=dict)
     left_out: tuple[str, ...] = ()
     inner: Container | None = None
 
-    def wrap(self, state: Any) -> dict[str, Any]:
+    def wrap(self, state: Any) -> dict[Any, Any]:
         """What is written: the state dict under its key, and the entries beside it."""
         return {**self.beside, self.key: state if self.inner is None else self.inner.wrap(state)}
 
@@ -54,7 +55,7 @@ def unwrap(found: Any, path: object) -> tuple[Any, Container | None]:
     """
     if not isinstance(found, Mapping) or all(isinstance(value, Tensor) for value in found.values()):
         return found, None
-    states = [str(name) for name, value in found.items() if _is_state(value)]
+    states = [name for name, value in found.items() if _is_state(value)]
     key = next((key for key in KEYS if key in states), states[0] if states else None)
     if key is None:
         return _unwrap_deeper(found, path)
@@ -63,7 +64,7 @@ def unwrap(found: Any, path: object) -> tuple[Any, Container | None]:
     others += [name for name in states if unknown and name != key and name not in others]
     if others:
         raise InputError(
-            f"{path} holds {key} and {', '.join(map(str, others))}, which are different networks; save the one that you "
+            f"{path} holds {shown(key)} and {', '.join(map(shown, others))}, which are different networks; save the one that you "
             "mean in a file of its own"
         )
     return found[key], _container(found, key)
@@ -81,11 +82,11 @@ def _unwrap_deeper(found: Mapping[str, Any], path: object) -> tuple[Any, Contain
     return found, None
 
 
-def _container(found: Mapping[str, Any], key: str) -> Container:
-    others = {str(name): value for name, value in found.items() if name != key}
-    left_out = tuple(name for name, value in others.items() if _holds_tensors(value))
+def _container(found: Mapping[Any, Any], key: Any) -> Container:
+    others = {name: value for name, value in found.items() if name != key}
+    left_out = [name for name, value in others.items() if _holds_tensors(value)]
     beside = {name: value for name, value in others.items() if name not in left_out}
-    return Container(key, beside, left_out)
+    return Container(key, beside, tuple(map(str, left_out)))
 
 
 def _is_network(name: str, value: Any, chosen: Mapping[str, Any]) -> bool:
@@ -104,8 +105,16 @@ def _is_state(value: Any) -> bool:
 
 
 def _holds_tensors(value: Any) -> bool:
-    if isinstance(value, Mapping):
-        return any(_holds_tensors(item) for item in value.values())
-    if isinstance(value, (list, tuple)):
-        return any(_holds_tensors(item) for item in value)
-    return isinstance(value, Tensor) and value.numel() > 1  # one number, as a best accuracy, has no order
+    # One number, as a best accuracy, follows no order.
+    return any(isinstance(part, Tensor) and part.numel() > 1 for part in parts_of(value))
+
+
+def parts_of(value: Any) -> Iterator[Any]:
+    """`value` and what it holds at any depth, each once: a small file may refer to one list very often."""
+    waiting, seen = [value], {id(value)}
+    while waiting:
+        part = waiting.pop()
+        yield part
+        if isinstance(part, (Mapping, list, tuple)):
+            inner = list(part.values() if isinstance(part, Mapping) else part)
+            waiting += [one for one in inner if id(one) not in seen and not seen.add(id(one))]  # type: ignore[func-returns-value]

@@ -38,9 +38,9 @@ def read(path: str | os.PathLike[str]) -> Any:
             "write it with torch.export.save"
         ) from None
     try:
-        with _quiet_export():
+        with quiet_export():
             return torch.export.load(safe)
-    except Exception as error:  # torch.export raises whatever its parser met
+    except Exception as error:  # torch.export raises exceptions of many classes
         first = (str(error) or type(error).__name__).splitlines()[0]
         raise InputError(
             f"{path} is damaged, or this version of PyTorch cannot read it ({shown(first, 120)}); "
@@ -49,16 +49,16 @@ def read(path: str | os.PathLike[str]) -> Any:
 
 
 @contextmanager
-def _quiet_export() -> Iterator[None]:
-    logger = logging.getLogger("torch.export")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
+def quiet_export() -> Iterator[None]:
+    """Within the block, torch's exporters and readers log and warn of nothing: what matters is in the error."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        logger.setLevel(level)
+        logging.disable(disabled)
 
 
 def write(
@@ -73,7 +73,7 @@ def write(
         for name, old in found.state_dict.items()
     }
     buffer = io.BytesIO()
-    with _quiet_export():
+    with quiet_export():
         torch.export.save(program, buffer)
     with atomic_open(path, follow=follow) as file:
         file.write(buffer.getbuffer())

@@ -45,6 +45,20 @@ def require_new_folder(path: Name) -> None:
         raise InputError(f"{path} cannot be written: {parent} is read-only")
 
 
+def require_place(path: Name) -> None:
+    """`InputError` unless a command could write into a folder at `path`: found out before the work.
+
+    The folder may be there already, with anything in it, or be made with the folders above it.
+    """
+    place = Path(path).absolute()
+    while not os.path.lexists(place):
+        place = place.parent
+    if not place.is_dir():
+        raise InputError(f"{path} cannot be written: {place} is not a folder; choose another name")
+    if not os.access(place, os.W_OK):
+        raise InputError(f"{path} cannot be written: {place} is read-only; choose another place")
+
+
 @contextmanager
 def new_folder(path: Name) -> Iterator[Path]:
     """A folder to fill, which becomes `path` when the block ends well and vanishes when it does not.

@@ -1,4 +1,4 @@
-"""The formats of files that hold networks, told by a file's suffix or, where it has none of these, by its content."""
+"""The formats of files that hold networks, recognised by a file's suffix or, where it has none of these, by its content."""
 
 from __future__ import annotations
 

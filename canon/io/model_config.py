@@ -26,7 +26,7 @@ def read_config(path: str | os.PathLike[str] | None) -> dict[str, Any]:
     if not place.is_file():
         return {}
     try:
-        found = parse_json(read_bounded(place, LIMIT), LIMIT, finite=False)  # Infinity stands in some
+        found = parse_json(read_bounded(place, LIMIT), LIMIT, finite=False)  # some files contain Infinity
     except Invalid as error:
         raise InputError(f"{place} cannot be read ({error}); repair it, or move it away") from None
     if not isinstance(found, dict) or not any(key in found for key in _TELLING):

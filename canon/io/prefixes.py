@@ -68,7 +68,7 @@ def module_like(module: nn.Module, wanted: Collection[str]) -> nn.Module:
     own, theirs = between(keys, wanted)
     for name in own.split(".")[:-1]:
         if name not in _WRAPPERS or not isinstance(getattr(module, name, None), nn.Module):
-            return module  # what other wrappers compute is theirs
+            return module  # other wrappers may compute something else
         module = getattr(module, name)
     for name in reversed(theirs.split(".")[:-1]):
         module = _Prefixed(module, name)

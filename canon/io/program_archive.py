@@ -36,7 +36,7 @@ _CURRENT = re.compile(
 _OLD = re.compile(
     r"version|serialized_exported_program\.json|serialized_(state_dict|constants|example_inputs)\.pt"
 )
-_EXTRA = re.compile(r"(extra|extra_files)/[^/]+")  # notes of whoever wrote the file; not read
+_EXTRA = re.compile(r"(extra|extra_files)/[^/]+")  # notes of the program that wrote the file; not read
 _EXECUTABLE = re.compile(
     r"(?i)aotinductor|aoti|executorch|\.(so|dll|dylib|o|cubin|cpp|cu|py|pyc|ptx|sh)(\.|$)"
 )

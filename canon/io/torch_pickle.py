@@ -12,13 +12,14 @@ import pickle
 import re
 import warnings
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from canon.errors import InputError
+from canon.io.container import parts_of
 from canon.io.files import require_file
 from canon.validation import MAX_DEPTH, shown
 
@@ -28,10 +29,11 @@ def read(path: str | os.PathLike[str]) -> Any:
     size = require_file(path)
     _check_records(path, size)
     # Shapes first, on a device that allocates nothing: a small file may claim any size. Tensors that are tied
-    # share their bytes, so each is held against the file by itself.
+    # share their bytes, so each is compared with the file's size by itself.
     found = _load(path, "meta")
     _check_nesting(path, found)
-    claimed = max((t.numel() * t.dtype.itemsize for t in _tensors(found)), default=0)
+    tensors = (part for part in parts_of(found) if isinstance(part, Tensor))
+    claimed = max((t.numel() * t.dtype.itemsize for t in tensors), default=0)
     if claimed > size:
         raise InputError(f"{path} claims {claimed} bytes of tensors, the file holds {size}; save it again")
     return _load(path, "cpu")
@@ -84,17 +86,6 @@ def _check_nesting(path: str | os.PathLike[str], found: Any) -> None:
         level = list(inner.values())
 
 
-def _tensors(found: Any) -> Iterator[Tensor]:
-    if isinstance(found, Tensor):
-        yield found
-    elif isinstance(found, Mapping):
-        for value in found.values():
-            yield from _tensors(value)
-    elif isinstance(found, (list, tuple)):
-        for value in found:
-            yield from _tensors(value)
-
-
 def _check_records(path: str | os.PathLike[str], size: int) -> None:
     """`InputError` where the archive's records claim more bytes than the file holds, or are damaged."""
     try:
@@ -110,7 +101,7 @@ def _check_records(path: str | os.PathLike[str], size: int) -> None:
             damaged = archive.testzip() if any(record.CRC for record in records) else None
     except InputError:
         raise
-    except Exception as error:  # zipfile raises whatever it met: struct.error, NotImplementedError, ...
+    except Exception as error:  # zipfile raises many classes: struct.error, NotImplementedError, ...
         raise InputError(f"{path} is damaged ({shown(str(error), 120)}); save or download it again") from None
     if damaged is not None:
         raise InputError(

@@ -97,7 +97,7 @@ class Scores:
         own: set[tuple[str, ...]] = set()
         for needs in self.uses[family] if known is None else known:
             for signature, part in self._part(family, needs, rows).items():
-                # What is kept is not to be added to: the first sum makes a tensor of our own.
+                # Cached tensors must not change in place: the first addition makes a new tensor.
                 if signature not in total:
                     total[signature] = part
                 elif signature in own:
@@ -128,14 +128,14 @@ class Scores:
         return {names: found if everyone else found[rows] for names, found in self._kept[key].items()}
 
     def _worth_keeping(self, family: Family, needs: frozenset[str]) -> bool:
-        # Vectors are cheaper to multiply again; of many networks, a single part is never asked for while fresh.
+        # Vectors are cheaper to multiply again; with many networks and one part, a cached part is out of date when needed.
         if len(self.uses[family]) == 1 and not self._few_moves_pay:
             return False
         return any(self.networks[use.tensor].dim() > 2 for use in self.uses[family][needs])
 
     @property
     def _few_moves_pay(self) -> bool:
-        # In float64 exact ties are to stay exact: there nothing is added to a product and taken away.
+        # In float64 exact ties must stay exact: products are computed again, not corrected by differences.
         return self.count == 1 and self.precision != torch.float64
 
     def _keep_arrangement(self, key: tuple[Family, frozenset[str]]) -> None:
@@ -255,7 +255,7 @@ class Scores:
         gain = self.value(family, grams, proposal) - self.value(family, grams, present)
         if self.precision == torch.float64:
             return gain
-        # Anything that float32 products might have made up is computed again.
+        # Gains within the rounding error of float32 products are computed again in float64.
         doubtful = (gain.abs() <= ROUNDING * self.scale[rows]).nonzero().flatten()
         if len(doubtful):
             before, after = ({n: p[doubtful] for n, p in part.items()} for part in (present, proposal))
@@ -304,7 +304,7 @@ class Scores:
                 stale[rows] = True
 
     def rest(self, losing: Tensor) -> None:
-        """Look no further at the networks `losing`, (networks,) of booleans."""
+        """Skip the networks `losing` from now on, (networks,) of booleans."""
         for stale in self._stale.values():
             stale[losing] = False
         if losing.all():

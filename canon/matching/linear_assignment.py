@@ -41,7 +41,7 @@ def solve_side_by_side(stacks: Sequence[Tensor]) -> list[Tensor]:
     if len(each) < 2 or threads == 1:
         found: Iterator[np.ndarray] = map(_best, each)
         return [_permutations(found, scores) for scores in stacks]
-    # The solver lets go of Python's lock; what runs beside it is not a torch, whose threads would crowd the cores.
+    # The solver releases Python's global lock. The threads beside it run no torch code, which has threads of its own.
     with ThreadPoolExecutor(threads) as pool:
         found = pool.map(_best, each)
         return [_permutations(found, scores) for scores in stacks]

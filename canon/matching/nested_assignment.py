@@ -38,7 +38,7 @@ def solve_family(
         pairs = {names: _given_pairs(pair, outer) for names, pair in pairs.items()}
     heads = next(iter(pairs.values())).shape[:3]
     inner: dict[str, Tensor] = {}
-    # First what is known by itself, then what leans on it.
+    # First the groups that have a Gram matrix of their own, then those that have matrices with others only.
     for name in sorted(family.inners, key=lambda name: (name,) not in pairs):
         seen = {names: pair for names, pair in pairs.items() if inner.keys() | {name} >= set(names)}
         still = torch.arange(spec.groups[name].size).expand(*heads, -1)

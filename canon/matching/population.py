@@ -159,9 +159,8 @@ def _round(
 
 def _moved(spec: PermutationSpec, match: Match, networks: State) -> dict[str, Tensor]:
     if match.scales:
-        stacked = match.objective.dim() == 1
-        networks = scaling.apply_scale(spec, match.scales, networks, stacked)
-    return perm.apply(spec, match.permutation, networks)
+        networks = scaling.apply_scale_unchecked(spec, match.scales, networks)
+    return perm.apply_unchecked(spec, match.permutation, networks)
 
 
 def _mean_of_others(everyone: Tensor, part: Tensor) -> Tensor:
@@ -216,7 +215,9 @@ def align_to(
         torch.Size([8, 4])
     """
     name, axes = max(spec.axes.items(), key=lambda item: len(item[1]))
-    stacked = networks[name].dim() > len(axes)
+    stacked = name in networks and networks[name].dim() > len(axes)
+    spec.check(networks, batch=int(stacked))
+    spec.check(frame)
     scales, state = scaling.balance(spec, networks, stacked=stacked) if balance else ({}, dict(networks))
     match = match_signed(spec, emphasize(spec, frame), state, start=start, generator=generator)
     state = _moved(spec, match, state)

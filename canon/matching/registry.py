@@ -102,7 +102,7 @@ def _own(function: Callable[..., object], name: str) -> Matcher:
             found = function(spec, a, b)
         except InputError:
             raise
-        except Exception as error:  # whatever a person's code raises is the command's input
+        except Exception as error:  # any exception of the user's code is an input error
             raise InputError(f"--method {name} failed: {type(error).__name__}: {error}") from error
         if not isinstance(found, Match):
             raise InputError(

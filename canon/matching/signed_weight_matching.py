@@ -88,7 +88,7 @@ def _settled(
     a, b = (
         {k: t if s[name].dim() > len(axes) else t[None] for k, t in s.items()} for s in (reference, networks)
     )
-    b = perm.apply(spec, permutation, {k: t.expand(count, *t.shape[1:]) for k, t in b.items()})
+    b = perm.apply_unchecked(spec, permutation, {k: t.expand(count, *t.shape[1:]) for k, t in b.items()})
     return of_old_units(spec, signs_towards(spec, a, b, signs), permutation)
 
 
@@ -96,7 +96,7 @@ def _halved(p: Tensor, size: int) -> tuple[Tensor, Tensor]:
     """From (networks, 2 size) to the relabelling and the signs of the units in their new places."""
     found = p[:, :size] % size
     if not torch.equal(found.sort(1).values, torch.arange(size).expand_as(found)):
-        # Ties may part a unit from its negative: the two together still make a permutation.
+        # With ties a unit and its negative may get different places; their votes together still give a permutation.
         votes = torch.zeros(len(p), size, size, dtype=torch.float64)
         for half in (p[:, :size], p[:, size:]):
             votes.scatter_add_(2, (half % size).unsqueeze(2), votes.new_ones(*half.shape, 1))

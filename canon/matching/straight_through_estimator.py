@@ -60,7 +60,7 @@ def straight_through(
         The match; objectives are minus the midpoint's loss, in float64, and `sweeps` counts epochs.
 
     Raises:
-        InputError: there is no batch.
+        InputError: there is no batch, or keys or shapes do not fit the spec.
         WorkError: the loss is not finite.
 
     Example:
@@ -75,6 +75,8 @@ def straight_through(
     began = time.perf_counter()
     if not batches:
         raise InputError("the straight-through estimator needs at least one batch of (inputs, targets)")
+    for state in (reference, network):
+        spec.check(state)
     was_training = module.training
     module.eval()
     try:
@@ -113,7 +115,7 @@ def _nearest(
 ) -> dict[str, Tensor]:
     """Ascend from where the last step stood: seldom more than one sweep."""
     target = {name: t.detach() for name, t in target.items()}
-    moved = perm.apply(spec, now, network)
+    moved = perm.apply_unchecked(spec, now, network)
     return perm.compose(spec, now, match_weights(spec, target, moved, start="identity").permutation)
 
 
@@ -121,7 +123,7 @@ def _blend(
     spec: PermutationSpec, reference: State, network: State, free: State, now: perm.Permutation
 ) -> dict[str, Tensor]:
     """The midpoint of A and P B, with the gradient of P B handed to the free copy."""
-    moved = perm.apply(spec, now, network)
+    moved = perm.apply_unchecked(spec, now, network)
     blend = dict(reference)
     for name, copy in free.items():
         blend[name] = (reference[name] + moved[name] + (copy - copy.detach())) / 2

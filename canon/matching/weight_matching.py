@@ -168,7 +168,7 @@ def _best_of(
     if sure == 0:
         one, other = first.climb(sweeps).ended(), begin("identity")[0].climb(sweeps).ended()
         best = _keep_better(one, other)
-        # Sorted weights say little about trained networks: only where nothing at all was anchored.
+        # Sorted weights are weak evidence for trained networks: used only where no unit was anchored.
         if torch.isclose(one.after, other.after, rtol=1e-9).all():
             return best
         return _keep_better(best, begin("signatures")[0].climb(sweeps).ended())
@@ -238,7 +238,7 @@ def _waves(scores: Scores, order: list[Family]) -> Iterator[list[Family]]:
 
     So those of a wave, solved side by side, come out as they would one after another.
     """
-    # Many networks share the cores among themselves.
+    # Many networks are solved in parallel already.
     size = torch.get_num_threads() if scores.count == 1 else 1
     waiting = list(order)
     while waiting:

@@ -118,7 +118,7 @@ def repair(
 
 
 def _ratio(goal: Tensor, deviation: Tensor) -> Tensor:
-    alive = deviation > 1e-12  # a unit that never varies cannot be stretched
+    alive = deviation > 1e-12  # a unit that never varies cannot be rescaled
     return torch.where(alive, goal / deviation.clamp_min(1e-12), 1.0)
 
 
@@ -194,7 +194,7 @@ def _correctable(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
         for parameter in part.parameters(recurse=False):
             owners[id(parameter)] = owners.get(id(parameter), 0) + 1
     for name, part in module.named_modules():
-        # A tied weight serves two layers and cannot be stretched for one of them.
+        # A tied weight belongs to two layers and cannot be rescaled for one of them.
         if isinstance(part, UNITS) and part.bias is not None and owners[id(part.weight)] == 1:
             yield name, part
 

@@ -1,6 +1,7 @@
 """The code of a network that `config.json` names: a class of transformers, where that package is installed.
 
-Code beside the weights is never run: configurations that ask for it (`auto_map`) name no class here.
+Code beside the weights is never run: configurations that ask for it (`auto_map`) name no class here, and kernels
+that they name (`_attn_implementation`) are left out.
 """
 
 from __future__ import annotations
@@ -67,7 +68,7 @@ def library(config: Mapping[str, Any], found: Checkpoint) -> Any:
 def without_content(transformers: Any, config: Mapping[str, Any]) -> Iterator[tuple[Any, Any]]:
     """The classes that may have made a file, and a module of each that has no content."""
     for kind in _classes(transformers, config):
-        # Without memory for anything: a configuration may ask for more than its file holds.
+        # On the meta device, which allocates nothing: a configuration may describe more than its file holds.
         with torch.device("meta"):
             shapes = _built(transformers, kind, config)
         if shapes is not None:
@@ -109,9 +110,16 @@ def _classes(transformers: Any, config: Mapping[str, Any]) -> Iterator[Any]:
 
 def _built(transformers: Any, kind: Any, config: Mapping[str, Any]) -> nn.Module | None:
     try:
-        return kind(transformers.CONFIG_MAPPING[config["model_type"]].from_dict(dict(config)))
+        return kind(transformers.CONFIG_MAPPING[config["model_type"]].from_dict(_without_code(config)))
     except Exception:  # a configuration of another version, or one that contradicts itself
         return None
+
+
+def _without_code(value: Any) -> Any:
+    """A configuration that leaves the choice of kernels to the library: its name may be that of code on the Hub."""
+    if isinstance(value, Mapping):
+        return {k: _without_code(v) for k, v in value.items() if "_implementation" not in str(k)}
+    return [_without_code(one) for one in value] if isinstance(value, list) else value
 
 
 def _inputs(module: Any) -> Inputs | None:

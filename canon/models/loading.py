@@ -250,7 +250,7 @@ def _without_content(function: Callable[[], Any]) -> Any:
 def _called(function: Callable[[], Any], target: str, large: bool) -> tuple[nn.Module, Inputs | None]:
     try:
         made = (_without_content(function) if large else None) or function()
-    except Exception as error:  # whatever a person's code raises is the command's input
+    except Exception as error:  # any exception of the user's code is an input error
         raise InputError(f"--model {target} failed: {type(error).__name__}: {error}") from error
     module, inputs = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
     if not isinstance(module, nn.Module):
@@ -283,7 +283,7 @@ def function_at(target: str, option: str) -> Callable[..., Any]:
         raise
     except ImportError as error:
         raise InputError(f"{option} {target}: {error}; run from the folder that holds it") from error
-    except Exception as error:  # whatever a person's code raises is the command's input
+    except Exception as error:  # any exception of the user's code is an input error
         raise InputError(f"{option} {target} failed: {type(error).__name__}: {error}") from error
     found = getattr(namespace, name, None)
     if not callable(found):
@@ -319,13 +319,19 @@ def _parse_one(text: str, generator: torch.Generator) -> Tensor:
 
 
 def load(module: nn.Module, state: Mapping[str, Tensor], who: str, share: bool = False) -> None:
-    """Load `state` into `module`; `InputError` with the keys and shapes that differ.
+    """Load `state` into `module`; `InputError` with the keys, shapes and kinds of numbers that differ.
 
     A key may be left out whose tensor is tied to one that is there, as safetensors files do. With `share` the tensors
     themselves become the module's, in their dtypes.
     """
     full = with_twins(module, state)
     require_same(module.state_dict(), full, who, "the checkpoint")
+    for name, _ in module.named_parameters() if share else ():
+        if not (full[name].is_floating_point() or full[name].is_complex()):
+            raise InputError(
+                f"the checkpoint holds {name} as {full[name].dtype}, a parameter of {who} is floating point; give the "
+                "network in a floating dtype"
+            )
     load_into(module, full, share)
 
 
@@ -335,7 +341,7 @@ def load_into(module: nn.Module, state: Mapping[str, Tensor], share: bool = Fals
     whole._metadata = getattr(module.state_dict(), "_metadata", None)
     tied = _tied(module)
     module.load_state_dict(whole, assign=share)
-    for owner, *others in tied if share else ():  # assigned one by one, they would be parted
+    for owner, *others in tied if share else ():  # assigning them one by one would untie them
         for name in others:
             holder, _, own = name.rpartition(".")
             setattr(module.get_submodule(holder), own, module.state_dict(keep_vars=True)[owner])
@@ -384,7 +390,7 @@ def call(
     Raises `InputError` where it fails on these inputs.
     """
     try:
-        # Every key has its tensor, so that twins need not be one object (casts part them).
+        # Every key has its tensor, so that tied tensors need not be one object (casts untie them).
         return functional_call(
             module, with_twins(module, state), inputs, dict(keywords or {}), tie_weights=False
         )

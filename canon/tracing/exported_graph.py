@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import operator
-import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
@@ -20,6 +19,7 @@ from torch.export.graph_signature import InputKind, OutputKind
 from torch.utils import _pytree as pytree
 
 from canon.errors import InputError
+from canon.io.exported_program import quiet_export
 from canon.tracing.packed_sequences import packed_as_padded
 from canon.tracing.streaming import DeferredTensor, Hearing, Streamed, TensorPool, wide
 
@@ -311,12 +311,11 @@ def in_one_graph(module: nn.Module) -> nn.Module:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Export without the fused attention of evaluation mode, and without its talk."""
+    """Export without the fused attention of evaluation mode, and without its log messages."""
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with quiet_export():
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)

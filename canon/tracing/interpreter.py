@@ -73,7 +73,7 @@ class Interpreter(torch.fx.Interpreter):
             self.context.seen.append(dims)
             if len(self.context.numbers) > before:
                 return Traced(out, list(dims), learned, numbers=self.context.numbers[-1], direct=True)
-            # what a learned tensor enters are entries that were looked up, not numbers
+            # a result of a learned tensor holds entries that were looked up, not indices
             kept = None if any(x.learned and x.numbers is None for x in tensors) else numbers
             direct = kept is not None and self._hands_on(arguments, tensors)
             if kept is not None and direct and self.context.name == "cat":
@@ -92,7 +92,7 @@ class Interpreter(torch.fx.Interpreter):
                 made = self.context.numbers[-1]
             direct = made is not None and len(self.context.numbers) > before
             if self.context.name == "sort" and not wrapped and any(x.direct for x in tensors):
-                direct = True  # the numbers themselves, in their order
+                direct = True  # the indices, sorted
             wrapped.append(Traced(value, list(axes), learned, numbers=made, direct=direct))
         return wrapped
 

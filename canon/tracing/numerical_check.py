@@ -80,7 +80,7 @@ def check_groups(
 def check_program(program: Program, spec: PermutationSpec, *, seed: int = 0) -> GroupCheck:
     """`check_groups` of a network that was exported already.
 
-    Of a large one the tensors are made when an operation wants them, and let go after it.
+    Of a large one the tensors are made when an operation wants them, and freed after it.
     """
     generator = torch.Generator().manual_seed(seed)
     state = _lively(program, spec, seed)
@@ -160,7 +160,7 @@ def _lively(program: Program, spec: PermutationSpec, seed: int) -> Mapping[str, 
 
 
 def _redrawn(program: Program, spec: PermutationSpec, seed: int) -> Mapping[str, Tensor]:
-    """New weights, for a network whose own let nothing through: symmetries belong to the architecture."""
+    """New weights, for a network whose own give constant outputs: symmetries belong to the architecture."""
 
     def draw(value: Tensor, noise: Callable[[], Tensor]) -> Tensor:
         if is_mask(value):

@@ -1,6 +1,6 @@
 """Running a network's graph with one tensor of its state in memory at a time.
 
-Each is fetched when an operation wants it and let go when that is done. In the backward pass it is fetched again:
+Each is fetched when an operation wants it and freed when that is done. In the backward pass it is fetched again:
 autograd is not left to keep it.
 """
 
@@ -129,7 +129,7 @@ class Hearing:
 
         def pack(saved: Tensor) -> Any:
             user, name = self._known.get(saved.untyped_storage().data_ptr(), (None, ""))
-            if user is None or user() is None:  # a tensor of another origin, where one of the state once lay
+            if user is None or user() is None:  # another tensor, at the address of one that was freed
                 return saved
             return name, saved.size(), saved.stride(), saved.storage_offset()
 

@@ -86,9 +86,13 @@ def _child(command: Sequence[str], folder: str, call: int | str | None) -> None:
 
 def serve() -> None:
     """Answer every line of standard input."""
+    # forks need not import them again, which would take most of their time
+    import torch._dynamo
+    import torch._export.serde.serialize  # noqa: F401
+
     import weightflow.api.generation
     import weightflow.report
-    import weightflow.zoo.builders.parallel  # noqa: F401  (forks need not import them again)
+    import weightflow.zoo.builders.parallel  # noqa: F401
 
     for line in sys.stdin:
         child = os.fork()

@@ -8,8 +8,11 @@ import io
 import json
 import os
 import random
+import shutil
 import tempfile
 import tomllib
+import warnings
+import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -233,6 +236,78 @@ def of_pickle(content: bytes, draw: random.Random) -> bytes:
     buffer = io.BytesIO()
     torch.save(found, buffer, _use_new_zipfile_serialization=draw.random() < 0.8)
     return buffer.getvalue()
+
+
+ODD_NAMES = (
+    "\x1b[2J", "\u202egnp", "a\nb", "<script>alert(1)", "`x`", "-rf", ".hidden", "\udcff", "x" * 200, " ", "%s",
+)  # fmt: skip
+
+
+def of_folder(folder: Path, draw: random.Random) -> None:
+    """One or two changes of what lies in a folder: renamed, lost, doubled, emptied, linked, or no ordinary file."""
+    for _ in range(draw.choice((1, 1, 2))):
+        found = sorted(folder.rglob("*"))
+        if not found:
+            return
+        path = draw.choice(found)
+        beside = path.with_name(draw.choice(ODD_NAMES) + path.suffix)
+        is_file = path.is_file() and not path.is_symlink()
+        kind = draw.randrange(7)
+        if kind == 0:
+            path.rename(beside)
+        elif kind == 1:
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+        elif kind == 2 and is_file:
+            shutil.copyfile(path, beside)
+        elif kind == 3 and is_file:
+            path.write_bytes(of_bytes(path.read_bytes(), draw))
+        elif kind == 4:
+            path.with_name(f"up{draw.randrange(10**6)}{path.suffix}").symlink_to(
+                draw.choice(("..", ".", path.name, "/etc/passwd"))
+            )
+        elif kind == 5:
+            os.mkfifo(path.with_name(f"pipe{draw.randrange(10**6)}{path.suffix}"))
+        elif is_file:
+            special(path, draw.choice(SPECIAL))
+
+
+def of_archive(content: bytes, draw: random.Random) -> bytes:
+    """Changed bytes, or a zip archive with members renamed, lost, doubled, damaged, encrypted or of odd methods."""
+    if draw.random() < 0.3:
+        return of_bytes(content, draw)
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        parts = [(name, archive.read(name)) for name in archive.namelist()]
+    place = draw.randrange(len(parts))
+    name, data = parts[place]
+    kind = draw.randrange(7)
+    if kind == 0:
+        names = ("../../escaped.png", "/tmp/escaped.png", "a\\b.png", "x/y/z.png", ".png", "a//b.png")
+        parts[place] = (draw.choice((*names, *(f"train/a/{odd}.png" for odd in ODD_NAMES[:-3]))), data)
+    elif kind == 1:
+        parts[place] = (name, of_bytes(data, draw))
+    elif kind == 2:
+        parts.append((name, data[::-1]))
+    elif kind == 3:
+        parts = [part for part in parts if draw.random() < 0.5]
+    buffer = io.BytesIO()
+    with warnings.catch_warnings(), zipfile.ZipFile(buffer, "w", draw.choice((0, 8, 12, 14))) as archive:
+        warnings.simplefilter("ignore")
+        for member, part in parts:
+            archive.writestr(member, part)
+    changed = bytearray(buffer.getvalue())
+    entry = changed.find(b"PK\x01\x02")
+    if kind > 3 and entry >= 0:
+        local = int.from_bytes(changed[entry + 42 : entry + 46], "little")
+        if kind == 4:
+            changed[entry + 8] |= 1  # encrypted
+            changed[local + 6] |= 1
+        elif kind == 5:
+            changed[entry + 10] = changed[local + 8] = draw.choice((1, 9, 93, 99))  # the method
+        else:
+            changed[entry + 24 : entry + 28] = draw.choice(
+                (b"\xff\xff\xff\x7f", bytes(4), b"\xff" * 4)
+            )  # the size
+    return bytes(changed)
 
 
 SPECIAL = ("loop", "folder", "zeros", "pipe", "dangling", "large", "elsewhere")

@@ -120,3 +120,26 @@ def test_a_record_lies_in_a_row_that_there_is(folder, capsys):
     rewrite(folder, {"shard": 10**6})
     assert call("evaluate", folder) == 2
     assert "of shard 1000000, which is not there" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"shards": [{"file": "../../x", "networks": 20, "sha256": "0" * 64}]},
+        {"base": {"id": "base", "file": "../x", "sha256": "0" * 64}},
+    ],
+)
+def test_a_manifest_names_no_file_elsewhere(folder, capsys, entry):
+    rewrite(folder, manifest=entry)
+    assert call("evaluate", folder) == 2
+    assert "zoo.json: " in capsys.readouterr().err
+
+
+def test_words_of_no_class_are_refused_before_anything_is_trained(tmp_path, capsys):
+    (tmp_path / "words.csv").write_text("class,words\nelephant,a large animal\n")
+    assert (
+        call("zoo", "build", "digits", "--descriptions", tmp_path / "words.csv", "--out", tmp_path / "zoo")
+        == 2
+    )
+    assert "has no class 'elephant'" in capsys.readouterr().err
+    assert os.listdir(tmp_path) == ["words.csv"]

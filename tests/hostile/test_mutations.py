@@ -37,6 +37,7 @@ from weightflow.zoo.network_file import write_network
 
 APPS = {"canon": canon_app, "weightflow": weightflow_app}
 SECONDS = 20
+TINY = "--set steps=1 --set batch_size=4 --set model.width=8 --set model.depth=1 --set model.heads=1 --set behaviour.images=4"
 
 
 def call(line, **places):
@@ -121,7 +122,10 @@ def files(tmp_path_factory, raw_zoo, zoo, run):
     np.savez(
         folder / "images.npz", inputs=images, labels=np.arange(100) % 4, class_names=np.array(list("abcd"))
     )
-    np.savez(folder / "vectors.npz", names=np.array(list("abcd")), embeddings=np.eye(4, 6, dtype=np.float32))
+    names = sorted({name for record in zoo.records for name in record.classes})
+    vectors = np.random.default_rng(0).normal(size=(len(names), 6)).astype(np.float32)
+    np.savez(folder / "vectors.npz", names=np.array(names), embeddings=vectors)
+    (folder / "descriptions.csv").write_text("class,words\none,a single one,1\ntwo,a pair\n")
     colour = np.repeat(np.repeat(images[..., None], 2, 1), 3, 3)
     np.savez(folder / "colour.npz", inputs=colour, labels=np.arange(100) % 4)
     small = Architecture(
@@ -144,6 +148,22 @@ def files(tmp_path_factory, raw_zoo, zoo, run):
         "training": {"steps": 1, "batch_size": 4},
     }
     (folder / "heads.toml").write_text(tomli_w.dumps(heads))
+    absolute = f"npz:{folder}/colour.npz through {folder}/backbone.safetensors"
+    (folder / "own-heads.toml").write_text(tomli_w.dumps(heads | {"dataset": absolute}))
+    (folder / "networks").mkdir()
+    for number in range(2):
+        write_network(folder / "networks" / f"n{number}.safetensors", own, state, row.classes)
+    (folder / "classes.csv").write_text(
+        "".join(f"n{n}.safetensors,{','.join(row.classes)}\n" for n in range(2))
+    )
+    (folder / "classes.json").write_text(
+        json.dumps({f"n{n}.safetensors": list(row.classes) for n in range(2)})
+    )
+    for number in range(36):
+        place = folder / "pictures" / ("train", "test")[number % 3 == 2] / "abc"[number // 12]
+        place.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(colour[number]).save(place / f"{number}.png")
+    shutil.make_archive(str(folder / "pictures"), "zip", folder / "pictures")
     (folder / "prompts.txt").write_text("one, two\nthree = a | b, four\n")
     (folder / "recipe.toml").write_bytes(
         tomli_w.dumps(
@@ -209,6 +229,32 @@ WEIGHTFLOW = {
         Arrays(),
         "weightflow zoo build {files}/recipe.toml --set dataset=npz:{file} --out {out} -q",
     ),
+    "archive of pictures": (
+        "pictures.zip",
+        mutations.of_archive,
+        "weightflow zoo build {files}/recipe.toml --set dataset=imagefolder:{file}?size=4 --out {out} -q",
+    ),
+    "recipe of heads": ("own-heads.toml", mutations.of_toml, "weightflow zoo build {file} --out {out} -q"),
+    "vectors": (
+        "vectors.npz",
+        Arrays(),
+        "weightflow train {zoo} --set encoder=table:{file} --out {out} -q " + TINY,
+    ),
+    "descriptions": (
+        "descriptions.csv",
+        mutations.of_bytes,
+        "weightflow zoo build {files}/recipe.toml --descriptions {file} --out {out} -q",
+    ),
+    "table of classes": (
+        "classes.csv",
+        mutations.of_bytes,
+        "weightflow zoo import {files}/networks --dataset digits --classes-from {file} --out {out} -q",
+    ),
+    "JSON of classes": (
+        "classes.json",
+        mutations.of_json,
+        "weightflow zoo import {files}/networks --dataset digits --classes-from {file} --out {out} -q",
+    ),
 }
 
 
@@ -263,8 +309,8 @@ def test_mutated_files_of_canon(kind, count, files, tmp_path, monkeypatch, capsy
 
 @COUNTS
 @pytest.mark.parametrize("kind", WEIGHTFLOW)
-def test_mutated_files_of_weightflow(kind, count, files, run, tmp_path, monkeypatch, capsys):
-    check(kind, WEIGHTFLOW, files, tmp_path, monkeypatch, capsys, count, run=run)
+def test_mutated_files_of_weightflow(kind, count, files, zoo, run, tmp_path, monkeypatch, capsys):
+    check(kind, WEIGHTFLOW, files, tmp_path, monkeypatch, capsys, count, run=run, zoo=zoo.path)
 
 
 def refreshed(path, content):
@@ -343,6 +389,12 @@ IN_FOLDERS = {
         mutations.of_lines,
         "weightflow train {zoo} --resume --out {folder} -q",
     ),
+    "report": (
+        "run",
+        "report.json",
+        mutations.of_json,
+        "weightflow export {folder} --format pretrained --out {out}",
+    ),
 }
 
 
@@ -377,6 +429,14 @@ def test_what_is_no_ordinary_file_is_refused_at_once(
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 500_000  # KiB
 
 
+REPORT = {
+    "splits": {"seen": {"accuracy": {"mean": 0.5}, "trained": {"mean": 0.5}, "chance": 0.1}, "unseen": None},
+    "weights": "0" * 64,
+    "novelty": {"nearest_distance_ratio": 1.5},
+    "environment": {"torch": "2.6.0", "commit": "a1"},
+}
+
+
 @COUNTS
 @pytest.mark.parametrize("kind", IN_FOLDERS)
 def test_mutated_files_of_a_folder(
@@ -387,6 +447,8 @@ def test_mutated_files_of_a_folder(
     folder, recipe = tmp_path / "folder", tmp_path / "recipe.toml"
     shutil.copytree({"raw": raw_zoo.path, "zoo": zoo.path, "run": run}[source], folder)
     recipe.write_text(tomli_w.dumps(config.to_dict(tiny_recipe)))
+    if name == "report.json":
+        (folder / name).write_text(json.dumps(REPORT))
     content = (folder / name).read_bytes()
     if Path(name).suffix in (".json", ".toml"):
         content = without_digest(content)
@@ -399,6 +461,82 @@ def test_mutated_files_of_a_folder(
         if problem := examine(code, said, time.monotonic() - begun):
             unexpected.append(f"{number}: {problem}: {said.err.strip()[-300:]}")
         shutil.rmtree(tmp_path / "out", ignore_errors=True)
+    assert not unexpected, "\n".join(unexpected)
+
+
+FOLDERS = {
+    "zoo": "weightflow canonicalize {folder} --out {out} -q",
+    "run": "weightflow sample {folder} --classes one,two --out {out} -q",
+    "networks": "weightflow zoo import {folder} --dataset digits --out {out} -q",
+    "pictures": "weightflow zoo build {files}/recipe.toml --set dataset=imagefolder:{folder} --out {out} -q",
+}
+
+
+@COUNTS
+@pytest.mark.parametrize("kind", FOLDERS)
+def test_mutated_folders(kind, count, files, zoo, run, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    folder, out = tmp_path / "folder", tmp_path / "out"
+    source = {"zoo": zoo.path, "run": run}.get(kind, files / kind)
+    unexpected = []
+    for number in range(count):
+        shutil.copytree(source, folder)
+        mutations.of_folder(folder, random.Random(f"{kind} {number}"))
+        load.cache_clear()
+        begun = time.monotonic()
+        code = call(FOLDERS[kind], folder=folder, out=out, files=files)
+        said = capsys.readouterr()
+        if problem := examine(code, said, time.monotonic() - begun):
+            unexpected.append(f"{number}: {problem}: {said.err.strip()[-300:]}")
+        shutil.rmtree(folder)
+        shutil.rmtree(out, ignore_errors=True)
+    assert not unexpected, "\n".join(unexpected)
+
+
+@pytest.fixture(scope="module")
+def model_folders(tmp_path_factory):
+    """Folders as Hugging Face's libraries write them: one file of weights, and shards with an index."""
+    transformers = pytest.importorskip("transformers")
+    folder = tmp_path_factory.mktemp("models")
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    model = transformers.BertModel(transformers.BertConfig(**sizes, vocab_size=20, max_position_embeddings=8))
+    model.save_pretrained(folder / "whole")
+    model.save_pretrained(folder / "shards", max_shard_size="4KB")
+    return folder
+
+
+MODEL_FOLDERS = {
+    "configuration": ("whole", "config.json", mutations.of_json),
+    "index": ("shards", "model.safetensors.index.json", mutations.of_json),
+    "shard": ("shards", "model-00001-of-*.safetensors", mutations.of_tensors),
+    "folder": ("shards", None, mutations.of_folder),
+}
+
+
+@COUNTS
+@pytest.mark.parametrize("kind", MODEL_FOLDERS)
+def test_mutated_folders_of_models(kind, count, model_folders, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    source, name, mutate = MODEL_FOLDERS[kind]
+    folder, out, unexpected = tmp_path / "folder", tmp_path / "out", []
+    for number in range(count):
+        shutil.copytree(model_folders / source, folder)
+        draw = random.Random(f"{kind} {number}")
+        if name is None:
+            mutate(folder, draw)
+        else:
+            path = next(folder.glob(name))
+            path.write_bytes(mutate(path.read_bytes(), draw))
+        begun = time.monotonic()
+        code = call("canon canonicalize {folder} --out {out}", folder=folder, out=out)
+        said = capsys.readouterr()
+        problem = examine(code, said, time.monotonic() - begun)
+        if code and out.exists():
+            problem = problem or "left a folder"
+        if problem:
+            unexpected.append(f"{number}: {problem}: {said.err.strip()[-300:]}")
+        shutil.rmtree(folder)
+        shutil.rmtree(out, ignore_errors=True)
     assert not unexpected, "\n".join(unexpected)
 
 
@@ -425,6 +563,11 @@ def published(tmp_path_factory):
     (cifar / "batches.meta").write_bytes(pickle.dumps({"label_names": list("abcdefghij")}, 2))
     reviews = [json.dumps({"stars": n % 5 + 1.0, "text": f"good place {n}"}) for n in range(60)]
     (yelp / "yelp_academic_dataset_review.json").write_text("\n".join(reviews) + "\n")
+    table = folder / "csv" / "yelp_review_full_csv"
+    table.mkdir(parents=True)
+    for part, count in (("train", 60), ("test", 20)):
+        rows = "".join(f'"{n % 5 + 1}","good place {n}, ""very"" good"\n' for n in range(count))
+        (table / f"{part}.csv").write_text(rows)
     (tiny / "wnids.txt").write_text("n1\nn2\n")
     (tiny / "words.txt").write_text("n1\tcat, tom\nn2\tdog\n")
     for wnid in ("n1", "n2"):
@@ -457,6 +600,12 @@ PUBLISHED = {
     "batch of CIFAR": ("cifar10", "cifar-10-batches-py/data_batch_3", plain_pickle),
     "names of CIFAR": ("cifar10", "cifar-10-batches-py/batches.meta", plain_pickle),
     "reviews of Yelp": ("yelp", "yelp/yelp_academic_dataset_review.json", mutations.of_lines),
+    "table of Yelp": ("yelp", "csv/yelp_review_full_csv/train.csv", mutations.of_bytes),
+    "classes of Tiny ImageNet": ("tinyimagenet", "tiny-imagenet-200/wnids.txt", mutations.of_bytes),
+    "folder of Tiny ImageNet": ("tinyimagenet", "tiny-imagenet-200", mutations.of_folder),
+    "folder of MNIST": ("mnist", "MNIST", mutations.of_folder),
+    "folder of CIFAR": ("cifar10", "cifar-10-batches-py", mutations.of_folder),
+    "folder of Yelp": ("yelp", "csv/yelp_review_full_csv", mutations.of_folder),
     "words of Tiny ImageNet": ("tinyimagenet", "tiny-imagenet-200/words.txt", mutations.of_bytes),
     "rows of Tiny ImageNet": (
         "tinyimagenet",
@@ -475,17 +624,26 @@ PUBLISHED = {
 @pytest.mark.parametrize("kind", PUBLISHED)
 def test_mutated_files_of_published_data_sets(kind, count, published, tmp_path, monkeypatch):
     name, place, mutate = PUBLISHED[kind]
-    shutil.copytree(published, tmp_path / "data")
-    monkeypatch.setenv("WEIGHTFLOW_DATA", str(tmp_path / "data"))
+    data = tmp_path / "data"
+    shutil.copytree(published, data)
+    monkeypatch.setenv("WEIGHTFLOW_DATA", str(data / "csv" if place.startswith("csv/") else data))
     monkeypatch.setenv("WEIGHTFLOW_CACHE", str(tmp_path / "cache"))
     load.cache_clear()
     assert load(name).train.inputs[:].isfinite().all()
-    path, content = tmp_path / "data" / place, (published / place).read_bytes()
+    path, source = data / place, published / place
     for number in range(count):
-        path.write_bytes(mutate(content, random.Random(f"{kind} {number}")))
+        draw = random.Random(f"{kind} {number}")
+        if source.is_dir():
+            shutil.rmtree(path)
+            shutil.copytree(source, path)
+            mutate(path, draw)
+        else:
+            path.write_bytes(mutate(source.read_bytes(), draw))
         load.cache_clear()
+        begun = time.monotonic()
         with contextlib.suppress(InputError):  # any other error is none that a person can do something about
             assert load(name).train.inputs[:].isfinite().all(), number
+        assert time.monotonic() - begun < SECONDS, number
     load.cache_clear()
 
 

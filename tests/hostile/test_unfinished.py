@@ -187,9 +187,15 @@ def test_a_name_that_is_too_long_is_wrong_input(zoo, run, tmp_path, capsys, comm
         "canonicalize {zoo}",
         "sample {run} --classes one,two",
         "export {zoo}",
+        "export {run} --format pretrained",
+        "report {run}",
+        "demo",
     ],
 )
-def test_a_file_in_the_place_of_a_folder_is_wrong_input(zoo, run, tmp_path, capsys, command):
+@pytest.mark.parametrize("below", ["", "/run"])
+def test_a_file_in_the_place_of_a_folder_is_wrong_input(zoo, run, tmp_path, capsys, command, below):
     (tmp_path / "file").write_text("precious")
-    assert call(*command.format(zoo=zoo.path, run=run).split(), "--out", tmp_path / "file") == 2
+    out = f"{tmp_path}/file{below}"
+    assert call(*command.format(zoo=zoo.path, run=run).split(), "--out", out) == 2
+    assert f"error: {out} cannot be written: {tmp_path}/file is not a folder" in capsys.readouterr().err
     assert (tmp_path / "file").read_text() == "precious"

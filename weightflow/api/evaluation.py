@@ -1,4 +1,4 @@
-"""Judging from Python: evaluate, report."""
+"""The Python API of evaluation: evaluate, report."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from weightflow.report import make_report, verdict
 from weightflow.report.html import write_page
 from weightflow.report.html.tables import full_table
 from weightflow.report.parts import Parts
+from weightflow.training.run_store import REPORT
 from weightflow.zoo.store import Zoo
 
 
@@ -60,7 +61,7 @@ class Report(dict[str, Any]):
         place = Path(folder)
         place.mkdir(parents=True, exist_ok=True)
         plain = json.loads(json_text(self))  # the digest is of what the file says
-        atomic_write(place / "report.json", json_text(with_digest(plain)))
+        atomic_write(place / REPORT, json_text(with_digest(plain)))
         lines = StringIO(newline="")
         csv.writer(lines).writerows(full_table(dict(self)))
         atomic_write(place / "report.csv", lines.getvalue())
@@ -115,14 +116,30 @@ def report(
     device: str | None = None,
     executor: str = "local",
     workers: int = 1,
-    progress: Callable[[int, str], None] = lambda parts, note: None,
+    progress: Callable[[int, str], None] = lambda steps, note: None,
+    expect: Callable[[int], None] = lambda steps: None,
     parts: Parts | None = None,
 ) -> Report:
     """Measure a run against trained networks, the generalist, trivial baselines and its own zoo.
 
-    `config` says how to sample (the run's own way by default), `device` where to compute; `workers` of `executor` ("local" or "ray") compute the baselines; `progress` is called before each part with 0 and its
-    name, and after it with 1; `parts` keeps what is measured, so that a report which was stopped goes on.
+    Args:
+        run: Folder of a trained generator.
+        limit: Maximum number of tasks of each split, and of training networks to compare with.
+        seed: Seed of the generated networks.
+        config: How to sample; the run's own way by default.
+        device: Where to compute; "cpu" by default.
+        executor: "local" or "ray": where `workers` compute the baselines.
+        workers: Number of baselines computed in parallel.
+        progress: Called before each part with 0 and its name, then with the number of steps that are done.
+        expect: Called once, with the number of steps of this report.
+        parts: Keeps what is measured, so that a report which was stopped goes on.
+
+    Returns:
+        The figures, which save themselves as JSON and as a page.
+
+    Raises:
+        InputError: The run's zoo has moved or changed.
     """
     with computing_on(usable_device(device)):
         computing = make_executor(executor, workers, str(usable_device()))
-        return Report(make_report(Path(run), seed, limit, config, progress, parts, computing))
+        return Report(make_report(Path(run), seed, limit, config, progress, parts, computing, expect))

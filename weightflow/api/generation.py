@@ -1,14 +1,14 @@
-"""Generators from Python: train, load, and a generator that can judge itself."""
+"""The Python API of generators: train, load, and a generator that can be evaluated."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from canon.errors import InputError
+from canon.io.folders import require_place
 from canon.types import PathLike
 from weightflow import config
 from weightflow.api.evaluation import Report, evaluate, report
@@ -180,8 +180,7 @@ def start_or_resume(
     """A trainer in `out`: that of the run there, if asked and there is one, else a new one."""
     if resume and training.is_begun(out):
         return training.resume(zoo, out, changes, device, processes)
-    if os.path.isfile(out):
-        raise InputError(f"{out} is a file; name a folder for the run")
+    require_place(out)
     plan = read_preset(preset, dict(changes))
     planned = zoo.manifest.get("recipe", {}).get("encoder")
     if planned and "encoder" not in changes and plan.encoder == TrainConfig().encoder:

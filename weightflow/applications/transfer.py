@@ -20,7 +20,7 @@ from weightflow.batched.class_axes import class_table, pad_with_zeros
 from weightflow.batched.config import TrainingRecipe
 from weightflow.batched.initialization import initialise
 from weightflow.batched.tasks import Task
-from weightflow.batched.training import check_inputs, train_to_each
+from weightflow.batched.training import check_inputs, steps_to_each, train_to_each
 from weightflow.datasets import ClassificationData, Split
 from weightflow.evaluation.evaluate import evaluate_networks
 from weightflow.networks.architectures import Architecture
@@ -37,21 +37,25 @@ def transfer(
     recipe: TrainingRecipe,
     images: int | None = None,
     progress: Callable[[int], None] = lambda steps: None,
+    expect: Callable[[int], None] = lambda steps: None,
 ) -> Accuracies:
     """Test accuracy (networks,) on `task` of each start after so many epochs, fractions.
 
     `starts` are stacks of networks of one architecture. `images`: training images of each class, all by
     default. The steps of `recipe` are replaced by those of the epochs. Network i of every start has seed i.
+    `progress` is told of steps, each network's counted, after `expect` was told how many there are.
     """
     data = task.data
     check_inputs(architecture, data)
     seen = few_examples(data, task, images)
     examples = int((class_table(seen, [task], architecture.classes)[0][0][seen.train.labels] >= 0).sum())
     found: Accuracies = {name: {} for name in starts}
+    steps = {count: ceil(examples * count / recipe.batch_size) for count in epochs}
+    networks = {name: len(next(iter(start.values()))) for name, start in starts.items()}
+    expect(sum(networks.values()) * steps_to_each(recipe, list(steps.values())))
     for name, start in starts.items():
-        tasks = [task] * len(next(iter(start.values())))
+        tasks = [task] * networks[name]
         mask = class_table(data, tasks, architecture.classes)[1]
-        steps = {count: ceil(examples * count / recipe.batch_size) for count in epochs}
         begin = pad_with_zeros(architecture, dict(start), mask)
         trained = train_to_each(
             architecture, seen, tasks, range(len(tasks)), recipe, list(steps.values()), begin, progress

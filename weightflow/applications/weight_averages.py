@@ -39,7 +39,8 @@ def git_rebasin(flow: Flow, networks: Sequence[Network], task: Task) -> StateDic
     spec = _all_classes(flow.architecture, task).spec
     reference = {name: tensor[0] for name, tensor in wides[0].items()}
     moved = [
-        perm.apply(spec, match_weights(spec, reference, wide).permutation, dict(wide)) for wide in wides[1:]
+        perm.apply_unchecked(spec, match_weights(spec, reference, wide).permutation, dict(wide))
+        for wide in wides[1:]
     ]
     return _mean(flow.architecture, [wides[0], *moved], networks, task)
 

@@ -96,7 +96,7 @@ def _fetched(model: str, make: Callable[[], nn.Module]) -> nn.Module:
     try:
         with torch.random.fork_rng(devices=[]):
             return make()
-    except Exception as error:  # hubs raise whatever their transports raise
+    except Exception as error:  # hubs raise exceptions of many classes
         first = (str(error) or type(error).__name__).splitlines()[0]
         raise WorkError(
             f"the weights of {model} were not fetched: {first}; name a local file with --checkpoint"

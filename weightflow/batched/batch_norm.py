@@ -30,7 +30,7 @@ def of_classes(
         data, rows = datasets.load(dataset), list[Tensor]()
     except InputError as error:
         raise InputError(
-            f"{error}; running statistics of batch norm are estimated from its training examples"
+            f"networks with batch norm need training examples of their data set for running statistics: {error}"
         ) from None
     for own in classes:
         labels = torch.tensor(_labels(data, own))

@@ -7,7 +7,7 @@ from torch import nn
 
 from weightflow.networks.architectures import Architecture
 
-# Matrix products of small layers gain from company until they fill the cache; convolutions and attention
+# Batched matrix products of small layers are faster until they fill the cache; convolutions and attention
 # are faster alone.
 IN_COMPANY = frozenset({"mlp", "linear_head", "adapter"})
 # what fits into the cache beside the examples of a mini-batch, by the number of parameters

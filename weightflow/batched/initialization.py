@@ -17,7 +17,7 @@ def initialise(architecture: Architecture, seeds: Sequence[int], initialiser: st
     modules = []
     with torch.random.fork_rng(devices=[]):
         for seed in seeds:
-            # torch.manual_seed would note a stack trace for every accelerator, slower than the building
+            # torch.manual_seed records a stack trace for each accelerator, which takes longer than building the network
             torch.default_generator.manual_seed(seed)
             modules.append(architecture.build())
             if initialiser == "he_uniform":

@@ -1,4 +1,4 @@
-"""Train many networks at once. What each becomes depends on its own seed, not on its neighbours."""
+"""Train many networks at once. What each becomes depends on its own seed, not on the networks beside it."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def train_many(
             architecture, data, [tasks[i] for i in some], own, recipe, begin, usable_device(device)
         )
         with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(own[0])  # of dropout, which is trained alone
+            torch.default_generator.manual_seed(own[0])  # for dropout: such networks are trained alone
             parts.append(group.train(progress, after))
     return Trained(
         _joined([part.state for part in parts]),
@@ -122,13 +122,22 @@ def train_to_each(
     """
     wanted = sorted({count for count in counts if count})
     found = {0: start} if 0 in counts else {}
-    if recipe.schedule == "constant" and not recipe.patience and wanted:
+    if _shorter_are_beginnings(recipe) and wanted:
         own = replace(recipe, steps=wanted[-1])
         return found | train_many(architecture, data, tasks, seeds, own, progress, start, after=wanted).after
     for count in wanted:
         own = replace(recipe, steps=count)
         found[count] = train_many(architecture, data, tasks, seeds, own, progress, start).state
     return found
+
+
+def steps_to_each(recipe: TrainingRecipe, counts: Sequence[int]) -> int:
+    """Steps of one network that `train_to_each` takes for these counts."""
+    return max(counts, default=0) if _shorter_are_beginnings(recipe) else sum(set(counts))
+
+
+def _shorter_are_beginnings(recipe: TrainingRecipe) -> bool:
+    return recipe.schedule == "constant" and not recipe.patience
 
 
 def _joined(parts: Sequence[StateDict]) -> StateDict:

@@ -9,6 +9,7 @@ from pathlib import Path
 import typer
 
 from canon.cli import console
+from canon.io.folders import require_place
 from weightflow.zoo.store import Zoo
 
 
@@ -16,6 +17,7 @@ def run_demo(app: typer.Typer, out: Path, seed: int, as_json: bool = False) -> N
     """Run every step in `out`; steps that are done are recognised and skipped by their own commands."""
     begin = time.monotonic()
     zoo, canonical, run, networks = (str(out / name) for name in ("zoo", "canonical", "run", "networks"))
+    require_place(out)
     _run(app, ["zoo", "build", "specialists_digits", "--out", zoo, "--seed", str(seed)])
     _run(app, ["canonicalize", zoo, "--out", canonical])
     _run(app, ["train", canonical, "--out", run, "--preset", "specialists", "--resume", "--seed", str(seed)])

@@ -205,7 +205,9 @@ def transfer(
             )
         starts["zoo"] = starts_of(other, len(task.classes), many)
     with computing_on(device), console.progress(None, "training", quiet=quiet) as steps:
-        found = transfer_networks(given.architecture, starts, task, budgets, recipe, images, steps.advance)
+        found = transfer_networks(
+            given.architecture, starts, task, budgets, recipe, images, steps.advance, steps.expect
+        )
     figures = {
         name: {e: {"mean": float(a.mean()), "std": float(a.std(correction=0))} for e, a in own.items()}
         for name, own in found.items()

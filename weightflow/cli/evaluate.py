@@ -12,6 +12,7 @@ import typer
 
 from canon.cli import console
 from canon.errors import InputError
+from canon.io.folders import require_place
 from weightflow.cli.options import Device, Executor, Solver, Workers
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ def report(
     from weightflow.report.parts import Parts
 
     folder = out or run
-
+    require_place(folder)
     if limit < 1:
         raise InputError(f"--limit is {limit}; it must be at least 1")
     asked: dict[str, Any] = {
@@ -94,6 +95,7 @@ def report(
             executor=executor,
             workers=workers,
             progress=bar.advance,
+            expect=bar.expect,
             parts=parts,
         )
     page = found.save(folder)

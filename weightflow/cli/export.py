@@ -51,7 +51,9 @@ def export(
     """
     if (out is None) == (push is None):
         raise InputError("give a folder for the files, --out, or a name on the hub, --push OWNER/NAME")
-    is_run = (networks / "config.toml").exists()
+    from weightflow.training.run_store import has_config
+
+    is_run = has_config(networks)
     if push is not None:
         name = _pushed(networks, push, is_run)
         console.show({"hub": name}, name, as_json)
@@ -90,7 +92,13 @@ def _pushed(folder: Path, repository: str, is_run: bool) -> str:
 def _export_generator(run: Path, out: Path, as_json: bool) -> None:
     from weightflow.generator.generator import Flow, save_generator
 
-    save_generator(Flow(run), out)
+    flow = Flow(run)
+    save_generator(flow, out)
+    if flow.architecture.has_statistics:
+        console.say(
+            "its networks have batch norm: to sample, it needs training examples of "
+            f"'{flow.header.zoo.dataset}' on the computer where it runs"
+        )
     size = sum(path.stat().st_size for path in out.iterdir())
     found = {"generator": str(out), "files": sorted(path.name for path in out.iterdir()), "bytes": size}
     console.show(found, f"{out}: the generator, {size / 2**20:.1f} MiB, and its card README.md", as_json)

@@ -35,7 +35,7 @@ def evaluation_lines(found: dict[str, Any], most: int = 20) -> list[str]:
 
 
 def _balanced(accuracy: float, balanced: float) -> str:
-    """Balanced accuracy, where it says something else than accuracy."""
+    """Balanced accuracy, where it differs from accuracy."""
     return f", balanced accuracy {100 * balanced:.1f} %" if abs(accuracy - balanced) >= 0.001 else ""
 
 

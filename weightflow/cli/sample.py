@@ -97,7 +97,7 @@ def sample(
     with (
         _keeping(out) as kept,
         console.progress(total, "generating networks", quiet=shown) as bar,
-        # lines are waited for: a signal must not wait with them
+        # reading a line blocks: a signal must interrupt it
         console.deferred() if is_list else nullcontext(lambda: False) as stop,
     ):
 
@@ -168,7 +168,7 @@ def _asked(
 ) -> Iterable[Prompt]:
     """A list where all prompts are there, an iterator where they come one by one.
 
-    Where all networks of a run have one task, its classes go without saying. Lines that cannot be answered are
+    Where all networks of a run have one task, the classes may be left out. Lines that cannot be answered are
     appended to `refused`.
     """
     from weightflow.generator.populations import read_prompts

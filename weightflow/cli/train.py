@@ -42,8 +42,8 @@ def canonicalize(
     """
     from weightflow.executors import make_executor
     from weightflow.zoo import unfinished
-    from weightflow.zoo.canonicalize import FRAME, canonicalize_zoo, is_canonical_form_of
-    from weightflow.zoo.store import Zoo
+    from weightflow.zoo.canonicalize import canonicalize_zoo, is_canonical_form_of
+    from weightflow.zoo.store import FRAME, Zoo
 
     opened, crew = Zoo(zoo), make_executor(executor, workers)
     if is_canonical_form_of(out, opened):

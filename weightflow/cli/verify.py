@@ -26,12 +26,13 @@ def verify(
     from canon.errors import InputError
     from weightflow.generator.verify import verify_generator
     from weightflow.hub import any_folder
-    from weightflow.zoo.store import problems_of
+    from weightflow.training.run_store import has_config
+    from weightflow.zoo.store import has_manifest, problems_of
 
     path = any_folder(path)
-    if (path / "config.toml").exists():
+    if has_config(path):
         problems = verify_generator(path)
-    elif (path / "zoo.json").exists():
+    elif has_manifest(path):
         problems = problems_of(path)
     else:
         raise InputError(

@@ -25,7 +25,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from canon.errors import WorkError
+from canon.errors import InputError, WorkError
 from canon.io.files import sha256
 from canon.validation import parse_json
 from weightflow.data.locations import cache_folder
@@ -41,7 +41,7 @@ from weightflow.data.types import (
 )
 
 VERSION = 3
-HASHES = "sha256.json"
+HASHES, NAMES, REMARKS = "sha256.json", "names.json", "remarks.json"
 CHUNK = 2**23
 """Numbers that are in memory at once while statistics are computed."""
 PARTS = ("train", "validation", "test")
@@ -54,8 +54,14 @@ def identity(source: str, files: Iterable[Path], **options: object) -> str:
 
     A file counts as another one when its size or a time changes, also that of its last change of any kind, which no
     program sets as it likes: data that were replaced by others of equal size and date are decoded again.
+    `InputError` names a file that is a link to nothing.
     """
-    found = [(str(f), f.stat()) for f in sorted(files)]
+    try:
+        found = [(str(f), f.stat()) for f in sorted(files)]
+    except OSError as error:
+        raise InputError(
+            f"{error.filename} cannot be read: {error.strerror}; restore it, or delete it"
+        ) from None
     listed = [(name, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns) for name, stat in found]
     text = json.dumps([VERSION, source, listed, options], sort_keys=True, default=str)
     return f"{source}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
@@ -116,9 +122,9 @@ def write_labels(folder: Path, part: str, labels: np.ndarray, keys: np.ndarray |
 
 
 def write_names(folder: Path, class_names: Sequence[str], remarks: Sequence[str] = ()) -> None:
-    (folder / "names.json").write_text(json.dumps(list(class_names)), encoding="utf-8")
+    (folder / NAMES).write_text(json.dumps(list(class_names)), encoding="utf-8")
     if remarks:
-        (folder / "remarks.json").write_text(json.dumps(list(remarks)), encoding="utf-8")
+        (folder / REMARKS).write_text(json.dumps(list(remarks)), encoding="utf-8")
 
 
 @dataclass(frozen=True)
@@ -159,8 +165,8 @@ def from_folder(
     Inputs are standardised by channel (images), by feature (rows, where `per_feature`) or as a whole, by training
     examples alone; words stay the numbers that they are.
     """
-    names = json.loads((folder / "names.json").read_text(encoding="utf-8"))
-    remarks = folder / "remarks.json"
+    names = json.loads((folder / NAMES).read_text(encoding="utf-8"))
+    remarks = folder / REMARKS
     found = {part: own for part in PARTS if (own := _Part.read(folder, part)) is not None}
     for own in found.values():
         check_labels(name, own.labels, names)

@@ -29,25 +29,26 @@ def content_keys(inputs: np.ndarray) -> np.ndarray:
 def parts_by_content(labels: np.ndarray, keys: np.ndarray, fractions: Sequence[float]) -> list[np.ndarray]:
     """Disjoint index sets that cover `labels`; part i has about `fractions[i]` of the examples, the last what is left.
 
-    A part depends on an example's key alone. Where a class has no example in a part, it gets that of the smallest key
-    from the part in which the class has most. A class of fewer different examples than parts is cut by number.
+    A part depends on an example's key alone, as long as its class has an example in each part. Where it has none in a
+    part before the last, the smallest key that is left goes there. So no example of the last part, which networks
+    are trained on, changes its part when others are added, and none of the first goes to the last with one more.
+    (No rule that sees only the present examples gives each small class a first part that never shrinks.)
+    A class of as few different examples as there are cuts is cut by number.
     """
     place = keys.astype(np.float64) / 2.0 ** (8 * KEY_BYTES)
     part = np.searchsorted(np.cumsum(fractions), place, side="right")
     for label in np.unique(labels):
         own = np.flatnonzero(labels == label)
-        if len(np.unique(keys[own])) <= len(
-            fractions
-        ):  # next to nothing but copies: there is no other way to cut them
+        different, rank = np.unique(keys[own], return_inverse=True)
+        if len(different) <= len(fractions):  # next to nothing but copies
             cuts = np.clip(np.round(np.cumsum(fractions) * len(own)), np.arange(1, len(fractions) + 1), None)
             part[own] = np.searchsorted(cuts, np.arange(len(own)), side="right")
             continue
-        for empty in range(len(fractions) + 1):
-            if (part[own] == empty).any():
-                continue
-            held = [np.unique(keys[own[part[own] == other]]) for other in range(len(fractions) + 1)]
-            most = max(range(len(held)), key=lambda other: (len(held[other]), other))
-            part[own[keys[own] == held[most][0]]] = empty
+        ends, end = [], 0
+        for index in range(len(fractions)):
+            end = max(end + 1, len(np.unique(keys[own[part[own] <= index]])))
+            ends.append(end)
+        part[own] = np.searchsorted(ends, rank, side="right")
     return [np.flatnonzero(part == index) for index in range(len(fractions) + 1)]
 
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import lzma
+import struct
+import zipfile
+import zlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,14 +16,32 @@ from torch import Tensor
 
 from canon.errors import InputError
 from canon.io.files import require_file
+from canon.validation import shown
 
 LARGEST = 2**26
 """Pixels: a small file can claim to be a huge image."""
+UNREADABLE = (
+    ArithmeticError,
+    EOFError,
+    Image.DecompressionBombError,
+    InputError,
+    LookupError,
+    OSError,
+    RuntimeError,  # an encrypted member, an unknown method of compression
+    SyntaxError,
+    TypeError,
+    ValueError,
+    lzma.LZMAError,
+    struct.error,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+"""What opening and decoding an image may raise: decoders of formats raise whatever they met."""
 
 
 @dataclass(frozen=True)
 class Picture:
-    """`pixels` are bytes; `converted` says what was changed, in words, nothing where it was as it should be."""
+    """`pixels` are bytes; `converted` names what was changed; empty where nothing was."""
 
     pixels: UInt8[Tensor, "channels height width"]
     converted: str
@@ -34,8 +56,10 @@ def open_picture(file: str) -> Image.Image:
                 raise ValueError(f"{image.width}x{image.height} pixels, more than {LARGEST}")
             image.load()
             return upright(image)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise InputError(f"{file} cannot be read as an image ({error}); name a PNG or JPEG file") from None
+    except UNREADABLE as error:
+        raise InputError(
+            f"{file} cannot be read as an image ({shown(str(error), 200)}); name a PNG or JPEG file"
+        ) from None
 
 
 def read_picture(file: str, shape: tuple[int, int, int]) -> Picture:

@@ -124,7 +124,7 @@ class Split:
 
 
 class SealedSplit:
-    """Test examples. Only `weightflow.evaluate` opens them; a test walks the sources to see to it."""
+    """Test examples. Only `weightflow.evaluate` opens them; a test checks the source code for it."""
 
     def __init__(self, split: Split) -> None:
         self._split = split

@@ -55,6 +55,6 @@ def _compute(backbone: Backbone, source: Path, target: Path, batch: int = 256) -
         for kept in (f"{part}_labels.npy", f"{part}_keys.npy"):
             if (source / kept).exists():
                 shutil.copy(source / kept, target)
-    for kept in ("names.json", "remarks.json"):
+    for kept in (decoded_cache.NAMES, decoded_cache.REMARKS):
         if (source / kept).exists():
             shutil.copy(source / kept, target)

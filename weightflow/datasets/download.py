@@ -33,6 +33,6 @@ def fetch(name: str) -> Path:
     root.mkdir(parents=True, exist_ok=True)
     try:
         getattr(datasets, CLASSES[name])(root=str(root), download=True)
-    except Exception as error:  # torchvision raises whatever its transport raises
+    except Exception as error:  # torchvision raises exceptions of many classes
         raise WorkError(f"'{name}' was not downloaded to {root}: {error}") from error
     return root

@@ -99,7 +99,7 @@ def _in_folder(root: Path) -> Iterator[Path]:
 def _in_archive(path: Path) -> Iterator[_Found]:
     try:
         archive = zipfile.ZipFile(path)
-    except Exception as error:  # zipfile raises whatever it met: struct.error, NotImplementedError, ...
+    except Exception as error:  # zipfile raises many classes: struct.error, NotImplementedError, ...
         raise InputError(f"{path} is not a zip archive: {error}") from None
     for member in sorted(archive.namelist()):
         place = tuple(part for part in member.split("/") if part not in ("", "."))

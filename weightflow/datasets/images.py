@@ -13,9 +13,11 @@ import numpy as np
 from PIL import Image
 
 from canon.errors import InputError
+from canon.io.files import require_file
+from canon.validation import shown
 from weightflow.data import decoded_cache
 from weightflow.data.partition import content_key
-from weightflow.data.pictures import eight_bits, is_grey, upright
+from weightflow.data.pictures import UNREADABLE, eight_bits, is_grey, upright
 
 SUFFIXES = {
     ".png",
@@ -34,9 +36,6 @@ SUFFIXES = {
 
 # a small file can claim to be a huge image: sizes are looked at before anything is decoded
 LARGEST_FILE, LARGEST_IMAGE = 2**26, 2**26  # bytes, pixels
-
-UNREADABLE = (OSError, SyntaxError, ValueError, zipfile.BadZipFile, Image.DecompressionBombError)
-"""What opening and decoding an image may raise."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +58,11 @@ class ImageOptions:
 
 
 def file_at(path: Path, label: int) -> ImageFile:
-    return ImageFile(str(path), label, lambda: open(path, "rb"))
+    def opened() -> BinaryIO:
+        require_file(path)
+        return open(path, "rb")
+
+    return ImageFile(str(path), label, opened)
 
 
 def file_in(archive: zipfile.ZipFile, member: str, label: int) -> ImageFile:
@@ -171,7 +174,7 @@ class _Probe:
                 image.load()
                 picture = eight_bits(upright(image)).convert(self.mode)
         except UNREADABLE as error:
-            self.corrupt.append(f"{file.path} ({error})")
+            self.corrupt.append(f"{file.path} ({shown(str(error), 200)})")
             return None
         self.key = content_key(content)
         if self.options.size is not None:

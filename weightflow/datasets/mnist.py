@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from canon.errors import InputError
+from canon.io.files import require_file
 from weightflow.data import decoded_cache, locations
 from weightflow.data.types import ClassificationData
 from weightflow.datasets.scikit_learn import DIGIT_NAMES
@@ -104,6 +105,7 @@ def _file(folder: Path, name: str) -> Path:
 
 def read_idx(path: Path) -> np.ndarray:
     """An IDX file of unsigned bytes; `InputError` names a file that is damaged."""
+    require_file(path)
     try:
         with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as file:
             start = file.read(4)

@@ -7,11 +7,13 @@ from dataclasses import asdict
 from pathlib import Path
 
 from canon.errors import InputError
+from canon.io.files import read_bounded
 from canon.validation import shown
 from weightflow.data import decoded_cache, locations
 from weightflow.data.types import ClassificationData
 from weightflow.datasets.images import ImageOptions, decode_parts, file_at, is_image
 
+LIMIT = 1 << 24  # bytes of a list; the longest has 2.7 million
 URL = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
 
 
@@ -73,6 +75,7 @@ def _is_name(text: str) -> bool:
 
 def _lines(path: Path) -> list[str]:
     try:
-        return [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
+        text = read_bounded(path, LIMIT).decode("utf-8")
+        return [line for line in text.splitlines() if line.strip()]
+    except UnicodeDecodeError as error:
         raise InputError(f"{path} cannot be read: {error}; download Tiny ImageNet again") from None

@@ -10,16 +10,18 @@ training reviews have numbers from 2 on; 1 is any other word, 0 is none. A revie
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 
 from canon.errors import InputError
+from canon.io.files import require_file
 from canon.validation import shown
 from weightflow.data import decoded_cache, locations
 from weightflow.data.types import ClassificationData
@@ -32,6 +34,8 @@ ADVICE = (
     "download it from its publisher (its licence forbids passing it on), unpack it, and set WEIGHTFLOW_DATA "
     "to the folder that it lies in"
 )
+LONGEST = 1 << 20
+"""Characters of a line; reviews have at most 5,000."""
 STARS_OF = {1.0: 0, 2.0: 1, 3.0: 2, 4.0: 3, 5.0: 4}
 Review = tuple[int, str]
 
@@ -82,9 +86,10 @@ def _reviews(path: Path) -> Iterator[Review]:
     """Label and text of each review; `InputError` names the one that is damaged."""
     read: Callable[[Iterable[str]], Iterable[Any]]
     read, parse = (csv.reader, _from_row) if path.suffix == ".csv" else (iter, _from_line)
+    require_file(path)
     try:
         with open(path, encoding="utf-8", newline="") as file:
-            for number, raw in enumerate(read(file), start=1):
+            for number, raw in enumerate(read(_lines(path, file)), start=1):
                 try:
                     stars, text = parse(raw)
                     yield STARS_OF[float(stars)], text
@@ -94,6 +99,17 @@ def _reviews(path: Path) -> Iterator[Review]:
                     ) from None
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path} cannot be read: {error}; download it again") from None
+
+
+def _lines(path: Path, file: TextIO) -> Iterator[str]:
+    """The lines of a file, none of them longer than a review can be: one line may be the whole of a damaged file."""
+    for number in itertools.count(1):
+        line = file.readline(LONGEST + 1)
+        if len(line) > LONGEST:
+            raise InputError(f"{path}: line {number} is longer than {LONGEST} characters; download it again")
+        if not line:
+            return
+        yield line
 
 
 def _from_row(row: Any) -> tuple[str, str]:

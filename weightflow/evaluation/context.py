@@ -128,7 +128,7 @@ class EvaluationContext:
 
     @cached_property
     def one_task(self) -> bool:
-        """Whether all its networks tell the same classes apart, so that a prompt has nothing to say."""
+        """Whether all its networks tell the same classes apart, so that prompts make no difference."""
         return len({frozenset(task.classes) for task in self.tasks}) == 1
 
     def classes_of(self, tasks: Sequence[Task]) -> Tensor:

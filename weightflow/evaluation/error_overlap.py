@@ -1,4 +1,4 @@
-r"""What networks do, compared: which examples they get wrong, and where two say different things.
+r"""Predictions of networks compared: which examples they get wrong, and where two of them disagree.
 
     IoU(a, b) = |wrong_a and wrong_b| / |wrong_a or wrong_b|
 

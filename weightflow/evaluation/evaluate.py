@@ -1,4 +1,4 @@
-"""Judge networks on test images. This is the one place that opens them."""
+"""Evaluate networks on test images. This is the one place that opens them."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class Predictions:
 
     @classmethod
     def joined(cls, parts: Sequence[Predictions]) -> Predictions:
-        """Several groups of networks, judged on the same examples, one after another."""
+        """Several groups of networks, evaluated on the same examples, one after another."""
         if len(parts) == 1:
             return parts[0]
         return cls(

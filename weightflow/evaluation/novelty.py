@@ -176,7 +176,7 @@ def _squares(a: Float[Tensor, "n entries"], b: Float[Tensor, "m entries"]) -> Fl
     found = torch.zeros(len(a), len(b), dtype=torch.float64)
     for x, y in zip(a.split(BLOCK, dim=1), b.split(BLOCK, dim=1), strict=True):
         x, y = x.double(), y.double()
-        # one point in the middle for both: the products cancel less
+        # both centred at a common mean: less cancellation in the products
         x, y = x - y.mean(dim=0), y - y.mean(dim=0)
         found += x.square().sum(1, keepdim=True) + y.square().sum(1) - 2 * x @ y.T
     return found

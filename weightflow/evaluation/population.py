@@ -117,7 +117,7 @@ def _known_tasks(networks: Zoo | StackedNetworks, rows: Sequence[int], names: Se
 
 
 def _groups(networks: Zoo | StackedNetworks) -> Iterator[list[int]]:
-    """Rows of the networks that are judged together, of one shard each."""
+    """Rows of the networks that are evaluated together, of one shard each."""
     size = max(LEAST, networks_per_group(networks.architecture))
     for rows in networks.shard_rows if isinstance(networks, Zoo) else [list(range(len(networks)))]:
         yield from (rows[start : start + size] for start in range(0, len(rows), size))

@@ -76,7 +76,7 @@ def _connect(ray: Any, workers: int) -> None:
 
 
 def _require_answer(address: str) -> None:
-    """`InputError` where nobody listens at HOST:PORT: Ray itself would try for minutes."""
+    """`InputError` where HOST:PORT does not answer: Ray itself would try for minutes."""
     if found := re.fullmatch(r"(?:ray://)?\[?([^/\]]+)\]?:(\d+)", address):
         try:
             socket.create_connection((found[1], int(found[2])), TIMEOUT).close()

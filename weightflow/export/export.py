@@ -17,6 +17,7 @@ from torch import Tensor
 from canon.errors import InputError
 from canon.io import checkpoint
 from canon.io.files import atomic_write, read_bounded
+from canon.io.folders import require_place
 from canon.types import StateDict
 from canon.validation import Invalid, parse_json
 from weightflow import datasets
@@ -35,7 +36,7 @@ from weightflow.zoo.store import Zoo
 
 @dataclass(frozen=True)
 class ExportedNetwork:
-    """A network to hand over: its plain state, the module that calls it, raw and prepared inputs to try it on, what it
+    """A network to export: its plain state, the module that calls it, raw and prepared inputs to try it on, what it
     says."""
 
     state: Mapping[str, Tensor]
@@ -98,6 +99,7 @@ def export_zoo(
         raise InputError(f"--count is {count}; export 1 network or more")
     if len(zoo) == 0:
         raise InputError(f"{zoo.path} holds no network")
+    require_place(folder)
     write, facts = pick(FORMATS, format, "format"), facts_of(zoo)
     _require_own(folder, zoo)
     features, example = None, None

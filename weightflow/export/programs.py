@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-import logging
 import re
-import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from typing import Any
@@ -15,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from canon.errors import InputError, WorkError
+from canon.io.exported_program import quiet_export
 
 METADATA = "weightflow.json"
 TOLERANCE = 1e-5
@@ -56,7 +55,7 @@ def onnx_bytes(module: nn.Module, example: Tensor, metadata: Mapping[str, str]) 
         content = model.SerializeToString()
         session = runtime.InferenceSession(content, providers=["CPUExecutionProvider"])
         logits = session.run(["logits"], {session.get_inputs()[0].name: example.numpy()})[0]
-    except Exception as error:  # torch's exporter and onnxruntime raise whatever they met
+    except Exception as error:  # torch's exporter and onnxruntime raise exceptions of many classes
         raise InputError(f"ONNX cannot express this network: {_reason(error)}; export it as pt2") from None
     _compare("the ONNX model", torch.from_numpy(logits), module, example)
     return content
@@ -80,7 +79,7 @@ def _exported(module: nn.Module, example: Tensor) -> torch.export.ExportedProgra
     try:
         with _quiet():
             return torch.export.export(module, (example,), dynamic_shapes=({0: examples},), strict=False)
-    except Exception as error:  # torch.export raises whatever its tracer met
+    except Exception as error:  # torch.export raises exceptions of many classes
         raise InputError(
             f"this network cannot be written as one graph: {_reason(error)}; export it as safetensors"
         ) from None
@@ -108,12 +107,6 @@ def _compare(what: str, logits: Tensor, module: nn.Module, example: Tensor) -> N
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Exporters talk of their passes; what matters of it is in the error."""
-    disabled = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(disabled)
+    """Silence the exporters' logs and output; what matters of them is in the error."""
+    with quiet_export(), redirect_stdout(io.StringIO()):
+        yield

@@ -50,7 +50,7 @@ def denoise(
     start: float = 0.0,
     noise: Noise | None = None,
 ) -> Tensor:
-    """Walk `x` (batch, ...) from time `start` to 1 in equal steps; `noise` draws n, shaped like x.
+    """Denoise `x` (batch, ...) from time `start` to 1 in equal steps; `noise` draws n, shaped like x.
 
     `InputError` where the method draws noise and has none to draw from.
     """
@@ -66,7 +66,7 @@ def denoise(
         posterior = (s_s / s_t) ** 2 * max(s_t**2 - (a_t / a_s) ** 2 * s_s**2, 0.0)
         v = method.eta**2 * posterior
         kept = max(s_s**2 - v, 0.0) ** 0.5 / s_t
-        # in place, but for what the caller gave: whole networks are large
+        # in place, except for the caller's tensor: whole networks are large
         x = (x.mul(kept) if step == 0 else x.mul_(kept)).add_(x_1, alpha=a_s - kept * a_t)
         if noise is not None and method.draws:
             x = x + v**0.5 * noise()

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from jaxtyping import Bool, Float
 from torch import Tensor
+from torch.nn import functional as F
 
 from canon.errors import InputError
 from weightflow.flow.draws import NoiseDraws
@@ -114,15 +115,26 @@ def match(
     """One draw of noise and time for each network, and the model's error on it over the used entries."""
     s = config.schedule
     t = TIMES[config.times](len(x_1), draws)
-    x_0 = config.source * draws.normal(*x_1.shape) * used
-    x_t = expand_time(s.alpha(t), x_1) * x_1 + expand_time(s.sigma(t), x_1) * x_0
+    x_0 = _noise(config.source, x_1, used, draws)
+    x_t = (expand_time(s.alpha(t), x_1) * x_1).addcmul_(expand_time(s.sigma(t), x_1), x_0)
     if config.jitter:
-        x_t = x_t + config.jitter * draws.normal(*x_1.shape) * used
+        x_t += _noise(config.jitter, x_1, used, draws)
     said = model(x_t, t)
     predicted = config.whole(lambda x, time: said)(x_t, t) * used
-    target = x_1
     if config.predict == "velocity":
         target = expand_time(s.d_alpha(t), x_1) * x_1 + expand_time(s.d_sigma(t), x_1) * x_0
-    error = ((predicted - target) ** 2 * used).sum((1, 2)) / used.sum((1, 2))
-    clean = config.clean(lambda x, time: said)(x_t, t) * used
+        clean = config.clean(lambda x, time: said)(x_t, t) * used
+    else:
+        target, clean = x_1, predicted
+    # both are zero where an entry is not used
+    error = F.mse_loss(predicted, target, reduction="none").sum((1, 2)) / _numbers(used)
     return MatchLoss(error, clean, x_t, t)
+
+
+def _noise(deviation: float, like: Tensor, used: Tensor, draws: NoiseDraws) -> Tensor:
+    return draws.normal(*like.shape).mul_(deviation).mul_(used)
+
+
+def _numbers(used: Bool[Tensor, "batch tokens width"]) -> Tensor:
+    """How many entries each network uses. Networks of one task share one mask, expanded."""
+    return used[0].sum() if used.stride(0) == 0 else used.sum((1, 2))

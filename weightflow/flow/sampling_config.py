@@ -9,7 +9,7 @@ from weightflow.flow.denoising import DENOISERS
 from weightflow.flow.solver import FIXED_STEP, SOLVERS
 from weightflow.registry import pick
 
-# The share of the way, one over this, that an adaptive solver leaves to the last jump.
+# An adaptive solver integrates to 1 - 1 / this and takes the rest in one step.
 ADAPTIVE_SHARE = 20
 
 

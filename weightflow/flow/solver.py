@@ -54,10 +54,11 @@ def solve_fixed(
             shifted = x
             for coefficient, stage in zip(row, stages, strict=False):
                 if coefficient:
-                    shifted = shifted + h * coefficient * stage
+                    shifted = torch.add(shifted, stage, alpha=h * coefficient)
             stages.append(velocity(shifted, x.new_full((len(x),), t + node * h)))
         for weight, stage in zip(method.weights, stages, strict=True):
-            x = x + h * weight * stage
+            if weight:
+                x = torch.add(x, stage, alpha=h * weight)
     return x
 
 

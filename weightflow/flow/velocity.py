@@ -21,7 +21,7 @@ from weightflow.flow.schedule import Schedule, expand_time
 
 Prediction = Callable[[Tensor, Tensor], Tensor]
 
-# At t = 1 noise is not defined by x_t and x_1: the division by sigma is held off there.
+# At t = 1 noise is not defined by x_t and x_1: sigma is bounded from below there.
 SMALLEST_SIGMA = 1e-3
 
 
@@ -33,12 +33,9 @@ class CleanToVelocity:
     schedule: Schedule
 
     def __call__(self, x_t: Tensor, t: Tensor) -> Tensor:
-        x_1 = self.clean(x_t, t)
-        alpha, sigma = expand_time(self.schedule.alpha(t), x_t), expand_time(self.schedule.sigma(t), x_t)
-        d_alpha = expand_time(self.schedule.d_alpha(t), x_t)
-        d_sigma = expand_time(self.schedule.d_sigma(t.clamp(max=1 - SMALLEST_SIGMA)), x_t)
-        x_0 = (x_t - alpha * x_1) / sigma.clamp(min=SMALLEST_SIGMA)
-        return d_alpha * x_1 + d_sigma * x_0
+        s, d_sigma = self.schedule, self.schedule.d_sigma(t.clamp(max=1 - SMALLEST_SIGMA))
+        by_x_t = d_sigma / s.sigma(t).clamp(min=SMALLEST_SIGMA)
+        return _combined(s.d_alpha(t) - s.alpha(t) * by_x_t, self.clean(x_t, t), by_x_t, x_t)
 
 
 @dataclass(frozen=True)
@@ -49,12 +46,14 @@ class VelocityToClean:
     schedule: Schedule
 
     def __call__(self, x_t: Tensor, t: Tensor) -> Tensor:
-        s = self.schedule
-        v = self.velocity(x_t, t)
-        alpha, sigma = expand_time(s.alpha(t), x_t), expand_time(s.sigma(t), x_t)
-        d_alpha = expand_time(s.d_alpha(t), x_t)
-        d_sigma = expand_time(s.d_sigma(t.clamp(max=1 - SMALLEST_SIGMA)), x_t)
-        return (sigma * v - d_sigma * x_t) / (sigma * d_alpha - d_sigma * alpha)
+        s, d_sigma = self.schedule, self.schedule.d_sigma(t.clamp(max=1 - SMALLEST_SIGMA))
+        whole = s.sigma(t) * s.d_alpha(t) - d_sigma * s.alpha(t)
+        return _combined(s.sigma(t) / whole, self.velocity(x_t, t), -d_sigma / whole, x_t)
+
+
+def _combined(a: Tensor, x: Tensor, b: Tensor, y: Tensor) -> Tensor:
+    """a x + b y, a and b one number for each network: whole networks are large, so two passes over them."""
+    return (expand_time(a, x) * x).addcmul_(expand_time(b, y), y)
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,7 @@ from huggingface_hub.constants import CONFIG_NAME
 
 from weightflow.data.info import THROUGH
 from weightflow.training import run_store as runs
-
-TABLE, BACKBONE = "vectors.npz", "backbone.safetensors"
+from weightflow.training.run_store import BACKBONE, TABLE
 
 
 def files_of(header: runs.RunHeader) -> dict[str, Path]:

@@ -5,31 +5,30 @@ from __future__ import annotations
 import dataclasses
 import shutil
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any, cast, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import torch
-from huggingface_hub import ModelCard, ModelHubMixin, snapshot_download
 from torch import Tensor
 
 from canon.errors import InputError
 from canon.io.files import reading
+from canon.io.folders import require_place
 from canon.types import PathLike, StateDict
 from weightflow.batched import batch_norm
 from weightflow.batched.stacked_networks import StackedNetworks
 from weightflow.batched.tasks import Task
 from weightflow.data.class_groups import labels_of_classes
-from weightflow.data.info import without_folders
 from weightflow.device import usable_device
 from weightflow.flow.denoising import DENOISERS, Noise, denoise
 from weightflow.flow.sampling_config import ADAPTIVE_SHARE, SampleConfig
 from weightflow.flow.solver import FIXED_STEP, solve
 from weightflow.flow.velocity import Guided
-from weightflow.generator.assets import files_of, naming, require_kind, with_own_files
+from weightflow.generator.assets import with_own_files
 from weightflow.generator.decode import decode, to_module
-from weightflow.generator.model_card import card_of
 from weightflow.hub import local_folder
 from weightflow.models.residual import AnchoredModel, make_generator
 from weightflow.networks.classifier import Classifier
@@ -40,10 +39,12 @@ from weightflow.text.class_words import described
 from weightflow.text.description import encode_groups, group_of
 from weightflow.training import run_store as runs
 from weightflow.training.state_dicts import load_weights, unpack
-from weightflow.zero_shot.pictures import FILE as PICTURES
 from weightflow.zero_shot.pictures import PictureEncoder
 
-# Entries that a processor moves together: more do not fit its caches, and their memory is not kept by the
+if TYPE_CHECKING:
+    from huggingface_hub import ModelCard
+
+# Entries that a CPU samples together: more do not fit its caches, and their memory is not kept by the
 # allocator from one step to the next. Large networks still go a few at a time.
 PART, LEAST = 2**22, 4
 
@@ -57,81 +58,7 @@ class Neighbour:
     cosine: float
 
 
-class Pretrained(ModelHubMixin, library_name="weightflow", tags=["weight-generation", "flow-matching"]):
-    """What makes a `Flow` one of huggingface_hub's models; `push_to_hub` comes with it."""
-
-    _published = False
-
-    def push_to_hub(self, *arguments: Any, **settings: Any) -> Any:
-        """As of huggingface_hub, without the paths of this computer."""
-        self._published = True
-        try:
-            return super().push_to_hub(*arguments, **settings)
-        finally:
-            self._published = False
-
-    def _save_pretrained(self, save_directory: Path) -> None:
-        flow = cast("Flow", self)
-        header = flow.header
-        for kept, path in files_of(header).items():
-            require_kind(kept, path)
-            shutil.copyfile(path, save_directory / kept)
-        # Do not publish local paths.
-        zoo = dataclasses.replace(header.zoo, path=Path(header.zoo.path).name)
-        header = naming(dataclasses.replace(header, zoo=zoo), Path())
-        if self._published:
-            name = without_folders(header.data.dataset)
-            zoo = dataclasses.replace(header.zoo, dataset=name)
-            data = dataclasses.replace(header.data, dataset=name)
-            header = dataclasses.replace(header, zoo=zoo, data=data)
-        runs.write_header(save_directory, header)
-        weights = runs.read_checkpoint(flow.folder, flow.header)
-        runs.write_checkpoint(
-            save_directory,
-            {},
-            weights.average,
-            weights.coordinates,
-            weights.frame,
-            weights.step,
-            weights.trained,
-        )
-        if (flow.folder / PICTURES).exists():
-            shutil.copyfile(flow.folder / PICTURES, save_directory / PICTURES)
-        if runs.read_report(flow.folder) is not None:
-            shutil.copyfile(flow.folder / runs.REPORT, save_directory / runs.REPORT)
-        self._hub_mixin_config = {"format": runs.FORMAT, "architecture": flow.architecture.to_dict()}
-
-    @classmethod
-    def _from_pretrained(
-        cls,
-        *,
-        model_id: str,
-        revision: str | None,
-        cache_dir: str | Path | None,
-        force_download: bool,
-        local_files_only: bool,
-        token: str | bool | None,
-        **arguments: Any,
-    ) -> Any:
-        if Path(model_id).is_dir():
-            return cls(model_id, **arguments)
-        folder = snapshot_download(
-            model_id,
-            revision=revision,
-            cache_dir=cache_dir,
-            force_download=force_download,
-            local_files_only=local_files_only,
-            token=token,
-        )
-        return cls(folder, **arguments)
-
-    def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
-        flow = cast("Flow", self)
-        report = runs.read_report(flow.folder)
-        return ModelCard(card_of(flow.header, report, flow.trained, flow.identity))
-
-
-class Flow(Pretrained):
+class Flow:
     """A trained generator. `generate` gives a module, `sample` many networks stacked.
 
     Args:
@@ -164,7 +91,7 @@ class Flow(Pretrained):
                 f"{folder} was trained with the text encoder {self.header.encoder}; "
                 f"'{self.header.config.encoder}' is now {self.encoder.identity}"
             )
-        path = self.folder / "checkpoint.safetensors"
+        path = self.folder / runs.CHECKPOINT
         with reading(path, "restore it, or train the run again"):
             self.model = make_generator(
                 self.header.config.model,
@@ -316,9 +243,17 @@ class Flow(Pretrained):
     def _draw(self, streams: Sequence[torch.Generator], present: Tensor) -> Tensor:
         layout, source = self.coordinates.layout, self.header.config.objective.source
         drawn, used = torch.empty(len(streams), layout.tokens, layout.width), self.coordinates.used(present)
-        for network, own in zip(drawn, streams, strict=True):
+
+        def fill(network: Tensor, own: torch.Generator) -> None:
             network.normal_(std=source, generator=own)
-        return drawn if bool(used.all()) else drawn.mul_(used)
+
+        if drawn.numel() < PART:
+            for network, own in zip(drawn, streams, strict=True):
+                fill(network, own)
+        else:  # the numbers of one network come one after another, those of several side by side
+            with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+                list(pool.map(fill, drawn, streams))
+        return drawn if _everything(used) else drawn.mul_(used)
 
     def _later_noise(self, seeds: Sequence[int], present: Tensor) -> Noise:
         """Each network's own stream, where it stands after its source noise."""
@@ -389,11 +324,11 @@ class Flow(Pretrained):
                 f"{self.folder} was trained without dropped prompts, so it cannot be guided; leave guidance at 1"
             )
         used = self.coordinates.used(prompts.present.cpu()).to(self.device)
-        everything = bool(used.all())  # a pass over whole networks is worth sparing
+        everything = _everything(used)  # saves a pass over whole networks
 
         def predict(words: PromptBatch, x_t: Tensor, t: Tensor) -> Tensor:
             said = self.model(x_t, t, words.vectors, words.present)
-            return said if everything else said * used
+            return said if everything else said.mul_(used)
 
         low, high = config.guidance_interval
         return Guided(
@@ -532,6 +467,38 @@ class Flow(Pretrained):
         backbone = self.header.data.backbone
         return None if backbone is None else read_backbone(backbone)
 
+    # huggingface_hub takes a while to import, and making networks does not need it
+
+    def save_pretrained(self, folder: PathLike, **settings: Any) -> None:
+        """Write the generator with its encoder and model card into a folder; settings as of `ModelHubMixin`."""
+        from weightflow.generator.hub_model import HubModel
+
+        HubModel(self).save_pretrained(Path(folder), **settings)
+
+    def push_to_hub(self, name: str, **settings: Any) -> str:
+        """Upload it to the hub as `name`, without the paths of this computer; the address of the commit."""
+        from weightflow.generator.hub_model import HubModel
+
+        return HubModel(self).push_to_hub(name, **settings)
+
+    @classmethod
+    def from_pretrained(cls, name: PathLike, **settings: Any) -> Flow:
+        """A saved generator: of a folder, or of a name on the hub; settings as of `ModelHubMixin`, and `device`."""
+        from weightflow.generator.hub_model import HubModel
+
+        return HubModel.from_pretrained(str(name), **settings).flow
+
+    def generate_model_card(self) -> ModelCard:
+        """The model card that `save_pretrained` writes."""
+        from weightflow.generator.hub_model import HubModel
+
+        return HubModel(self).generate_model_card()
+
+
+def _everything(used: Tensor) -> bool:
+    """Is every entry of every network used? Networks of one task share one mask, expanded."""
+    return bool((used[:1] if used.stride(0) == 0 else used).all())
+
 
 @lru_cache(maxsize=1)
 def _reopened(folder: Path, device: str, identity: str) -> Flow:
@@ -543,7 +510,8 @@ def _reopened(folder: Path, device: str, identity: str) -> Flow:
 
 def save_generator(flow: Flow, folder: Path) -> None:
     """`flow.save_pretrained` into a new folder: all of it or nothing."""
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    require_place(folder)
+    if folder.is_dir() and any(folder.iterdir()):
         raise InputError(f"{folder} is not an empty folder; choose another name")
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = folder.with_name(f".{folder.name}.tmp")

@@ -23,7 +23,7 @@ from weightflow.flow.sampling_config import SampleConfig
 from weightflow.generator.generator import Flow
 from weightflow.text import Prompt
 from weightflow.zoo import unfinished
-from weightflow.zoo.store import Record, read_manifest, write_manifest, write_shard
+from weightflow.zoo.store import Record, has_manifest, read_manifest, write_manifest, write_shard
 
 WORK = "weightflow sample"
 LONGEST = 1 << 26
@@ -127,7 +127,7 @@ def generate_zoo(
     unfinished.recover(folder)
     earlier = _holds_earlier(folder)
     place = unfinished.beside(folder) if earlier else folder
-    if earlier and (place / "zoo.json").exists() and read_manifest(place).get("lineage") == "generated":
+    if earlier and has_manifest(place) and read_manifest(place).get("lineage") == "generated":
         shutil.rmtree(place)  # its writer was killed before it could put it in its place
     if isinstance(prompts, Sequence):
         for some in _in_parts(dict.fromkeys(prompts), CHECKED):
@@ -223,7 +223,7 @@ def _made(
 
 def _holds_earlier(folder: Path) -> bool:
     """Whether the folder holds a generated zoo; `InputError` where it holds anything else."""
-    if (folder / "zoo.json").exists() and not unfinished.is_unfinished(folder, WORK):
+    if has_manifest(folder) and not unfinished.is_unfinished(folder, WORK):
         if read_manifest(folder).get("lineage") == "generated":
             return True
         raise InputError(f"{folder} holds a zoo of trained networks; choose another name")

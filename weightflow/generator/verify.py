@@ -9,9 +9,9 @@ from huggingface_hub.constants import CONFIG_NAME
 from canon.errors import InputError
 from canon.io.files import read_bounded
 from canon.validation import Invalid, parse_json
-from weightflow.generator.assets import TABLE, files_of, with_own_files
+from weightflow.generator.assets import files_of, with_own_files
 from weightflow.text.table_encoder import TableEncoder
-from weightflow.training.run_store import LIMIT, STATE, RunHeader, read_header, verify_run
+from weightflow.training.run_store import CONFIG, LIMIT, STATE, TABLE, RunHeader, read_header, verify_run
 
 
 def verify_generator(folder: Path) -> list[str]:
@@ -33,7 +33,7 @@ def verify_generator(folder: Path) -> list[str]:
                 problems.append(f"{folder / TABLE} is {found}, and the networks need {header.encoder}")
     except InputError as error:
         problems.append(str(error))
-    for inner in sorted(folder.glob("*/config.toml")):
+    for inner in sorted(folder.glob(f"*/{CONFIG}")):
         problems += verify_run(inner.parent)
     return list(dict.fromkeys(problems))
 

@@ -71,7 +71,7 @@ class LastEdges(nn.Module):
     ) -> list[Tensor]:
         """Decoded rows of each block (batch, tokens, width of the block).
 
-        Rows of classes that are not `present` say nothing; where none is, all do.
+        Rows of classes that are not `present` are masked; where none is present, none is masked.
         """
         here = present | ~present.any(dim=1, keepdim=True)
         parts, tokens = list(_split(self.layout, h)), _split(self.layout, x_t)

@@ -22,7 +22,7 @@ from weightflow.zero_shot.module import Anchors, as_tokens
 
 
 class AnchoredModel(nn.Module):
-    """`inner` is told of each known class by its anchor instead of by its words. Predicts the clean network.
+    """`inner` receives the anchor of each known class instead of its words. Predicts the clean network.
 
     It has nothing to say of a class that nobody has seen: the row of such a class is its anchor, in every sample.
     """

@@ -143,7 +143,8 @@ class WeightTransformer(nn.Module):
     def _embed(self, x_t: Tensor, words: Tensor) -> Tensor:
         parts = []
         for block, encoder, rows in zip(self.layout.blocks, self.encoders, self._split(x_t), strict=True):
-            part = encoder(rows[..., : block.width])
+            # contiguous: one product for all networks instead of one each
+            part = encoder(rows[..., : block.width].contiguous())
             if block.kind == "classes" and self.conditioning.ordered:
                 part = part + F.pad(words, (0, 0, 0, block.tokens - words.shape[1]))
             parts.append(part)
@@ -151,10 +152,14 @@ class WeightTransformer(nn.Module):
 
     def _decode(self, x: Tensor, x_t: Tensor, present: Tensor) -> Tensor:
         if self.last_edges is None:
-            rows = [decoder(part) for decoder, part in zip(self.decoders, self._split(x), strict=True)]
+            rows = [d(part.contiguous()) for d, part in zip(self.decoders, self._split(x), strict=True)]
         else:
             rows = self.last_edges(x, x_t, list(self.decoders), present)
-        return torch.cat([F.pad(part, (0, self.layout.width - part.shape[-1])) for part in rows], dim=1)
+        width = self.layout.width
+        return torch.cat(
+            [part if part.shape[-1] == width else F.pad(part, (0, width - part.shape[-1])) for part in rows],
+            dim=1,
+        )
 
     def _split(self, x: Tensor) -> tuple[Tensor, ...]:
         return x.split([block.tokens for block in self.layout.blocks], dim=1)

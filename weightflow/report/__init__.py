@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from canon.io.files import sha256
+from weightflow.evaluation.baselines import BASELINES
 from weightflow.evaluation.context import EvaluationContext, open_context
 from weightflow.evaluation.evaluate import describe, evaluate_networks
 from weightflow.executors import Executor
@@ -36,6 +37,9 @@ from weightflow.report.sweeps import guidance, solvers
 from weightflow.report.verdict import verdict
 from weightflow.training import run_store as runs
 
+_OWN_STEPS = {"solvers": 5, "guidance": 18, "diversity": 16, "fine_tuning": 18, "ensembles": 26}
+"""How long a part takes beside one baseline, as measured for small networks; other parts are one step."""
+
 __all__ = ["make_report", "open_context", "verdict"]
 
 
@@ -44,15 +48,17 @@ def make_report(
     seed: int = 0,
     limit: int = 200,
     config: SampleConfig | None = None,
-    progress: Callable[[int, str], None] = lambda parts, note: None,
+    progress: Callable[[int, str], None] = lambda steps, note: None,
     parts: Parts | None = None,
     executor: Executor | None = None,
+    expect: Callable[[int], None] = lambda steps: None,
 ) -> dict[str, Any]:
     """Generate networks for up to `limit` tasks of each split and measure everything on test images.
 
     As many training networks, at most, are measured for the zoo's own figures (accuracy, spacing, behaviour).
     `config` says how to sample, by default as the run says. `parts` keeps what is measured, so that a report
-    which was stopped goes on. `executor` computes the baselines.
+    which was stopped goes on. `executor` computes the baselines. `expect` is told how many steps are to be
+    measured; `progress` is called with 0 and the name of each part before it, and with the steps that are done.
 
     Raises `InputError` where the run's zoo has moved or changed.
     """
@@ -66,7 +72,7 @@ def make_report(
         return generate(context, split, seed, limit)
 
     def split_part(split: str) -> dict[str, Any]:
-        beside = baseline_results(context, made(split).tasks, seed, executor)
+        beside = baseline_results(context, made(split).tasks, seed, executor, lambda: progress(1, ""))
         shown = scatter(context, made(split), beside) if split == focus else None
         return {"figures": split_figures(context, made(split), beside), "scatter": shown}
 
@@ -88,10 +94,14 @@ def make_report(
         "examples": lambda: answers(context, made(focus)),
     }
     found: dict[str, Any] = {}
+    expect(sum(_steps(name) for name in measures if name not in parts))
     for number, (name, measure) in enumerate(measures.items(), start=1):
+        if name in parts:
+            found[name] = parts.get(name, measure)
+            continue
         progress(0, f"{name.replace('_', ' ')} ({number} of {len(measures)})")
         found[name] = parts.get(name, measure)
-        progress(1, "")
+        progress(_OWN_STEPS.get(name, 1), "")
     by_split = {split: found.pop(f"split {split}") for split in there}
     sampled = context.config
     return {
@@ -114,10 +124,15 @@ def make_report(
     }
 
 
+def _steps(part: str) -> int:
+    """Steps of the progress bar for a part; the baselines of a split count one by one."""
+    return _OWN_STEPS.get(part, 1) + (len(BASELINES) if part.startswith("split ") else 0)
+
+
 def _identity(context: EvaluationContext, seed: int, limit: int) -> str:
     """What the figures depend on: the generator, its zoo, how it is sampled, seed, limit and this version."""
     said = {
-        "checkpoint": sha256(context.flow.folder / "checkpoint.safetensors"),
+        "checkpoint": sha256(context.flow.folder / runs.CHECKPOINT),
         "zoo": context.zoo.identity,
         "sample": asdict(context.config),
         "seed": seed,

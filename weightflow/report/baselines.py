@@ -1,8 +1,8 @@
-"""Every baseline, judged once for a split's tasks."""
+"""Every baseline, evaluated once on a split's tasks."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -26,11 +26,19 @@ class BaselineResult:
 
 
 def baseline_results(
-    context: EvaluationContext, tasks: Sequence[Task], seed: int, executor: Executor | None = None
+    context: EvaluationContext,
+    tasks: Sequence[Task],
+    seed: int,
+    executor: Executor | None = None,
+    done: Callable[[], None] = lambda: None,
 ) -> dict[str, BaselineResult]:
-    """Each baseline's result, computed by `executor` (in this process by default)."""
+    """Each baseline's result, computed by `executor` (in this process by default); `done` is called after each."""
     evaluated = (executor or InProcess()).map(partial(_evaluated, context, tasks, seed), BASELINES)
-    return dict(zip(BASELINES, evaluated, strict=True))
+    found = {}
+    for name, result in zip(BASELINES, evaluated, strict=True):
+        found[name] = result
+        done()
+    return found
 
 
 def _evaluated(context: EvaluationContext, tasks: Sequence[Task], seed: int, name: str) -> BaselineResult:

@@ -31,7 +31,7 @@ SEED = 2**30
 @dataclass(frozen=True)
 class Diversity:
     """Of several networks of one task, by task (tasks,): accuracy of one and of all together, fractions, and
-    the mean share of examples on which two of them say different things."""
+    the mean share of examples on which two of them disagree."""
 
     one: Tensor
     ensemble: Tensor

@@ -23,6 +23,9 @@ class Parts:
         self.path = path
         self._identity, self._found = "", dict[str, Any]()
 
+    def __contains__(self, name: str) -> bool:
+        return name in self._found
+
     def __len__(self) -> int:
         return len(self._found)
 

@@ -1,4 +1,4 @@
-"""Where networks lie: the first two principal components of the zoo, and everyone in them."""
+"""Networks in the first two principal components of the zoo."""
 
 from __future__ import annotations
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from functools import cached_property
 from math import ceil, prod
 from typing import Any
 
@@ -53,7 +54,7 @@ class Block:
     tokens: int
     pieces: tuple[Piece, ...]
 
-    @property
+    @cached_property
     def width(self) -> int:
         return sum(piece.width for piece in self.pieces)
 
@@ -89,11 +90,11 @@ class Layout:
     blocks: tuple[Block, ...]
     links: tuple[Link, ...] = ()
 
-    @property
+    @cached_property
     def tokens(self) -> int:
         return sum(block.tokens for block in self.blocks)
 
-    @property
+    @cached_property
     def width(self) -> int:
         return max(block.width for block in self.blocks)
 

@@ -2,8 +2,8 @@ r"""Principal components of the flat network; the basis is combinations of the t
 
 With centred networks R (networks, entries), R R^T = U S^2 U^T gives the directions V = S^{-1} U^T R
 without ever forming a matrix of entries by entries (the Gram trick). Networks come batch by batch: one
-walk for the mean, one a batch for the Gram matrix, one for the directions, so that memory is bounded by
-two batches and the directions. Where networks outnumber entries, the covariance of the entries is the
+walk for the mean, one a group of batches for the Gram matrix, one for the directions, so that memory is
+bounded by two groups and the directions. Where networks outnumber entries, the covariance of the entries is the
 smaller matrix and is used instead.
 
 A zoo of n networks spans n - 1 components: what the flow makes of them stays inside that span
@@ -29,6 +29,8 @@ from weightflow.representation.orbit_average import OrbitSymmetries
 
 # Directions along which the population has less than this share of its largest spread are rounding.
 SMALLEST = 1e-5
+GROUP = 2**28
+"""Bytes of networks that are compared with each other at once."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,7 @@ def _rows(
     architecture: Architecture, flat: Layout, state: StateDict, present: Present, mean: Tensor
 ) -> Tensor:
     """Flat networks less the mean, (networks, entries); entries of missing logits are zero."""
-    return ((flat.encode(state) - mean) * used_entries(architecture, flat, present)).squeeze(1)
+    return flat.encode(state).sub_(mean).mul_(used_entries(architecture, flat, present)).squeeze(1)
 
 
 def _mean(architecture: Architecture, flat: Layout, batches: Batches) -> tuple[Tensor, int]:
@@ -107,7 +109,8 @@ def _mean(architecture: Architecture, flat: Layout, batches: Batches) -> tuple[T
     total, number, networks = torch.zeros(flat.width), torch.zeros(flat.width), 0
     for state, present in batches():
         used = used_entries(architecture, flat, present).squeeze(1)
-        total, number = total + (flat.encode(state).squeeze(1) * used).sum(0), number + used.sum(0)
+        total += flat.encode(state).squeeze(1).mul_(used).sum(0)
+        number += used.sum(0, dtype=number.dtype)
         networks += len(present)
     return total / number.clamp(min=1), networks
 
@@ -118,7 +121,7 @@ Decomposition = tuple[Tensor, Callable[[Tensor], Tensor]]
 
 def _by_gram(centred: Callable[[], Iterator[Tensor]]) -> Decomposition:
     # float64: eigenvalues are squares, and small ones drown in float32
-    blocks = [torch.cat([_product(a, b) for b in centred()], dim=1) for a in centred()]
+    blocks = [torch.cat([_product(a, b) for b in _grouped(centred())], dim=1) for a in _grouped(centred())]
     values, vectors = torch.linalg.eigh(torch.cat(blocks))
     spread, u = values.flip(0).clamp(min=0).sqrt(), vectors.flip(1)
 
@@ -130,6 +133,17 @@ def _by_gram(centred: Callable[[], Iterator[Tensor]]) -> Decomposition:
         return found
 
     return spread, directions
+
+
+def _grouped(batches: Iterator[Tensor]) -> Iterator[Tensor]:
+    """Consecutive batches of rows as one, up to `GROUP` bytes: every pair of groups is one read of the second."""
+    group: list[Tensor] = []
+    for rows in batches:
+        if group and sum(part.nbytes for part in group) + rows.nbytes > GROUP:
+            yield torch.cat(group)
+            group = []
+        group.append(rows)
+    yield torch.cat(group)
 
 
 def _by_covariance(centred: Callable[[], Iterator[Tensor]]) -> Decomposition:

@@ -43,18 +43,19 @@ class Tokens(Coordinates):
         exchange: OrbitSymmetries,
     ) -> Tokens:
         """Statistics of a population, missing logits left out; mean 0 and std 1 where not `scaled`."""
-        zero = torch.zeros(layout.tokens, layout.width)
+        total, number, square = torch.zeros(3, layout.tokens, layout.width)
         if not scaled:
-            return cls(architecture, layout, zero, torch.ones_like(zero))
-        total, number = zero, zero
+            return cls(architecture, layout, total, torch.ones_like(total))
+        # `encode` makes new tensors, and whole networks are large: all that follows is in place
         for state, present in batches():
             used = used_entries(architecture, layout, present)
-            total, number = total + (layout.encode(state) * used).sum(0), number + used.sum(0)
+            total += layout.encode(state).mul_(used).sum(0)
+            number += used.sum(0, dtype=number.dtype)
         total, number = (_over_orbits(architecture, layout, exchange, sums) for sums in (total, number))
-        mean, square = total / number.clamp(min=1e-6), zero
+        mean = total / number.clamp(min=1e-6)
         for state, present in batches():
             used = used_entries(architecture, layout, present)
-            square = square + (((layout.encode(state) - mean) * used) ** 2).sum(0)
+            square += layout.encode(state).sub_(mean).mul_(used).square_().sum(0)
         return cls(architecture, layout, mean, _scale_of_tensors(layout, square, number))
 
     @classmethod
@@ -69,8 +70,8 @@ class Tokens(Coordinates):
         return used_entries(self.architecture, self.layout, present)
 
     def encode(self, state: StateDict, present: Present) -> Z:
-        z = (self.layout.encode(state) - self.mean) / self.std
-        return z * self.used(present)
+        z = self.layout.encode(state).sub_(self.mean).div_(self.std)
+        return z.mul_(self.used(present))
 
     def decode(self, z: Z, present: Present) -> StateDict:
         state = self.layout.decode(torch.addcmul(self.mean, z, self.std))

@@ -76,12 +76,18 @@ def class_named(text: str, known: Collection[str]) -> str | None:
 
 
 def misspelt(text: str, known: Collection[str]) -> str | None:
-    """The known class that a text looks like a slip of the pen for; None where it is one itself or like none."""
+    """The known class that a text seems to misspell; None where it is one itself or similar to none."""
     if class_named(text, known) is not None:
         return None
     names = {name.casefold(): name for name in known}
-    near = get_close_matches(text.casefold(), names, n=1, cutoff=CLOSE)
+    own = text.casefold()
+    near = get_close_matches(own, names, n=1, cutoff=CLOSE) or [name for name in names if _swapped(own, name)]
     return names[near[0]] if near else None
+
+
+def _swapped(a: str, b: str) -> bool:
+    """Whether two neighbouring letters were exchanged: of short words that is a large share."""
+    return len(a) == len(b) and any(a[:i] + a[i + 1] + a[i] + a[i + 2 :] == b for i in range(len(a) - 1))
 
 
 def encode(encoder: TextEncoder, descriptions: Sequence[Description]) -> Float[Tensor, "descriptions width"]:

@@ -61,7 +61,7 @@ class UnitRelabelling:
 
     def __call__(self, z: Tensor, relabelling: Permutation) -> Tensor:
         """Tokens (networks, tokens, width) of the relabelled networks."""
-        moved = permutation.apply(self._spec, relabelling, self._layout.decode(z))
+        moved = permutation.apply_unchecked(self._spec, relabelling, self._layout.decode(z))
         return self._layout.encode(moved)
 
 

@@ -33,7 +33,7 @@ def check(config: TrainConfig, zoo: Zoo) -> None:
             f"model.conditioning 'none' tells the model of no task, but {zoo.path} has {len(tasks)}: "
             "set model.conditioning=classes, or take a zoo of one task"
         )
-    averaged = config.model.kind == "mlp"  # it takes the mean of what it is told
+    averaged = config.model.kind == "mlp"  # it averages the conditioning vectors
     ordered = CONDITIONINGS[told].ordered and not averaged
     if len(tasks) > 1 and not ordered and _ordered_logits(zoo, tasks):
         part = "model.kind 'mlp'" if averaged else f"model.conditioning '{told}'"

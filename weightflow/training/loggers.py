@@ -62,16 +62,14 @@ def _tracker(name: str, folder: Path) -> Any:
     kind = tracking.LOGGER_TYPE_TO_CLASS[name]
     try:
         found = kind(name if name == "tensorboard" else PROJECT, **_place(name, folder))
-        if hasattr(found, "start"):  # where a logger is opened later than it is made
+        if hasattr(found, "start"):  # some loggers are started after they are created
             found.start()
         return found
-    except (ImportError, NameError) as error:  # a package that is not there is a name that is not defined
+    except (ImportError, NameError) as error:  # accelerate raises NameError where the package is missing
         raise InputError(
             f"--log {name} needs its package ({error}); install it: pip install {name}"
         ) from None
-    except (
-        Exception
-    ) as error:  # each logger has errors of its own: no account, no connection, a database in use
+    except Exception as error:  # no account, no connection, a database in use: classes of each logger
         raise InputError(f"--log {name} cannot be started: {error}") from error
 
 

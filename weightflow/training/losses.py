@@ -100,7 +100,7 @@ class Loss:
         else:  # nothing is learned from it
             none = batch.z.new_zeros(len(batch))
             matched = MatchLoss(none, torch.zeros_like(batch.z), torch.zeros_like(batch.z), none)
-        error, x_1 = matched.error.mean(), matched.x_1 * used
+        error, x_1 = matched.error.mean(), matched.x_1
         found = {"match": error, "behaviour": error.new_zeros(())}
         if config.behaviour.weight:
             found |= self._behaviour(model, batch, matched, kept, split, draws)

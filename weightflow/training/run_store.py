@@ -48,9 +48,18 @@ from weightflow.representation import Coordinates
 from weightflow.representation.layout import Layout
 from weightflow.training.config import TrainConfig
 from weightflow.training.state_dicts import pack, unpack
+from weightflow.zero_shot.pictures import FILE as PICTURES
 
 FORMAT = "weightflow-run-1"
-REPORT, STATE = "report.json", "state.safetensors"
+CONFIG, LAYOUT, CHECKPOINT, STATE = (
+    "config.toml",
+    "layout.json",
+    "checkpoint.safetensors",
+    "state.safetensors",
+)
+METRICS, REPORT = "metrics.jsonl", "report.json"
+# what a saved generator brings beside these: its table of text vectors and its backbone
+TABLE, BACKBONE = "vectors.npz", "backbone.safetensors"
 LIMIT = 1 << 28  # bytes of a table or of a log
 
 
@@ -89,22 +98,22 @@ def write_header(folder: Path, header: RunHeader) -> None:
         "train": settings.to_dict(header.config),
     }
     shape = {"architecture": header.architecture.to_dict(), "layout": header.layout.to_dict()}
-    atomic_write(folder / "layout.json", json.dumps(with_digest(shape), indent=1))
-    atomic_write(folder / "config.toml", tomli_w.dumps(with_digest(tables)))
+    atomic_write(folder / LAYOUT, json.dumps(with_digest(shape), indent=1))
+    atomic_write(folder / CONFIG, tomli_w.dumps(with_digest(tables)))
 
 
 def read_header(folder: Path) -> RunHeader:
     """`InputError` where the folder is not a run, or one of a format that this version cannot read."""
-    if not (folder / "config.toml").exists():
+    if not has_config(folder):
         raise InputError(f"{folder} is not a run: it has no config.toml; make one with `weightflow train`")
-    tables = settings.read_toml(folder / "config.toml")
+    tables = settings.read_toml(folder / CONFIG)
     if tables.get("format") != FORMAT:
         raise InputError(
             f"{folder} is a run of format {tables.get('format')!r}; this version reads {FORMAT!r}: train it again"
         )
-    tables = checked(folder / "config.toml", tables)
+    tables = checked(folder / CONFIG, tables)
     with reading(folder, "restore it, or train the run again"):
-        path = folder / "layout.json"
+        path = folder / LAYOUT
         shape = checked(path, parse_json(read_bounded(path, LIMIT)))
         architecture, layout = (
             Architecture.from_dict(shape["architecture"]),
@@ -144,12 +153,12 @@ def write_checkpoint(
         **pack("frame", frame),
     }
     said = {"format": FORMAT, "step": str(step)} | ({} if trained is None else {"trained": str(trained)})
-    checkpoint.write(folder / "checkpoint.safetensors", tensors, said)
+    checkpoint.write(folder / CHECKPOINT, tensors, said)
 
 
 def checkpoint_step(folder: Path) -> int | None:
     """How many steps the run of a checkpoint had taken; None where there is none, or none that can be read."""
-    path = folder / "checkpoint.safetensors"
+    path = folder / CHECKPOINT
     try:
         return int(checkpoint.read(path).metadata["trained"])
     except (InputError, KeyError, ValueError):
@@ -182,7 +191,7 @@ class Weights:
 
 
 def read_checkpoint(folder: Path, header: RunHeader) -> Weights:
-    path = folder / "checkpoint.safetensors"
+    path = folder / CHECKPOINT
     if not path.exists():
         raise InputError(
             f"{folder} has no checkpoint yet; go on with: weightflow train {header.zoo.path} --out {folder} --resume"
@@ -214,14 +223,14 @@ def verify_run(folder: Path) -> list[str]:
 
     attempt(lambda: read_header(folder))
     for name in (
-        "checkpoint.safetensors",
+        CHECKPOINT,
         STATE,
-        "backbone.safetensors",
-        "pictures.safetensors",
+        BACKBONE,
+        PICTURES,
     ):
         if (folder / name).exists():
             attempt(lambda path=folder / name: checkpoint.read(path))  # type: ignore[misc]
-        elif name == "checkpoint.safetensors":
+        elif name == CHECKPOINT:
             problems.append(f"{folder / name} is missing; go on with the training, or restore it")
     if (folder / REPORT).exists():
         attempt(lambda: read_report(folder))
@@ -273,8 +282,13 @@ def _metrics(found: Any) -> dict[str, Any]:
     return found
 
 
+def has_config(folder: Path) -> bool:
+    """Whether the folder holds a run or a saved generator, begun or whole."""
+    return (folder / CONFIG).exists()
+
+
 def append_metrics(folder: Path, line: Mapping[str, Any]) -> None:
-    path = folder / "metrics.jsonl"
+    path = folder / METRICS
     if path.is_symlink() or (path.exists() and not path.is_file()):
         raise InputError(
             f"{path} is a symbolic link, or no ordinary file; delete it, and run the command again"
@@ -284,10 +298,10 @@ def append_metrics(folder: Path, line: Mapping[str, Any]) -> None:
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    path = folder / "metrics.jsonl"
+    path = folder / METRICS
     lines = read_bounded(path, LIMIT).decode(errors="replace").splitlines() if path.exists() else []
     found = []
-    for line in lines:  # a log that a kill or a disk damaged must not stop a run from going on
+    for line in lines:  # a damaged log must not keep a run from being resumed
         try:
             found.append(_metrics(parse_json(line, 1 << 20)))
         except Invalid:
@@ -298,4 +312,4 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
 def cut_metrics(folder: Path, step: int) -> None:
     """Drop what was logged after the step that a run goes on from."""
     kept = [line for line in read_metrics(folder) if line["step"] <= step]
-    atomic_write(folder / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in kept))
+    atomic_write(folder / METRICS, "".join(json.dumps(line) + "\n" for line in kept))

@@ -452,7 +452,7 @@ def _told(metrics: Mapping[str, int | float]) -> str:
 
 def is_begun(folder: Path) -> bool:
     """Whether the folder holds a run that can go on; one that was killed before its first state cannot."""
-    return (folder / "config.toml").exists() and not unfinished.is_unfinished(folder, WORK)
+    return runs.has_config(folder) and not unfinished.is_unfinished(folder, WORK)
 
 
 # what a run that has begun may change: how long it goes on, and when it looks

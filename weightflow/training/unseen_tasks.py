@@ -57,7 +57,7 @@ class UnseenTasks:
                 if len(chosen):
                     vectors[row, logit] = self._vector(chosen)
                     labels[row, self._labels[chosen]] = logit
-                else:  # other: what no class names; no later class may lose to it
+                else:  # other: examples of no class; no later class may be outscored by it
                     labels[row, labels[row] < 0] = self._classes + logit
             labels[row] = torch.where(labels[row] >= self._classes, labels[row] - self._classes, labels[row])
         return PromptBatch(vectors, present), labels

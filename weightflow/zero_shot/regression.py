@@ -105,5 +105,5 @@ class Regression:
 
 
 def _kernel(a: Tensor, b: Tensor, sharpness: Tensor) -> Tensor:
-    # of unit vectors: the products are enough, and cdist has no second way for large batches
+    # unit vectors: distances follow from the products, without cdist
     return torch.exp(-sharpness * (2 - 2 * a @ b.T).clamp(min=0))

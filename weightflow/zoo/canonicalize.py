@@ -27,17 +27,19 @@ from weightflow.networks.architectures import Architecture
 from weightflow.zoo import unfinished
 from weightflow.zoo.data_changes import warn_of_changes
 from weightflow.zoo.store import (
+    FRAME,
     Record,
     Zoo,
+    has_manifest,
     read_manifest,
     read_shard_records,
+    remove_manifest,
     shard_path,
     write_manifest,
     write_shard,
 )
 
 WORK = "weightflow canonicalize"
-FRAME = "frame.safetensors"
 # On 1,000 digits MLPs and 1,000 narrow heads, the share of variance about the mean that is left in networks the
 # frame has not seen is the same (within 0.004) whether it was learned from all of them, from 500 or from 250.
 MOST = 250
@@ -71,7 +73,7 @@ def canonicalize_zoo(
         raise InputError(f"{out} is the zoo itself; name another folder for the canonical one")
     if not (out / FRAME).exists() or unfinished.is_unfinished(out, WORK):
         unfinished.require_free(out, WORK)
-    elif (out / "zoo.json").exists() and _source(out) != zoo.identity:
+    elif has_manifest(out) and _source(out) != zoo.identity:
         raise InputError(
             f"{out} holds the canonical form of another zoo than {zoo.path}; choose another name, or delete it"
         )
@@ -88,7 +90,7 @@ def canonicalize_zoo(
             taken.append((index, records))
             yield rows
 
-    # everyone takes the one way into the frame that any other network takes later
+    # all networks are aligned to the frame in the way that later networks are
     with closing((executor or InProcess()).map(partial(_followed, zoo, frame), missing())) as aligned:
         for state in aligned:
             index, records = taken.popleft()
@@ -111,8 +113,8 @@ def _frame_of(zoo: Zoo, out: Path) -> StateDict:
     state = scatter_classes(zoo.architecture, zoo.load(seen), [zoo.records[i].task for i in seen])
     frame = align_many(wide.spec, state).frame
     if (out / FRAME).exists() and not unfinished.is_unfinished(out, WORK):
-        unfinished.mark(out, WORK)  # whole once, and damaged: what is sound stays
-        (out / "zoo.json").unlink(missing_ok=True)
+        unfinished.mark(out, WORK)  # it was complete and is damaged now: valid files are kept
+        remove_manifest(out)
     else:
         unfinished.begin(out, WORK)
     checkpoint.write(out / FRAME, frame, {"source": zoo.identity})
@@ -163,7 +165,7 @@ def read_frame(zoo: Zoo) -> StateDict:
 
 def is_canonical_form_of(folder: Path, zoo: Zoo) -> bool:
     """Whether `folder` holds the complete canonical form of exactly this zoo."""
-    if not (folder / "zoo.json").exists():
+    if not has_manifest(folder):
         return False
     return _source(folder) == zoo.identity and not Zoo(folder).verify()
 

@@ -13,7 +13,15 @@ from typing import Any
 from canon.errors import InputError, WorkError
 from weightflow.data.info import without_folders
 from weightflow.zoo.dataset_card import card
-from weightflow.zoo.store import Zoo, read_shard_records, shard_path, write_manifest, write_shard
+from weightflow.zoo.store import (
+    BASE_FILE,
+    FRAME,
+    Zoo,
+    read_shard_records,
+    shard_path,
+    write_manifest,
+    write_shard,
+)
 
 
 def publishable(zoo: Zoo, folder: Path) -> None:
@@ -27,7 +35,7 @@ def publishable(zoo: Zoo, folder: Path) -> None:
             for own in read_shard_records(shard_path(zoo.path, index))
         ]
         write_shard(folder, index, zoo.load(rows), records)
-    for name in ("frame.safetensors", "base.safetensors"):
+    for name in (FRAME, BASE_FILE):
         if (zoo.path / name).exists():
             shutil.copyfile(zoo.path / name, folder / name)
     write_manifest(folder, _without_paths(zoo.header), len(zoo.shard_rows))

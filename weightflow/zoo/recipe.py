@@ -163,10 +163,11 @@ class ZooRecipe:
         return class_words(self.descriptions, self.data.class_names, self.dataset)
 
     def check_words(self) -> None:
-        """`InputError` where an encoder, that of `encoder` or of the readout, cannot represent a class of the tasks."""
+        """`InputError` where words describe no class, or an encoder (`encoder`, the readout's) cannot represent one."""
+        words = self.class_words()
         pool = (*self.known_classes(), *self.held_out_classes(), *self.excluded_classes())
         for name in filter(None, dict.fromkeys((self.encoder, self.readout.encoder))):
-            encoder = described(load_encoder(name), self.class_words())
+            encoder = described(load_encoder(name), words)
             unknown = list[str]()
             for own in pool:
                 try:

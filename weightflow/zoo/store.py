@@ -38,6 +38,7 @@ from canon.validation import (
     items,
     many,
     number,
+    one_of,
     optional,
     parse_json,
     record,
@@ -55,6 +56,8 @@ from weightflow.hub import local_folder
 from weightflow.networks.architectures import Architecture
 
 FORMAT = "weightflow-zoo-1"
+MANIFEST, RECORDS, RECIPE = "zoo.json", "records.jsonl", "recipe.json"
+FRAME, BASE_FILE = "frame.safetensors", "base.safetensors"
 LIMIT = 1 << 30  # bytes of a manifest or of the records: millions of networks
 
 
@@ -139,9 +142,11 @@ _KNOWN: dict[str, Check] = {
     "architecture": table(text(limit=100), lambda value: value),
     "dataset": _NAME,
     "records_sha256": _HASH,
-    "shards": items(record({"file": _NAME, "networks": integer(0, 2**40), "sha256": _HASH})),
+    "shards": items(
+        record({"file": text(r"shards/\d{5,9}\.safetensors"), "networks": integer(0, 2**40), "sha256": _HASH})
+    ),
     "canonical": table(_NAME, optional(_NAME)),
-    "base": table(_NAME, _NAME),
+    "base": record({"id": _NAME, "file": one_of("base.safetensors"), "sha256": _HASH}),
     "data": optional(check_facts),
     "lineage": _NAME,
     "held_out_classes": items(_NAME),
@@ -190,14 +195,14 @@ def write_manifest(folder: Path, header: Mapping[str, Any], count: int) -> None:
         lines += [record.to_json() for record in records]
         shards.append({"file": f"shards/{path.name}", "networks": len(records), "sha256": sha256(path)})
     text = "\n".join(lines) + "\n"
-    atomic_write(folder / "records.jsonl", text)
+    atomic_write(folder / RECORDS, text)
     manifest = {
         "format": FORMAT,
         **header,
         "records_sha256": hashlib.sha256(text.encode()).hexdigest(),
         "shards": shards,
     }
-    atomic_write(folder / "zoo.json", json.dumps(with_digest(manifest), indent=1))
+    atomic_write(folder / MANIFEST, json.dumps(with_digest(manifest), indent=1))
 
 
 def write_zoo(
@@ -208,8 +213,7 @@ def write_zoo(
     shard_size: int = 500,
 ) -> None:
     """Write a whole zoo at once; for populations that are already in memory."""
-    if (folder / "zoo.json").exists():
-        (folder / "zoo.json").unlink()
+    remove_manifest(folder)
     starts = range(0, len(records), shard_size)
     for index, start in enumerate(starts):
         part = slice(start, start + shard_size)
@@ -263,7 +267,7 @@ class Zoo(Dataset[StateDict]):
 
     @cached_property
     def records(self) -> list[Record]:
-        path = self.path / "records.jsonl"
+        path = self.path / RECORDS
         if not path.exists():
             raise InputError(f"{path} is missing; run the command that built the zoo again")
         content = read_bounded(path, LIMIT)
@@ -374,8 +378,8 @@ class Zoo(Dataset[StateDict]):
     def _other_problems(self) -> Iterator[str]:
         """What is wrong with the records, the frame, the base and the note of the recipe."""
         files = {
-            "frame.safetensors": "canonical" in self.manifest,
-            "base.safetensors": "base" in self.manifest,
+            FRAME: "canonical" in self.manifest,
+            BASE_FILE: "base" in self.manifest,
         }
         try:
             _ = self.records
@@ -387,7 +391,7 @@ class Zoo(Dataset[StateDict]):
                 checkpoint.read(path)
         except InputError as error:
             yield str(error)
-        recipe = self.path / "recipe.json"
+        recipe = self.path / RECIPE
         if recipe.exists() and "recipe" in self.manifest:
             try:
                 same = parse_json(read_bounded(recipe, LIMIT)) == self.manifest["recipe"]
@@ -395,7 +399,7 @@ class Zoo(Dataset[StateDict]):
                 same = False
             if not same:
                 yield f"{recipe} is not the recipe in zoo.json; build the zoo again in a new folder"
-        base = self.path / "base.safetensors"
+        base = self.path / BASE_FILE
         if base.exists() and "base" in self.manifest and sha256(base) != self.manifest["base"].get("sha256"):
             yield f"{base} is not the network whose SHA-256 is in zoo.json; build the zoo again in a new folder"
 
@@ -462,12 +466,22 @@ def problems_of(folder: Path) -> list[str]:
 
     Raises `InputError` where the folder has no manifest.
     """
-    if not os.path.lexists(folder / "zoo.json"):
+    if not os.path.lexists(folder / MANIFEST):
         return Zoo(folder).verify()
     try:
         return Zoo(folder).verify()
     except InputError as error:
         return [str(error)]
+
+
+def has_manifest(folder: Path) -> bool:
+    """Whether the folder holds a zoo that was written to its end."""
+    return (folder / MANIFEST).exists()
+
+
+def remove_manifest(folder: Path) -> None:
+    """The folder is no zoo until its manifest is written again."""
+    (folder / MANIFEST).unlink(missing_ok=True)
 
 
 def _version(path: Path) -> tuple[int, int]:
@@ -478,7 +492,7 @@ def _version(path: Path) -> tuple[int, int]:
 
 def read_manifest(folder: Path) -> dict[str, Any]:
     """zoo.json, checked; `InputError` says what the folder is instead."""
-    path = folder / "zoo.json"
+    path = folder / MANIFEST
     if not folder.is_dir():
         raise InputError(f"{folder} is not a zoo: there is no such folder")
     if not os.path.lexists(path):

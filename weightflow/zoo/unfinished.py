@@ -11,6 +11,7 @@ from pathlib import Path
 
 from canon.errors import InputError
 from canon.io.files import atomic_write, read_bounded
+from canon.io.folders import require_place
 
 MARK = ".unfinished"
 LOCK = ".lock"
@@ -36,7 +37,8 @@ def mark(folder: Path, work: str) -> None:
 
 
 def require_free(folder: Path, work: str) -> None:
-    """`InputError` unless the folder is not there, is empty, or holds what `work` left unfinished."""
+    """`InputError` unless the folder can be made, is empty, or holds what `work` left unfinished."""
+    require_place(folder)
     if not os.path.lexists(folder) or is_unfinished(folder, work):
         return
     if not folder.is_dir() or any(not _is_temporary(path) for path in folder.iterdir()):

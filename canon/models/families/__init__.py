@@ -74,7 +74,7 @@ def recognise(
         spec.check(state)
         return Recognition(spec)
     tried = []
-    # Without the prefixes of wrappers first: keys are those of a public network, or of none, only then.
+    # Prefixes of wrappers are removed first: only then can the keys be those of a public network.
     for prefix in reversed(chains(state)):
         inner = {key[len(prefix) :]: tensor for key, tensor in state.items()}
         for label, family in FAMILIES.items() if name is None else [(name, FAMILIES[name])]:

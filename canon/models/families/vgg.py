@@ -1,4 +1,4 @@
-"""torchvision's VGGs and AlexNet, told from other stacks by every index and shape that they have."""
+"""torchvision's VGGs and AlexNet, distinguished from other stacks by every index and shape that they have."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from canon.tracing.axis_unification import ONE, AxisUnification, Structure
 
 @dataclass(eq=False)
 class Split:
-    """A view of one axis as several, not yet carried out: q, k, v are told apart by what comes next."""
+    """A view of one axis as several, not yet carried out: q, k, v are distinguished by later operations."""
 
     source: Structure
     sizes: tuple[int, ...]
@@ -88,7 +88,7 @@ class Context:
 
     def __init__(self, checked: bool = False) -> None:
         self.units = AxisUnification()
-        self.checked = checked  # numerically, afterwards: what seems to be a symmetry may be tried
+        self.checked = checked  # whether candidate symmetries are verified numerically afterwards
         self.numbers: list[IndexedAxis] = []
         self.name = ""
         self.where = ""

@@ -200,3 +200,16 @@ def test_what_does_not_fit_is_refused(generator, tmp_path):
     save_file({"w": torch.ones(1)}, tmp_path / "w.safetensors")
     with pytest.raises(InputError, match="is not a transform"):
         Transform.load(tmp_path / "w.safetensors")
+
+
+def test_a_state_is_checked_once(generator, monkeypatch):
+    transform, checked, check = element(MLP, generator), [], PermutationSpec.check
+    monkeypatch.setattr(PermutationSpec, "check", lambda *a, **b: checked.append(a) or check(*a, **b))
+    shapes = {name: tuple(axis.size for axis in axes) for name, axes in MLP.axes.items()}
+    transform.apply({name: torch.zeros(shape) for name, shape in shapes.items()})
+    assert len(checked) == 1
+    for wrong in ({}, {name: torch.zeros(1) for name in shapes}):
+        with pytest.raises(InputError, match="spec"):
+            transform.apply(wrong)
+    with pytest.raises(InputError, match="the spec expects"):
+        transform.apply_delta({"0.weight": torch.zeros(1)})

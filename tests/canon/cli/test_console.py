@@ -238,3 +238,26 @@ def test_an_ascii_terminal_and_a_missing_package_are_no_exceptions():
 def test_memory_that_torch_cannot_allocate_is_said_in_one_line(capsys):
     assert console.run_cli(command(lambda: torch.empty(2**50, dtype=torch.uint8)), ["go"]) == 1
     assert capsys.readouterr().err.startswith("error: out of memory; ")
+
+
+def test_a_total_that_is_known_later_gives_the_time_left(monkeypatch, capsys):
+    with console.progress(None, "report", every=0.0) as steps:
+        steps.advance(0, "zoo (1 of 2)")
+        steps.expect(4)
+        steps.advance(1)
+    first, last = capsys.readouterr().err.splitlines()
+    assert first.startswith("report: 0, ")
+    assert last.startswith("report: 1/4, ")
+    assert last.endswith("s left")
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stderr", terminal)
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("TERM", "xterm")
+    with console.progress(None, "report") as steps:
+        steps.expect(4)
+        steps.advance(1, "split unseen combinations (2 of 13)")
+        steps.bar.refresh()
+    plain = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", terminal.getvalue())
+    line = [part for part in re.split(r"[\r\n]", plain) if "1/4" in part][-1]
+    assert len(line.rstrip()) <= 80
+    assert re.search(r"split unsee.* *$", line)

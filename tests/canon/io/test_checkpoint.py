@@ -319,3 +319,27 @@ def test_an_optimizer_alone_is_no_network(tmp_path):
     torch.save({"epoch": 1, "optimizer": {"state": {0: W}, "param_groups": []}}, tmp_path / "a.pt")
     with pytest.raises(InputError, match="is not a state_dict"):
         checkpoint.read(tmp_path / "a.pt")
+
+
+def test_a_container_whose_keys_are_numbers_is_kept(tmp_path):
+    torch.save({3: {"w": torch.ones(2, 2)}, "epoch": 7, 4: [torch.zeros(1)]}, tmp_path / "a.pt")
+    found = checkpoint.read(tmp_path / "a.pt")
+    assert found.container.left_out == ("4",)
+    checkpoint.write(tmp_path / "b.pt", found)
+    written = torch.load(tmp_path / "b.pt")
+    assert set(written) == {3, "epoch"}
+    assert torch.equal(written[3]["w"], torch.ones(2, 2))
+
+
+def test_two_keys_of_one_text_are_refused(tmp_path):
+    torch.save({0: torch.ones(2), "0": torch.zeros(2)}, tmp_path / "a.pt")
+    with pytest.raises(InputError, match="under a number and under its text"):
+        checkpoint.read(tmp_path / "a.pt")
+
+
+def test_a_list_that_is_referred_to_very_often_is_looked_at_once(tmp_path):
+    often: list[object] = [torch.zeros(1)]
+    for _ in range(60):
+        often = [often, often]
+    torch.save({"state_dict": {"w": torch.ones(2)}, "history": often}, tmp_path / "a.pt")
+    assert checkpoint.read(tmp_path / "a.pt").container.left_out == ("history",)

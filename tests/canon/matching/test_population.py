@@ -5,6 +5,7 @@ import torch
 
 from canon.actions import permutation as perm
 from canon.actions import scaling
+from canon.errors import InputError
 from canon.matching import population
 from tests.canon.examples import mlp, noisy, run_mlp, weights
 
@@ -89,3 +90,13 @@ def test_progress_is_told_after_every_round(generator):
     seen = []
     population.align_many(SPEC, weights(SPEC, generator, 4), rounds=2, progress=lambda *at: seen.append(at))
     assert seen[0] == (1, 3)
+
+
+@pytest.mark.parametrize("wrong", [{}, {"other": torch.zeros(2)}])
+def test_networks_and_frames_of_another_architecture_are_refused(generator, wrong):
+    whole = weights(SPEC, generator)
+    for frame, networks in ((whole, wrong), (wrong, whole)):
+        with pytest.raises(InputError, match="do not fit the spec"):
+            population.align_to(SPEC, frame, networks)
+    with pytest.raises(InputError, match="do not fit the spec"):
+        population.align_many(SPEC, wrong)

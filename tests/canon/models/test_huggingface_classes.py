@@ -87,3 +87,23 @@ def test_code_that_is_not_known_and_sizes_that_do_not_fit_are_not_taken(
     (tmp_path / "a" / "config.json").write_text(json.dumps(config))
     with pytest.raises(canon.InputError, match="no family known"):
         canon.inspect(tmp_path / "a")
+
+
+@pytest.mark.parametrize("key", ["_attn_implementation", "attn_implementation", "_experts_implementation"])
+def test_kernels_that_a_configuration_names_are_not_asked_for(key: str, tmp_path: Path) -> None:
+    folder(tmp_path / "a", "LlamaForCausalLM", 0)
+    config = json.loads((tmp_path / "a" / "config.json").read_text()) | {key: "someone/kernel"}
+    (tmp_path / "a" / "config.json").write_text(json.dumps(config))
+    assert canon.inspect(tmp_path / "a").source.endswith("which names LlamaForCausalLM of transformers")
+
+
+def test_parameters_of_whole_numbers_are_refused(tmp_path: Path) -> None:
+    folder(tmp_path / "a", "RobertaForMaskedLM", 0)
+    file = tmp_path / "a" / "model.safetensors"
+    tensors = load_file(file)
+    name = next(name for name in tensors if name.endswith("LayerNorm.weight"))
+    save_file(tensors | {name: tensors[name].long()}, file)
+    with pytest.raises(
+        canon.InputError, match=r"LayerNorm.weight as torch.int64, a parameter of \w+ is floating"
+    ):
+        canon.inspect(tmp_path / "a")

@@ -180,7 +180,11 @@ def test_more_epochs_on_other_data_and_the_same_for_every_start(zoo):
     architecture, recipe = zoo.architecture, TrainingRecipe(learning_rate=3e-3)
     start, task = starts_of(zoo, 3, 2), Task("digits", ("zero", "one", "two"))
     starts = {"a": start, "b": start, "random": random_starts(architecture, 2, recipe)}
-    found = transfer(architecture, starts, task, (0, 1, 4), recipe, images=40)
+    expected, taken = [], []
+    found = transfer(
+        architecture, starts, task, (0, 1, 4), recipe, 40, progress=taken.append, expect=expected.append
+    )
+    assert expected == [sum(taken)]
     assert all(torch.equal(found["a"][e], found["b"][e]) for e in (0, 1, 4))
     assert not torch.equal(found["a"][1], found["random"][1])
     assert found["random"][4].mean() > max(found["random"][0].mean(), 0.6)

@@ -247,6 +247,8 @@ def test_what_is_no_backbone_is_explained(images, backbone, tmp_path):
     ],
 )
 def test_models_that_are_not_there_are_explained(model, message, tmp_path):
+    if model.startswith("timm:"):
+        pytest.importorskip("timm")
     with pytest.raises(InputError, match=message):
         take(model, tmp_path / "b.safetensors")
 

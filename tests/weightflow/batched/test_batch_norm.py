@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from canon.errors import InputError
 from weightflow import datasets
 from weightflow.batched.batch_norm import of_classes
 from weightflow.networks.architectures import Architecture
@@ -52,3 +53,8 @@ def test_networks_without_batch_norm_need_no_data():
     plain = Architecture("cnn", {"widths": [4]}, (3, 8, 8), 3)
     state = {name: t.unsqueeze(0) for name, t in plain.build().state_dict().items()}
     assert of_classes(plain, state, "npz:nowhere.npz", [("a", "b")]) is state
+
+
+def test_a_data_set_that_is_gone_is_named():
+    with pytest.raises(InputError, match="batch norm need training examples of their data set .*gone.npz"):
+        of_classes(CNN, networks(1), "npz:gone.npz", [("a", "b")])

@@ -101,6 +101,7 @@ def test_the_pipeline_by_its_commands(tmp_path, capsys):
             "'weightflo' is not one of 'weightflow'",
         ),
         (["train", "{zoo}", "--out", "{new}", "--preset", "t2w-small"], "'prior_attention' loses the order"),
+        (["zoo", "build", "digits", "--out", "{new}", "--set", "steps=3"], "nearest: training.steps"),
         (["train", "{zoo}", "--out", "{new}", "--set", "stps=3"], "unknown setting 'stps'; nearest: steps"),
         (
             ["train", "{zoo}", "--out", "{new}", "--set", "steps"],

@@ -208,9 +208,27 @@ def test_copies_of_one_example_alone_are_cut_by_number():
     assert [len(part) for part in parts] == [4, 2, 14]
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_small_classes_grow_without_a_training_example_in_the_test_examples(seed):
+    keys = np.random.default_rng(seed).integers(0, 2**64, 24, dtype=np.uint64)
+    before = None
+    for count in range(3, 25):  # one example more each time
+        parts = parts_by_content(np.zeros(count, int), keys[:count], [0.25, 0.15])
+        test, validation, train = (set(keys[:count][part].tolist()) for part in parts)
+        assert test
+        assert validation
+        assert len(test | validation | train) == count
+        if before is not None:
+            assert before[2] <= train  # what was trained on is still for training
+            assert not before[0] & train  # and no test example has become one
+        before = test, validation, train
+    natural = parts_by_content(np.zeros(24, int), keys, [0.25, 0.15])
+    assert set(keys[natural[0]].tolist()) >= {key for key in keys.tolist() if key < 0.25 * 2**64}
+
+
 @pytest.mark.parametrize("count", [3, 7, 8])
 def test_a_small_class_has_an_example_in_each_split(count):
-    keys = np.random.default_rng(count).integers(0, 2**63, count).astype(np.uint64)
+    keys = np.random.default_rng(count).integers(0, 2**64, count, dtype=np.uint64)
     assert all(len(part) for part in parts_by_content(np.zeros(count, int), keys, [0.2, 0.1]))
 
 

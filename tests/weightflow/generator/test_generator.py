@@ -85,6 +85,13 @@ def test_noise_on_the_way_is_each_networks_own(flow):
         flow.tokens(words, flow.noise([0], words.present), config)
 
 
+def test_noise_is_the_same_drawn_side_by_side(flow, monkeypatch):
+    present = flow.prompts([THREE] * 5).present
+    expected = flow.noise(range(5), present)
+    monkeypatch.setattr("weightflow.generator.generator.PART", 1)
+    assert torch.equal(flow.noise(range(5), present), expected)
+
+
 def test_a_run_says_how_it_is_sampled(flow):
     words = flow.prompts([THREE])
     noise = flow.noise([0], words.present)

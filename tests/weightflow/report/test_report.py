@@ -92,7 +92,10 @@ def test_networks_of_one_task_are_reported_too(one_task_report):
 
 
 def test_the_same_seed_gives_the_same_figures(run, report):
-    again = make_report(run, limit=6)
+    expected, taken = [], []
+    again = make_report(run, 0, 6, progress=lambda steps, note: taken.append(steps), expect=expected.append)
+    assert expected == [sum(taken)]  # the bar ends at its end
+    assert max(taken) < expected[0] / 4  # and moves on the way
     for key in ("splits", "novelty", "guidance", "fine_tuning", "ensembles", "diversity"):
         assert json.dumps(again[key]) == json.dumps(report[key]), key
 

@@ -272,10 +272,11 @@ def test_a_missing_open_clip_is_one_line_with_the_cure(monkeypatch):
         load_encoder("open_clip:ViT-B-32:a-tag-that-no-other-test-names")
 
 
-def test_a_slip_of_the_pen_is_told_from_another_word():
+def test_misspelt_words_and_other_words():
     digits = ("three", "seven", "eight", "nine")
     assert [misspelt(w, digits) for w in ("threee", "sevn", "Eigth")] == ["three", "seven", "eight"]
-    assert [misspelt(w, digits) for w in ("cat", "Seven", "dozen")] == [None, None, None]
+    assert [misspelt(w, ("one", "two", "four")) for w in ("tow", "Oen", "fuor")] == ["two", "one", "four"]
+    assert [misspelt(w, digits) for w in ("cat", "Seven", "dozen", "")] == [None, None, None, None]
     assert class_named("SEVEN", digits) == "seven"
     assert class_named("a", ("A", "a", "b")) == "a"
     assert class_named("ß", ("SS", "ss")) is None  # two classes that differ in capital letters alone

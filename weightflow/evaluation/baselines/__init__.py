@@ -4,7 +4,7 @@ A baseline is a function of what is known, the tasks and a seed; it returns stac
 `Inapplicable` with the reason. A new one is a function in a file here and a line in `BASELINES`.
 
 `zoo_mean` and `nearest_prompt` take networks as they are. The others know which row stands for which
-class, and pick and reorder rows for the prompt: the strongest forms, and no baselines of straw.
+class, and pick and reorder rows for the prompt: the strongest form of each.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A baseline that says nothing about a zoo, and why."""
+"""A baseline that does not apply to a zoo, and why."""
 
 
 class Inapplicable(Exception):

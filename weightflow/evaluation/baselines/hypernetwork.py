@@ -31,7 +31,7 @@ def hypernetwork(context: EvaluationContext, tasks: Sequence[Task], seed: int) -
 
 
 def trained_hypernetwork(context: EvaluationContext) -> Flow:
-    """Trained where it is not in the run's folder yet; `Inapplicable` where prompts have nothing to say."""
+    """Trained where it is not in the run's folder yet; `Inapplicable` where all prompts name the same classes."""
     if context.one_task:
         raise Inapplicable("all networks have one task, so that there is one prompt")
     folder = context.flow.folder / FOLDER

@@ -86,7 +86,7 @@ class Architecture:
                 )
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore", UserWarning)  # torch speaks of layers without units
+                warnings.simplefilter("ignore", UserWarning)  # torch warns of layers without units
                 if not self.is_resizable:
                     return self._fixed(make, classes or self.classes)
                 return make(**self.arguments, classes=classes or self.classes)

@@ -19,8 +19,9 @@ from weightflow.batched.training import train_many
 from weightflow.networks.architectures import Architecture
 from weightflow.zoo.network_file import write_network
 from weightflow.zoo.recipe import ZooRecipe
+from weightflow.zoo.store import BASE_FILE
 
-BASE, BASE_FILE = "base", "base.safetensors"
+BASE = "base"
 # beyond every seed of the zoo's own networks
 BASE_SEED = 2**20 - 1
 

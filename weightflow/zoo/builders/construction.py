@@ -15,6 +15,7 @@ from pathlib import Path
 
 from canon.errors import InputError
 from canon.io.files import atomic_write, read_bounded, reading, sha256
+from canon.io.folders import require_place
 from canon.types import StateDict
 from canon.validation import parse_json
 from weightflow import config
@@ -23,11 +24,13 @@ from weightflow.batched.initialization import initialise
 from weightflow.batched.tasks import Task
 from weightflow.batched.training import check_inputs, train_many
 from weightflow.data.info import DataInfo
-from weightflow.zoo.builders.base_network import BASE, BASE_FILE, branches, trained_base
+from weightflow.zoo.builders.base_network import BASE, branches, trained_base
 from weightflow.zoo.builders.file_lock import holding
 from weightflow.zoo.data_changes import change_of
 from weightflow.zoo.recipe import ZooRecipe
 from weightflow.zoo.store import (
+    BASE_FILE,
+    RECIPE,
     Record,
     read_manifest,
     read_shard_records,
@@ -115,7 +118,8 @@ class ZooConstruction:
 
     def _claim(self) -> None:
         """Note the recipe in the folder before anything is trained; refuse a folder of another recipe."""
-        folder, path = self.folder, self.folder / "recipe.json"
+        folder, path = self.folder, self.folder / RECIPE
+        require_place(folder)
         if path.exists():
             if not _is_of(path, self.recipe):
                 raise InputError(
@@ -123,7 +127,7 @@ class ZooConstruction:
                 )
             self._require_same_data()
             return
-        # what begins with a dot, another builder is about to write; the note of the data, a killed one left alone
+        # a name with a dot is a file that another builder is writing; a killed one leaves the note of the data behind
         if folder.exists() and (
             not folder.is_dir()
             or any(not p.name.startswith(".") and not _is_note(p) for p in folder.iterdir())

@@ -38,7 +38,7 @@ def build_zoo(
                 trained += complete(index)
             else:
                 elsewhere.append(index)
-    for index in elsewhere:  # whoever had it has finished it by now, or has died
+    for index in elsewhere:  # its builder has finished it by now, or has died
         with site.lock(index, wait=True):
             trained += complete(index)
     site.finish(trained)

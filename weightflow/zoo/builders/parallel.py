@@ -37,7 +37,7 @@ def _build_on(executor: Executor, recipe: ZooRecipe, folder: Path, progress: Pro
             nonlocal told
             for index, start in enumerate(site.starts):
                 if not locks.enter_context(site.lock(index, wait=False)):
-                    continue  # another builder is at it
+                    continue  # another builder computes it
                 if site.is_sound(index):
                     told += len(site.part(index))
                     progress(len(site.part(index)))
@@ -52,7 +52,7 @@ def _build_on(executor: Executor, recipe: ZooRecipe, folder: Path, progress: Pro
                 trained += len(shard.records)
                 progress(len(shard.records))
     site.finish(trained)
-    missed = build_zoo(recipe, folder, device=executor.device)  # what other builders were at, had they died
+    missed = build_zoo(recipe, folder, device=executor.device)  # shards of other builders that died
     progress(len(site.tasks) - told - trained)
     return trained + missed
 
