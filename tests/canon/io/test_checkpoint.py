@@ -298,9 +298,7 @@ def test_a_container_in_a_container_is_kept(tmp_path):
 
 def test_single_numbers_beside_a_network_are_kept(tmp_path):
     kept = {"best_acc1": torch.tensor(0.5), "scaler": {"scale": torch.ones(1)}}
-    torch.save(
-        {"state_dict": W, **kept, "optimizer": {"state": {0: W}}}, tmp_path / "a.pth.tar"
-    )
+    torch.save({"state_dict": W, **kept, "optimizer": {"state": {0: W}}}, tmp_path / "a.pth.tar")
     found = checkpoint.read(tmp_path / "a.pth.tar")
     assert found.container.left_out == ("optimizer",)
     assert found.container.wrap(found.state).keys() == {"state_dict", *kept}
