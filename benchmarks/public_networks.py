@@ -1,4 +1,4 @@
-"""More than a hundred public architectures, small: torchvision, timm, transformers, and layers by hand.
+"""More than a hundred public architectures, small: torchvision, timm, transformers, recurrent networks of torch.nn.
 
 Each is a function that builds the module and its example inputs. Configurations are the smallest that
 have every kind of layer of their family; torchvision's have their own widths and small pictures.
@@ -247,6 +247,108 @@ _TRANSFORMERS: dict[str, Builder] = {
 }  # fmt: skip
 
 
+class _Recurrent(nn.Module):
+    """Embedding, recurrent layers, and a head: a language model, a tagger, or a classifier of the last state."""
+
+    def __init__(
+        self,
+        kind: Any,
+        classes: int,
+        hidden: int = 24,
+        last: bool = False,
+        tied: bool = False,
+        **options: Any,
+    ) -> None:
+        super().__init__()
+        directions = 2 if options.get("bidirectional") else 1
+        self.embedding = nn.Embedding(50, 24)
+        self.layers = kind(24, hidden, batch_first=True, **options)
+        self.norm = nn.LayerNorm(24 * directions)
+        self.head = nn.Linear(24 * directions, classes, bias=not tied)
+        if tied:
+            self.head.weight = self.embedding.weight
+        self.last = last
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        states, _ = self.layers(self.embedding(tokens))
+        found: torch.Tensor = self.head(self.norm(states[:, -1] if self.last else states))
+        return found
+
+
+class _Cells(nn.Module):
+    """A language model that steps a cell from token to token."""
+
+    def __init__(self, kind: Any) -> None:
+        super().__init__()
+        self.embedding, self.cell, self.head = nn.Embedding(50, 16), kind(16, 24), nn.Linear(24, 50)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        state: Any = None
+        states = []
+        for step in self.embedding(tokens).unbind(1):
+            state = self.cell(step, state)
+            states.append(state[0] if isinstance(state, tuple) else state)
+        found: torch.Tensor = self.head(torch.stack(states, 1))
+        return found
+
+
+class _Translator(nn.Module):
+    """A GRU that reads, and one that begins in its last state and writes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.source, self.target = nn.Embedding(50, 16), nn.Embedding(50, 16)
+        self.encoder = nn.GRU(16, 24, batch_first=True)
+        self.decoder = nn.GRU(16, 24, batch_first=True)
+        self.head = nn.Linear(24, 50)
+
+    def forward(self, tokens: torch.Tensor, written: torch.Tensor) -> torch.Tensor:
+        _, state = self.encoder(self.source(tokens))
+        found: torch.Tensor = self.head(self.decoder(self.target(written), state)[0])
+        return found
+
+
+class _Convolutional(nn.Module):
+    """Convolutions over a spectrogram, then recurrent layers over time, as for speech and handwriting."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = nn.Sequential(
+            nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d((2, 1))
+        )
+        self.layers = nn.LSTM(8 * 8, 24, 2, batch_first=True, bidirectional=True)
+        self.head = nn.Linear(48, 12)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = self.head(self.layers(self.features(x).flatten(1, 2).transpose(1, 2))[0])
+        return found
+
+
+def _recurrent(kind: Any, classes: int, **options: Any) -> Builder:
+    return lambda: (_Recurrent(kind, classes, **options), (words(),))
+
+
+def _cells(kind: Any) -> Builder:
+    return lambda: (_Cells(kind), (words(),))
+
+
+_RECURRENT: dict[str, Builder] = {
+    "LSTM, language model": _recurrent(nn.LSTM, 50),
+    "LSTM, two layers, tied": _recurrent(nn.LSTM, 50, num_layers=2, tied=True),
+    "LSTM, projected": _recurrent(nn.LSTM, 50, hidden=32, proj_size=24),
+    "LSTM, bidirectional tagger": _recurrent(nn.LSTM, 7, num_layers=2, bidirectional=True),
+    "LSTM, classifier": _recurrent(nn.LSTM, 5, num_layers=2, last=True),
+    "GRU, language model": _recurrent(nn.GRU, 50, num_layers=2),
+    "GRU, bidirectional tagger": _recurrent(nn.GRU, 7, num_layers=2, bidirectional=True),
+    "RNN (tanh), language model": _recurrent(nn.RNN, 50),
+    "RNN (ReLU), two layers": _recurrent(nn.RNN, 50, num_layers=2, nonlinearity="relu"),
+    "LSTM cell": _cells(nn.LSTMCell),
+    "GRU cell": _cells(nn.GRUCell),
+    "GRU, encoder and decoder": lambda: (_Translator(), (words(), words(4))),
+    "convolutions and LSTM": lambda: (_Convolutional(), (picture(16, 1),)),
+}
+
+
 NETWORKS: dict[str, Builder] = {
     **{name: _torchvision(name, size, **({"init_weights": False} if name in ("googlenet", "inception_v3") else {})) for name, size in _TORCHVISION.items()},
     "alexnet": _with_small_classifier("alexnet", 64),
@@ -264,4 +366,5 @@ NETWORKS: dict[str, Builder] = {
     "lraspp_mobilenet_v3_large": _fcn("lraspp_mobilenet_v3_large"),
     **{label: _timm(name, size, **options) for label, (name, size, options) in _TIMM.items()},
     **_TRANSFORMERS,
+    **_RECURRENT,
 }  # fmt: skip

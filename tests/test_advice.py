@@ -52,6 +52,7 @@ SHOWN_BY = {
             "canon/models/families/base.py",
             "canon/models/families/functional.py",
             "canon/models/families/hyperparameters.py",
+            "canon/models/families/named_chain.py",
             "canon/models/families/resnet.py",
             "canon/models/families/sequential.py",
             "canon/io/exported_program.py",

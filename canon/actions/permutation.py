@@ -171,7 +171,7 @@ def take(tensor: Tensor, index: Tensor, dim: int) -> Tensor:
             index, torch.arange(len(index), device=index.device)
         ):
             return tensor
-        return tensor.index_select(dim, index.to(tensor.device))
+        return _select(tensor, dim, index)
     index = index.to(tensor.device)
     # Whole rows of one long table: several times faster than a gather of single entries.
     rows = tensor.movedim(dim, index.dim() - 1)
@@ -180,6 +180,20 @@ def take(tensor: Tensor, index: Tensor, dim: int) -> Tensor:
     source = (first + index.expand(*batch, -1).reshape(len(first), -1)).flatten()
     taken = rows.reshape(len(first) * size, -1).index_select(0, source)
     return taken.reshape(*batch, index.shape[-1], *rows.shape[index.dim() :]).movedim(index.dim() - 1, dim)
+
+
+# Of one size: what a number means does not matter where it is only moved.
+_INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+def _select(tensor: Tensor, dim: int, index: Tensor) -> Tensor:
+    """`index_select`; on the last axis by numpy, which takes a quarter of the time there."""
+    plain = type(tensor) is Tensor and tensor.device.type == "cpu" and not tensor.requires_grad
+    if not plain or dim != tensor.dim() - 1 or tensor.is_complex() or not tensor.is_contiguous():
+        return tensor.index_select(dim, index.to(tensor.device))
+    numbers = tensor.view(_INTEGERS[tensor.dtype.itemsize]).numpy()
+    taken = numbers.take(index.cpu().numpy(), axis=dim)
+    return torch.from_numpy(taken).view(tensor.dtype)
 
 
 def invert(spec: PermutationSpec, permutation: Permutation) -> dict[str, Tensor]:

@@ -77,7 +77,7 @@ def scale_one(spec: PermutationSpec, scales: Mapping[str, Tensor], name: str, te
     axes, laid = axes_and_tensor(spec, name, tensor, count)
     factor = multiplier(spec, axes, scales).to(tensor.device, precision)
     # + 0.0: a sign would make -0.0 of zero, other bits for the same network.
-    scaled = (laid * factor + 0.0).to(tensor.dtype)
+    scaled = (laid * factor).add_(0.0).to(tensor.dtype)
     return part(spec, name, scaled, count).contiguous() if name in spec.joins else scaled
 
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from canon.errors import InputError
 from canon.io import exported_program, hub, model_folder, safetensors, torch_pickle
 from canon.io.container import Container, unwrap
-from canon.io.dtypes import computable, is_mask
+from canon.io.dtypes import all_finite, computable, is_mask
 from canon.io.files import atomic_open, require_file
 from canon.io.folders import is_folder_name
 from canon.io.formats import PICKLES, SUFFIXES, check_suffix, format_of
@@ -170,10 +170,10 @@ def require_finite(state: Mapping[str, Tensor], who: str) -> None:
     A mask of -inf and zero is data (`canon.io.dtypes.is_mask`).
     """
     for name, tensor in state.items():
-        if tensor.is_floating_point() and not (finite := computable(tensor).isfinite()).all():
+        if tensor.is_floating_point() and not all_finite(tensor):
             if is_mask(tensor):
                 continue
-            bad = int((~finite).sum())
+            bad = int((~computable(tensor).isfinite()).sum())
             raise InputError(
                 f"{who}: {name} holds NaN or infinity ({bad} of {tensor.numel()} values); "
                 "train it again, or download it again"

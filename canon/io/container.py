@@ -1,7 +1,8 @@
 """What trainers put around a state dict: `{"state_dict": …, "epoch": 3, "optimizer": …}`.
 
 A network is written back in the container that it came in, so that it loads wherever it did. Entries that
-hold other tensors (optimizers, averages of weights) are left out: they follow the units' old order.
+hold other tensors (optimizers, averages of weights) are left out: they follow the units' old order. Single
+numbers stay.
 """
 
 from __future__ import annotations
@@ -104,7 +105,8 @@ def _is_state(value: Any) -> bool:
 
 
 def _holds_tensors(value: Any) -> bool:
-    return any(isinstance(part, Tensor) for part in parts_of(value))
+    # One number, as a best accuracy, follows no order.
+    return any(isinstance(part, Tensor) and part.numel() > 1 for part in parts_of(value))
 
 
 def parts_of(value: Any) -> Iterator[Any]:

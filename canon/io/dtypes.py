@@ -12,6 +12,15 @@ def computable(tensor: Tensor) -> Tensor:
     return tensor.float() if narrow else tensor
 
 
+def all_finite(tensor: Tensor) -> bool:
+    """Whether no entry is NaN or infinite.
+
+    A sum sees any of them, in a tenth of the time; entry by entry only where it may have overflowed.
+    """
+    known = computable(tensor)
+    return bool(known.sum().isfinite()) or bool(known.isfinite().all())
+
+
 def equal(a: Tensor, b: Tensor) -> bool:
     """Whether two tensors of one shape hold the same numbers."""
     return torch.equal(computable(a), computable(b))

@@ -192,7 +192,9 @@ def _target(value: Any) -> str:
     schema = getattr(resolved, "_schema", None)
     if schema is None:
         raise Invalid(f"the operation {found} is not known to this version of PyTorch")
-    if any(argument.name in _PATHS for argument in schema.arguments) or not torch._C._dispatch_has_kernel(
+    # einsum has a `path`, too: an order of products.
+    paths = [a for a in schema.arguments if a.name in _PATHS and "int" not in str(a.type)]
+    if paths or not torch._C._dispatch_has_kernel(
         schema.name + (f".{schema.overload_name}" if schema.overload_name else "")
     ):
         raise Invalid(f"the operation {found} reaches beyond the network's tensors")

@@ -48,6 +48,11 @@ def _load(path: str | os.PathLike[str], device: str) -> Any:
         raise InputError(refusal(path, str(error))) from None
     except Exception as error:  # a damaged pickle can fail in any way at all
         first = (str(error) or type(error).__name__).splitlines()[0]
+        if "quantized" in first.lower():
+            raise InputError(
+                f"{path} holds quantized tensors, whose units have scales of their own; give the network before it was "
+                "quantized, or save `tensor.dequantize()` of each"
+            ) from None
         raise InputError(
             f"{path} is damaged or is no PyTorch file ({first[:120]}); save or download it again"
         ) from None

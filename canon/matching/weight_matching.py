@@ -21,7 +21,7 @@ from torch import Tensor
 from canon.actions import permutation as perm
 from canon.actions.joined_axes import joined
 from canon.errors import InputError
-from canon.io.dtypes import is_mask
+from canon.io.dtypes import all_finite, is_mask
 from canon.matching.gram import Family
 from canon.matching.gram_cache import Scores
 from canon.matching.head_spectra import match_heads
@@ -119,10 +119,9 @@ def _stacked(spec: PermutationSpec, reference: State, networks: State) -> tuple[
         extra = name in state and state[name].dim() > len(axes)
         spec.check(state, batch=int(extra))
         for key, tensor in state.items():
-            # A sum sees any NaN or infinity; entry by entry only where it may have overflowed.
             if key in spec.statistics and is_mask(tensor):
                 continue
-            if tensor.is_floating_point() and not (tensor.sum().isfinite() or tensor.isfinite().all()):
+            if tensor.is_floating_point() and not all_finite(tensor):
                 raise InputError(f"{who}: {key} holds NaN or infinity")
     batch = networks[name].dim() > len(axes)
     if not batch:

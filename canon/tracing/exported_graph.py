@@ -83,10 +83,12 @@ class Program:
             # name of a tied tensor.
             state = dict(network.state_dict(keep_vars=True))
             program = _export(network, args, kwargs)
-        if any(_training(node) for node in program.graph.nodes):
+        # A module was put into evaluation mode: dropout that is left there is on for good.
+        for_good = ("dropout",) if isinstance(network, nn.Module) else ()
+        if any(_training(node) for node in program.graph.nodes if operation(node) not in for_good):
             program = copy.deepcopy(program)
             for node in program.graph.nodes:
-                for number in _training(node):
+                for number in _training(node) if operation(node) not in for_good else ():
                     node.update_arg(number, False)
         if not _functional(program.graph_module):
             with _quiet():

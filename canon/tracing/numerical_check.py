@@ -18,7 +18,7 @@ from torch.export import ExportedProgram
 
 from canon.actions import permutation
 from canon.actions.scaling import is_scaled, scale_one
-from canon.io.dtypes import computable, is_mask
+from canon.io.dtypes import all_finite, computable, is_mask
 from canon.spec import Axis, Factor, PermutationSpec
 from canon.tracing.exported_graph import Program
 from canon.tracing.failure_localization import breaking_operation
@@ -26,8 +26,6 @@ from canon.tracing.streaming import wide
 from canon.types import LazyState
 
 TOLERANCE = 1e-9
-# Entries of a tensor of a large network up to which its slope is looked at first.
-HEARD_FIRST = 2**23
 
 
 @dataclass(frozen=True)
@@ -105,10 +103,11 @@ def check_program(program: Program, spec: PermutationSpec, *, seed: int = 0) -> 
         factors = {name: scales[name] for name in scaled}
 
         def moved(name: str) -> Tensor:
-            tensor = state[name]
+            # Moved first, in its own dtype: the scales are those of units in their new places.
+            tensor = permutation.relabel(spec, chosen, name, state[name], 0)
             if is_scaled(spec, factors, name):
                 tensor = scale_one(spec, factors, name, wide(tensor))
-            return permutation.relabel(spec, chosen, name, tensor, 0)
+            return tensor
 
         return LazyState(state, moved)
 
@@ -220,8 +219,7 @@ def _kind(value: Tensor) -> Literal["dull", "mask", "lively"]:
     """Whether a tensor lets a check see through it: one number throughout, or NaN, does not."""
     if not value.numel():
         return "lively"
-    # A sum sees any NaN or infinity; entry by entry only where it may have overflowed.
-    if not (computable(value).sum().isfinite() or computable(value).isfinite().all()):
+    if not all_finite(value):
         return "mask" if is_mask(value) else "dull"
     few = computable(value.flatten()[:64])
     constant = value.numel() > 1 and (few == few[0]).all() and (computable(value) == few[0]).all()
@@ -244,10 +242,10 @@ def _silent(
 
     learned = {slot.name: slot.value.numel() for slot in program.slots if slot.learned}
     members = {group: {name for name, _ in spec.uses(group)} & learned.keys() for group in spec.groups}
-    few = {name for name, size in learned.items() if size <= HEARD_FIRST}
+    few: set[str] = set()
     for tensors in members.values():
-        few |= tensors if len(tensors & few) < 2 else set()
-    # The slopes of the largest tensors take most memory, and are seldom needed.
+        few.update(sorted(tensors, key=lambda name: learned[name])[:2])
+    # Slopes of the smallest tensors are enough, if they are heard; those of the largest take most memory.
     for listened in (few, learned.keys()) if program.large else (learned.keys(),):
         outputs, heard = program.outputs_and_relevance(state, listened, probe, 1e-7)
         silent = [g for g, tensors in members.items() if len(tensors & heard) < min(2, len(tensors))]

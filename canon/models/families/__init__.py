@@ -25,6 +25,7 @@ from canon.models.families.bert import BERT
 from canon.models.families.functional import Tensors
 from canon.models.families.gpt2 import GPT2
 from canon.models.families.hyperparameters import parse
+from canon.models.families.named_chain import CHAIN
 from canon.models.families.resnet import RESNET
 from canon.models.families.sequential import SEQUENTIAL
 from canon.models.families.vit import TIMM, TORCHVISION
@@ -39,6 +40,7 @@ FAMILIES: dict[str, Family] = {
     "vit-timm": TIMM,
     "bert": BERT,
     "gpt2": GPT2,
+    "chain": CHAIN,
 }
 
 _WAYS_OUT = (

@@ -14,6 +14,7 @@ from canon.models.families.functional import FunctionalModule, Tensors
 from canon.models.families.hyperparameters import Hyperparameters
 from canon.spec import Axis, PermutationSpec
 from canon.tracing.trace import trace
+from canon.types import LazyState
 
 
 class FamilyMismatch(InputError):
@@ -79,10 +80,12 @@ def functional_spec(
     if name is None and not named and not decided:
         return Recognition(nothing_moves(state, family.unknown), stated=False)
     tensors = Tensors(state)
+    # Files may mix dtypes, or hold another than the example's: for shapes one serves.
+    alike = Tensors(LazyState(state, lambda key: _in_float32(state[key])), read=tensors.read)
     try:
-        example = family.input(tensors)
+        example = family.input(alike)
         with torch.no_grad():
-            family.forward(tensors, example, given)
+            family.forward(alike, example, given)
     except KeyError as error:
         raise FamilyMismatch(f"{error.args[0]} is missing") from None
     except (RuntimeError, ValueError, IndexError) as error:
@@ -102,6 +105,10 @@ def functional_spec(
         given.origins[n] == "--assume" for n in given.origins if n in family.takes
     )
     return Recognition(spec, architecture + used, stated)
+
+
+def _in_float32(tensor: Tensor) -> Tensor:
+    return tensor.float() if tensor.is_floating_point() else tensor
 
 
 def nothing_moves(state: Mapping[str, Tensor], reason: str) -> PermutationSpec:

@@ -95,7 +95,7 @@ class FunctionalModule(nn.Module):
 
     def __init__(self, state: Mapping[str, Tensor], forward: Forward) -> None:
         super().__init__()
-        self._forward = forward
+        self._forward, self._names = forward, tuple(state)  # families read the order of the file
         known: dict[tuple[int, ...], list[Tensor]] = {}
         for name, tensor in state.items():
             *path, last = name.split(".")
@@ -112,7 +112,8 @@ class FunctionalModule(nn.Module):
                 owner.register_buffer(last, tensor)
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:
-        return self._forward(Tensors(dict(self.state_dict(keep_vars=True))), x)
+        own = self.state_dict(keep_vars=True)
+        return self._forward(Tensors({name: own[name] for name in self._names}), x)
 
 
 def _twin(tensor: Tensor, known: dict[tuple[int, ...], list[Tensor]]) -> Tensor:

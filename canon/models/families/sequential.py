@@ -59,22 +59,27 @@ def _stack_input(tensors: Tensors) -> Tensor:
 def _stack(tensors: Tensors, x: Tensor, given: Hyperparameters) -> Tensor:
     layers = _layers(tensors)
     for number, layer in enumerate(layers):
-        weight = tensors[f"{layer}.weight"]
-        if weight.dim() > 2:
-            if x.dim() != weight.dim() or x.shape[1] != weight.shape[1]:
-                raise ValueError(f"{layer} takes {weight.shape[1]} channels and is given {x.shape[1]}")
-            x = tensors.conv(layer, x)
-        elif weight.dim() == 2:
-            x = tensors.linear(layer, _flat(x, weight.shape[1], layer))
-        elif f"{layer}.running_mean" in tensors:
-            x = tensors.batch_norm(layer, x)
-        elif f"{layer}.bias" in tensors:
-            x = _norm(tensors, layer, x, given)
-        else:  # slopes of a PReLU, or the gain of an RMSNorm: a number for each unit, or one for all
-            x = F.gelu(x) * _by_channel(weight, x)
+        x = apply_layer(tensors, layer, x, given)
         if number < len(layers) - 1:
             x = given.activate(x)
     return x
+
+
+def apply_layer(tensors: Tensors, layer: str, x: Tensor, given: Hyperparameters) -> Tensor:
+    """A linear layer, a convolution or a norm, as its tensors show; `ValueError` where `x` does not fit it."""
+    weight = tensors[f"{layer}.weight"]
+    if weight.dim() > 2:
+        if x.dim() != weight.dim() or x.shape[1] != weight.shape[1]:
+            raise ValueError(f"{layer} takes {weight.shape[1]} channels and is given {x.shape[1]}")
+        return tensors.conv(layer, x)
+    if weight.dim() == 2:
+        return tensors.linear(layer, _flat(x, weight.shape[1], layer))
+    if f"{layer}.running_mean" in tensors:
+        return tensors.batch_norm(layer, x)
+    if f"{layer}.bias" in tensors:
+        return _norm(tensors, layer, x, given)
+    # slopes of a PReLU, or the gain of an RMSNorm: a number for each unit, or one for all
+    return F.gelu(x) * _by_channel(weight, x)
 
 
 def _norm(tensors: Tensors, layer: str, x: Tensor, given: Hyperparameters) -> Tensor:

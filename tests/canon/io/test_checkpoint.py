@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import warnings
 import zipfile
 from collections import OrderedDict
 
@@ -293,6 +294,23 @@ def test_a_container_in_a_container_is_kept(tmp_path):
     again = torch.load(tmp_path / "b.th", weights_only=True)
     assert again == {"checkpoint": {"model": again["checkpoint"]["model"], "epoch": 2}, "lr": 0.1}
     assert torch.equal(again["checkpoint"]["model"]["w"], torch.full((2, 3), 2.0))
+
+
+def test_single_numbers_beside_a_network_are_kept(tmp_path):
+    kept = {"best_acc1": torch.tensor(0.5), "scaler": {"scale": torch.ones(1)}}
+    torch.save({"state_dict": W, **kept, "optimizer": {"state": {0: W}}}, tmp_path / "a.pth.tar")
+    found = checkpoint.read(tmp_path / "a.pth.tar")
+    assert found.container.left_out == ("optimizer",)
+    assert found.container.wrap(found.state).keys() == {"state_dict", *kept}
+
+
+def test_quantized_tensors_are_named(tmp_path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        tensor = torch.quantize_per_tensor(torch.randn(4, 4), 0.1, 0, torch.qint8)
+        torch.save({"fc.weight": tensor}, tmp_path / "a.pt")
+    with pytest.raises(InputError, match="holds quantized tensors"):
+        checkpoint.read(tmp_path / "a.pt")
 
 
 def test_an_optimizer_alone_is_no_network(tmp_path):

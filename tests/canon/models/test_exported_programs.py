@@ -77,3 +77,17 @@ def test_examples_are_cast_to_the_dtype_of_a_module():
     assert canon.barrier(a, b, (x, y), align=True, points=3)["aligned"].loss_barrier >= 0
     assert canon.align(a, b, method="activations", data=x).report["verified"]
     assert canon.barrier(a, b, ((x * 9).long(), y), points=3)["unaligned"].loss_barrier >= 0
+
+
+class Einsum(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Parameter(torch.randn(4, 8)), nn.Parameter(torch.randn(8, 2))
+
+    def forward(self, x):
+        return torch.einsum("nh,ho->no", torch.einsum("ni,ih->nh", x, self.a).relu(), self.b)
+
+
+def test_a_program_with_einsum_is_read(tmp_path):
+    torch.export.save(torch.export.export(Einsum().eval(), (torch.randn(3, 4),)), tmp_path / "a.pt2")
+    assert [group.size for group in canon.inspect(tmp_path / "a.pt2").spec.groups.values()] == [8]

@@ -121,6 +121,28 @@ def test_the_spec_of_a_bare_checkpoint_holds_for_the_network(name):
     assert found.statistics == traced.statistics
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64, "norms in float32"])
+@pytest.mark.parametrize(
+    ("build", "assume"),
+    [(cnn, ["chain", "norm=layer"]), (CifarResNet, ["padding=both"]), (timm_vit, ["heads=3"])],
+)
+def test_a_bare_checkpoint_may_have_any_dtype(build, assume, dtype):
+    state = build().state_dict()
+
+    def cast(tensor):
+        if not tensor.is_floating_point() or (dtype == "norms in float32" and tensor.dim() == 1):
+            return tensor
+        return tensor.to(torch.bfloat16 if dtype == "norms in float32" else dtype)
+
+    named = "resnet" if build is CifarResNet else None  # of other widths than the public ones
+    specs = [
+        recognise(given, name=named, assume=assume, verify=False).spec
+        for given in (state, {key: cast(tensor) for key, tensor in state.items()})
+    ]
+    assert specs[0].groups
+    assert specs[0] == specs[1]
+
+
 def test_heads_that_the_shapes_do_not_tell_stay():
     module = torchvision.models.VisionTransformer(16, 8, 1, 5, 40, 64, num_classes=3)
     unknown, told = (recognise(module.state_dict(), given).spec for given in ({}, {"num_heads": "5"}))
@@ -146,8 +168,8 @@ def test_an_unknown_activation_claims_no_scale():
 
 def test_what_is_not_known_shows_the_ways_out():
     with pytest.raises(InputError, match=r"--model pkg\.mod:build.*\.pt2") as caught:
-        recognise({"alpha.weight": torch.zeros(2, 2), "beta.weight": torch.zeros(2, 2)})
-    assert "alpha.weight" in str(caught.value)
+        recognise({"alpha.inner.weight": torch.zeros(2, 2), "beta.weight": torch.zeros(2, 2)})
+    assert "alpha.inner.weight" in str(caught.value)
 
 
 def test_a_tensor_too_many_is_not_ignored():

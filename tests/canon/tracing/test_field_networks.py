@@ -167,6 +167,19 @@ def losing():
 
 
 PICTURE, FLAT = torch.randn(2, 3, 8, 8), torch.randn(3, 4)
+
+
+class AlwaysDropping(nn.Module):
+    """Dropout that stays on in evaluation mode, as Monte Carlo dropout does: units of `a` keep their places."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(4, 8), nn.Linear(8, 6), nn.Linear(6, 2)
+
+    def forward(self, x):
+        return self.c(torch.relu(self.b(F.dropout(torch.relu(self.a(x)), 0.5, training=True))))
+
+
 NETWORKS = {
     "branches beside each other": (beside, PICTURE, {5, 6, 7}),
     "dense": (dense, PICTURE, {4, 6}),
@@ -189,6 +202,7 @@ NETWORKS = {
     "orthogonal": (orthogonal, FLAT, {12}),
     "complex": (Spectral, PICTURE, {6}),
     "random numbers": (noisy, FLAT, {8}),
+    "dropout that stays on": (AlwaysDropping, FLAT, {6}),
     "a dictionary with a loss": (losing, FLAT, {8}),
 }
 

@@ -1,0 +1,200 @@
+"""Layers that have names, one after another: `conv1`, `fc1`, `fc2`, or `embedding`, `lstm`, `head`.
+
+Keys do not tell how they are joined, so nothing moves unless a person says that they are a chain. Their order is that
+in which the file lists them: that of construction. Files that list keys by the alphabet have lost it; there it has
+to follow from the shapes, or from the numbers in names that are otherwise alike.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from canon.models.families.base import Family
+from canon.models.families.example_inputs import generator
+from canon.models.families.functional import Tensors
+from canon.models.families.hyperparameters import Hyperparameters
+from canon.models.families.sequential import apply_layer
+
+# More layers than these are not tried in every order.
+MOST = 8
+_LAST = {"weight", "bias", "running_mean", "running_var", "num_batches_tracked"}
+_RECURRENT = re.compile(r"(weight_ih|weight_hh|bias_ih|bias_hh|weight_hr)_l(\d+)(_reverse)?$")
+
+
+def _is_chain(tensors: Tensors) -> bool:
+    """Whether every tensor belongs to a layer at the root, or in a Sequential there."""
+    layers = _in_file(tensors)
+    return len(layers) > 1 and all(
+        re.fullmatch(r"[A-Za-z_]\w*(\.\d+)?", layer)
+        and (f"{layer}.weight" in tensors or f"{layer}.weight_ih_l0" in tensors)
+        and all(leaf in _LAST or _RECURRENT.match(leaf) for leaf in tensors.children(f"{layer}."))
+        for layer in layers
+    )
+
+
+def _in_file(tensors: Tensors) -> list[str]:
+    return list(dict.fromkeys(key.rpartition(".")[0] for key in tensors))
+
+
+def _layers(tensors: Tensors) -> list[str]:
+    """The layers in the order in which they are called; `ValueError` where the file does not tell."""
+    listed, keys = _in_file(tensors), list(tensors)
+    if keys != sorted(keys):
+        return listed
+    numbered = [re.fullmatch(r"(.*?)(\d+)", layer) for layer in listed]
+    if len({found[1] for found in numbered if found}) == 1 and all(numbered):
+        return sorted(listed, key=lambda layer: int(re.findall(r"\d+", layer)[-1]))
+    if len(listed) <= MOST:
+        fitting = _orders(tensors, listed, [])
+        first, second = next(fitting, None), next(fitting, None)
+        if first is not None and second is None:
+            return first
+    raise ValueError(
+        f"keys in alphabetical order do not tell the order of {', '.join(listed[:4])}, and shapes leave it open"
+    )
+
+
+def _orders(tensors: Tensors, left: list[str], taken: list[str]) -> Iterator[list[str]]:
+    """Every order of the layers in which each takes what the one before gives."""
+    if not left:
+        yield taken
+    for layer in left:
+        if not taken or _follows(tensors, taken[-1], layer, first=len(taken) == 1):
+            yield from _orders(tensors, [other for other in left if other != layer], [*taken, layer])
+
+
+def _follows(tensors: Tensors, before: str, layer: str, first: bool) -> bool:
+    taken, gives = _takes(tensors, layer), _gives(tensors, before)
+    as_table = first and _may_be_table(tensors, before) and taken == tensors[f"{before}.weight"].shape[1]
+    flat = _dims(tensors, before) != 2 and _dims(tensors, layer) == 2 and taken % gives == 0
+    return as_table or taken == gives or flat
+
+
+def _dims(tensors: Tensors, layer: str) -> int:
+    """2 for linear and recurrent layers, more for convolutions, 1 for norms."""
+    key = f"{layer}.weight"
+    return tensors[key].dim() if key in tensors else 2
+
+
+def _takes(tensors: Tensors, layer: str) -> int:
+    key = f"{layer}.weight" if f"{layer}.weight" in tensors else f"{layer}.weight_ih_l0"
+    return int(tensors[key].shape[min(1, tensors[key].dim() - 1)])
+
+
+def _gives(tensors: Tensors, layer: str) -> int:
+    if f"{layer}.weight" in tensors:
+        return int(tensors[f"{layer}.weight"].shape[0])
+    return int(tensors[f"{layer}.weight_hh_l0"].shape[1]) * (1 + (f"{layer}.weight_hh_l0_reverse" in tensors))
+
+
+def _may_be_table(tensors: Tensors, layer: str) -> bool:
+    return _dims(tensors, layer) == 2 and {f"{layer}.weight"} == {
+        k for k in tensors if k.startswith(f"{layer}.")
+    }
+
+
+def _embeds(tensors: Tensors, layers: list[str]) -> bool:
+    """Whether the first layer is a table whose rows are looked up; `ValueError` where it may be either."""
+    first, second = layers[:2]
+    if not _may_be_table(tensors, first) or f"{first}.weight" not in tensors:
+        return False
+    rows, width = tensors[f"{first}.weight"].shape
+    taken = _takes(tensors, second)
+    if taken == width == rows:
+        raise ValueError(f"{first} may be an embedding or a linear layer")
+    return bool(taken == width)
+
+
+def _input(tensors: Tensors) -> Tensor:
+    layers = _layers(tensors)
+    if _embeds(tensors, layers):
+        return torch.arange(6).reshape(2, 3) % len(tensors[f"{layers[0]}.weight"])
+    first = layers[0]
+    if f"{first}.weight" not in tensors:
+        return torch.randn(2, 3, _takes(tensors, first), generator=generator())
+    sizes = [4] * (_dims(tensors, first) - 2)
+    return torch.randn(2, _takes(tensors, first), *sizes, generator=generator())
+
+
+def _chain(tensors: Tensors, x: Tensor, given: Hyperparameters) -> Tensor:
+    layers = _layers(tensors)
+    if _embeds(tensors, layers):
+        x = given.activate(tensors[f"{layers[0]}.weight"][x])
+        layers = layers[1:]
+    for number, layer in enumerate(layers):
+        x = (
+            _recurrent(tensors, layer, x)
+            if f"{layer}.weight_ih_l0" in tensors
+            else _plain(tensors, layer, x, given)
+        )
+        if number < len(layers) - 1:
+            x = given.activate(x)
+    return x
+
+
+def _plain(tensors: Tensors, layer: str, x: Tensor, given: Hyperparameters) -> Tensor:
+    weight = tensors[f"{layer}.weight"]
+    if x.dim() == 3 and weight.dim() < 3:  # after a recurrent layer: the same for each step
+        if weight.dim() == 2 and weight.shape[1] != x.shape[2]:
+            raise ValueError(f"{layer} takes {weight.shape[1]} features and is given {x.shape[2]}")
+        return apply_layer(tensors, layer, x.flatten(0, 1), given).unflatten(0, x.shape[:2])
+    return apply_layer(tensors, layer, x, given)
+
+
+def _recurrent(tensors: Tensors, layer: str, x: Tensor) -> Tensor:
+    """An LSTM, GRU or RNN with the layers and directions that its keys name."""
+    names = [key.rpartition(".")[2] for key in tensors if key.startswith(f"{layer}.")]
+    depth = 1 + max(int(found[2]) for name in names if (found := _RECURRENT.match(name)))
+    both, biases = f"{layer}.weight_ih_l0_reverse" in tensors, f"{layer}.bias_ih_l0" in tensors
+    projected = f"{layer}.weight_hr_l0" in tensors
+    rows, width = tensors[f"{layer}.weight_hh_l0"].shape
+    if x.dim() != 3 or x.shape[2] != _takes(tensors, layer):
+        raise ValueError(
+            f"{layer} takes sequences of {_takes(tensors, layer)} features and is given {x.shape[1:]}"
+        )
+    kinds = (
+        "weight_ih",
+        "weight_hh",
+        *(("bias_ih", "bias_hh") if biases else ()),
+        *(("weight_hr",) if projected else ()),
+    )
+    weights = [
+        tensors[f"{layer}.{kind}_l{n}{end}"]
+        for n in range(depth)
+        for end in ("", "_reverse")[: 1 + both]
+        for kind in kinds
+    ]
+    hidden = rows // 4 if projected else width
+    start = x.new_zeros(depth * (1 + both), len(x), width)
+    options: tuple[Any, ...] = (weights, biases, depth, 0.0, False, both, True)
+    if rows == 4 * hidden:
+        cell = x.new_zeros(depth * (1 + both), len(x), hidden)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # projections take a slower path
+            return torch.lstm(x, (start, cell), *options)[0]
+    if rows == 3 * hidden:
+        return torch.gru(x, start, *options)[0]
+    if rows != hidden:
+        raise ValueError(
+            f"{layer} has {rows} rows for {hidden} units; an LSTM has four times as many, a GRU three"
+        )
+    # tanh or ReLU, which keys do not tell: what holds for both
+    return torch.rnn_tanh(x, start, *options)[0] + torch.rnn_relu(x, start, *options)[0]
+
+
+CHAIN = Family(
+    _chain,
+    _is_chain,
+    _input,
+    lambda tensors: None,
+    takes=("chain", "activation", "norm"),
+    decisive="chain",
+    unknown="keys do not tell how these layers are joined, or what stands between them; --assume chain says that "
+    "each feeds the next through activations, pooling and flattening alone, and --model gives any other code",
+)
