@@ -249,6 +249,7 @@ class Zoo(Dataset[StateDict]):
         self.architecture = Architecture.from_dict(self.manifest["architecture"])
         self.dataset: str = self.manifest["dataset"]
         self._sound: dict[int, tuple[int, int]] = {}
+        self._last: tuple[int, tuple[int, int], tuple[Any, Mapping[str, Any]]] | None = None
 
     def __reduce__(self) -> tuple[Callable[..., Zoo], tuple[Any, ...]]:
         """Workers read the folder themselves, each once."""
@@ -405,12 +406,27 @@ class Zoo(Dataset[StateDict]):
 
     def _read(self, index: int, rows: Sequence[int]) -> StateDict:
         """Some networks of a shard, in the order asked for. Few rows are read alone, many with the whole shard."""
-        path, networks = self._checked(index), self.manifest["shards"][index]["networks"]
+        (file, found), networks = self._opened(index), self.manifest["shards"][index]["networks"]
         state: StateDict = {}
-        with safe_open(path, "pt") as file:
+        together = list(rows) == list(range(rows[0], rows[0] + len(rows)))
+        for name in self.architecture.shapes:
+            if together:
+                state[name] = found[name][rows[0] : rows[0] + len(rows)]
+            elif 4 * len(rows) < networks:
+                state[name] = torch.cat([found[name][row : row + 1] for row in rows])
+            else:
+                state[name] = file.get_tensor(name)[list(rows)]
+        return state
+
+    def _opened(self, index: int) -> tuple[Any, Mapping[str, Any]]:
+        """A shard's file and its tensors to be read by slice. The last one stays open for networks one by one."""
+        path = self._checked(index)
+        if self._last is None or self._last[:2] != (index, self._sound[index]):
+            self._last = None
+            networks, counters = self.manifest["shards"][index]["networks"], self.architecture.counters
+            file: Any = safe_open(path, "pt")
             found = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
             kinds = {name: (tensor.get_dtype(), tuple(tensor.get_shape())) for name, tensor in found.items()}
-            counters = self.architecture.counters
             if kinds != {
                 name: ("I64" if name in counters else "F32", (networks, *shape))
                 for name, shape in self.architecture.shapes.items()
@@ -419,14 +435,8 @@ class Zoo(Dataset[StateDict]):
                     f"{path} does not hold the networks that {self.path / 'zoo.json'} names; "
                     "build the zoo again to restore it"
                 )
-            for name in self.architecture.shapes:
-                if list(rows) == list(range(rows[0], rows[0] + len(rows))):
-                    state[name] = found[name][rows[0] : rows[0] + len(rows)]
-                elif 4 * len(rows) < networks:
-                    state[name] = torch.cat([found[name][row : row + 1] for row in rows])
-                else:
-                    state[name] = file.get_tensor(name)[list(rows)]
-        return state
+            self._last = index, self._sound[index], (file, found)
+        return self._last[2]
 
     def _checked(self, index: int) -> Path:
         """A shard's file, which is the one that the manifest names; `InputError` where it is not."""
