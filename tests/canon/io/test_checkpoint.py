@@ -320,7 +320,7 @@ def test_an_optimizer_alone_is_no_network(tmp_path):
 
 
 def test_a_container_whose_keys_are_numbers_is_kept(tmp_path):
-    torch.save({3: {"w": torch.ones(2, 2)}, "epoch": 7, 4: [torch.zeros(1)]}, tmp_path / "a.pt")
+    torch.save({3: {"w": torch.ones(2, 2)}, "epoch": 7, 4: [torch.zeros(2)]}, tmp_path / "a.pt")
     found = checkpoint.read(tmp_path / "a.pt")
     assert found.container.left_out == ("4",)
     checkpoint.write(tmp_path / "b.pt", found)
@@ -336,8 +336,17 @@ def test_two_keys_of_one_text_are_refused(tmp_path):
 
 
 def test_a_list_that_is_referred_to_very_often_is_looked_at_once(tmp_path):
-    often: list[object] = [torch.zeros(1)]
+    often: list[object] = [torch.zeros(2)]
     for _ in range(60):
         often = [often, often]
     torch.save({"state_dict": {"w": torch.ones(2)}, "history": often}, tmp_path / "a.pt")
     assert checkpoint.read(tmp_path / "a.pt").container.left_out == ("history",)
+
+
+def test_a_list_of_numbers_that_is_referred_to_very_often_is_kept(tmp_path):
+    often: list[object] = [torch.zeros(1)]
+    for _ in range(60):
+        often = [often, often]
+    torch.save({"state_dict": {"w": torch.ones(2)}, "history": often}, tmp_path / "a.pt")
+    checkpoint.write(tmp_path / "b.pt", checkpoint.read(tmp_path / "a.pt"))
+    assert set(torch.load(tmp_path / "b.pt")) == {"state_dict", "history"}
