@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from canon.actions.permutation import apply, compose, identity, invert, random
     from canon.actions.scaling import apply_scale
     from canon.actions.transform import Transform
-    from canon.api.alignment import align, canonicalize
+    from canon.api.alignment import align, balance, canonicalize
     from canon.api.averaging import barrier, interpolate, merge
     from canon.api.inspection import Equivalence, Inspection, equivalent, inspect
     from canon.api.networks import Weights
@@ -53,6 +53,7 @@ _HOME = {
     "align_to": "matching.population",
     "apply": "actions.permutation",
     "apply_scale": "actions.scaling",
+    "balance": "api.alignment",
     "barrier": "api.averaging",
     "canonicalize": "api.alignment",
     "check_groups": "tracing.numerical_check",
@@ -97,6 +98,7 @@ __all__ = [
     "align_to",
     "apply",
     "apply_scale",
+    "balance",
     "barrier",
     "canonicalize",
     "check_groups",

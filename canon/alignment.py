@@ -106,6 +106,35 @@ def canonical_form(
     return Alignment(aligned, transform, report)
 
 
+def balanced_form(
+    found: Checkpoint, resolved: SpecSource, generator: torch.Generator | None = None
+) -> Alignment:
+    """`found` with its ReLU units in the scales of the least sum of squares; functions compared as for `align`."""
+    spec = resolved.spec
+    require_finite(found.state, "the network")
+    transform = Transform(spec, identity(spec), balance_scales(spec, found.state)[0])
+    balanced = found.with_state(transform.apply(found.state))
+    report = {
+        "sum_of_squares_before": _squares(spec, found.state),
+        "sum_of_squares_after": _squares(spec, balanced.state),
+        **verified(resolved, found, balanced, transform, generator),
+        "groups": [{"name": name, "size": spec.groups[name].size} for name in transform.scales],
+        **peak_memory(),
+        "left_out": _left_out(found),
+        "spec_source": resolved.source,
+        "frozen": dict(spec.frozen),
+    }
+    if not transform.scales:
+        report["nothing_scaled_because"] = "no group of units is known to keep the function when it is scaled"
+    return Alignment(balanced, transform, report)
+
+
+def _squares(spec: PermutationSpec, state: Mapping[str, Tensor]) -> float:
+    """The sum of squares of the weights in float64, statistics left out."""
+    zeros = {name: tensor.new_zeros(()).expand(tensor.shape) for name, tensor in state.items()}
+    return distance(spec, zeros, state) ** 2
+
+
 def folded_form(
     found: Checkpoint, resolved: SpecSource, generator: torch.Generator | None = None
 ) -> tuple[Checkpoint, dict[str, Any]]:

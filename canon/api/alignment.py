@@ -232,6 +232,75 @@ def canonicalize(
     return found.give_back(done.aligned, done.report, done.transform)
 
 
+@overload
+def balance(
+    network: M,
+    *,
+    model: Model | None = ...,
+    example_inputs: Any = ...,
+    spec: PermutationSpec | Path | None = ...,
+    family: str | None = ...,
+    assume: tuple[str, ...] | list[str] | str = ...,
+    seed: int = ...,
+) -> M: ...
+
+
+@overload
+def balance(
+    network: State | Path,
+    *,
+    model: Model | None = ...,
+    example_inputs: Any = ...,
+    spec: PermutationSpec | Path | None = ...,
+    family: str | None = ...,
+    assume: tuple[str, ...] | list[str] | str = ...,
+    seed: int = ...,
+) -> Weights: ...
+
+
+def balance(
+    network: Network,
+    *,
+    model: Model | None = None,
+    example_inputs: Any = None,
+    spec: PermutationSpec | Path | None = None,
+    family: str | None = None,
+    assume: tuple[str, ...] | list[str] | str = (),
+    seed: int = 0,
+) -> Any:
+    """Rescale the units of ReLU layers to the least sum of squared weights.
+
+    A ReLU unit may be multiplied by a positive number where what reads it is divided by the same. Of all such copies of a
+    network one has the smallest norm (Stock et al. 2019, arXiv:1902.10416). The function is kept.
+
+    Args:
+        network: a module, a state dict or the path of a file.
+        model, example_inputs, spec, family, assume: as in `canon.align`.
+        seed: seed of the random inputs on which functions are compared.
+
+    Returns:
+        A copy in balanced scales: a module for a module, else `Weights`; with `report` (`sum_of_squares_before`,
+        `sum_of_squares_after`, `verified` and more) and `transform`.
+
+    Raises:
+        InputError: the network is not finite or of unknown structure.
+        WorkError: the result does not compute what the network computes.
+
+    Example:
+        >>> import canon, torch
+        >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+        >>> balanced = canon.balance(net)
+        >>> balanced.report["sum_of_squares_after"] <= balanced.report["sum_of_squares_before"]
+        True
+        >>> canon.equivalent(net, balanced).same
+        True
+    """
+    found = source(network, "the network")
+    resolved = code_of(model, example_inputs, spec, family, assume).resolve(found)
+    done = alignment.balanced_form(found.found, resolved, torch.Generator().manual_seed(seed))
+    return found.give_back(done.aligned, done.report, done.transform)
+
+
 def as_data(data: Examples | None) -> Data | None:
     """Examples as matching methods and statistics take them."""
     if data is None or isinstance(data, Data):

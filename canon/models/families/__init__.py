@@ -28,6 +28,7 @@ from canon.models.families.hyperparameters import parse
 from canon.models.families.named_chain import CHAIN
 from canon.models.families.resnet import RESNET
 from canon.models.families.sequential import SEQUENTIAL
+from canon.models.families.single_layer import LAYER
 from canon.models.families.vit import TIMM, TORCHVISION
 from canon.models.plugins import from_metadata
 from canon.spec import PermutationSpec
@@ -41,6 +42,7 @@ FAMILIES: dict[str, Family] = {
     "bert": BERT,
     "gpt2": GPT2,
     "chain": CHAIN,
+    "layer": LAYER,
 }
 
 _WAYS_OUT = (

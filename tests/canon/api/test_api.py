@@ -229,3 +229,33 @@ def test_canon_needs_no_package_that_weightflow_alone_uses():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=os.getcwd())
     assert done.returncode == 0, done.stderr
+
+
+def test_rescaled_copies_of_a_network_balance_to_one(tmp_path):
+    net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)).double()
+    spec = canon.trace(net, torch.randn(1, 4, dtype=torch.float64))
+    scales = {name: torch.rand(8, dtype=torch.float64) + 0.5 for name in spec.groups}
+    scaled = canon.apply_scale(spec, scales, net.state_dict())
+    balanced, other = canon.balance(net), canon.balance(scaled, model=net)
+    assert balanced.report["sum_of_squares_after"] < balanced.report["sum_of_squares_before"]
+    assert balanced.report["verified"]
+    for name, tensor in balanced.state_dict().items():
+        torch.testing.assert_close(other[name], tensor, atol=1e-9, rtol=1e-9)
+    x = torch.randn(5, 4, dtype=torch.float64)
+    torch.testing.assert_close(balanced(x), net(x))
+
+
+def test_units_of_unknown_scale_keep_it():
+    net = nn.Sequential(nn.Linear(4, 8), nn.SiLU(), nn.Linear(8, 2))
+    balanced = canon.balance(net)
+    assert all(torch.equal(balanced.state_dict()[name], t) for name, t in net.state_dict().items())
+    assert "nothing_scaled_because" in balanced.report
+
+
+@pytest.mark.parametrize("layer", [nn.Linear(4, 2), nn.Conv2d(3, 4, 3, bias=False), nn.LayerNorm(4)])
+def test_one_layer_has_nothing_that_moves(layer):
+    a, b = layer.state_dict(), {name: torch.randn_like(t) for name, t in layer.state_dict().items()}
+    aligned = canon.align(a, b)
+    assert all(torch.equal(aligned[name], tensor) for name, tensor in b.items())
+    assert aligned.report["moved_fraction"] == 0
+    assert "one layer has no hidden units" in aligned.report["nothing_moved_because"]
