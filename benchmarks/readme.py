@@ -644,13 +644,13 @@ def large() -> str:
             f"{r['zoo_gib']:.2f}",
             f"{r['peak_gib']:.2f}",
             f"{r['seconds_to_begin']:.0f}",
-            f"{r['seconds_a_step']:.2f}",
+            f"{r['seconds_a_step']:.3f}",
         )
         for r in result["rows"]
     ]
     first = result["rows"][0]
     head = (f"{first['networks']} networks of {first['parameters']:,} parameters", "the zoo, GiB", "peak, GiB", "seconds to begin", "seconds a step")  # fmt: skip
-    return markdown(head, body) + f"\n\n{origin(result)}"
+    return _with_aims(markdown(head, body), "large")
 
 
 def large_zoos() -> str:
