@@ -20,7 +20,7 @@ from canon.folding.batch_norm_scale import absorb_scales
 from canon.folding.norm_folding import Folded, fold_norms
 from canon.io.checkpoint import Checkpoint, require_finite, require_same
 from canon.io.dtypes import equal
-from canon.matching.gram import PIECE
+from canon.matching.gram import PIECE, inner_product
 from canon.matching.registry import Matcher, MatcherContext, weights
 from canon.matching.result import Match
 from canon.models.loading import is_large, require_runnable, with_twins
@@ -131,8 +131,8 @@ def balanced_form(
 
 def _squares(spec: PermutationSpec, state: Mapping[str, Tensor]) -> float:
     """The sum of squares of the weights in float64, statistics left out."""
-    zeros = {name: tensor.new_zeros(()).expand(tensor.shape) for name, tensor in state.items()}
-    return distance(spec, zeros, state) ** 2
+    weights = (t for name, t in state.items() if t.is_floating_point() and name not in spec.statistics)
+    return sum(inner_product(t[None], t[None]).item() for t in weights)
 
 
 def folded_form(

@@ -111,10 +111,12 @@ def _holds_tensors(value: Any) -> bool:
 
 def parts_of(value: Any) -> Iterator[Any]:
     """`value` and what it holds at any depth, each once: a small file may refer to one list very often."""
-    waiting, seen = [value], {id(value)}
+    waiting, seen = [value], set[int]()
     while waiting:
         part = waiting.pop()
+        if id(part) in seen:
+            continue
+        seen.add(id(part))
         yield part
         if isinstance(part, (Mapping, list, tuple)):
-            inner = list(part.values() if isinstance(part, Mapping) else part)
-            waiting += [one for one in inner if id(one) not in seen and not seen.add(id(one))]  # type: ignore[func-returns-value]
+            waiting.extend(part.values() if isinstance(part, Mapping) else part)

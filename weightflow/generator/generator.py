@@ -470,20 +470,47 @@ class Flow:
     # huggingface_hub takes a while to import, and making networks does not need it
 
     def save_pretrained(self, folder: PathLike, **settings: Any) -> None:
-        """Write the generator with its encoder and model card into a folder; settings as of `ModelHubMixin`."""
+        """Write the generator with its encoder and model card into a folder.
+
+        Args:
+            folder: Where it goes.
+            **settings: As of huggingface_hub's `ModelHubMixin.save_pretrained`.
+
+        Raises:
+            InputError: A file that belongs to it is missing or damaged.
+        """
         from weightflow.generator.hub_model import HubModel
 
         HubModel(self).save_pretrained(Path(folder), **settings)
 
     def push_to_hub(self, name: str, **settings: Any) -> Any:
-        """Upload it to the hub as `name`, without the paths of this computer; the address of the commit."""
+        """Upload it to the hub, without the paths of this computer.
+
+        Args:
+            name: "OWNER/NAME" on the hub.
+            **settings: As of huggingface_hub's `ModelHubMixin.push_to_hub`.
+
+        Returns:
+            The address of the commit.
+        """
         from weightflow.generator.hub_model import HubModel
 
         return HubModel(self).push_to_hub(name, **settings)
 
     @classmethod
     def from_pretrained(cls, name: PathLike, **settings: Any) -> Flow:
-        """A saved generator: of a folder, or of a name on the hub; settings as of `ModelHubMixin`, and `device`."""
+        """Load a saved generator.
+
+        Args:
+            name: Its folder, or "OWNER/NAME" on the hub.
+            **settings: As of huggingface_hub's `ModelHubMixin.from_pretrained`, and `device`.
+
+        Returns:
+            The generator.
+
+        Raises:
+            InputError: The folder holds no generator, or a damaged one.
+        """
         from weightflow.generator.hub_model import HubModel
 
         return HubModel.from_pretrained(str(name), **settings).flow

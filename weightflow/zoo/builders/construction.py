@@ -172,12 +172,14 @@ class ZooConstruction:
 
 def _is_note(path: Path) -> bool:
     """Whether a file is the note of the data, which a builder writes before the recipe."""
+    if path.name != DATA:
+        return False
     try:
         with reading(path, "build the zoo in a new folder"):
             DataInfo.from_dict(parse_json(read_bounded(path, config.LIMIT)))
     except InputError:
         return False
-    return path.name == DATA
+    return True
 
 
 def _is_of(path: Path, recipe: ZooRecipe) -> bool:
