@@ -5,6 +5,7 @@ Processes are ended by SIGKILL, from an audit hook of Python, which hears of eac
 
 import contextlib
 import os
+import re
 import shutil
 
 import numpy as np
@@ -273,6 +274,8 @@ def test_commands_that_print_change_nothing(command, ready, server):
 @pytest.mark.slow
 @pytest.mark.parametrize("command", [name for name in COMMANDS if name != "report"])
 def test_a_disk_that_cannot_be_written_is_said_at_once_and_nothing_is_lost(command, ready, server, tmp_path):
+    if command in NEEDS:
+        pytest.importorskip(NEEDS[command])
     line, before = COMMANDS[command]
     folder = tmp_path / "work"
     work = words(line, ready, folder)
@@ -284,15 +287,36 @@ def test_a_disk_that_cannot_be_written_is_said_at_once_and_nothing_is_lost(comma
     assert files(folder) == whole
 
 
-TO_FILES = [name for name, (line, before) in COMMANDS.items() if not before and "/out" in line]
+NEW = [name for name, (_, before) in COMMANDS.items() if not before]
+PLACES = [(name, place) for name in NEW for place in re.findall(r"\{1\}/(?!cache)(\S+)", COMMANDS[name][0])]
+
+
+def fast(name):
+    return name in QUICK or name in ("build", "train")
 
 
 @pytest.mark.parametrize(
-    "command", [name for name in TO_FILES if name in QUICK or name in ("build", "train")]
+    ("command", "place"),
+    [pytest.param(*found, marks=[] if fast(found[0]) else pytest.mark.slow) for found in PLACES],
 )
-def test_a_file_in_the_place_of_a_folder_is_wrong_input(command, ready, server, tmp_path):
-    line, _ = COMMANDS[command]
-    if not line.partition("--out {1}/out")[2].startswith("."):
-        (tmp_path / "out").write_text("precious")
-        assert server.run(words(line, ready, tmp_path), tmp_path) == 2
-        assert (tmp_path / "out").read_text() == "precious"
+def test_what_is_in_the_place_of_a_result_is_wrong_input(command, place, ready, server, tmp_path):
+    """A folder where a file is written, and a file where a folder is."""
+    if command in NEEDS:
+        pytest.importorskip(NEEDS[command])
+    found = tmp_path / place
+    inside = found / "precious" if found.suffix else found
+    inside.parent.mkdir(exist_ok=True)
+    inside.write_text("precious")
+    assert server.run(words(COMMANDS[command][0], ready, tmp_path), tmp_path) == 2
+    assert names(tmp_path) == {str(path.relative_to(tmp_path)) for path in {found, inside}}
+    assert inside.read_text() == "precious"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", NEW)
+def test_a_result_below_a_file_is_wrong_input(command, ready, server, tmp_path):
+    if command in NEEDS:
+        pytest.importorskip(NEEDS[command])
+    (tmp_path / "file").write_text("precious")
+    assert server.run(words(COMMANDS[command][0], ready, tmp_path / "file"), tmp_path) == 2
+    assert files(tmp_path) == {"file": b"precious"}
