@@ -7,6 +7,7 @@ import json
 import os
 import random
 import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -18,10 +19,8 @@ from canon.cli.main import app as canon_app
 from tests.hostile import programs
 from weightflow.backbones import BackboneCard, write_backbone
 from weightflow.cli.main import app as weightflow_app
-from weightflow.data import decoded_cache
 from weightflow.data.types import Preprocessing
 from weightflow.datasets import load
-from weightflow.generator.generator import _reopened
 from weightflow.networks.architectures import Architecture
 from weightflow.text.encoder import CachedEncoder, TextEncoder
 
@@ -165,12 +164,20 @@ def contents(path):
     return path.read_bytes()
 
 
+def forget():
+    """Empty what this process keeps of files: every cache of every module."""
+    for name, module in list(sys.modules.items()):
+        if name.partition(".")[0] in APPS:
+            for found in list(vars(module).values()):
+                if hasattr(found, "cache_clear"):
+                    found.cache_clear()
+
+
 def made(project, line, capsys, damaged=None):
     """What a command says and leaves, and whether it warns; None where it refuses."""
     (project / "new").mkdir()
     before = damaged.read_bytes() if damaged else b""
-    for forget in (load.cache_clear, decoded_cache._is_whole.cache_clear, _reopened.cache_clear):
-        forget()
+    forget()
     capsys.readouterr()
     code = call(line, project, f"npz:{project}/images.npz through {project}/backbone.safetensors")
     said = capsys.readouterr()
@@ -191,7 +198,7 @@ def made(project, line, capsys, damaged=None):
 
 def restored(project, kept):
     """Put back what has changed, and nothing else: caches know data by the times of their files."""
-    shutil.rmtree(project / "new")
+    shutil.rmtree(project / "new", ignore_errors=True)
     there = {path.relative_to(project) for path in everything(project)}
     whole = {path.relative_to(kept) for path in everything(kept)}
     for name in there - whole:
@@ -232,4 +239,5 @@ def test_one_bit_of_any_file_is_refused_or_has_no_influence(project, tmp_path, c
                 (project / name).write_bytes(changed)
                 if _read_vectors(project) != [[3.0, 1.0, 2.0], [5.0, 1.0, 2.0]]:
                     used.append(f"{name}, byte {place}: vectors")
+                restored(project, kept)
     assert not used, "\n".join(used)

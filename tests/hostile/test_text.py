@@ -104,6 +104,41 @@ def test_names_are_inert_in_a_report(name, measured):
     assert "alert(1)</script>" not in page(found)
 
 
+def texts(value, at=()):
+    """The places of all texts in nested tables and lists."""
+    if isinstance(value, str):
+        yield at
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, one in inner:
+        yield from texts(one, (*at, key))
+
+
+@pytest.mark.parametrize(
+    "name", ["<script>alert(1)</script>", "</style><img src=x onerror=x>", '" onload="x']
+)
+def test_every_text_of_a_report_is_inert(name, measured):
+    from weightflow.report.html import page
+
+    before, shown = _Page(), 0
+    before.feed(page(measured))
+    for *path, last in texts(measured):
+        found = copy.deepcopy(measured)
+        owner = found
+        for key in path:
+            owner = owner[key]
+        owner[last] = name
+        try:
+            text = page(found)
+        except (KeyError, ValueError):
+            continue  # the name of a part, such as that in focus
+        parsed = _Page()
+        parsed.feed(text)
+        allowed = {*before.found, name} if last == "picture" else set(before.found)  # the source of an image
+        assert set(parsed.found) <= allowed, (*path, last)
+        shown += 1
+    assert shown > 20
+
+
 @pytest.mark.parametrize("name", ["<script>alert(1)</script>", "x](javascript:1)", "`x`", "a\n# b", "| x |"])
 def test_names_are_inert_in_the_cards(name, run, zoo, tmp_path):
     from weightflow.generator.model_card import card_of

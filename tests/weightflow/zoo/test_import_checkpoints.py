@@ -155,6 +155,10 @@ def test_networks_with_running_statistics_keep_them(tmp_path, monkeypatch):
         (["{out}", "--dataset", "digits", "--out", "{out}"], "is not a folder of checkpoints"),
         (["{empty}", "--dataset", "digits", "--out", "{out}"], "holds no checkpoint; they end in"),
         (["{files}", "--recipe", "digits", "--out", "{files}"], "is not an empty folder"),
+        (
+            ["{files}", "--recipe", "digits", "--dataset", "iris", "--out", "{out}"],
+            "cannot take examples of shape",
+        ),
     ],
 )
 def test_bad_input_is_one_clear_line(folder, tmp_path, capsys, arguments, message):
