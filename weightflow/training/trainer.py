@@ -64,7 +64,9 @@ from weightflow.zoo.store import Zoo
 
 WORK = "weightflow train"
 MOST_HELD_OUT = 500
-"""Networks, evenly spaced, that checkpoints are chosen by, at most: all go through the model at once."""
+"""Networks, evenly spaced, that checkpoints are chosen by, at most."""
+AT_ONCE = 512
+"""Predictions for held-out networks in one batch, at most, so that memory does not grow with the zoo."""
 
 
 @dataclass
@@ -258,36 +260,41 @@ class Trainer:
         The first process measures it for all, all of them together where each has a part of the model; the numbers,
         empty in the others.
         """
-        everyone = self._held_out() if self.processes.first or self.processes.sharded else None
-        found = everyone if self.processes.first else None
-        score, p = self.processes.broadcast(0.0 if found is None else float(found.total)), self.progress
+        found = self._held_out() if self.processes.first or self.processes.sharded else {}
+        score, p = self.processes.broadcast(found.pop("total", 0.0)), self.progress
         if score < p.best:
             p.best, p.best_step, p.stale = score, p.step, 0
             self.best_average = {k: v.clone() for k, v in self.average.state_dict().items()}
         else:
             p.stale += 1
-        if found is None:
+        if not self.processes.first:
             return {}
-        parts = {name: float(value) for name, value in found.parts.items()}
         line = {
             "step": p.step,
             "seconds": round(seconds, 3),
             **{name: float(value) for name, value in terms.parts.items()},
             "held_out": score,
-            **{f"held_out_{name}": value for name, value in parts.items()},
+            **{f"held_out_{name}": value for name, value in found.items()},
         }
         runs.append_metrics(self.folder, line)
         return line
 
-    def _held_out(self) -> Terms:
+    def _held_out(self) -> dict[str, float]:
+        """Each term, and their weighted sum `total`: means over held-out networks."""
         held_out = self.populations["validation"]
         self.average.eval()
         draws = NoiseDraws(torch.Generator().manual_seed(self.config.seed + 1), self.device)
         step = -(-len(held_out) // MOST_HELD_OUT)
         # every network four times: one draw of time and noise each is too few to rank checkpoints by
-        batch = held_out[torch.arange(0, len(held_out), step).repeat(4)].to(self.device)
-        kept = torch.ones(len(batch), 1, dtype=torch.bool, device=self.device)
-        return self.loss.held_out(self.average, batch, kept, self.data.validation, draws)
+        rows = torch.arange(0, len(held_out), step).repeat(4)
+        found = dict[str, float]()
+        for part in rows.split(AT_ONCE):
+            batch = held_out[part].to(self.device)
+            kept = torch.ones(len(batch), 1, dtype=torch.bool, device=self.device)
+            terms = self.loss.held_out(self.average, batch, kept, self.data.validation, draws)
+            for name, value in (("total", terms.total), *terms.parts.items()):
+                found[name] = found.get(name, 0.0) + float(value) * (len(part) / len(rows))
+        return found
 
     def _not_finite(self, terms: Terms) -> str:
         lost = next((name for name, value in terms.parts.items() if not torch.isfinite(value)), None)
