@@ -15,6 +15,7 @@ from canon.validation import Invalid, parse_json
 from weightflow import datasets
 from weightflow.batched.accuracy import measured
 from weightflow.data.info import DataInfo
+from weightflow.folders import recognise, wrong_kind
 from weightflow.networks.architectures import Architecture
 from weightflow.text import Prompt
 from weightflow.text.class_words import class_words
@@ -33,12 +34,14 @@ def checkpoint_files(folder: Path) -> list[Path]:
     Raises `InputError` where there are none.
     """
     if not folder.is_dir():
-        raise InputError(f"{folder} is not a folder of checkpoints")
+        raise wrong_kind(folder, "a folder of checkpoints")
+    if (found := recognise(folder)) and found.own and "exported networks" not in found.what:
+        raise wrong_kind(folder, "a folder of checkpoints")
     for pattern in ("*", "*/*"):
         files = sorted(path for path in folder.glob(pattern) if _is_checkpoint(path))
         if files:
             return files
-    raise InputError(f"{folder} holds no checkpoint; they end in {', '.join(SUFFIXES)}")
+    raise InputError(f"{wrong_kind(folder, 'a folder of checkpoints')}; those end in {', '.join(SUFFIXES)}")
 
 
 def _is_checkpoint(path: Path) -> bool:

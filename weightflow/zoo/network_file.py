@@ -17,6 +17,7 @@ from canon.io.prefixes import with_keys_like
 from canon.types import StateDict
 from canon.validation import Invalid, items, parse_json, text
 from weightflow.batched.tasks import Task
+from weightflow.folders import refuse_own
 from weightflow.networks.architectures import Architecture
 from weightflow.text import Prompt
 
@@ -58,6 +59,7 @@ def read_network(
     Its classes are `classes`; or else what the file says, in its metadata or as `classes` beside the weights; or else, where it says nothing, `otherwise`. Raises `InputError` where the classes are not known or too many, or where keys or shapes are of another
     architecture (the first ten that differ are named).
     """
+    refuse_own(path, "a file of one network")
     found = checkpoint.read(path)
     prompt = classes or _beside(found.container)
     if prompt is None and "classes" not in found.metadata:
