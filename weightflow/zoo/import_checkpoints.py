@@ -103,7 +103,7 @@ def architecture_of(
     dataset: str,
     classes: Sequence[str] | Mapping[Path, Sequence[str]] | None,
 ) -> Architecture:
-    """The architecture that a builder makes, for the most classes of any file."""
+    """The architecture that a builder makes, for the most classes of any file; `InputError` where it makes none."""
     data = datasets.load(dataset)
     if isinstance(classes, Mapping):
         counts = [len(own) for own in classes.values()]
@@ -112,7 +112,9 @@ def architecture_of(
     else:
         beside = [classes_beside(checkpoint.read(path)) for path in files]
         counts = [len(own.classes) if own else len(data.class_names) for own in beside]
-    return Architecture(model, dict(arguments), data.input_shape, max(counts))
+    found = Architecture(model, dict(arguments), data.input_shape, max(counts))
+    found.build()
+    return found
 
 
 def import_zoo(
@@ -191,5 +193,5 @@ def _check(files: Sequence[Path], read: Callable[[Path], Network]) -> None:
         names = ", ".join(path.name for path in list(odd)[:10])
         raise InputError(
             f"{len(odd)} of {len(files)} files do not fit: {names}; the first because {next(iter(odd.values()))}. "
-            "Take them out, or name the architecture they have"
+            "Take them out, name the architecture they have, or set its arguments: --set architecture.arguments.NAME=VALUE"
         )
