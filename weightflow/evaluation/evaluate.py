@@ -31,7 +31,7 @@ from weightflow.networks.architectures import Architecture
 
 @dataclass(frozen=True)
 class Spread:
-    """Mean and standard deviation over networks, and Student's t interval (95 %) of the mean."""
+    """Mean and standard deviation over networks, and the 95 % interval of the mean (`evaluation/interval.py`)."""
 
     mean: float
     std: float

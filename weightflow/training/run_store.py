@@ -47,6 +47,7 @@ from weightflow import datasets
 from weightflow import representation as coordinate_kinds
 from weightflow.batched.class_axes import check_frame
 from weightflow.datasets import DataInfo
+from weightflow.folders import wrong_kind
 from weightflow.networks.architectures import Architecture
 from weightflow.representation import Coordinates
 from weightflow.representation.layout import Layout
@@ -109,8 +110,10 @@ def write_header(folder: Path, header: RunHeader) -> None:
 def read_header(folder: Path) -> RunHeader:
     """`InputError` where the folder is not a run, or one of a format that this version cannot read."""
     if not has_config(folder):
-        raise InputError(f"{folder} is not a run: it has no config.toml; make one with `weightflow train`")
+        raise wrong_kind(folder, "a run")
     tables = settings.read_toml(folder / CONFIG)
+    if "format" not in tables:
+        raise wrong_kind(folder, "a run")
     if tables.get("format") != FORMAT:
         raise InputError(
             f"{folder} is a run of format {tables.get('format')!r}; this version reads {FORMAT!r}: train it again"
