@@ -10,9 +10,11 @@ cat | image:tom.png                    words and images
 from __future__ import annotations
 
 import unicodedata
+from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import lru_cache
 
 import torch
 from jaxtyping import Float
@@ -71,8 +73,15 @@ def class_named(text: str, known: Collection[str]) -> str | None:
     """The known class with this name; where none is spelt so, the only one that differs in capital letters alone."""
     if text in known:
         return text
-    alike = [name for name in known if name.casefold() == text.casefold()]
-    return alike[0] if len(alike) == 1 else None
+    return _without_case(tuple(known)).get(text.casefold())
+
+
+@lru_cache(maxsize=8)
+def _without_case(known: tuple[str, ...]) -> dict[str, str]:
+    """Classes by their casefolded names, where no two of these are equal."""
+    folded = [name.casefold() for name in known]
+    count = Counter(folded)
+    return {own: name for own, name in zip(folded, known, strict=True) if count[own] == 1}
 
 
 def misspelt(text: str, known: Collection[str]) -> str | None:

@@ -136,6 +136,7 @@ def import_zoo(
     unfinished.require_free(out, WORK)
     dataset = datasets.absolute(dataset)
     data = datasets.load(dataset)
+    architecture.require_inputs(data.input_shape, f"data set '{data.name}'")
     words = class_words(descriptions or {}, data.class_names, dataset)
     of_file = dict(classes) if isinstance(classes, Mapping) else dict.fromkeys(files, classes)
     everything = Prompt(data.class_names) if len(data.class_names) <= architecture.classes else None

@@ -158,6 +158,10 @@ def test_networks_with_running_statistics_keep_them(tmp_path, monkeypatch):
             "is an empty folder, not a folder of checkpoints; those end in",
         ),
         (["{files}", "--recipe", "digits", "--out", "{files}"], "is not an empty folder"),
+        (
+            ["{files}", "--recipe", "digits", "--dataset", "iris", "--out", "{out}"],
+            "cannot take examples of shape",
+        ),
     ],
 )
 def test_bad_input_is_one_clear_line(folder, tmp_path, capsys, arguments, message):

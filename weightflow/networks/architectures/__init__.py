@@ -180,6 +180,11 @@ class Architecture:
             return own(batch, generator)
         return torch.randn(batch, *self.input_shape, generator=generator)
 
+    def require_inputs(self, shape: Sequence[int], who: str) -> None:
+        """`InputError` unless it takes examples of `shape`, which may be another than that it was made for."""
+        if tuple(shape) != tuple(self.input_shape):
+            self.output_for(shape, who)
+
     def output_for(self, shape: Sequence[int], who: str) -> Tensor:
         """What it gives for two examples of `shape`, without numbers; `InputError` where it cannot take them."""
         skeleton = self.build().to("meta").eval()
