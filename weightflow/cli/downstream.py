@@ -241,10 +241,12 @@ def _best(tried: list[StrengthResult]) -> StrengthResult:
 
 
 def _check_plot(path: Path | None, sweep: bool) -> None:
+    from canon.io.files import require_folder
     from canon.merging.plotting import check_format
 
     if path is not None:
         check_format(path)
+        require_folder(path)
         if not sweep:
             raise InputError("--plot draws accuracy against strength; it needs --sweep")
 
