@@ -167,7 +167,8 @@ class Program:
         with torch.enable_grad(), hearing.saving() if self.large else nullcontext():
             outputs = self._run(lambda name: hearing.fetch(name, name in listened))
             weighted = [(output, probe(output)) for output in outputs if output.requires_grad]
-            parts = [(output * weight).sum() for output, weight in weighted if weight is not None]
+            known = [(output, weight, output.isfinite()) for output, weight in weighted if weight is not None]
+            parts = [(output[where] * weight[where]).sum() for output, weight, where in known]
             if parts:
                 torch.stack(parts).sum().backward()
         return [output.detach() for output in outputs], hearing.heard

@@ -22,6 +22,7 @@ from canon.io.dtypes import all_finite, computable, is_mask
 from canon.spec import Axis, Factor, PermutationSpec
 from canon.tracing.exported_graph import Program
 from canon.tracing.failure_localization import breaking_operation
+from canon.tracing.output_comparison import relative_difference, typical_size
 from canon.tracing.streaming import wide
 from canon.types import LazyState
 
@@ -235,10 +236,11 @@ def _silent(
     """
 
     def probe(output: Tensor) -> Tensor | None:
-        if not output.isfinite().all():
+        if not output.isfinite().any() or output.isnan().any():
             return None
         weights = torch.randn(output.shape, generator=generator, dtype=torch.float64).to(output)
-        return weights / output.detach().abs().max().clamp(min=1e-300)
+        sizes = output.detach().abs()
+        return weights / sizes.clamp(min=max(typical_size([output.detach()]), 1e-300))
 
     learned = {slot.name: slot.value.numel() for slot in program.slots if slot.learned}
     members = {group: {name for name, _ in spec.uses(group)} & learned.keys() for group in spec.groups}
@@ -262,24 +264,6 @@ def random_scales(spec: PermutationSpec, generator: torch.Generator) -> dict[str
             draw = 2 * torch.rand(spec.shape(name), generator=generator, dtype=torch.float64) - 1
             scales[name] = torch.exp2(draw) if group.scale == "positive" else draw.sign()
     return scales
-
-
-def relative_difference(reference: list[Tensor], found: list[Tensor]) -> float:
-    """Largest difference of an output, relative to that output's largest entry."""
-    worst = 0.0
-    for one, two in zip(reference, found, strict=True):
-        if one.is_complex() or one.is_floating_point():
-            known = one.isfinite()
-            if not torch.equal(known, two.isfinite()):
-                return float("inf")
-            if not known.any() and one.numel():
-                return float("inf")  # nothing to compare
-            if known.any():
-                apart = (one[known] - two[known]).abs().max() / one[known].abs().max().clamp(min=1e-300)
-                worst = max(worst, float(apart))
-        elif not torch.equal(one, two):
-            return float("inf")
-    return worst
 
 
 def freeze(spec: PermutationSpec, name: str, reason: str) -> PermutationSpec:

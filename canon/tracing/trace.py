@@ -308,9 +308,10 @@ def _stays(slot: GraphInput) -> str | None:
     """Why a tensor of the state cannot move at all, or None."""
     if slot.value.is_complex():
         return f"{slot.name} is complex"
-    # A buffer of rank one may be a running statistic; of a higher rank it is a table, unless the weight
-    # is computed from it (torch.nn.utils.parametrize).
-    if not slot.learned and slot.value.dim() > 1 and "parametrizations." not in slot.name:
+    # A buffer of rank one may be a running statistic; of a higher rank, or of whole numbers, it is a table, unless the
+    # weight is computed from it (torch.nn.utils.parametrize).
+    table = slot.value.dim() > 1 or not slot.value.is_floating_point()
+    if not slot.learned and table and "parametrizations." not in slot.name:
         return f"{slot.name} is a table, not learned"
     return None
 

@@ -13,7 +13,8 @@ import canon
 from canon.actions import permutation as perm
 from canon.actions.scaling import apply_scale
 from canon.errors import InputError
-from canon.tracing.numerical_check import random_scales, relative_difference
+from canon.tracing.numerical_check import random_scales
+from canon.tracing.output_comparison import relative_difference
 from tests.canon.architectures import ARCHITECTURES, Case, Network
 
 
