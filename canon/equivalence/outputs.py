@@ -15,6 +15,7 @@ from canon.tracing.exported_graph import copy_module
 from canon.tracing.output_comparison import relative_difference
 
 TOLERANCE = 1e-9  # relative, in float64
+DRAWS = 3  # random batches
 NO_CODE = "the network's code is not known; give --model or a .pt2 file to compare outputs"
 
 
@@ -47,7 +48,7 @@ def output_difference(
     first: Mapping[str, Tensor],
     second: Mapping[str, Tensor],
     generator: torch.Generator,
-    draws: int = 3,
+    draws: int = DRAWS,
 ) -> Difference:
     """Run both networks in evaluation mode on `draws` random batches.
 

@@ -12,22 +12,28 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from canon.equivalence.outputs import draw_inputs, leaves_of, put_into_evaluation, skeleton, widened_state
+from canon.equivalence.outputs import (
+    DRAWS,
+    draw_inputs,
+    leaves_of,
+    put_into_evaluation,
+    skeleton,
+    widened_state,
+)
 from canon.errors import InputError
 from canon.models.loading import Runnable, call
 from canon.tracing.output_comparison import typical_size
 
 # Slope times size of an entry, relative to the outputs, below which nothing is seen of it.
 SEEN = 1e-9
-DRAWS = 3
 
 
 def unreached(
     runnable: Runnable, a: Mapping[str, Tensor], b: Mapping[str, Tensor], generator: torch.Generator
 ) -> list[str]:
-    """The tensors in which `a` and `b` differ in entries on which no output depends, on random inputs.
+    """The tensors in which `a` and `b` differ in entries on which no output depends, on the inputs of `output_difference`.
 
-    Tensors that no operation reads do not count.
+    `generator` is in the state in which that one was given it. Tensors that no operation reads do not count.
     """
     idle = _idle(runnable)
     differ = {

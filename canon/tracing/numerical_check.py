@@ -84,7 +84,7 @@ def check_program(program: Program, spec: PermutationSpec, *, seed: int = 0) -> 
     Of a large one the tensors are made when an operation wants them, and freed after it.
     """
     generator = torch.Generator().manual_seed(seed)
-    state = _lively(program, spec, seed)
+    state = lively_state(program, spec, seed)
     reference, silent = _silent(program, spec, state, generator)
     if silent:
         redrawn = _redrawn(program, spec, seed)
@@ -119,9 +119,9 @@ def check_program(program: Program, spec: PermutationSpec, *, seed: int = 0) -> 
     unscaled: list[str] = []
     worst = difference(spec.groups, scales)
     if worst > TOLERANCE:
-        failed = _culprits(list(spec.groups), lambda names: difference(names, []))
+        failed = find_culprits(list(spec.groups), lambda names: difference(names, []))
         kept = [name for name in spec.groups if name not in failed]
-        unscaled = list(_culprits([n for n in kept if n in scales], lambda names: difference([], names)))
+        unscaled = list(find_culprits([n for n in kept if n in scales], lambda names: difference([], names)))
         worst = difference(kept, [n for n in scales if n in kept and n not in unscaled])
     culprits = {name: breaking_operation(program, state, move([name], [])) for name in failed}
     if worst > TOLERANCE:  # each alone preserves the function and all together do not
@@ -136,17 +136,17 @@ def check_program(program: Program, spec: PermutationSpec, *, seed: int = 0) -> 
     return GroupCheck(spec, worst, failed)
 
 
-def _culprits(names: list[str], difference: Callable[[list[str]], float]) -> dict[str, float]:
+def find_culprits(names: list[str], difference: Callable[[list[str]], float]) -> dict[str, float]:
     """Those of `names` that alone change the outputs, and by how much, found by halving."""
     if not names or (apart := difference(names)) <= TOLERANCE:
         return {}
     if len(names) == 1:
         return {names[0]: apart}
     middle = len(names) // 2
-    return _culprits(names[:middle], difference) | _culprits(names[middle:], difference)
+    return find_culprits(names[:middle], difference) | find_culprits(names[middle:], difference)
 
 
-def _lively(program: Program, spec: PermutationSpec, seed: int) -> Mapping[str, Tensor]:
+def lively_state(program: Program, spec: PermutationSpec, seed: int) -> Mapping[str, Tensor]:
     """The network's state with constant tensors perturbed and random running statistics."""
 
     kinds: dict[int, str] = {}  # a tensor may be asked for many times

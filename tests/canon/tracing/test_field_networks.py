@@ -4,6 +4,8 @@ Concatenations, computations in float32 inside, writes into slices, norms withou
 computed from others, complex weights, random numbers.
 """
 
+import warnings
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -272,6 +274,38 @@ def test_a_wrong_group_is_found_also_where_the_module_rounds():
     other = Narrow(torch.float32)
     with pytest.raises(WorkError, match="does not compute the same function"):
         align(Checkpoint(state_of(other)), Checkpoint(state_of(module)), wrong, weights(MatcherContext()))
+
+
+def test_a_module_that_keeps_a_computed_weight_is_given_back():
+    def build():
+        return nn.Sequential(nn.utils.weight_norm(nn.Linear(6, 8), dim=1), nn.ReLU(), nn.Linear(8, 2))
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        a, b = build(), build()
+    aligned = canon.align(a, b)
+    x = torch.randn(4, 6)
+    assert torch.allclose(aligned(x), b(x), atol=1e-5)
+
+
+def test_tables_of_whole_numbers_stay():
+    """Moved with what they choose, they could not be averaged with those of another network."""
+
+    class Pairs(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(6, 4), nn.Linear(10, 2)
+            for name, places in zip("ij", torch.triu_indices(4, 4), strict=True):
+                self.register_buffer(name, places)
+
+        def forward(self, x):
+            h = torch.relu(self.a(x))
+            return self.b((h[:, :, None] * h[:, None])[:, self.i, self.j])
+
+    a, b = Pairs(), Pairs()
+    spec = canon.trace(a, torch.randn(2, 6))
+    assert not spec.groups
+    assert torch.equal(canon.merge([a, b], example_inputs=torch.randn(2, 6)).i, a.i)
 
 
 @pytest.mark.parametrize("suffix", ["pt", "bin", "pth"])
