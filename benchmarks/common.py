@@ -66,6 +66,11 @@ def aim(name: str, wanted: str, values: Sequence[float], met: bool) -> dict[str,
     return {"name": name, "aim": wanted, "value": mean, "interval": interval(values), "met": bool(met)}
 
 
+def effect(name: str, values: Sequence[float]) -> dict[str, Any]:
+    """The mean over seeds of a difference, and its interval; what has no aim."""
+    return {"name": name, "value": round(float(np.mean(values)), 6), "interval": interval(values)}
+
+
 def write_result(
     name: str,
     *,
@@ -74,6 +79,7 @@ def write_result(
     seconds: float,
     rows: list[dict[str, Any]],
     aims: list[dict[str, Any]],
+    effects: Sequence[dict[str, Any]] = (),
 ) -> Path:
     """Write `results/NAME.json`; every aim is in it, met or not."""
     RESULTS.mkdir(parents=True, exist_ok=True)
@@ -86,6 +92,7 @@ def write_result(
         "seconds": round(seconds, 1),
         "rows": rows,
         "aims": aims,
+        "effects": list(effects),
     }
     atomic_write(path, json_text(result) + "\n")
     return path

@@ -87,10 +87,15 @@ def _value(aim: dict[str, Any]) -> str:
 
 
 def aims(name: str) -> str:
-    rows = [
-        (a["name"], a["aim"], _value(a), "yes" if a["met"] else "**no**") for a in read_result(name)["aims"]
+    """The aims of a result, after the effects that it measures without an aim."""
+    result = read_result(name)
+    rows = [(a["name"], a["aim"], _value(a), "yes" if a["met"] else "**no**") for a in result["aims"]]
+    table = markdown(("aim", "wanted", "reached", "met"), rows)
+    effects = [
+        (e["name"], _value(e), "–" if e["interval"] is None else "{:.3g} to {:.3g}".format(*e["interval"]))
+        for e in result.get("effects", ())
     ]
-    return markdown(("aim", "wanted", "reached", "met"), rows)
+    return f"{markdown(('effect', 'mean', '95 % interval'), effects)}\n\n{table}" if effects else table
 
 
 def ablations() -> str:

@@ -35,6 +35,7 @@ SHOWN_BY = {
     "weightflow/zoo/import_checkpoints.py": ("zoo import",),
     "weightflow/zoo/network_file.py": ("fuse", "enhance"),
     "weightflow/training/loggers.py": ("train",),
+    "weightflow/training/processes.py": ("train",),
     "weightflow/zoo/recipe.py": ("zoo build",),
     "canon/api/exceptions.py": ("align", "merge"),
     "canon/equivalence/outputs.py": ("verify",),
@@ -62,7 +63,11 @@ SHOWN_BY = {
     ),
 }
 # Options that a text says some of its commands have: it names those commands itself.
-SAID = {("canon/matching/registry.py", "--data"), ("canon/matching/registry.py", "--train")}
+SAID = {
+    ("canon/matching/registry.py", "--data"),
+    ("canon/matching/registry.py", "--train"),
+    ("weightflow/training/processes.py", "--nproc-per-node"),
+}
 
 
 def options():

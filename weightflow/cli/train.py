@@ -85,6 +85,12 @@ def train(
     descriptions: Descriptions = None,
     seed: Seed = None,
     device: Device = "cpu",
+    shard: Annotated[
+        bool,
+        typer.Option(
+            "--shard", help="Under torchrun: split weights, gradients and moments over the processes (FSDP2)."
+        ),
+    ] = False,
     log: Annotated[
         list[str] | None,
         typer.Option(
@@ -114,7 +120,7 @@ def train(
     from weightflow.zoo.store import Zoo
 
     require(list(log or []))
-    opened, processes = Zoo(zoo), Processes.join()
+    opened, processes = Zoo(zoo), Processes.join(shard)
     said: dict[str, Any] = {"seed": seed, "objective": {"path": objective}}
     if descriptions:
         said["descriptions"] = {n: list(words) for n, words in read_class_words(descriptions).items()}

@@ -1,24 +1,32 @@
 """The processes that train one run together, as `torchrun` starts them.
 
-Every process has the same weights and a part of each batch; gradients are averaged. They are summed as one vector and
-not by `DistributedDataParallel`, which arranges its buckets again after the first step: a run that was resumed would
-then add in another order, and could not be the same bit for bit.
+Every process has a part of each batch; gradients are averaged. Without `sharded` each has all weights, and gradients are
+summed as one vector and not by `DistributedDataParallel`, which arranges its buckets again after the first step: a run
+that was resumed would then add in another order, and could not be the same bit for bit.
+
+With `sharded` each process keeps one part of every weight, gradient and moment (`fully_shard`, FSDP2; Rajbhandari et al.
+2020, arXiv:1910.02054), and has the whole weights of one layer while it computes with them.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch import distributed as dist
 
 from canon.errors import InputError, WorkError
 from weightflow.device import usable_device
+from weightflow.models.transformer import Layer
+from weightflow.training.state_dicts import whole
 
+TRANSPORTS = ("gloo", "nccl", "connection closed", "connection reset")
+"""What errors of torch say that are about other processes, and have no class of their own."""
 TIMEOUT = timedelta(minutes=30)
 """How long a process waits for the others, which may be evaluating or reading a zoo."""
 
@@ -27,21 +35,30 @@ TIMEOUT = timedelta(minutes=30)
 class Processes:
     """`count` processes, this one of number `rank`; on its own where the program was not started by `torchrun`.
 
-    The first one, of rank 0, writes the run's files and talks.
+    The first one, of rank 0, writes the run's files and talks. `sharded` says that each keeps a part of the generator.
     """
 
     rank: int = 0
     count: int = 1
+    sharded: bool = False
 
     @property
     def first(self) -> bool:
         return self.rank == 0
 
     @classmethod
-    def join(cls) -> Processes:
-        """The processes that `torchrun` started, once all are there; one alone elsewhere."""
+    def join(cls, sharded: bool = False) -> Processes:
+        """The processes that `torchrun` started, once all are there; one alone elsewhere.
+
+        `InputError` for `sharded` without several processes.
+        """
         count = int(os.environ.get("WORLD_SIZE", "1"))
         if count == 1 or not dist.is_available():
+            if sharded:
+                raise InputError(
+                    "--shard splits a generator over several processes, and this is one: start it with "
+                    "torchrun --nproc-per-node N -m weightflow train"
+                )
             return cls()
         if not dist.is_initialized():
             try:
@@ -50,7 +67,7 @@ class Processes:
                 raise WorkError(
                     f"the {count} processes of torchrun did not find each other: {str(error).splitlines()[0]}"
                 ) from None
-        return cls(dist.get_rank(), dist.get_world_size())
+        return cls(dist.get_rank(), dist.get_world_size(), sharded)
 
     def device(self, name: str) -> torch.device:
         """The device of this process: `cuda` and `auto` are the one of its place on its machine."""
@@ -68,6 +85,32 @@ class Processes:
                 f"{name} is {whole}, which {self.count} processes cannot share evenly: make it a multiple of {self.count}"
             )
         return whole // self.count
+
+    def place(self, model: nn.Module, device: torch.device) -> nn.Module:
+        """Move a model to the device of this process; its part of the model alone where the processes are `sharded`."""
+        if self.sharded:
+            from torch.distributed.device_mesh import init_device_mesh
+            from torch.distributed.fsdp import fully_shard
+
+            mesh = init_device_mesh(device.type, (self.count,))
+            for layer in [module for module in model.modules() if isinstance(module, Layer)]:
+                fully_shard(layer, mesh=mesh)
+            fully_shard(model, mesh=mesh)
+        return model.to(device)
+
+    def collect(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Whole tensors on the processor, in the first process; none elsewhere."""
+        found = {}
+        for name, tensor in tensors.items():
+            one = whole(tensor).detach().cpu()  # all processes give their parts
+            if self.first:
+                found[name] = one
+        return found
+
+    def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Replace gradients by their mean over all processes; sharded ones are means already."""
+        if not self.sharded:
+            self.average([p.grad for p in parameters if p.grad is not None])
 
     def average(self, tensors: Sequence[Tensor]) -> None:
         """Replace tensors by their mean over all processes."""
@@ -109,10 +152,25 @@ class Processes:
         if failed:
             raise InputError(f"process {self.rank} stops: process 0 did, and says why")
 
+    @contextmanager
+    def losing_others(self) -> Iterator[None]:
+        """`WorkError` instead of what torch raises where another process is lost during a sharded computation."""
+        try:
+            yield
+        except RuntimeError as error:
+            said = str(error).lower()
+            of_processes = isinstance(error, dist.DistError) or any(word in said for word in TRANSPORTS)
+            if not (self.sharded and of_processes):
+                raise
+            raise self._lost(error) from None
+
     def _together(self, work: Callable[[], object]) -> None:
         try:
             work()
         except RuntimeError as error:
-            raise WorkError(
-                f"process {self.rank} of {self.count} lost another ({str(error).splitlines()[0][:200]})"
-            ) from None
+            raise self._lost(error) from None
+
+    def _lost(self, error: RuntimeError) -> WorkError:
+        return WorkError(
+            f"process {self.rank} of {self.count} lost another ({str(error).splitlines()[0][:200]})"
+        )

@@ -23,6 +23,21 @@ def unpack(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name[len(start) :]: t for name, t in tensors.items() if name.startswith(start)}
 
 
+def whole(tensor: Tensor) -> Tensor:
+    """A tensor, put together where several processes hold parts of it; all of them must ask at once."""
+    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+
+
+def _placed(tensor: Tensor, like: Tensor) -> Tensor:
+    """A whole tensor where `like` is: this process's part of it where that is a part."""
+    if not hasattr(like, "full_tensor"):
+        return tensor.to(like.device)
+    from torch.distributed.tensor import DTensor, distribute_tensor
+
+    assert isinstance(like, DTensor)
+    return distribute_tensor(tensor.to(like.device), like.device_mesh, like.placements)
+
+
 def load_weights(module: nn.Module, state: Mapping[str, Tensor], who: str) -> None:
     """Load `state`, which `who` holds, into `module`; `InputError` where keys, shapes or kinds of numbers differ."""
     own = module.state_dict()
@@ -31,7 +46,7 @@ def load_weights(module: nn.Module, state: Mapping[str, Tensor], who: str) -> No
         if tensor.dtype != own[name].dtype:
             raise InputError(f"{who}: {name} is {tensor.dtype}, expected {own[name].dtype}; train it again")
     require_finite(state, who)
-    module.load_state_dict(state)
+    module.load_state_dict({name: _placed(tensor, own[name]) for name, tensor in state.items()})
 
 
 def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
@@ -59,7 +74,7 @@ def restore_optimizer(
                 f"the optimizer's state {name} ({tensor.dtype}, {tuple(tensor.shape)}) is of another model"
             )
         # the count of steps stays where torch keeps it, on the processor
-        optimizer.state[like][key] = tensor if key == "step" else tensor.to(like.device)
+        optimizer.state[like][key] = tensor if key == "step" else _placed(tensor, like)
         found.setdefault(owner, set()).add(key)
     for owner, keys in found.items():
         if not keys >= MOMENTS:

@@ -51,6 +51,7 @@ from weightflow.training.state_dicts import (
     pack,
     restore_optimizer,
     unpack,
+    whole,
 )
 from weightflow.training.unseen_tasks import UnseenTasks
 from weightflow.zero_shot.fit import fit_anchors
@@ -63,7 +64,9 @@ from weightflow.zoo.store import Zoo
 
 WORK = "weightflow train"
 MOST_HELD_OUT = 500
-"""Networks, evenly spaced, that checkpoints are chosen by, at most: all go through the model at once."""
+"""Networks, evenly spaced, that checkpoints are chosen by, at most."""
+AT_ONCE = 512
+"""Predictions for held-out networks in one batch, at most, so that memory does not grow with the zoo."""
 
 
 @dataclass
@@ -148,9 +151,9 @@ class Trainer:
                 fit_anchors(config.anchors, zoo, self.data, encoder, self.coordinates),
             )
         centre_words(self.model, CONDITIONINGS[config.model.conditioning], prompts["seen"])
-        self.model.to(self.device)
+        self.average = processes.place(copy.deepcopy(self.model).requires_grad_(False), self.device)
+        self.model = processes.place(self.model, self.device)
         self.forward = torch.compile(self.model) if config.compile else self.model
-        self.average = copy.deepcopy(self.model).requires_grad_(False)
         self.best_average = {k: v.clone() for k, v in self.average.state_dict().items()}
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(),
@@ -173,7 +176,7 @@ class Trainer:
         `on_metrics` gets the numbers of each evaluation, as `metrics.jsonl` does; in the first process. After each step `stop` is asked: where it is true, the state is saved and the run ends early.
         `InputError` where another process is training in the folder.
         """
-        with _writing(self.folder, self.processes):
+        with _writing(self.folder, self.processes), self.processes.losing_others():
             self.processes.first_alone(self._require_own)
             return self._run(on_step, stop, on_metrics)
 
@@ -231,9 +234,9 @@ class Trainer:
             terms = self.loss.training(self.forward, batch, kept, self.data.train, draws)
         self.optimizer.zero_grad(set_to_none=True)
         terms.total.backward()
-        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
-        self.processes.average([*gradients, *terms.parts.values()])
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.clip)
+        self.processes.average_gradients(self.model.parameters())
+        self.processes.average(list(terms.parts.values()))
+        norm = whole(torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.clip))
         if not torch.isfinite(norm):
             raise WorkError(self._not_finite(terms))
         self.optimizer.step()
@@ -254,37 +257,44 @@ class Trainer:
     def _evaluate(self, terms: Terms, seconds: float) -> dict[str, int | float]:
         """The objective on held-out networks, with the same noise and validation images every time.
 
-        The first process measures it for all; the numbers, empty in the others.
+        The first process measures it for all, all of them together where each has a part of the model; the numbers,
+        empty in the others.
         """
-        found = self._held_out() if self.processes.first else None
-        score, p = self.processes.broadcast(0.0 if found is None else float(found.total)), self.progress
+        found = self._held_out() if self.processes.first or self.processes.sharded else {}
+        score, p = self.processes.broadcast(found.pop("total", 0.0)), self.progress
         if score < p.best:
             p.best, p.best_step, p.stale = score, p.step, 0
             self.best_average = {k: v.clone() for k, v in self.average.state_dict().items()}
         else:
             p.stale += 1
-        if found is None:
+        if not self.processes.first:
             return {}
-        parts = {name: float(value) for name, value in found.parts.items()}
         line = {
             "step": p.step,
             "seconds": round(seconds, 3),
             **{name: float(value) for name, value in terms.parts.items()},
             "held_out": score,
-            **{f"held_out_{name}": value for name, value in parts.items()},
+            **{f"held_out_{name}": value for name, value in found.items()},
         }
         runs.append_metrics(self.folder, line)
         return line
 
-    def _held_out(self) -> Terms:
+    def _held_out(self) -> dict[str, float]:
+        """Each term, and their weighted sum `total`: means over held-out networks."""
         held_out = self.populations["validation"]
         self.average.eval()
         draws = NoiseDraws(torch.Generator().manual_seed(self.config.seed + 1), self.device)
         step = -(-len(held_out) // MOST_HELD_OUT)
         # every network four times: one draw of time and noise each is too few to rank checkpoints by
-        batch = held_out[torch.arange(0, len(held_out), step).repeat(4)].to(self.device)
-        kept = torch.ones(len(batch), 1, dtype=torch.bool, device=self.device)
-        return self.loss.held_out(self.average, batch, kept, self.data.validation, draws)
+        rows = torch.arange(0, len(held_out), step).repeat(4)
+        found = dict[str, float]()
+        for part in rows.split(AT_ONCE):
+            batch = held_out[part].to(self.device)
+            kept = torch.ones(len(batch), 1, dtype=torch.bool, device=self.device)
+            terms = self.loss.held_out(self.average, batch, kept, self.data.validation, draws)
+            for name, value in (("total", terms.total), *terms.parts.items()):
+                found[name] = found.get(name, 0.0) + float(value) * (len(part) / len(rows))
+        return found
 
     def _not_finite(self, terms: Terms) -> str:
         lost = next((name for name, value in terms.parts.items() if not torch.isfinite(value)), None)
@@ -297,16 +307,26 @@ class Trainer:
     def save(self) -> None:
         """Write the state to go on from, then the checkpoint to sample from; the first process does."""
         self.saved = self.progress.step
+        if self.processes.first or self.processes.sharded:
+            self.write(self.tensors())
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Everything that an exact resume needs, in the first process; all take part where each has a part of the model."""
+        return self.processes.collect(
+            {
+                **pack("raw", self.model.state_dict()),
+                **pack("average", self.average.state_dict()),
+                **pack("best", self.best_average),
+                **pack("optimizer", optimizer_tensors(self.model, self.optimizer)),
+                **pack("adversary", self.adversary.tensors() if self.adversary is not None else {}),
+                "generator": self.generator.get_state(),
+            }
+        )
+
+    def write(self, tensors: StateDict) -> None:
+        """Write the files of `tensors`, in the first process."""
         if not self.processes.first:
             return
-        tensors = {
-            **pack("raw", self.model.state_dict()),
-            **pack("average", self.average.state_dict()),
-            **pack("best", self.best_average),
-            **pack("optimizer", optimizer_tensors(self.model, self.optimizer)),
-            **pack("adversary", self.adversary.tensors() if self.adversary is not None else {}),
-            "generator": self.generator.get_state(),
-        }
         p = self.progress
         counters = {
             "step": str(p.step),
@@ -316,14 +336,15 @@ class Trainer:
         }
         checkpoint.write(self.folder / runs.STATE, tensors, counters)
         # before the first evaluation no weights are the best; the initial ones are the worst
-        best, step = (self.best_average, p.best_step) if p.best_step else (self.average.state_dict(), p.step)
-        runs.write_checkpoint(
-            self.folder, self.model.state_dict(), best, self.coordinates, self.frame, step, p.step
-        )
+        best, step = ("best", p.best_step) if p.best_step else ("average", p.step)
+        weights = unpack("raw", tensors), unpack(best, tensors)
+        runs.write_checkpoint(self.folder, *weights, self.coordinates, self.frame, step, p.step)
 
     def complete(self) -> None:
         """Write the checkpoint of the state that was restored, where the run was killed between the two."""
-        if self.processes.first and runs.checkpoint_step(self.folder) != self.progress.step:
+        if self.processes.any(
+            self.processes.first and runs.checkpoint_step(self.folder) != self.progress.step
+        ):
             self.save()
 
     def restore(self) -> None:
@@ -334,7 +355,7 @@ class Trainer:
             who = str(path)
             best = unpack("best", found.state)
             load_weights(self.average, best, who)
-            self.best_average = {name: tensor.to(self.device) for name, tensor in best.items()}
+            self.best_average = {k: v.clone() for k, v in self.average.state_dict().items()}
             load_weights(self.model, unpack("raw", found.state), who)
             load_weights(self.average, unpack("average", found.state), who)
             restore_optimizer(self.model, self.optimizer, unpack("optimizer", found.state))
@@ -405,13 +426,14 @@ def start(
     """A new run in an empty folder; `InputError` where another process begins one there."""
     processes.first_alone(lambda: _require_free(zoo.path, folder))
     trainer = Trainer(zoo, config, folder, device, processes)
+    tensors = trainer.tensors()
 
     def begin() -> None:
         with _writing(folder):
             _require_free(zoo.path, folder)  # another command may have come first
             unfinished.begin(folder, WORK)
             runs.write_header(folder, trainer.header)
-            trainer.save()
+            trainer.write(tensors)
             unfinished.finish(folder)
 
     processes.first_alone(begin)

@@ -59,10 +59,11 @@ def losses(folder):
     return [{k: v for k, v in line.items() if k != "seconds"} for line in runs.read_metrics(folder)]
 
 
-def test_two_processes_have_the_losses_of_one_and_write_once(zoo, tmp_path):
+@pytest.mark.parametrize("split", [(), ("--shard",)], ids=["replicated", "sharded"])
+def test_two_processes_have_the_losses_of_one_and_write_once(zoo, tmp_path, split):
     options = [str(zoo.path), "--seed", "1", *SETTINGS]
     assert console.run_cli(app, ["train", *options, "--out", str(tmp_path / "one")]) == 0
-    done = train(zoo, tmp_path / "two", *SETTINGS)
+    done = train(zoo, tmp_path / "two", *SETTINGS, *split)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("12 steps") == 1
     one, two = losses(tmp_path / "one"), losses(tmp_path / "two")
@@ -72,8 +73,9 @@ def test_two_processes_have_the_losses_of_one_and_write_once(zoo, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_run_whose_process_was_killed_stops_with_a_message_and_resumes_bit_for_bit(zoo, tmp_path):
-    options = [*SETTINGS, "--set", "steps=200"]
+@pytest.mark.parametrize("split", [(), ("--shard",)], ids=["replicated", "sharded"])
+def test_a_run_whose_process_was_killed_stops_with_a_message_and_resumes_bit_for_bit(zoo, tmp_path, split):
+    options = [*SETTINGS, "--set", "steps=200", *split]
     whole = train(zoo, tmp_path / "whole", *options)
     assert whole.returncode == 0, whole.stderr
     command = [*TWO, "train", zoo.path, "--out", tmp_path / "killed", "--seed", "1", *options]
@@ -88,7 +90,7 @@ def test_a_run_whose_process_was_killed_stops_with_a_message_and_resumes_bit_for
     assert "process 0 of 2 lost another" in said
     assert "go on with: weightflow train" in said
     assert 0 < runs.checkpoint_step(tmp_path / "killed") < 200
-    resumed = train(zoo, tmp_path / "killed", "--resume")
+    resumed = train(zoo, tmp_path / "killed", "--resume", *split)
     assert resumed.returncode == 0, resumed.stderr
     assert_same_run(tmp_path / "whole", tmp_path / "killed")
 
@@ -114,6 +116,12 @@ def test_processes_that_cannot_share_a_batch_are_refused(zoo, tiny_config, tmp_p
     three = dataclasses.replace(tiny_config, batch_size=6, behaviour=sampled)
     with pytest.raises(InputError, match="sampled of batch_size is 3"):
         start(zoo, three, tmp_path / "run", processes=_Two())
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_generator_is_split_over_several_processes_only(zoo, tmp_path, capsys):
+    assert console.run_cli(app, ["train", str(zoo.path), "--out", str(tmp_path / "run"), "--shard"]) == 2
+    assert "--shard splits a generator over several processes, and this is one" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
 

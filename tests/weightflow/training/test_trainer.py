@@ -308,3 +308,21 @@ def test_a_zoo_with_a_network_that_is_not_finite_is_refused_by_name(zoo, tiny_co
     with pytest.raises(InputError, match=f"of network {zoo.records[3].id} of .* is not finite"):
         start(Zoo(tmp_path / "zoo"), tiny_config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_held_out_networks_are_judged_a_part_at_a_time(zoo, tiny_config, tmp_path, monkeypatch):
+    monkeypatch.setattr("weightflow.training.trainer.AT_ONCE", 3)
+    trainer, sizes = start(zoo, tiny_config, tmp_path / "run"), []
+    held_out = type(trainer.loss).held_out
+
+    def judged(loss, model, batch, *rest):
+        sizes.append(len(batch))
+        return held_out(loss, model, batch, *rest)
+
+    monkeypatch.setattr(type(trainer.loss), "held_out", judged)
+    networks = len(trainer.populations["validation"])
+    found = trainer._held_out()
+    assert sum(sizes) == 4 * networks
+    assert max(sizes) == 3
+    weight = tiny_config.behaviour.weight
+    assert found["total"] == pytest.approx(found["match"] + weight * found["behaviour"], rel=1e-5)
