@@ -166,7 +166,8 @@ class Program:
         hearing = Hearing(state, threshold, TensorPool())
         with torch.enable_grad(), hearing.saving() if self.large else nullcontext():
             outputs = self._run(lambda name: hearing.fetch(name, name in listened))
-            weighted = [(output, probe(output)) for output in outputs if output.requires_grad]
+            real = [torch.view_as_real(o.resolve_conj()) if o.is_complex() else o for o in outputs]
+            weighted = [(output, probe(output)) for output in real if output.requires_grad]
             known = [(output, weight, output.isfinite()) for output, weight in weighted if weight is not None]
             parts = [(output[where] * weight[where]).sum() for output, weight, where in known]
             if parts:
