@@ -136,14 +136,17 @@ def check_program(program: Program, spec: PermutationSpec, *, seed: int = 0) -> 
     return GroupCheck(spec, worst, failed)
 
 
-def find_culprits(names: list[str], difference: Callable[[list[str]], float]) -> dict[str, float]:
+def find_culprits(
+    names: list[str], difference: Callable[[list[str]], float], tolerance: float = TOLERANCE
+) -> dict[str, float]:
     """Those of `names` that alone change the outputs, and by how much, found by halving."""
-    if not names or (apart := difference(names)) <= TOLERANCE:
+    if not names or (apart := difference(names)) <= tolerance:
         return {}
     if len(names) == 1:
         return {names[0]: apart}
     middle = len(names) // 2
-    return find_culprits(names[:middle], difference) | find_culprits(names[middle:], difference)
+    halves = names[:middle], names[middle:]
+    return find_culprits(halves[0], difference, tolerance) | find_culprits(halves[1], difference, tolerance)
 
 
 def lively_state(program: Program, spec: PermutationSpec, seed: int) -> Mapping[str, Tensor]:

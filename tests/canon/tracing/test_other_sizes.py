@@ -45,3 +45,15 @@ def test_a_group_holds_at_other_sizes_too(name):
     larger = torch.randn(2, 4, 6) if x is STEP else torch.randn(2, 3, 5, 5)
     for given in (x,) if name == "a fixed size" else (x, larger):
         assert torch.allclose(b(given), c(given), atol=1e-4)
+
+
+def test_rounding_inside_a_module_is_no_change():
+    """A norm in float32, as those of Llama and Gemma."""
+
+    def norm(h):
+        wide = h.float()
+        return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + 1e-6)).to(h.dtype)
+
+    torch.manual_seed(0)
+    made = Read(nn.Linear(6, 8), lambda h: norm(h).unsqueeze(1).unsqueeze(1).sum((1, 2, 3)))
+    assert [group.size for group in canon.trace(made, torch.randn(2, 5, 6)).groups.values()] == [8]
