@@ -54,7 +54,7 @@ def _git(*arguments: str) -> str | None:
 
 
 def interval(values: Sequence[float], level: float = 0.95) -> list[float] | None:
-    """Student's t interval of the mean; None for fewer than two values."""
+    """The 95 % interval of the mean; None for fewer than two values."""
     if len(values) < 2:
         return None
     return interval_of_mean(torch.tensor(values, dtype=torch.float64), level).ends()

@@ -30,7 +30,7 @@ LAYERS = {
     ],
     "weightflow": [
         ["registry"],
-        ["config", "device", "hub", "seeds"],
+        ["config", "device", "folders", "seeds"],
         ["executors"],
         ["data", "flow"],
         ["text"],

@@ -87,7 +87,12 @@ class Registry(Mapping[str, T], Generic[T]):
             return self[name]
         whole = f"{name}:{rest}" if rest else name
         outside, colon, _ = whole.partition(":")
-        how = f"; to run your own code, add --plugin {outside}" if colon or name.endswith(".py") else ""
+        if outside.endswith(".py") and not colon:
+            how = f"; name a function of it: {outside}:FUNCTION"
+        elif colon and (outside.endswith(".py") or _is_module(outside.partition(".")[0])):
+            how = f"; to run your own code, add --plugin {outside}"
+        else:
+            how = f"; no module {outside} is found from here" if colon else ""
         raise InputError(f"unknown {self.kind} '{whole}'; there are: {', '.join(sorted(self))}{how}")
 
     def __getitem__(self, name: str) -> T:
@@ -216,7 +221,9 @@ def _member(module: str, function: str, kind: str) -> object:
         public = [
             key for key, value in vars(_loaded[module]).items() if callable(value) and not key.startswith("_")
         ]
+        has = ", ".join(public[:10]) or "none"
+        article = "an" if kind[0] in "aeiou" else "a"
         raise InputError(
-            f"plug-in '{module}' has no function '{function}' to be a {kind}; it has {', '.join(public[:10])}"
+            f"plug-in '{module}' has no function '{function}' to be {article} {kind}; it has {has}"
         )
     return found

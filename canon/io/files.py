@@ -11,6 +11,7 @@ import glob
 import hashlib
 import os
 import re
+import shutil
 import socket
 import stat
 from collections.abc import Iterator
@@ -38,7 +39,7 @@ def atomic_open(path: str | os.PathLike[str], *, follow: bool = False) -> Iterat
         raise InputError(f"{path} is a directory; name a file in it")
     temporary = temporary_name(target)
     try:
-        _remove_left_behind(target)
+        remove_left_behind(target)
         with open(temporary, "wb") as file:
             yield file
             file.flush()
@@ -52,12 +53,15 @@ def atomic_open(path: str | os.PathLike[str], *, follow: bool = False) -> Iterat
             temporary.unlink(missing_ok=True)
 
 
-def _remove_left_behind(target: Path) -> None:
-    """Remove temporary files for `target` whose writers, processes of this machine, are gone."""
+def remove_left_behind(target: Path) -> None:
+    """Remove temporary files and folders for `target` whose writers, processes of this machine, are gone."""
     for path in target.parent.glob(f".{glob.escape(target.name)}.*@{_HOST}.tmp"):
         writer = path.name.removesuffix(f"@{_HOST}.tmp").rpartition(".")[2]
         if writer.isdecimal() and int(writer) != os.getpid() and not _is_alive(int(writer)):
-            path.unlink(missing_ok=True)
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
 
 
 def _is_alive(process: int) -> bool:
@@ -79,9 +83,9 @@ def _flush_folder(folder: Path) -> None:
             os.close(descriptor)
 
 
-def temporary_name(target: Path) -> Path:
-    """Where this process prepares what becomes `target`: a hidden name beside it."""
-    return target.with_name(f".{target.name}.{os.getpid()}@{_HOST}.tmp")
+def temporary_name(target: Path, unique: str = "") -> Path:
+    """Where this process prepares what becomes `target`: a hidden name beside it, `unique` among its threads."""
+    return target.with_name(f".{target.name}.{unique}{os.getpid()}@{_HOST}.tmp")
 
 
 def explain(path: str | os.PathLike[str], error: OSError) -> Exception:

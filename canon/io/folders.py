@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from canon.errors import InputError
-from canon.io.files import explain, require_folder, temporary_name
+from canon.io.files import explain, remove_left_behind, require_folder, temporary_name
 from canon.io.formats import SUFFIXES
 
 Name = str | os.PathLike[str]
@@ -69,6 +69,7 @@ def new_folder(path: Name) -> Iterator[Path]:
     target = Path(path).absolute()
     temporary = temporary_name(target)
     try:
+        remove_left_behind(target)
         shutil.rmtree(temporary, ignore_errors=True)  # of this process: it was interrupted before
         temporary.mkdir()
         yield temporary

@@ -22,6 +22,13 @@ def large_zeros(*shape: int) -> Tensor:
     size = 4 * prod(shape)
     if size <= IN_MEMORY or not hasattr(os, "posix_fallocate"):
         return torch.zeros(shape)
-    with tempfile.NamedTemporaryFile(prefix="tensor-") as file:
-        os.posix_fallocate(file.fileno(), 0, size)  # a write beyond the disk would end the process
-        return torch.from_file(file.name, shared=True, size=prod(shape)).view(shape)
+    descriptor, name = tempfile.mkstemp(prefix="tensor-")
+    try:
+        try:
+            found = torch.from_file(name, shared=True, size=prod(shape))
+        finally:
+            os.unlink(name)  # before space is taken: nothing is left, whoever is killed
+        os.posix_fallocate(descriptor, 0, size)  # a write beyond the disk would end the process
+    finally:
+        os.close(descriptor)
+    return found.view(shape)

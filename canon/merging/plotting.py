@@ -58,8 +58,17 @@ def plot(curves: Mapping[str, Curve]) -> Figure:
 def save_plot(curves: Mapping[str, Curve], path: str | os.PathLike[str]) -> None:
     """Write the picture; the suffix decides the format."""
     check_format(path)
-    buffer = io.BytesIO()
-    plot(curves).savefig(buffer, format=Path(path).suffix[1:].lower(), dpi=150)
+    write_figure(plot(curves), path)
+
+
+def write_figure(figure: Figure, path: str | os.PathLike[str]) -> None:
+    """Write a matplotlib figure, the same one to the same bytes: without a date, and with names by content."""
+    import matplotlib
+
+    buffer, format = io.BytesIO(), Path(path).suffix[1:].lower()
+    dates = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
+    with matplotlib.rc_context({"svg.hashsalt": "canon"}):
+        figure.savefig(buffer, format=format, dpi=150, metadata=dates.get(format))
     atomic_write(path, buffer.getvalue())
 
 

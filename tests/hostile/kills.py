@@ -7,8 +7,10 @@ exit code. It never computes a gradient itself, since torch refuses gradients in
 from __future__ import annotations
 
 import errno
+import itertools
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -28,13 +30,16 @@ def changes(event: str, arguments: tuple[Any, ...], folder: str) -> bool:
         return False
     if event == "open" and not (isinstance(arguments[2], int) and arguments[2] & _WRITING):
         return False
-    return os.path.abspath(os.fsdecode(arguments[0])).startswith(folder)
+    path = os.path.abspath(os.fsdecode(arguments[0]))
+    if event in ("os.remove", "os.rmdir", "os.mkdir") and os.path.lexists(path) == (event == "os.mkdir"):
+        return False  # it fails, and changes nothing
+    return path.startswith(folder)
 
 
 class Server(AbstractContextManager["Server"]):
     """Runs commands in processes of their own; -9 where one was killed before its change number `call`.
 
-    With the name of an error (EROFS, ENOSPC) as `call`, every change fails with it.
+    A command may begin with settings of its environment, as in a shell: `NAME=value program argument`. With the name of an error (EROFS, ENOSPC) as `call`, every change fails with it.
     """
 
     def __init__(self) -> None:
@@ -78,21 +83,30 @@ def _child(command: Sequence[str], folder: str, call: int | str | None) -> None:
             seen += 1
 
     os.dup2(2, 1)  # standard output is the server's
+    settings = list(itertools.takewhile(lambda word: re.match(r"[A-Z_]+=", word), command))
+    os.environ.update(dict(word.split("=", 1) for word in settings))
     sys.addaudithook(hook)
-    program, *arguments = command
+    program, *arguments = command[len(settings) :]
     code = console.run_cli(canon_app if program == "canon" else weightflow_app, arguments, name=program)
     os._exit(code)
 
 
 def serve() -> None:
     """Answer every line of standard input."""
-    # forks need not import them again, which would take most of their time
+    # forks need not import or load them again, which would take most of their time
     import torch._dynamo
-    import torch._export.serde.serialize  # noqa: F401
+    import torch._export.serde.serialize
 
     import weightflow.api.generation
     import weightflow.report
     import weightflow.zoo.builders.parallel  # noqa: F401
+    from weightflow.datasets import load
+    from weightflow.text import load_encoder
+    from weightflow.training.config import TrainConfig
+
+    load("digits")
+    load_encoder(TrainConfig().encoder)
+    torch.export.export(torch.nn.ReLU(), (torch.zeros(1, 2),))
 
     for line in sys.stdin:
         child = os.fork()

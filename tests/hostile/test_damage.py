@@ -171,7 +171,7 @@ def test_verify_misses_the_state_of_a_run(run, tmp_path, capsys):
 
 def test_verify_refuses_what_is_neither(tmp_path, capsys):
     assert call("verify", tmp_path) == 2
-    assert "is not a zoo, run or saved generator" in capsys.readouterr().err
+    assert "is an empty folder, not a zoo, a run or a saved generator" in capsys.readouterr().err
 
 
 def test_a_damaged_shard_of_an_unfinished_zoo_is_trained_again(raw_zoo, tiny_recipe, tmp_path):

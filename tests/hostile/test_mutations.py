@@ -37,6 +37,8 @@ from weightflow.zoo.network_file import write_network
 
 APPS = {"canon": canon_app, "weightflow": weightflow_app}
 SECONDS = 20
+SEED = os.environ.get("HOSTILE_SEED", "")
+"""Other mutations than those of every run."""
 TINY = "--set steps=1 --set batch_size=4 --set model.width=8 --set model.depth=1 --set model.heads=1 --set behaviour.images=4"
 
 
@@ -265,7 +267,7 @@ def check(kind, table, files, tmp_path, monkeypatch, capsys, count, **places):
     place = tmp_path / name
     unexpected = []
     for number in range(count):
-        draw = random.Random(f"{kind} {number}")
+        draw = random.Random(f"{SEED}{kind} {number}")
         place.write_bytes(mutate(content, draw))
         load.cache_clear()
         begun = time.monotonic()
@@ -454,7 +456,7 @@ def test_mutated_files_of_a_folder(
         content = without_digest(content)
     unexpected = []
     for number in range(count):
-        refreshed(folder / name, mutate(content, random.Random(f"{kind} {number}")))
+        refreshed(folder / name, mutate(content, random.Random(f"{SEED}{kind} {number}")))
         begun = time.monotonic()
         code = call(line, folder=folder, out=tmp_path / "out", zoo=zoo.path, recipe=recipe)
         said = capsys.readouterr()
@@ -481,7 +483,7 @@ def test_mutated_folders(kind, count, files, zoo, run, tmp_path, monkeypatch, ca
     unexpected = []
     for number in range(count):
         shutil.copytree(source, folder)
-        mutations.of_folder(folder, random.Random(f"{kind} {number}"))
+        mutations.of_folder(folder, random.Random(f"{SEED}{kind} {number}"))
         load.cache_clear()
         begun = time.monotonic()
         code = call(FOLDERS[kind], folder=folder, out=out, files=files)
@@ -521,7 +523,7 @@ def test_mutated_folders_of_models(kind, count, model_folders, tmp_path, monkeyp
     folder, out, unexpected = tmp_path / "folder", tmp_path / "out", []
     for number in range(count):
         shutil.copytree(model_folders / source, folder)
-        draw = random.Random(f"{kind} {number}")
+        draw = random.Random(f"{SEED}{kind} {number}")
         if name is None:
             mutate(folder, draw)
         else:
@@ -632,7 +634,7 @@ def test_mutated_files_of_published_data_sets(kind, count, published, tmp_path, 
     assert load(name).train.inputs[:].isfinite().all()
     path, source = data / place, published / place
     for number in range(count):
-        draw = random.Random(f"{kind} {number}")
+        draw = random.Random(f"{SEED}{kind} {number}")
         if source.is_dir():
             shutil.rmtree(path)
             shutil.copytree(source, path)

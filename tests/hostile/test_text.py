@@ -16,7 +16,9 @@ from rich.text import Text
 from canon.cli import console
 from canon.errors import InputError
 from canon.validation import markdown, shown
+from weightflow.cli.main import app
 from weightflow.text import Prompt
+from weightflow.zoo.store import Zoo
 
 NAMES = ["\x1b[2J", "\u202egnp.exe", "a\nb", "\x07", "\x9b31m"]
 
@@ -102,6 +104,41 @@ def test_names_are_inert_in_a_report(name, measured):
     assert "alert(1)</script>" not in page(found)
 
 
+def texts(value, at=()):
+    """The places of all texts in nested tables and lists."""
+    if isinstance(value, str):
+        yield at
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, one in inner:
+        yield from texts(one, (*at, key))
+
+
+@pytest.mark.parametrize(
+    "name", ["<script>alert(1)</script>", "</style><img src=x onerror=x>", '" onload="x']
+)
+def test_every_text_of_a_report_is_inert(name, measured):
+    from weightflow.report.html import page
+
+    before, shown = _Page(), 0
+    before.feed(page(measured))
+    for *path, last in texts(measured):
+        found = copy.deepcopy(measured)
+        owner = found
+        for key in path:
+            owner = owner[key]
+        owner[last] = name
+        try:
+            text = page(found)
+        except (KeyError, ValueError):
+            continue  # the name of a part, such as that in focus
+        parsed = _Page()
+        parsed.feed(text)
+        allowed = {*before.found, name} if last == "picture" else set(before.found)  # the source of an image
+        assert set(parsed.found) <= allowed, (*path, last)
+        shown += 1
+    assert shown > 20
+
+
 @pytest.mark.parametrize("name", ["<script>alert(1)</script>", "x](javascript:1)", "`x`", "a\n# b", "| x |"])
 def test_names_are_inert_in_the_cards(name, run, zoo, tmp_path):
     from weightflow.generator.model_card import card_of
@@ -152,6 +189,17 @@ def test_names_are_inert_in_markdown(name):
 def test_ordinary_names_are_left_alone():
     for name in ("three", "great white shark", "breast_cancer", "T-shirt/top", "ÄÖ", "50 %"):
         assert markdown(name) == name == shown(name)
+
+
+def test_lines_of_standard_input_are_bounded_and_are_text(run, tmp_path, monkeypatch, capsys):
+    lines = ["one, two", "x" * 5_000_000, "\udcff, two", "three, four"]
+    monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(lines)))
+    assert console.run_cli(app, ["sample", str(run), "--prompts", "-", "--out", str(tmp_path / "nets")]) == 1
+    said = capsys.readouterr().err
+    assert "line 2: the prompt has more than 100000 characters" in said
+    assert "line 3: the prompt '\\udcff, two' is not text in UTF-8" in said
+    assert "2 lines not answered: 2, 3" in said
+    assert len(Zoo(tmp_path / "nets")) == 2
 
 
 def test_a_prompt_of_very_many_classes_is_refused_at_once():

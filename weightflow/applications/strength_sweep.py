@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import io
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-from canon.io.files import atomic_write
-from canon.merging.plotting import check_format
+from canon.merging.plotting import check_format, write_figure
 from canon.types import StateDict
 from weightflow.batched.accuracy import measured
 from weightflow.batched.tasks import Task
@@ -63,6 +60,4 @@ def plot(tried: Sequence[StrengthResult], path: str | os.PathLike[str], chance: 
     axes.set(xlabel="strength   (0 = as it is, 1 = a new network)", ylabel="accuracy, %")
     axes.legend()
     axes.grid(alpha=0.3)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format=Path(path).suffix[1:].lower(), dpi=150)
-    atomic_write(path, buffer.getvalue())
+    write_figure(figure, path)

@@ -77,7 +77,8 @@ def report(
     from weightflow.report.parts import Parts
 
     folder = out or run
-    require_place(folder)
+    if out is not None or run.is_dir():
+        require_place(folder)
     if limit < 1:
         raise InputError(f"--limit is {limit}; it must be at least 1")
     asked: dict[str, Any] = {

@@ -6,7 +6,7 @@ import dataclasses
 import json
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -191,7 +191,7 @@ def _answerable(flow: Flow, refused: list[int], as_json: bool) -> Iterator[Promp
     from weightflow.text import Prompt
 
     found = False
-    for number, line in enumerate(sys.stdin, start=1):
+    for number, line in enumerate(_bounded_lines(sys.stdin.readline), start=1):
         text = line.removeprefix("\ufeff").strip()
         if not text:
             continue
@@ -209,6 +209,17 @@ def _answerable(flow: Flow, refused: list[int], as_json: bool) -> Iterator[Promp
         yield prompt
     if not found:
         raise InputError("standard input holds no prompt; write one a line, for instance: three, seven, nine")
+
+
+def _bounded_lines(readline: Callable[[int], str]) -> Iterator[str]:
+    """The lines of a stream, of longer ones the first `LONGEST` characters and one more: a line may never end."""
+    from weightflow.text.prompt import LONGEST
+
+    while line := readline(LONGEST + 1):
+        part = line
+        while not part.endswith("\n") and (part := readline(1 << 20)):
+            pass
+        yield line
 
 
 def _warned(flow: Flow, asked: Iterable[Prompt]) -> Iterator[Prompt]:

@@ -23,9 +23,8 @@ def verify(
 
     Example: [bold]weightflow verify runs/digits[/]
     """
-    from canon.errors import InputError
+    from weightflow.folders import any_folder, wrong_kind
     from weightflow.generator.verify import verify_generator
-    from weightflow.hub import any_folder
     from weightflow.training.run_store import has_config
     from weightflow.zoo.store import has_manifest, problems_of
 
@@ -35,9 +34,7 @@ def verify(
     elif has_manifest(path):
         problems = problems_of(path)
     else:
-        raise InputError(
-            f"{path} is not a zoo, run or saved generator: it has no zoo.json and no config.toml"
-        )
+        raise wrong_kind(path, "a zoo, a run or a saved generator")
     sound = f"{path}: every file is as it was written"
     console.show({"sound": not problems, "problems": problems}, "\n".join(problems) or sound, as_json)
     if problems:

@@ -16,7 +16,7 @@ import json
 import math
 import os
 import shutil
-import tempfile
+import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -25,8 +25,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from canon.errors import InputError, WorkError
-from canon.io.files import sha256
+from canon.errors import InputError
+from canon.io.files import explain, remove_left_behind, sha256, temporary_name
 from canon.validation import parse_json
 from weightflow.data.locations import cache_folder
 from weightflow.data.partition import fingerprint, parts_by_content, stratified_parts
@@ -70,31 +70,41 @@ def identity(source: str, files: Iterable[Path], **options: object) -> str:
 def decoded(key: str, decode: Callable[[Path], None]) -> Path:
     """The cache folder of `key`; where it is missing, `decode` fills a temporary one that is then renamed.
 
-    Two processes may decode at once; the first to finish is kept. `WorkError` where the disk is full.
+    Two processes may decode at once; the first to finish is kept. `WorkError` where the disk is full, `InputError`
+    where the cache cannot be written or a damaged folder cannot be removed.
     """
     folder = cache_folder() / "decoded" / key
     if folder.is_dir() and _is_whole(folder):
         return folder
-    if folder.is_dir():  # damaged, or of a version that kept no hashes
-        shutil.rmtree(folder, ignore_errors=True)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{key}.", dir=folder.parent))
+    temporary = temporary_name(folder, unique=f"{uuid.uuid4().hex}.")
     try:
+        if folder.is_dir():  # damaged, or of a version that kept no hashes
+            shutil.rmtree(folder, ignore_errors=True)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        remove_left_behind(folder)
+        temporary.mkdir()
         decode(temporary)
         hashes = {path.name: sha256(path) for path in sorted(temporary.iterdir())}
         (temporary / HASHES).write_text(json.dumps(hashes), encoding="utf-8")
         if not folder.is_dir():
             os.rename(temporary, folder)
-        _is_whole.cache_clear()
     except OSError as error:
         if not folder.is_dir():
-            raise WorkError(
-                f"{folder} cannot be written: {error.strerror or error}; free some space, or set "
-                "WEIGHTFLOW_CACHE to another folder"
-            ) from error
+            raise _explained(folder, error) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+        _is_whole.cache_clear()
+    if not _is_whole(folder):
+        raise InputError(f"{folder} is damaged and cannot be removed; delete it")
     return folder
+
+
+def _explained(folder: Path, error: OSError) -> Exception:
+    """`explain`, with another place for the cache as the way out; a source that cannot be read is said to be it."""
+    if error.filename and not str(error.filename).startswith(str(cache_folder())):
+        return InputError(f"{error.filename} cannot be read: {error.strerror}")
+    found = explain(folder, error)
+    return type(found)(f"{found}, or set WEIGHTFLOW_CACHE to another folder")
 
 
 @cache

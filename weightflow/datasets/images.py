@@ -18,21 +18,7 @@ from canon.validation import shown
 from weightflow.data import decoded_cache
 from weightflow.data.partition import content_key
 from weightflow.data.pictures import UNREADABLE, eight_bits, is_grey, upright
-
-SUFFIXES = {
-    ".png",
-    ".jpg",
-    ".jpeg",
-    ".jpe",
-    ".jfif",
-    ".bmp",
-    ".gif",
-    ".ppm",
-    ".pgm",
-    ".tif",
-    ".tiff",
-    ".webp",
-}
+from weightflow.folders import IMAGES
 
 # a small file can claim to be a huge image: sizes are looked at before anything is decoded
 LARGEST_FILE, LARGEST_IMAGE = 2**26, 2**26  # bytes, pixels
@@ -76,7 +62,7 @@ def file_in(archive: zipfile.ZipFile, member: str, label: int) -> ImageFile:
 
 
 def is_image(name: str) -> bool:
-    return Path(name).suffix.lower() in SUFFIXES
+    return Path(name).suffix.lower() in IMAGES
 
 
 def decode_parts(

@@ -17,6 +17,7 @@ from weightflow.batched.class_axes import class_table, pad_with_zeros, scatter_c
 from weightflow.batched.tasks import Task
 from weightflow.datasets import ClassificationData
 from weightflow.flow.sampling_config import SampleConfig
+from weightflow.folders import is_saved_generator
 from weightflow.generator.generator import Flow
 from weightflow.zoo.canonicalize import is_canonical
 from weightflow.zoo.data_changes import warn_of_changes
@@ -176,6 +177,11 @@ def open_context(
     """
     flow = Flow(folder)
     reference = flow.header.zoo
+    if not Path(reference.path).is_dir() and is_saved_generator(folder):
+        raise InputError(
+            f"{folder} is a saved generator, without its zoo; report on the run that it was saved from, or measure "
+            f"networks of it: weightflow sample {folder} --classes ... --out NETS, then weightflow evaluate NETS"
+        )
     if not Path(reference.path).is_dir():
         raise InputError(f"the zoo of {folder} is no longer at {reference.path}; restore it or train again")
     zoo = Zoo(reference.path)

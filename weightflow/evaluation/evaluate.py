@@ -31,7 +31,7 @@ from weightflow.networks.architectures import Architecture
 
 @dataclass(frozen=True)
 class Spread:
-    """Mean and standard deviation over networks, and Student's t interval (95 %) of the mean."""
+    """Mean and standard deviation over networks, and the 95 % interval of the mean (`evaluation/interval.py`)."""
 
     mean: float
     std: float
@@ -121,8 +121,7 @@ def evaluate_networks(
     """Run stacked networks on the test images of their data set, or on another `split` to choose settings on."""
     data = tasks[0].data
     test = split or data.test.open_for_evaluation()
-    if tuple(data.input_shape) != tuple(architecture.input_shape):  # the data may have changed since
-        architecture.output_for(data.input_shape, f"data set '{data.name}'")
+    architecture.require_inputs(data.input_shape, f"data set '{data.name}'")  # it may have changed since
     answers = predict_labels(architecture, state, test.inputs, data, tasks, labels=test.labels)
     return Predictions(
         credit_union_members(answers.labels, test.labels, data, tasks),

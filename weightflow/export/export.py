@@ -46,16 +46,17 @@ class ExportedNetwork:
     metadata: Mapping[str, str]
 
 
-Write = Callable[[Path, ExportedNetwork, bool], None]
+Write = Callable[[Path], None]
+"""Writes a file that is made already."""
+Make = Callable[[ExportedNetwork, bool], Write]
 
 
-def _safetensors(path: Path, given: ExportedNetwork, prepared: bool) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    checkpoint.write(path, given.state, given.metadata)
+def _safetensors(given: ExportedNetwork, prepared: bool) -> Write:
+    return lambda path: checkpoint.write(path, given.state, given.metadata)
 
 
-def _program(make: Callable[[torch.nn.Module, Tensor, Mapping[str, str]], bytes]) -> Write:
-    def write(path: Path, given: ExportedNetwork, prepared: bool) -> None:
+def _program(make: Callable[[torch.nn.Module, Tensor, Mapping[str, str]], bytes]) -> Make:
+    def made(given: ExportedNetwork, prepared: bool) -> Write:
         module, example = (given.model.network, given.prepared) if prepared else (given.model, given.example)
         takes = {
             "inputs": "prepared" if prepared else "raw",
@@ -63,16 +64,15 @@ def _program(make: Callable[[torch.nn.Module, Tensor, Mapping[str, str]], bytes]
             "input_dtype": str(example.dtype).removeprefix("torch."),
         }
         content = make(module, example, {**given.metadata, **takes})
-        path.parent.mkdir(parents=True, exist_ok=True)  # not before something can be written into it
-        atomic_write(path, content)
+        return lambda path: atomic_write(path, content)
 
-    return write
+    return made
 
 
 SAFETENSORS = "safetensors"
 SOURCE = "networks.json"
 """Says which population the files of a folder are of."""
-FORMATS: dict[str, Write] = {
+FORMATS: dict[str, Make] = {
     "safetensors": _safetensors,
     "pt2": _program(pt2_bytes),
     "onnx": _program(onnx_bytes),
@@ -100,13 +100,13 @@ def export_zoo(
     if len(zoo) == 0:
         raise InputError(f"{zoo.path} holds no network")
     require_place(folder)
-    write, facts = pick(FORMATS, format, "format"), facts_of(zoo)
+    make, facts = pick(FORMATS, format, "format"), facts_of(zoo)
     _require_own(folder, zoo)
     features, example = None, None
     if format != SAFETENSORS and not prepared:
         features = _features(facts)
         example = _raw_example(zoo, facts, features)
-    written = []
+    written: list[Path] = []
     wanted = [(row, record, Prompt(record.classes)) for row, record in list(enumerate(zoo.records))[:count]]
     for row, record, prompt in wanted:
         state = {name: tensor[0] for name, tensor in with_statistics(zoo, row).items()}
@@ -118,15 +118,17 @@ def export_zoo(
             "preprocessing": json.dumps(model.description),
             "origin": json.dumps({"id": record.id, "seed": record.seed, "lineage": record.lineage}),
         }
-        path = folder / f"{record.id}.{format}"
+        path, ready = folder / f"{record.id}.{format}", zoo.architecture.example(2)
         plain = zoo.architecture.trim(state, len(record.classes))
-        ready = zoo.architecture.example(2)
-        write(
-            path, ExportedNetwork(plain, model, ready if example is None else example, ready, own), prepared
+        write = make(
+            ExportedNetwork(plain, model, ready if example is None else example, ready, own), prepared
         )
+        if not written:  # not before something can be written, and before it is: a killed export goes on
+            folder.mkdir(parents=True, exist_ok=True)
+            atomic_write(folder / SOURCE, json.dumps({"zoo": zoo.identity}))
+        write(path)
         written.append(path)
         progress(1)
-    atomic_write(folder / SOURCE, json.dumps({"zoo": zoo.identity}))
     return written
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from canon.errors import InputError, WorkError
 from canon.io.exported_program import quiet_export
+from canon.tracing.exported_graph import operation
 
 METADATA = "weightflow.json"
 TOLERANCE = 1e-5
@@ -24,9 +25,10 @@ ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
 def pt2_bytes(module: nn.Module, example: Tensor, metadata: Mapping[str, str]) -> bytes:
     """A program that torch alone runs: `torch.export.load(file).module()(inputs)`, any number of examples.
 
+    Raw inputs may be of any dtype, on any device that holds the program: their preparation converts them.
     `InputError` where the network cannot be traced as one graph.
     """
-    program = _exported(module, example)
+    program = _of_any_dtype(_exported(module, example))
     with torch.no_grad():
         _compare("the .pt2 program", program.module()(example), module, example)
     buffer = io.BytesIO()
@@ -83,6 +85,15 @@ def _exported(module: nn.Module, example: Tensor) -> torch.export.ExportedProgra
         raise InputError(
             f"this network cannot be written as one graph: {_reason(error)}; export it as safetensors"
         ) from None
+
+
+def _of_any_dtype(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
+    """Drop the assertion that inputs have the example's dtype, which the conversion after it makes needless."""
+    graph = program.graph
+    for node in list(graph.nodes):
+        if operation(node) == "_assert_tensor_metadata" and node.args[0].op == "placeholder":
+            graph.erase_node(node)
+    return program
 
 
 def _reason(error: BaseException | None) -> str:

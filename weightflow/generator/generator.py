@@ -27,9 +27,9 @@ from weightflow.flow.denoising import DENOISERS, Noise, denoise
 from weightflow.flow.sampling_config import ADAPTIVE_SHARE, SampleConfig
 from weightflow.flow.solver import FIXED_STEP, solve
 from weightflow.flow.velocity import Guided
+from weightflow.folders import local_folder
 from weightflow.generator.assets import with_own_files
 from weightflow.generator.decode import decode, to_module
-from weightflow.hub import local_folder
 from weightflow.models.residual import AnchoredModel, make_generator
 from weightflow.networks.classifier import Classifier
 from weightflow.registry import suggest

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float
@@ -19,8 +20,15 @@ from weightflow.representation.orbit_average import OrbitSymmetries
 
 Z = Float[Tensor, "networks tokens width"]
 Present = Bool[Tensor, "networks classes"]
-# One walk over a population: stacked networks, a shard or so at a time, and which logits they have.
-Batches = Callable[[], Iterator[tuple[StateDict, Present]]]
+
+
+@runtime_checkable
+class Batches(Protocol):
+    """A population that is not held in memory."""
+
+    def __call__(self, every: int = 1) -> Iterator[tuple[StateDict, Present]]:
+        """One walk over every `every`-th network: stacked networks, a shard or so at a time, and which logits they have."""
+        ...
 
 
 def used_entries(

@@ -4,7 +4,7 @@ With centred networks R (networks, entries), R R^T = U S^2 U^T gives the directi
 without ever forming a matrix of entries by entries (the Gram trick). Networks come batch by batch: one
 walk for the mean, one a group of batches for the Gram matrix, one for the directions, so that memory is
 bounded by two groups and the directions. Where networks outnumber entries, the covariance of the entries is the
-smaller matrix and is used instead.
+smaller matrix and is used instead. Of more than `MOST` networks evenly spaced ones decide the directions, and all the mean.
 
 A zoo of n networks spans n - 1 components: what the flow makes of them stays inside that span
 (DeepWeightFlow, arXiv:2601.05052, in its released configuration).
@@ -29,6 +29,8 @@ from weightflow.representation.orbit_average import OrbitSymmetries
 
 # Directions along which the population has less than this share of its largest spread are rounding.
 SMALLEST = 1e-5
+MOST, MOST_BYTES = 4096, 2**35
+"""Networks of a Gram matrix, and their size, at most: it and the walks over them grow with the square."""
 GROUP = 2**28
 """Bytes of networks that are compared with each other at once."""
 
@@ -65,11 +67,16 @@ class Components(Coordinates):
         if networks < 3:
             raise InputError(f"components need three networks or more to be found from; there are {networks}")
 
+        by_gram = networks <= len(mean)
+        most = max(4 * count, min(MOST, MOST_BYTES // mean.nbytes))
+        every = -(-networks // most) if by_gram else 1
+        networks = -(-networks // every)
+
         def centred() -> Iterator[Tensor]:
-            for state, present in batches():
+            for state, present in batches(every):
                 yield _rows(architecture, flat, state, present, mean)
 
-        spread, directions = _by_gram(centred) if networks <= len(mean) else _by_covariance(centred)
+        spread, directions = _by_gram(centred) if by_gram else _by_covariance(centred)
         kept = (spread > SMALLEST * spread[0]).nonzero().squeeze(1)[: min(count, networks - 1)]
         scale = spread[kept] / networks**0.5 if scaled else torch.ones(len(kept))
         return cls(architecture, flat, mean, directions(kept), scale.to(mean.dtype))

@@ -10,9 +10,11 @@ cat | image:tom.png                    words and images
 from __future__ import annotations
 
 import unicodedata
+from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import lru_cache
 
 import torch
 from jaxtyping import Float
@@ -23,7 +25,7 @@ from weightflow.data.class_groups import members
 from weightflow.text.encoder import TextEncoder, mean_vector
 
 IMAGE = "image:"
-CLOSE = 0.75  # share of letters that two spellings have in common, as difflib counts it
+CLOSE = 0.8  # share of letters that two spellings have in common, as difflib counts it
 
 
 @dataclass(frozen=True)
@@ -71,23 +73,39 @@ def class_named(text: str, known: Collection[str]) -> str | None:
     """The known class with this name; where none is spelt so, the only one that differs in capital letters alone."""
     if text in known:
         return text
-    alike = [name for name in known if name.casefold() == text.casefold()]
-    return alike[0] if len(alike) == 1 else None
+    return _without_case(tuple(known)).get(text.casefold())
+
+
+@lru_cache(maxsize=8)
+def _without_case(known: tuple[str, ...]) -> dict[str, str]:
+    """Classes by their casefolded names, where no two of these are equal."""
+    folded = [name.casefold() for name in known]
+    count = Counter(folded)
+    return {own: name for own, name in zip(folded, known, strict=True) if count[own] == 1}
 
 
 def misspelt(text: str, known: Collection[str]) -> str | None:
-    """The known class that a text seems to misspell; None where it is one itself or similar to none."""
+    """The known class that a text seems to misspell; None where it is one itself or similar to none.
+
+    One edit away: a letter too many, too few, exchanged with its neighbour or replaced. Further away, `CLOSE` decides.
+    """
     if class_named(text, known) is not None:
         return None
     names = {name.casefold(): name for name in known}
     own = text.casefold()
-    near = get_close_matches(own, names, n=1, cutoff=CLOSE) or [name for name in names if _swapped(own, name)]
+    edited = [name for name in names if _one_edit(own, name)]
+    near = get_close_matches(own, edited or names, n=1, cutoff=0 if edited else CLOSE)
     return names[near[0]] if near else None
 
 
-def _swapped(a: str, b: str) -> bool:
-    """Whether two neighbouring letters were exchanged: of short words that is a large share."""
-    return len(a) == len(b) and any(a[:i] + a[i + 1] + a[i] + a[i + 2 :] == b for i in range(len(a) - 1))
+def _one_edit(a: str, b: str) -> bool:
+    """Whether one letter was inserted, removed or replaced, or two neighbours were exchanged; one letter is no word."""
+    if len(a) < 2 or abs(len(a) - len(b)) > 1:
+        return False
+    start = next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+    rest, other = a[start:], b[start:]
+    removed, inserted, replaced = rest[1:] == other, rest == other[1:], rest[1:] == other[1:]
+    return removed or inserted or replaced or rest[1::-1] + rest[2:] == other
 
 
 def encode(encoder: TextEncoder, descriptions: Sequence[Description]) -> Float[Tensor, "descriptions width"]:

@@ -9,14 +9,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
 from canon.errors import InputError
-from canon.io.files import atomic_open, require_file, sha256
+from canon.io import checkpoint
+from canon.io.files import require_file, sha256
 
 
 class TextEncoder(ABC):
@@ -110,23 +110,22 @@ class CachedEncoder(TextEncoder):
     def _path(self, key: str) -> Path:
         assert self.folder is not None
         content = f"{self.identity}\0{key}".encode()
-        return self.folder / f"{hashlib.sha256(content).hexdigest()}.npy"
+        return self.folder / f"{hashlib.sha256(content).hexdigest()}.safetensors"
 
     def _read(self, key: str) -> Tensor | None:
         if self.folder is None or not self._path(key).exists():
             return None
         try:
-            vector = np.load(self._path(key), allow_pickle=False)
-        except (ValueError, OSError):
+            vector = checkpoint.read(self._path(key)).state.get("vector")
+        except InputError:
             return None  # a damaged entry is only a reason to encode again
-        return torch.from_numpy(vector) if vector.shape == (self.width,) else None
+        return vector if vector is not None and vector.shape == (self.width,) else None
 
     def _write(self, key: str, vector: Tensor) -> None:
         if self.folder is None:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
-        with atomic_open(self._path(key)) as file:
-            np.save(file, vector.float().numpy())
+        checkpoint.write(self._path(key), {"vector": vector.float()})
 
 
 def mean_vector(ways: Sequence[Tensor]) -> Tensor:

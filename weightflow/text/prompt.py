@@ -82,7 +82,9 @@ class Prompt:
         A description that is the name of a `known` class stands for it, though it have `=` or `|` in it.
         """
         if len(text) > LONGEST:
-            raise InputError(f"the prompt has {len(text)} characters; at most {LONGEST} are read")
+            raise InputError(f"the prompt has more than {LONGEST} characters; at most {LONGEST} are read")
+        if not text.isascii() and text.encode(errors="replace") != text.encode(errors="surrogatepass"):
+            raise InputError(f"the prompt '{text}' is not text in UTF-8")
         try:
             parts = next(csv.reader([text.replace("\n", " ")], skipinitialspace=True, strict=True), [])
         except csv.Error as error:

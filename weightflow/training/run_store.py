@@ -13,7 +13,10 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import warnings
+import zlib
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +25,7 @@ import tomli_w
 import torch
 from torch import Tensor
 
-from canon.errors import InputError
+from canon.errors import InputError, InputWarning
 from canon.io import checkpoint
 from canon.io.digests import KEY, checked, with_digest
 from canon.io.files import atomic_write, read_bounded, reading
@@ -31,6 +34,7 @@ from canon.validation import (
     either,
     having,
     integer,
+    many,
     nothing,
     number,
     optional,
@@ -43,6 +47,7 @@ from weightflow import datasets
 from weightflow import representation as coordinate_kinds
 from weightflow.batched.class_axes import check_frame
 from weightflow.datasets import DataInfo
+from weightflow.folders import wrong_kind
 from weightflow.networks.architectures import Architecture
 from weightflow.representation import Coordinates
 from weightflow.representation.layout import Layout
@@ -105,8 +110,10 @@ def write_header(folder: Path, header: RunHeader) -> None:
 def read_header(folder: Path) -> RunHeader:
     """`InputError` where the folder is not a run, or one of a format that this version cannot read."""
     if not has_config(folder):
-        raise InputError(f"{folder} is not a run: it has no config.toml; make one with `weightflow train`")
+        raise wrong_kind(folder, "a run")
     tables = settings.read_toml(folder / CONFIG)
+    if "format" not in tables:
+        raise wrong_kind(folder, "a run")
     if tables.get("format") != FORMAT:
         raise InputError(
             f"{folder} is a run of format {tables.get('format')!r}; this version reads {FORMAT!r}: train it again"
@@ -275,11 +282,23 @@ _REPORT = having(
 )
 
 
-def _metrics(found: Any) -> dict[str, Any]:
-    if not isinstance(found, dict):
-        raise Invalid("no table")
-    integer(0)(found.get("step"))
-    return found
+SUM = "crc32"
+"""The number in each line of the log by which damage is noticed."""
+_EVALUATION = having({"step": integer(0), "held_out": number})
+
+
+def _evaluation(found: Any) -> dict[str, Any]:
+    """The numbers of one line of the log, compared with the sum in it where it has one."""
+    _EVALUATION(found)
+    numbers = table(text(), number)(found)
+    kept = numbers.pop(SUM, None)
+    if kept not in (None, _sum_of(numbers)):
+        raise Invalid("does not match its sum")
+    return numbers
+
+
+def _sum_of(numbers: Mapping[str, Any]) -> int:
+    return zlib.crc32(json.dumps(numbers, sort_keys=True).encode())
 
 
 def has_config(folder: Path) -> bool:
@@ -294,22 +313,28 @@ def append_metrics(folder: Path, line: Mapping[str, Any]) -> None:
             f"{path} is a symbolic link, or no ordinary file; delete it, and run the command again"
         )
     with open(path, "a", encoding="utf-8") as file:
-        file.write(json.dumps(line) + "\n")
+        file.write(_metrics_line(line))
+
+
+def _metrics_line(numbers: Mapping[str, Any]) -> str:
+    return json.dumps({**numbers, SUM: _sum_of(numbers)}) + "\n"
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """The evaluations of a run; `InputWarning` where lines are damaged, which are left out."""
     path = folder / METRICS
     lines = read_bounded(path, LIMIT).decode(errors="replace").splitlines() if path.exists() else []
     found = []
     for line in lines:  # a damaged log must not keep a run from being resumed
-        try:
-            found.append(_metrics(parse_json(line, 1 << 20)))
-        except Invalid:
-            continue
+        with suppress(Invalid):
+            found.append(_evaluation(parse_json(line, 1 << 20)))
+    if len(found) < len(lines):
+        damaged = many(len(lines) - len(found), "damaged line")
+        warnings.warn(InputWarning(f"{path} has {damaged}, left out"), stacklevel=2)
     return found
 
 
 def cut_metrics(folder: Path, step: int) -> None:
     """Drop what was logged after the step that a run goes on from."""
     kept = [line for line in read_metrics(folder) if line["step"] <= step]
-    atomic_write(folder / METRICS, "".join(json.dumps(line) + "\n" for line in kept))
+    atomic_write(folder / METRICS, "".join(_metrics_line(line) for line in kept))

@@ -108,7 +108,7 @@ class Trainer:
             config.coordinates,
             architecture,
             layout,
-            lambda: _batches(zoo, rows["seen"], prompts["seen"]),
+            lambda every=1: _batches(zoo, rows["seen"][::every], prompts["seen"][::every]),
             exchange,
         )
         computing = self.coordinates.to(self.device)

@@ -15,6 +15,7 @@ from canon.validation import Invalid, parse_json
 from weightflow import datasets
 from weightflow.batched.accuracy import measured
 from weightflow.data.info import DataInfo
+from weightflow.folders import recognise, wrong_kind
 from weightflow.networks.architectures import Architecture
 from weightflow.text import Prompt
 from weightflow.text.class_words import class_words
@@ -33,12 +34,14 @@ def checkpoint_files(folder: Path) -> list[Path]:
     Raises `InputError` where there are none.
     """
     if not folder.is_dir():
-        raise InputError(f"{folder} is not a folder of checkpoints")
+        raise wrong_kind(folder, "a folder of checkpoints")
+    if (found := recognise(folder)) and found.own and "exported networks" not in found.what:
+        raise wrong_kind(folder, "a folder of checkpoints")
     for pattern in ("*", "*/*"):
         files = sorted(path for path in folder.glob(pattern) if _is_checkpoint(path))
         if files:
             return files
-    raise InputError(f"{folder} holds no checkpoint; they end in {', '.join(SUFFIXES)}")
+    raise InputError(f"{wrong_kind(folder, 'a folder of checkpoints')}; those end in {', '.join(SUFFIXES)}")
 
 
 def _is_checkpoint(path: Path) -> bool:
@@ -100,7 +103,7 @@ def architecture_of(
     dataset: str,
     classes: Sequence[str] | Mapping[Path, Sequence[str]] | None,
 ) -> Architecture:
-    """The architecture that a builder makes, for the most classes of any file."""
+    """The architecture that a builder makes, for the most classes of any file; `InputError` where it makes none."""
     data = datasets.load(dataset)
     if isinstance(classes, Mapping):
         counts = [len(own) for own in classes.values()]
@@ -109,7 +112,9 @@ def architecture_of(
     else:
         beside = [classes_beside(checkpoint.read(path)) for path in files]
         counts = [len(own.classes) if own else len(data.class_names) for own in beside]
-    return Architecture(model, dict(arguments), data.input_shape, max(counts))
+    found = Architecture(model, dict(arguments), data.input_shape, max(counts))
+    found.build()
+    return found
 
 
 def import_zoo(
@@ -131,6 +136,7 @@ def import_zoo(
     unfinished.require_free(out, WORK)
     dataset = datasets.absolute(dataset)
     data = datasets.load(dataset)
+    architecture.require_inputs(data.input_shape, f"data set '{data.name}'")
     words = class_words(descriptions or {}, data.class_names, dataset)
     of_file = dict(classes) if isinstance(classes, Mapping) else dict.fromkeys(files, classes)
     everything = Prompt(data.class_names) if len(data.class_names) <= architecture.classes else None
@@ -188,5 +194,5 @@ def _check(files: Sequence[Path], read: Callable[[Path], Network]) -> None:
         names = ", ".join(path.name for path in list(odd)[:10])
         raise InputError(
             f"{len(odd)} of {len(files)} files do not fit: {names}; the first because {next(iter(odd.values()))}. "
-            "Take them out, or name the architecture they have"
+            "Take them out, name the architecture they have, or set its arguments: --set architecture.arguments.NAME=VALUE"
         )

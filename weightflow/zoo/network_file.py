@@ -17,6 +17,7 @@ from canon.io.prefixes import with_keys_like
 from canon.types import StateDict
 from canon.validation import Invalid, items, parse_json, text
 from weightflow.batched.tasks import Task
+from weightflow.folders import refuse_own
 from weightflow.networks.architectures import Architecture
 from weightflow.text import Prompt
 
@@ -58,6 +59,7 @@ def read_network(
     Its classes are `classes`; or else what the file says, in its metadata or as `classes` beside the weights; or else, where it says nothing, `otherwise`. Raises `InputError` where the classes are not known or too many, or where keys or shapes are of another
     architecture (the first ten that differ are named).
     """
+    refuse_own(path, "a file of one network")
     found = checkpoint.read(path)
     prompt = classes or _beside(found.container)
     if prompt is None and "classes" not in found.metadata:
@@ -77,6 +79,11 @@ def read_network(
         for name in dict.fromkeys([*expected, *shapes])
         if shapes.get(name) != expected.get(name)
     ]
+    if wrong and (own := _own_number_of_classes(architecture, shapes)) not in (None, len(prompt.classes)):
+        raise InputError(
+            f"{path} has {own} logits, and {'--classes names' if classes else 'the data set has'} {len(prompt.classes)} "
+            f"classes; say which {own} they are for: --classes, --classes-from, or a list 'classes' beside the weights"
+        )
     if wrong:
         raise InputError(
             f"{path} is not a {architecture.name} of {len(prompt.classes)} classes as this run makes: "
@@ -88,6 +95,18 @@ def read_network(
     checkpoint.require_finite(found.state, str(path))
     padded = {name: _padded(architecture, name, found.state[name]) for name in architecture.shapes}
     return Network(padded, prompt, dataset)
+
+
+def _own_number_of_classes(architecture: Architecture, shapes: Mapping[str, tuple[int, ...]]) -> int | None:
+    """How many classes a network has that differs from the architecture in nothing else; None where it does."""
+    if not architecture.is_resizable or shapes.keys() != architecture.shapes.keys():
+        return None
+    axes = architecture.class_axes
+    sizes = {shapes[name][axis] for name, axis in axes.items() if axis < len(shapes[name])}
+    if len(sizes) != 1 or not 1 <= (own := sizes.pop()) <= 100_000:
+        return None
+    expected = {name: tuple(t.shape) for name, t in architecture.build(own).state_dict().items()}
+    return own if shapes == expected else None
 
 
 def classes_beside(found: checkpoint.Checkpoint) -> Prompt | None:

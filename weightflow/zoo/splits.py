@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from canon.errors import InputError
+from weightflow.folders import GENERATED, wrong_kind
 from weightflow.zoo.store import Zoo
 
 
@@ -20,6 +21,8 @@ def train_validation_split(zoo: Zoo, share: float) -> dict[str, list[int]]:
         held_out = set(order[: max(1, round(share * len(seen)))])
         validation = [row for i, row in enumerate(seen) if i in held_out]
         seen = [row for i, row in enumerate(seen) if i not in held_out]
+    if not seen and zoo.manifest.get("lineage") == GENERATED:
+        raise wrong_kind(zoo.path, "a zoo of trained networks")
     if not seen or not validation:
         raise InputError(
             f"{zoo.path} has {len(seen)} networks to train on and {len(validation)} to choose checkpoints by; "

@@ -52,7 +52,7 @@ from weightflow.batched.stacked_networks import StackedNetworks
 from weightflow.batched.tasks import Task
 from weightflow.data.info import DataInfo, check_facts
 from weightflow.data.types import ClassificationData
-from weightflow.hub import local_folder
+from weightflow.folders import local_folder, wrong_kind
 from weightflow.networks.architectures import Architecture
 
 FORMAT = "weightflow-zoo-1"
@@ -503,10 +503,8 @@ def _version(path: Path) -> tuple[int, int]:
 def read_manifest(folder: Path) -> dict[str, Any]:
     """zoo.json, checked; `InputError` says what the folder is instead."""
     path = folder / MANIFEST
-    if not folder.is_dir():
-        raise InputError(f"{folder} is not a zoo: there is no such folder")
-    if not os.path.lexists(path):
-        raise InputError(f"{folder} is not a zoo: it has no zoo.json; was its building stopped? Run it again")
+    if not folder.is_dir() or not os.path.lexists(path):
+        raise wrong_kind(folder, "a zoo")
     try:
         manifest = parse_json(read_bounded(path, LIMIT))
     except Invalid as error:

@@ -120,10 +120,12 @@ def test_onnxruntime_gives_the_logits_of_raw_inputs(folder, case, tmp_path):
 
 
 @pytest.mark.parametrize("case", ARGUMENTS)
-def test_programs_give_the_logits_of_raw_inputs(folder, case, tmp_path):
+def test_programs_give_the_logits_of_raw_inputs_of_any_dtype(folder, case, tmp_path):
     zoo = population(folder, case)
     raw, expected = expected_of(folder, zoo)
     (path,) = export_zoo(zoo, tmp_path / "files", format="pt2")
     program = torch.export.load(path).module()
     for count in (5, 1):
-        torch.testing.assert_close(program(raw[:count]), expected[:count], atol=1e-4, rtol=1e-4)
+        for dtype in (raw.dtype, torch.uint8, torch.int64, torch.float32, torch.float64):
+            found = program(raw[:count].to(dtype))
+            torch.testing.assert_close(found, expected[:count], atol=1e-4, rtol=1e-4)

@@ -81,6 +81,10 @@ for kind, case in torch.load("cases.pt").items():
     program = torch.export.load(case["path"], extra_files=extra).module()
     torch.testing.assert_close(program(case["inputs"]), case["expected"], atol=1e-5, rtol=1e-5)
     assert program(case["inputs"][:1]).shape == (1, 3)
+    if kind == "raw":
+        for dtype in (torch.uint8, torch.int32, torch.int64, torch.float64):
+            whole = case["inputs"].floor()
+            torch.testing.assert_close(program(whole.to(dtype)), program(whole))
     assert json.loads(extra[{METADATA!r}])["inputs"] == kind
 assert not any(name.startswith(("weightflow", "canon")) for name in sys.modules)
 """
@@ -267,7 +271,10 @@ def test_a_table_of_vectors_travels_with_its_generator(zoo, tiny_config, tmp_pat
     ("arguments", "message"),
     [
         (["{run}", "--out", "{new}"], "is a run; write its generator with --format pretrained"),
-        (["{nets}", "--format", "pretrained", "--out", "{new}"], "is not a run"),
+        (
+            ["{nets}", "--format", "pretrained", "--out", "{new}"],
+            "a population of generated networks, not a run",
+        ),
         (
             ["{nets}", "--format", "tflite", "--out", "{new}"],
             "'tflite' is not one of 'safetensors', 'pt2', 'onnx', 'pretrained'",

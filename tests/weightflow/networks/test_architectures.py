@@ -148,7 +148,7 @@ def test_unknown_names_and_arguments_are_explained():
         InputError, match="unknown architecture 'mpl'; there are: adapter, cnn, linear_head, mlp,"
     ):
         Architecture("mpl", {}, (3,), 2).build()
-    with pytest.raises(InputError, match="architecture 'mlp': missing a required argument: 'inputs'"):
+    with pytest.raises(InputError, match="architecture 'mlp' needs inputs; give them: --set"):
         Architecture("mlp", {"hidden": []}, (3,), 2).build()
 
 

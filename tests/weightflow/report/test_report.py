@@ -308,5 +308,5 @@ def test_a_report_needs_a_zoo_and_not_another_folder(zoo, tiny_config, tmp_path)
     shutil.copytree(zoo.path, tmp_path / "zoo")
     start(Zoo(tmp_path / "zoo"), dataclasses.replace(tiny_config, steps=2), tmp_path / "run").run()
     (tmp_path / "zoo" / "zoo.json").unlink()
-    with pytest.raises(InputError, match="is not a zoo: it has no"):
+    with pytest.raises(InputError, match="a zoo that is not finished, not a zoo"):
         make_report(tmp_path / "run")

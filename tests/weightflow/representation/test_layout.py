@@ -69,7 +69,7 @@ def test_coordinates_are_standardised_and_masked(architecture, state):
     present = torch.tensor([[True] * 4, [True, True, False, False], [True, True, True, False]])
     layout = make_layout(architecture, "rows")
     halves = [({k: v[rows] for k, v in state.items()}, present[rows]) for rows in (slice(2), slice(2, 3))]
-    coordinates = Tokens.fit(architecture, layout, lambda: iter(halves), 0, True, OrbitSymmetries())
+    coordinates = Tokens.fit(architecture, layout, lambda every=1: iter(halves), 0, True, OrbitSymmetries())
     z = coordinates.encode(state, present)
     used = used_entries(architecture, layout, present)
     assert not z[~used].any()

@@ -22,13 +22,12 @@ def population(networks):
 
 
 def components(state, present, size=None, **settings):
-    parts = torch.arange(len(present)).split(size or len(present))
-    return fit(
-        CoordinatesConfig("components", **settings),
-        MLP,
-        LAYOUT,
-        lambda: iter([({n: t[rows] for n, t in state.items()}, present[rows]) for rows in parts]),
-    )
+
+    def batches(every=1):
+        for rows in torch.arange(0, len(present), every).split(size or len(present)):
+            yield {name: tensor[rows] for name, tensor in state.items()}, present[rows]
+
+    return fit(CoordinatesConfig("components", **settings), MLP, LAYOUT, batches)
 
 
 # fewer networks than the 31 entries go through the Gram matrix, more through the covariance
@@ -70,6 +69,18 @@ def test_shards_do_not_matter(networks):
         torch.testing.assert_close(parts.decode(parts.encode(state, present), present)[name], tensor)
 
 
+def test_of_many_networks_evenly_spaced_ones_decide_the_components(monkeypatch):
+    state, present = population(30)
+    present = torch.ones_like(present)
+    monkeypatch.setattr("weightflow.representation.principal_components.MOST", 10)
+    found, all_of_them = components(state, present, count=2), components(state, present)
+    torch.testing.assert_close(found.mean, all_of_them.mean)
+    few = {name: tensor[::3] for name, tensor in state.items()}
+    flat = torch.cat([t.flatten(1) for t in few.values()], dim=1) - found.mean
+    directions = torch.linalg.svd(flat, full_matrices=False).Vh[:2]
+    torch.testing.assert_close((found.directions @ directions.T).abs(), torch.eye(2), atol=1e-4, rtol=0)
+
+
 def test_the_first_components_say_most():
     state, present = population(20)
     present = torch.ones_like(present)
@@ -109,7 +120,7 @@ def test_only_a_few_batches_are_in_memory_at_once(networks):
     alive: set[int] = set()
     most = 0
 
-    def batches():
+    def batches(every=1):
         nonlocal most
         for rows in torch.arange(networks).chunk(6):
             part = {name: tensor[rows] for name, tensor in state.items()}

@@ -273,10 +273,16 @@ def test_a_missing_open_clip_is_one_line_with_the_cure(monkeypatch):
 
 
 def test_misspelt_words_and_other_words():
-    digits = ("three", "seven", "eight", "nine")
+    digits = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "zero")
     assert [misspelt(w, digits) for w in ("threee", "sevn", "Eigth")] == ["three", "seven", "eight"]
     assert [misspelt(w, ("one", "two", "four")) for w in ("tow", "Oen", "fuor")] == ["two", "one", "four"]
-    assert [misspelt(w, digits) for w in ("cat", "Seven", "dozen", "")] == [None, None, None, None]
+    for word, meant in {"siz": "six", "fve": "five", "thre": "three", "nne": "nine", "onee": "one"}.items():
+        assert misspelt(word, digits) == meant
+    for word in ("cat", "Seven", "dozen", "", "o", "cone of", "money", "drone", "tea", "forty", "sixteen"):
+        assert misspelt(word, digits) is None
+    names = ("bear", "can", "bus", "lawn mower")
+    assert [misspelt(w, names) for w in ("beer", "bush", "lawnmower")] == ["bear", "bus", "lawn mower"]
+    assert [misspelt(w, names) for w in ("bread", "cake", "boat", "flower")] == [None] * 4
     assert class_named("SEVEN", digits) == "seven"
     assert class_named("a", ("A", "a", "b")) == "a"
     assert class_named("ß", ("SS", "ss")) is None  # two classes that differ in capital letters alone

@@ -43,7 +43,7 @@ def state():
 def coordinates(request, state):
     layout = make_layout(MLP, request.param, 16)
     exchange = OrbitSymmetries(units=True, classes=True)
-    return Tokens.fit(MLP, layout, lambda: iter([(state, PRESENT)]), 0, True, exchange)
+    return Tokens.fit(MLP, layout, lambda every=1: iter([(state, PRESENT)]), 0, True, exchange)
 
 
 def batch_of(coordinates, state, generator):

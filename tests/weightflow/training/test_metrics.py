@@ -8,9 +8,10 @@ import time
 import pytest
 
 import weightflow
-from canon.errors import InputError
+from canon.errors import InputError, InputWarning
 from weightflow.training.config import TrainConfig
 from weightflow.training.loggers import logging_to
+from weightflow.training.run_store import append_metrics, read_metrics
 
 SETTINGS = {"model.width": 16, "model.depth": 1, "evaluate_every": 2, "behaviour.weight": 0}
 
@@ -21,9 +22,22 @@ def test_numbers_reach_a_callback_as_they_are_in_the_file(zoo, tmp_path):
         zoo, tmp_path / "run", steps=4, settings=SETTINGS, metrics=lambda m: found.append(dict(m))
     )
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
-    assert found == lines
+    assert found == [{name: value for name, value in line.items() if name != "crc32"} for line in lines]
     assert [one["step"] for one in found] == [2, 4]
-    assert all(isinstance(value, (int, float)) for one in found for value in one.values())
+    assert all(isinstance(value, (int, float)) for one in lines for value in one.values())
+
+
+def test_damaged_lines_are_left_out_with_a_warning(tmp_path):
+    for step in (2, 4, 6):
+        append_metrics(tmp_path, {"step": step, "held_out": 0.125 * step})
+    whole = (tmp_path / "metrics.jsonl").read_text()
+    assert [line["held_out"] for line in read_metrics(tmp_path)] == [0.25, 0.5, 0.75]
+    for damaged in (whole.replace("0.5", "0.7"), whole.replace('"held_out": 0.5', '"held_out": "x"')):
+        (tmp_path / "metrics.jsonl").write_text(damaged)
+        with pytest.warns(InputWarning, match="1 damaged line, left out"):
+            assert [line["step"] for line in read_metrics(tmp_path)] == [2, 6]
+    (tmp_path / "metrics.jsonl").write_text('{"step": 2, "held_out": 1.0}\n')  # of an earlier version
+    assert read_metrics(tmp_path) == [{"step": 2, "held_out": 1.0}]
 
 
 def test_a_logger_that_is_not_there_is_one_line(tmp_path, monkeypatch):

@@ -14,7 +14,7 @@ from canon.cli import console
 from canon.errors import InputError, WorkError
 from weightflow import datasets
 from weightflow.cli.main import app
-from weightflow.hub import local_folder
+from weightflow.folders import local_folder
 
 
 @pytest.fixture

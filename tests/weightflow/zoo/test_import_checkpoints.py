@@ -153,8 +153,15 @@ def test_networks_with_running_statistics_keep_them(tmp_path, monkeypatch):
         (["{files}", "--out", "{out}"], "name the data set whose classes they tell apart"),
         (["{files}", "--dataset", "digits", "--out", "{out}"], "does not say which architecture it is"),
         (["{out}", "--dataset", "digits", "--out", "{out}"], "is not a folder of checkpoints"),
-        (["{empty}", "--dataset", "digits", "--out", "{out}"], "holds no checkpoint; they end in"),
+        (
+            ["{empty}", "--dataset", "digits", "--out", "{out}"],
+            "is an empty folder, not a folder of checkpoints; those end in",
+        ),
         (["{files}", "--recipe", "digits", "--out", "{files}"], "is not an empty folder"),
+        (
+            ["{files}", "--recipe", "digits", "--dataset", "iris", "--out", "{out}"],
+            "cannot take examples of shape",
+        ),
     ],
 )
 def test_bad_input_is_one_clear_line(folder, tmp_path, capsys, arguments, message):

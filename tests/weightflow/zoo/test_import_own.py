@@ -181,3 +181,56 @@ def test_a_fixed_builder_makes_no_other_number_of_logits(place):
     announce("code/own_nets.py:build")
     with pytest.raises(InputError, match="builds networks of 10 logits alone; give its function a parameter"):
         Architecture("own_nets.py:build", {}, (64,), 10).build(3)
+
+
+BUILDERS = """
+from torch import nn
+
+
+def raises(classes):
+    raise RuntimeError("no such layer\\nand more")
+
+
+def nothing(classes):
+    pass
+
+
+def needs(depth, heads, classes):
+    return nn.Linear(64, classes)
+
+
+def pair(classes):
+    return nn.Linear(64, classes), (1,)
+
+
+number = 3
+"""
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ("no_module_of_this_name:build", "no module no_module_of_this_name is found from here"),
+        ("nowhere.py:build", "'nowhere.py' cannot be imported: ImportError: there is no such Python file"),
+        ("builders.py", "name a function of it: builders.py:FUNCTION"),
+        (
+            "builders.py:gone",
+            "has no function 'gone' to be an architecture; it has raises, nothing, needs, pair",
+        ),
+        ("builders.py:number", "has no function 'number' to be an architecture; it has raises"),
+        ("builders.py:raises", "architecture 'builders.py:raises': RuntimeError: no such layer"),
+        ("builders.py:nothing", "architecture 'builders.py:nothing' returned NoneType, not an nn.Module"),
+        ("builders.py:needs", "needs depth, heads; give them: --set architecture.arguments.depth=..."),
+        ("builders.py:pair", "is not a builders.py:pair of 10 classes"),
+        ("code/own_nets.py:sized", "has 2 logits, and the data set has 10 classes; say which 2 they are for"),
+    ],
+)
+def test_a_builder_that_cannot_be_used_is_one_line(place, capsys, model, message):
+    (place / "builders.py").write_text(BUILDERS)
+    (place / "one-two-nine.pt").unlink()
+    assert call("zoo", "import", ".", "--model", model, "--dataset", "digits", "--out", "zoo", "-q") == 2
+    error = capsys.readouterr().err
+    assert message in " ".join(error.split())
+    assert "and more" not in error
+    assert "Traceback" not in error
+    assert not (place / "zoo").exists()

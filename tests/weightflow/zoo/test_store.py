@@ -264,7 +264,7 @@ def test_a_bad_manifest_is_explained(tmp_path, content, message):
 
 
 def test_a_folder_without_manifest_is_no_zoo(tmp_path):
-    with pytest.raises(InputError, match="is not a zoo: it has no zoo.json"):
+    with pytest.raises(InputError, match="is an empty folder, not a zoo"):
         Zoo(tmp_path)
 
 

@@ -87,11 +87,36 @@ class Architecture:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", UserWarning)  # torch warns of layers without units
+                self._require_arguments(make)
                 if not self.is_resizable:
                     return self._fixed(make, classes or self.classes)
-                return make(**self.arguments, classes=classes or self.classes)
-        except (TypeError, ValueError, RuntimeError, IndexError, ArithmeticError, AttributeError) as error:
-            raise InputError(f"architecture '{self.name}': {str(error).splitlines()[0]}") from None
+                return self._module(make(**self.arguments, classes=classes or self.classes))
+        except InputError:
+            raise
+        except Exception as error:  # any exception of the user's code is an input error
+            what = str(error).splitlines()[0] if str(error).strip() else "no reason given"
+            kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+            raise InputError(f"architecture '{self.name}': {kind}{what}") from error
+
+    def _require_arguments(self, make: Callable[..., nn.Module]) -> None:
+        """`InputError` where the function has parameters without a default that the arguments do not give."""
+        missing = [
+            parameter.name
+            for parameter in inspect.signature(make).parameters.values()
+            if parameter.default is parameter.empty
+            and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+            and parameter.name not in {"classes", *self.arguments}
+        ]
+        if missing:
+            given = " ".join(f"--set architecture.arguments.{name}=..." for name in missing)
+            raise InputError(f"architecture '{self.name}' needs {', '.join(missing)}; give them: {given}")
+
+    def _module(self, found: object) -> nn.Module:
+        """What the function returned: a module, or the pair of a module and example inputs that canon takes."""
+        module = found[0] if isinstance(found, tuple) and found else found
+        if not isinstance(module, nn.Module):
+            raise InputError(f"architecture '{self.name}' returned {type(module).__name__}, not an nn.Module")
+        return module
 
     @property
     def is_resizable(self) -> bool:
@@ -99,8 +124,7 @@ class Architecture:
         return "classes" in inspect.signature(FAMILIES.pick(self.name)).parameters
 
     def _fixed(self, make: Callable[..., nn.Module], classes: int) -> nn.Module:
-        found = make(**self.arguments)
-        module = found[0] if isinstance(found, tuple) else found  # a builder for canon brings example inputs
+        module = self._module(make(**self.arguments))
         if classes != self.classes:
             raise InputError(
                 f"architecture '{self.name}' builds networks of {self.classes} logits alone; give its function a "
@@ -155,6 +179,11 @@ class Architecture:
         if callable(own):
             return own(batch, generator)
         return torch.randn(batch, *self.input_shape, generator=generator)
+
+    def require_inputs(self, shape: Sequence[int], who: str) -> None:
+        """`InputError` unless it takes examples of `shape`, which may be another than that it was made for."""
+        if tuple(shape) != tuple(self.input_shape):
+            self.output_for(shape, who)
 
     def output_for(self, shape: Sequence[int], who: str) -> Tensor:
         """What it gives for two examples of `shape`, without numbers; `InputError` where it cannot take them."""
