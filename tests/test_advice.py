@@ -29,6 +29,7 @@ SHOWN_BY = {
     "weightflow/executors/base.py": ("canonicalize", "evaluate", "sample", "zoo build"),
     "weightflow/export/export.py": ("export",),
     "weightflow/generator/populations.py": ("sample",),
+    "weightflow/networks/architectures/__init__.py": ("zoo build", "zoo import"),
     "weightflow/registry.py": (),
     "weightflow/report/verdict.py": ("report",),
     "weightflow/zoo/builders/parallel.py": ("zoo build",),

@@ -136,7 +136,9 @@ def draw_tasks(
     """
     rng = np.random.default_rng(seed)
     if not pool:
-        raise InputError(f"no combination of classes is left for the split '{split}'; use a larger fraction")
+        raise InputError(
+            f"no combination of classes is left for the split '{split}'; ask for no network of it, or take more classes or sizes of tasks"
+        )
     tasks: list[Task] = []
     while len(tasks) < count:
         for index in rng.permutation(len(pool))[: count - len(tasks)]:

@@ -171,6 +171,7 @@ def import_(
     from weightflow.zoo.import_classes import classes_of_files
     from weightflow.zoo.recipe import read_recipe
     from weightflow.zoo.store import Zoo
+    from weightflow.zoo.unfinished import MARK
 
     files = checkpoint_files(folder)
     changes = settings_of(settings)
@@ -188,8 +189,13 @@ def import_(
     else:
         architecture = plan.make_architecture() if plan else own_architecture(files)
     words = read_class_words(descriptions) if descriptions else plan.descriptions if plan else {}
-    with console.progress(len(files), "reading networks", quiet=quiet) as steps:
-        count = import_zoo(files, out, architecture, name, asked, lineage, words, progress=steps.advance)
+    try:
+        with console.progress(len(files), "reading networks", quiet=quiet) as steps:
+            count = import_zoo(files, out, architecture, name, asked, lineage, words, progress=steps.advance)
+    except (KeyboardInterrupt, Exception) as stop:
+        if (out / MARK).exists():
+            stop.add_note(f"{out} is not finished; run the same command again, which begins anew")
+        raise
     accuracy = [record.accuracy["validation"] for record in Zoo(out).records]
     least, mean, most = min(accuracy), sum(accuracy) / count, max(accuracy)
     console.show(

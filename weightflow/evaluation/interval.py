@@ -20,7 +20,6 @@ from jaxtyping import Float
 from scipy import stats
 from torch import Tensor
 
-
 SKEWNESS_FROM = 5
 """Values from which on their skewness is taken into account."""
 

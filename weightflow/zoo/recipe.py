@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
@@ -168,17 +168,17 @@ class ZooRecipe:
         pool = (*self.known_classes(), *self.held_out_classes(), *self.excluded_classes())
         for name in filter(None, dict.fromkeys((self.encoder, self.readout.encoder))):
             encoder = described(load_encoder(name), words)
-            unknown = list[str]()
+            unknown = dict[str, str]()
             for own in pool:
                 try:
                     encoder.encode([own])
                 except InputError as error:
-                    unknown.append(own)
-                    reason = str(error)
+                    unknown[own] = str(error)
             if unknown:
+                first, reason = next(iter(unknown.items()))
                 raise InputError(
                     f"the text encoder '{name}' has no vector for {len(unknown)} of {len(pool)} classes, the first is "
-                    f"'{unknown[0]}' ({reason}); describe them (--descriptions names.csv), or choose another encoder"
+                    f"'{first}' ({reason}); describe them (--descriptions names.csv), or choose another encoder"
                 )
 
     def make_tasks(self) -> list[Task]:
@@ -228,6 +228,7 @@ class ZooRecipe:
             "unseen_combinations": t.unseen,
             **{split: count for split, (count, _) in others.items()},
         }
+        _give_each_split_one(pools, counts)
         return [
             task
             for offset, (split, count) in enumerate(counts.items())
@@ -272,6 +273,13 @@ class ZooRecipe:
 
 def _repeated(tasks: Sequence[Task], times: int) -> list[Task]:
     return [task for task in tasks for _ in range(times)]
+
+
+def _give_each_split_one(pools: dict[str, list[tuple[str, ...]]], counts: Mapping[str, int]) -> None:
+    """Of few combinations, a fraction may be none: a split that is to have networks takes one from those seen."""
+    for split in ("unseen_combinations", "validation"):
+        if counts[split] and not pools[split] and len(pools["seen"]) > 1:
+            pools[split].append(pools["seen"].pop())
 
 
 def _every_combination(

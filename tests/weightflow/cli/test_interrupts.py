@@ -139,3 +139,36 @@ def test_a_stopped_evaluation_shows_the_networks_judged_so_far(zoo, capsys, monk
     judged = json.loads(out)["judged"]
     assert 0 < judged < len(zoo)
     assert f"{judged} of {len(zoo)} networks were judged; the figures are of those" in err
+
+
+def test_a_stopped_import_says_that_its_zoo_is_not_finished(raw_zoo, tmp_path, capsys, monkeypatch):
+    files, out = tmp_path / "files", tmp_path / "out"
+    assert call("export", raw_zoo.path, "--out", files, "-q") == 0
+    again = ("zoo", "import", files, "--dataset", "digits", "--out", out, "-q")
+    monkeypatch.setattr("weightflow.zoo.import_checkpoints.write_manifest", interrupt)
+    assert call(*again) == 130
+    assert f"{out} is not finished; run the same command again" in " ".join(capsys.readouterr().err.split())
+    assert any(out.rglob("*.safetensors"))
+    monkeypatch.undo()
+    monkeypatch.setattr("weightflow.zoo.import_checkpoints._check", interrupt)
+    assert call(*again[:-2], tmp_path / "other", "-q") == 130
+    assert "nothing was written" in capsys.readouterr().err
+    assert not (tmp_path / "other").exists()
+    monkeypatch.undo()
+    assert call(*again) == 0
+    assert len(Zoo(out)) == len(raw_zoo)
+
+
+def test_a_stopped_export_says_what_is_written(raw_zoo, tmp_path, capsys, monkeypatch):
+    out = tmp_path / "files"
+    interrupted_at(monkeypatch, "weightflow.export.export.with_statistics", 3)
+    assert call("export", raw_zoo.path, "--out", out, "-q") == 130
+    said = " ".join(capsys.readouterr().err.split())
+    assert f"2 of {len(raw_zoo)} networks are in {out}; run the same command again" in said
+    assert len(list(out.glob("*.safetensors"))) == 2
+    assert call("export", raw_zoo.path, "--out", out, "-q") == 0
+    assert len(list(out.glob("*.safetensors"))) == len(raw_zoo)
+
+
+def interrupt(*arguments, **options):
+    raise KeyboardInterrupt

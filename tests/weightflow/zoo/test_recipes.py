@@ -72,6 +72,18 @@ def test_small_sizes_are_for_recipes_by_name(tmp_path):
         read_recipe("iris", {"small": {"seed": 1}})
 
 
+def test_each_split_of_few_combinations_has_one():
+    """Three pairs of three classes: a tenth of them is none."""
+    changes = {"tasks": {"sizes": [2, 2], "seen": 6, "validation": 2, "unseen": 2, "classes": []}}
+    pairs: dict[str, set[frozenset[str]]] = {}
+    for task in read_recipe("iris", changes).make_tasks():
+        pairs.setdefault(task.split, set()).add(frozenset(task.classes))
+    assert sorted(map(len, pairs.values())) == [1, 1, 1]
+    assert len(set.union(*pairs.values())) == 3
+    with pytest.raises(InputError, match="is left for the split 'validation'; ask for no network of it"):
+        read_recipe("iris", {"tasks": changes["tasks"] | {"sizes": [3, 3]}}).make_tasks()
+
+
 def test_networks_of_one_task_stand_in_a_row_and_differ_by_their_seeds(tmp_path):
     few = {"seen": 5, "validation": 2, "unseen": 3, "networks_per_task": 2}
     plan = read_recipe("digits", {"tasks": few, "training": {"steps": 2}})
