@@ -19,7 +19,7 @@ KINDS = "biufUS"
 
 
 def read_npz(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
-    """All arrays of a `.npz` file, none of them without axes; `InputError` says what is wrong with it."""
+    """All arrays of a `.npz` file in this machine's byte order, none without axes; `InputError` says what is wrong with it."""
     size = require_file(path)
     try:
         with zipfile.ZipFile(path) as archive:
@@ -40,4 +40,11 @@ def read_npz(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
             raise InputError(
                 f"{path}: '{shown(name)}' is {shown(kind)}; expected numbers or text along an axis"
             )
-    return arrays
+    return {name: _as_torch_takes_it(array) for name, array in arrays.items()}
+
+
+def _as_torch_takes_it(array: np.ndarray) -> np.ndarray:
+    """The same values in the byte order of this machine, and floats of more than 64 bits in 64."""
+    if array.dtype.kind == "f" and array.dtype.itemsize > 8:
+        return array.astype(np.float64)
+    return array.astype(array.dtype.newbyteorder("="), copy=False)

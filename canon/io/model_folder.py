@@ -183,7 +183,7 @@ def _own(place: Path, folder: Path) -> bool:
 
     A folder from elsewhere may hold links to anything.
     """
-    real, home = place.resolve(), folder.resolve()
+    real, home = Path(os.path.realpath(place)), Path(os.path.realpath(folder))
     blobs = home.parent.parent / "blobs"
     return real.is_file() and (real.is_relative_to(home) or real.parent == blobs)
 

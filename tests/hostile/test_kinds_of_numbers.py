@@ -7,6 +7,7 @@ import torch
 import canon
 from canon.errors import InputError
 from canon.io import checkpoint
+from canon.io.examples import read_data
 from tests.hostile import programs
 from weightflow.datasets import backbone_features
 from weightflow.zoo.network_file import metadata_of, read_network
@@ -47,6 +48,15 @@ def test_weights_are_floating_point_numbers(zoo, tmp_path, dtype):
     checkpoint.write(tmp_path / "n.safetensors", state, metadata)
     with pytest.raises(InputError, match="expected floating-point numbers"):
         read_network(tmp_path / "n.safetensors", zoo.architecture, zoo.dataset)
+
+
+@pytest.mark.parametrize("dtype", [">f4", ">f8", "<f2", np.longdouble, ">i2", ">u4", "?"])
+def test_arrays_of_any_byte_order_and_size_are_read(tmp_path, dtype):
+    x = (np.arange(12).reshape(4, 3) % 2).astype(dtype)
+    np.savez(tmp_path / "x.npz", x=x, y=np.array([0, 1, 2, 1], ">i8"))
+    found = read_data(tmp_path / "x.npz", labels=True)
+    assert found.x.tolist() == x.astype(float).tolist()
+    assert found.y.tolist() == [0, 1, 2, 1]
 
 
 def test_features_are_finite(tmp_path):

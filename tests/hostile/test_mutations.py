@@ -542,6 +542,26 @@ def test_mutated_folders_of_models(kind, count, model_folders, tmp_path, monkeyp
     assert not unexpected, "\n".join(unexpected)
 
 
+@pytest.mark.parametrize("shape", [(), (1,), (0, 16)])
+def test_an_embedding_of_another_rank_is_refused(shape, model_folders, tmp_path, capsys):
+    found = checkpoint.read(model_folders / "whole")
+    name = next(key for key in found.state if key.endswith("word_embeddings.weight"))
+    checkpoint.write(tmp_path / "x.safetensors", {**found.state, name: torch.zeros(shape)})
+    assert call("canon inspect {file}", file=tmp_path / "x.safetensors") == 2
+    assert "(unexpected" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["config.json", "vocab.txt", "model.safetensors"])
+def test_a_link_to_itself_in_a_folder_of_a_model_is_no_error_of_ours(name, model_folders, tmp_path, capsys):
+    shutil.copytree(model_folders / "whole", tmp_path / "folder")
+    (tmp_path / "folder" / name).unlink(missing_ok=True)
+    (tmp_path / "folder" / name).symlink_to(tmp_path / "folder" / name)
+    assert call(
+        "canon canonicalize {folder} --out {out}", folder=tmp_path / "folder", out=tmp_path / "out"
+    ) in (0, 2)
+    assert "(unexpected" not in capsys.readouterr().err
+
+
 def idx(array):
     sizes = b"".join(size.to_bytes(4, "big") for size in array.shape)
     return b"\x00\x00\x08" + bytes([array.ndim]) + sizes + array.astype(np.uint8).tobytes()

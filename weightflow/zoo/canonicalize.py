@@ -9,6 +9,7 @@ stored beside the zoo, so that any network can follow.
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
@@ -69,7 +70,7 @@ def canonicalize_zoo(
 
     Where it was stopped, the same call goes on: the frame and the finished shards are kept.
     """
-    if out.resolve() == zoo.path.resolve():
+    if os.path.realpath(out) == os.path.realpath(zoo.path):
         raise InputError(f"{out} is the zoo itself; name another folder for the canonical one")
     if not (out / FRAME).exists() or unfinished.is_unfinished(out, WORK):
         unfinished.require_free(out, WORK)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,23 +74,20 @@ def functional_spec(
     that contradicts the tensors.
     """
     _check_taken(label, family, given)
-    if family.width is not None:
-        given.check_width(family.width(Tensors(state)))
-    name = family.name(Tensors(state))
+    with _mismatches():
+        width = None if family.width is None else family.width(Tensors(state))
+        name = family.name(Tensors(state))
+    if width is not None:
+        given.check_width(width)
     decided = family.decisive is not None and getattr(given, family.decisive)
     if name is None and not named and not decided:
         return Recognition(nothing_moves(state, family.unknown), stated=False)
     tensors = Tensors(state)
     # Files may mix dtypes, or hold another than the example's: for shapes one serves.
     alike = Tensors(LazyState(state, lambda key: _in_float32(state[key])), read=tensors.read)
-    try:
+    with _mismatches(), torch.no_grad():
         example = family.input(alike)
-        with torch.no_grad():
-            family.forward(alike, example, given)
-    except KeyError as error:
-        raise FamilyMismatch(f"{error.args[0]} is missing") from None
-    except (RuntimeError, ValueError, IndexError) as error:
-        raise FamilyMismatch(f"the shapes do not fit: {str(error).splitlines()[0]}") from None
+        family.forward(alike, example, given)
     unread = [key for key in state if key not in tensors.read and not key.endswith("num_batches_tracked")]
     if unread:
         raise FamilyMismatch(f"it has no {', '.join(unread[:3])}")
@@ -105,6 +103,17 @@ def functional_spec(
         given.origins[n] == "--assume" for n in given.origins if n in family.takes
     )
     return Recognition(spec, architecture + used, stated)
+
+
+@contextmanager
+def _mismatches() -> Iterator[None]:
+    """Within the block, tensors that are missing or of other shapes become `FamilyMismatch`."""
+    try:
+        yield
+    except KeyError as error:
+        raise FamilyMismatch(f"{error.args[0]} is missing") from None
+    except (RuntimeError, ValueError, IndexError) as error:
+        raise FamilyMismatch(f"the shapes do not fit: {str(error).splitlines()[0]}") from None
 
 
 def _in_float32(tensor: Tensor) -> Tensor:
