@@ -223,8 +223,16 @@ class Transform:
             for name, tensor in found.state.items():
                 kind, _, group = name.partition(".")
                 if kind in parts:
-                    parts[kind][group] = tensor.long() if kind == "permutation" else tensor
+                    parts[kind][group] = _of_kind(kind, tensor)
             return cls(spec, {g: parts["permutation"][g] for g in spec.groups}, parts["scale"])
+
+
+def _of_kind(kind: str, tensor: Tensor) -> Tensor:
+    """A permutation as whole numbers, scales as real ones; `TypeError` for tensors of another kind."""
+    whole = not (tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool)
+    if not (whole if kind == "permutation" else tensor.is_floating_point()):
+        raise TypeError(f"its {kind} is {tensor.dtype}")
+    return tensor.long() if kind == "permutation" else tensor
 
 
 def _require_safetensors(path: str | os.PathLike[str]) -> None:

@@ -49,6 +49,10 @@ def _compute(backbone: Backbone, source: Path, target: Path, batch: int = 256) -
         place, rows = target / f"{part}.npy", None
         for start in range(0, len(images), batch):
             found = backbone(torch.from_numpy(images[start : start + batch])).numpy()
+            if not np.isfinite(found).all():
+                raise InputError(
+                    "features of the backbone are not finite: its weights are damaged or too large; make it again"
+                )
             if rows is None:
                 rows = np.lib.format.open_memmap(place, "w+", np.float32, (len(images), found.shape[1]))
             rows[start : start + batch] = found

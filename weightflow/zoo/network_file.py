@@ -69,9 +69,8 @@ def read_network(
         raise InputError(
             f"{path} has {len(prompt.classes)} classes; this run was built for {architecture.classes} at most"
         )
-    expected = {
-        name: tuple(t.shape) for name, t in architecture.build(len(prompt.classes)).state_dict().items()
-    }
+    plain = architecture.build(len(prompt.classes)).state_dict()
+    expected = {name: tuple(tensor.shape) for name, tensor in plain.items()}
     found = with_keys_like(found, expected.keys())[0]
     shapes = {name: tuple(t.shape) for name, t in found.state.items()}
     wrong = [
@@ -89,7 +88,13 @@ def read_network(
             f"{path} is not a {architecture.name} of {len(prompt.classes)} classes as this run makes: "
             + "; ".join(wrong[:10])
         )
-    odd = [name for name, tensor in found.state.items() if tensor.is_complex() or tensor.dtype == torch.bool]
+    odd = [
+        name
+        for name, tensor in found.state.items()
+        if tensor.is_complex()
+        or tensor.dtype == torch.bool
+        or (plain[name].is_floating_point() and not tensor.is_floating_point())
+    ]
     if odd:
         raise InputError(f"{path}: {odd[0]} is {found.state[odd[0]].dtype}; expected floating-point numbers")
     checkpoint.require_finite(found.state, str(path))

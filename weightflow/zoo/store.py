@@ -14,6 +14,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -61,7 +62,7 @@ FRAME, BASE_FILE = "frame.safetensors", "base.safetensors"
 LIMIT = 1 << 30  # bytes of a manifest or of the records: millions of networks
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Record:
     """One network of a zoo. Accuracies are fractions on training and validation examples.
 
@@ -94,7 +95,12 @@ class Record:
     @classmethod
     def from_json(cls, text: str) -> Record:
         data = _RECORD(parse_json(text, 1 << 20))
-        return cls(**{**data, "classes": tuple(data["classes"]), "words": tuple(data.get("words", ()))})
+        # a zoo has as many records as networks, whose words are few: each is kept once
+        once: dict[str, Any] = {name: sys.intern(data[name]) for name in ("dataset", "split", "lineage")}
+        once["classes"] = tuple(map(sys.intern, data["classes"]))
+        once["words"] = tuple(data.get("words", ()))
+        once["accuracy"] = {sys.intern(name): value for name, value in data.get("accuracy", {}).items()}
+        return cls(**{**data, **once})
 
 
 _NAME = text(limit=1000)
