@@ -21,7 +21,7 @@ from canon.actions import permutation
 from canon.actions.scaling import apply_scale
 from canon.actions.transform import Transform
 from canon.alignment import peak_memory
-from canon.equivalence import output_difference
+from canon.equivalence.outputs import output_difference
 from canon.errors import InputError
 from canon.matching.signed_weight_matching import match_signed
 from canon.models.loading import Runnable

@@ -27,7 +27,8 @@ from benchmarks.common import write_result
 from canon.actions import permutation
 from canon.actions.scaling import apply_scale
 from canon.spec import PermutationSpec
-from canon.tracing.numerical_check import TOLERANCE, random_scales, relative_difference
+from canon.tracing.numerical_check import TOLERANCE, random_scales
+from canon.tracing.output_comparison import relative_difference
 
 
 class LlamaBlock(nn.Module):

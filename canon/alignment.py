@@ -14,7 +14,8 @@ from canon.actions.canonical_form import canonical_element
 from canon.actions.permutation import identity
 from canon.actions.scaling import balance as balance_scales
 from canon.actions.transform import Transform
-from canon.equivalence import NO_CODE, TOLERANCE, comparable, matchable, output_difference
+from canon.equivalence.outputs import NO_CODE, TOLERANCE, output_difference
+from canon.equivalence.weights import comparable, matchable
 from canon.errors import WorkError
 from canon.folding.batch_norm_scale import absorb_scales
 from canon.folding.norm_folding import Folded, fold_norms

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from canon.api.networks import Model, Network, Path, code_of, source, sources
-from canon.equivalence import same_by_relabelling, same_by_running
+from canon.equivalence.verdict import same_by_relabelling, same_by_running
 from canon.spec import PermutationSpec
 
 
@@ -104,7 +104,8 @@ def equivalent(
 ) -> Equivalence:
     """Whether two networks of one architecture are the same function.
 
-    With code, both are run in float64 on random inputs. Without code, searches for a permutation and
+    With code, both are run in float64 on random inputs; where weights differ that these do not reach, or outputs by
+    no more than rounding, the weights have to agree too. Without code, searches for a permutation and
     rescaling from `a` to `b`: finding one shows equivalence, finding none is inconclusive.
 
     Args:
@@ -130,7 +131,8 @@ def equivalent(
     runnable = code.runnable(first, second)
     if runnable is not None:
         draws = torch.Generator().manual_seed(seed)
-        report = same_by_running(first.found.state, second.found.state, runnable, draws)
+        states = first.found.state, second.found.state
+        report = same_by_running(*states, runnable, draws, lambda: code.resolve(first, second))
     else:
         report = same_by_relabelling(first.found.state, second.found.state, code.resolve(first, second))
     return Equivalence(report["same"], report["proof"], report)

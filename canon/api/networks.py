@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -23,6 +22,7 @@ from canon.models.spec_resolution import CHECKED, SpecSource, require_symmetries
 from canon.models.spec_resolution import code_of as find_code
 from canon.models.stored_keys import StoredKeys, stored_keys
 from canon.spec import PermutationSpec
+from canon.tracing.exported_graph import copy_module
 from canon.types import LazyState, like
 
 _FACTOR = re.compile(r"(^|[._])lora_(A|B|down|up|embedding_A|embedding_B|magnitude_vector)([._]|$)|\.alpha$")
@@ -105,7 +105,7 @@ class Source:
             return LargeWeights(found, report, transform)
         if self.module is None:
             return Weights(found, report, transform)
-        made: Any = copy.deepcopy(self.module)
+        made: Any = copy_module(self.module)
         load(made, found.state, self.name)
         made.report, made.transform = report, transform
         return made

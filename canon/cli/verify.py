@@ -23,7 +23,7 @@ def verify(
 ) -> None:
     """Check whether A and B compute the same function; exit code 0 if so, 1 if not, 3 if undecided.
 
-    With --model, .pt2 files or files that say their architecture both are run in float64 on random inputs.
+    With --model, .pt2 files or files that say their architecture both are run in float64 on random inputs. Where weights differ that these inputs do not reach (rows of an embedding, units that never respond), or outputs by what may be rounding, the weights have to be a permutation and rescaling of each other too; else the answer is undecided.
 
     Without code, searches for a permutation and rescaling from A to B. Finding one shows equivalence, under the assumptions that are named; finding none is inconclusive.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import importlib
 import importlib.util
 import inspect
@@ -139,7 +138,7 @@ def is_large(state: Mapping[str, Tensor]) -> bool:
 
 def _built(hints: ModelSource, large: bool) -> tuple[nn.Module, Inputs | None]:
     if isinstance(hints.model, nn.Module):
-        return copy.deepcopy(hints.model), None  # what the user holds is left as it is
+        return copy_module(hints.model), None  # what the user holds is left as it is
     assert callable(hints.model)
     return _called(hints.model, hints.model_name, large)
 

@@ -63,9 +63,7 @@ def resolve(
         assumption = f"the groups of {os.fspath(hints.spec)} are symmetries of the network (--spec)"
         return SpecSource(spec, source, f"assuming {assumption}", None, (assumption,))
     if hints.family is None and hints.model is not None and runnable is not None:
-        from canon.tracing.trace import trace_program
-
-        traced = _within(trace_program(runnable.program), found)
+        traced = _within(_trace(runnable), found)
         source = f"traced from {hints.model_name}"
         prefix = prefix_of(runnable.module)
         return SpecSource(traced, source + f", under the prefix {prefix}" * bool(prefix), CHECKED, runnable)
@@ -79,9 +77,7 @@ def resolve(
         spec = trace(found.program) if runnable is None else trace_program(runnable.program)
         return SpecSource(spec, "traced from the exported program", CHECKED, runnable)
     if runnable is not None and runnable.origin is not None:
-        from canon.tracing.trace import trace_program
-
-        spec = _within(trace_program(runnable.program), found)
+        spec = _within(_trace(runnable), found)
         source = f"traced after {runnable.origin}"
         assumptions = (runnable.origin,)
         return SpecSource(spec, source, f"{CHECKED}, assuming {runnable.origin}", runnable, assumptions)
@@ -97,6 +93,12 @@ def resolve(
     if known.assumptions:
         evidence = f"assuming {'; '.join(known.assumptions)}"
     return SpecSource(known.spec, source, evidence, runnable, known.assumptions, known.stated)
+
+
+def _trace(runnable: Runnable) -> PermutationSpec:
+    from canon.tracing.trace import trace_module
+
+    return trace_module(runnable.module, runnable.program, runnable.inputs, runnable.keywords)
 
 
 def code_of(

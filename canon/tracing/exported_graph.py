@@ -68,7 +68,7 @@ class Program:
         if isinstance(network, ExportedProgram):
             program, inputs, state = network, network.example_inputs, dict(network.state_dict)
             if example_inputs is not None:
-                inputs = _arguments(example_inputs)
+                inputs = call_of(example_inputs)
             if keywords and inputs is not None:
                 inputs = inputs[0], {**inputs[1], **keywords}
             if inputs is None:
@@ -77,7 +77,7 @@ class Program:
         else:
             if example_inputs is None:
                 raise InputError("a module needs example inputs: canon.trace(module, (tensor, ...))")
-            args, kwargs = _arguments(example_inputs)
+            args, kwargs = call_of(example_inputs)
             kwargs = {**kwargs, **(keywords or {})}
             # A state_dict holds more than export's: keys of modules that forward never calls, and every
             # name of a tied tensor.
@@ -166,8 +166,10 @@ class Program:
         hearing = Hearing(state, threshold, TensorPool())
         with torch.enable_grad(), hearing.saving() if self.large else nullcontext():
             outputs = self._run(lambda name: hearing.fetch(name, name in listened))
-            weighted = [(output, probe(output)) for output in outputs if output.requires_grad]
-            parts = [(output * weight).sum() for output, weight in weighted if weight is not None]
+            real = [torch.view_as_real(o.resolve_conj()) if o.is_complex() else o for o in outputs]
+            weighted = [(output, probe(output)) for output in real if output.requires_grad]
+            known = [(output, weight, output.isfinite()) for output, weight in weighted if weight is not None]
+            parts = [(output[where] * weight[where]).sum() for output, weight, where in known]
             if parts:
                 torch.stack(parts).sum().backward()
         return [output.detach() for output in outputs], hearing.heard
@@ -227,7 +229,8 @@ def copy_module(module: nn.Module, memo: dict[int, Any] | None = None) -> nn.Mod
     return copy.deepcopy(module, known)
 
 
-def _arguments(example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def call_of(example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Example inputs as the positional and the named ones of one call."""
     if isinstance(example_inputs, Mapping):
         return (), dict(example_inputs)
     if isinstance(example_inputs, list | tuple):

@@ -22,6 +22,7 @@ from canon.io.dtypes import all_finite, computable, is_mask
 from canon.spec import Axis, Factor, PermutationSpec
 from canon.tracing.exported_graph import Program
 from canon.tracing.failure_localization import breaking_operation
+from canon.tracing.output_comparison import relative_difference, typical_size
 from canon.tracing.streaming import wide
 from canon.types import LazyState
 
@@ -83,7 +84,7 @@ def check_program(program: Program, spec: PermutationSpec, *, seed: int = 0) -> 
     Of a large one the tensors are made when an operation wants them, and freed after it.
     """
     generator = torch.Generator().manual_seed(seed)
-    state = _lively(program, spec, seed)
+    state = lively_state(program, spec, seed)
     reference, silent = _silent(program, spec, state, generator)
     if silent:
         redrawn = _redrawn(program, spec, seed)
@@ -118,9 +119,9 @@ def check_program(program: Program, spec: PermutationSpec, *, seed: int = 0) -> 
     unscaled: list[str] = []
     worst = difference(spec.groups, scales)
     if worst > TOLERANCE:
-        failed = _culprits(list(spec.groups), lambda names: difference(names, []))
+        failed = find_culprits(list(spec.groups), lambda names: difference(names, []))
         kept = [name for name in spec.groups if name not in failed]
-        unscaled = list(_culprits([n for n in kept if n in scales], lambda names: difference([], names)))
+        unscaled = list(find_culprits([n for n in kept if n in scales], lambda names: difference([], names)))
         worst = difference(kept, [n for n in scales if n in kept and n not in unscaled])
     culprits = {name: breaking_operation(program, state, move([name], [])) for name in failed}
     if worst > TOLERANCE:  # each alone preserves the function and all together do not
@@ -135,17 +136,20 @@ def check_program(program: Program, spec: PermutationSpec, *, seed: int = 0) -> 
     return GroupCheck(spec, worst, failed)
 
 
-def _culprits(names: list[str], difference: Callable[[list[str]], float]) -> dict[str, float]:
+def find_culprits(
+    names: list[str], difference: Callable[[list[str]], float], tolerance: float = TOLERANCE
+) -> dict[str, float]:
     """Those of `names` that alone change the outputs, and by how much, found by halving."""
-    if not names or (apart := difference(names)) <= TOLERANCE:
+    if not names or (apart := difference(names)) <= tolerance:
         return {}
     if len(names) == 1:
         return {names[0]: apart}
     middle = len(names) // 2
-    return _culprits(names[:middle], difference) | _culprits(names[middle:], difference)
+    halves = names[:middle], names[middle:]
+    return find_culprits(halves[0], difference, tolerance) | find_culprits(halves[1], difference, tolerance)
 
 
-def _lively(program: Program, spec: PermutationSpec, seed: int) -> Mapping[str, Tensor]:
+def lively_state(program: Program, spec: PermutationSpec, seed: int) -> Mapping[str, Tensor]:
     """The network's state with constant tensors perturbed and random running statistics."""
 
     kinds: dict[int, str] = {}  # a tensor may be asked for many times
@@ -235,10 +239,11 @@ def _silent(
     """
 
     def probe(output: Tensor) -> Tensor | None:
-        if not output.isfinite().all():
+        if not output.isfinite().any() or output.isnan().any():
             return None
         weights = torch.randn(output.shape, generator=generator, dtype=torch.float64).to(output)
-        return weights / output.detach().abs().max().clamp(min=1e-300)
+        sizes = output.detach().abs()
+        return weights / sizes.clamp(min=max(typical_size([output.detach()]), 1e-300))
 
     learned = {slot.name: slot.value.numel() for slot in program.slots if slot.learned}
     members = {group: {name for name, _ in spec.uses(group)} & learned.keys() for group in spec.groups}
@@ -262,24 +267,6 @@ def random_scales(spec: PermutationSpec, generator: torch.Generator) -> dict[str
             draw = 2 * torch.rand(spec.shape(name), generator=generator, dtype=torch.float64) - 1
             scales[name] = torch.exp2(draw) if group.scale == "positive" else draw.sign()
     return scales
-
-
-def relative_difference(reference: list[Tensor], found: list[Tensor]) -> float:
-    """Largest difference of an output, relative to that output's largest entry."""
-    worst = 0.0
-    for one, two in zip(reference, found, strict=True):
-        if one.is_complex() or one.is_floating_point():
-            known = one.isfinite()
-            if not torch.equal(known, two.isfinite()):
-                return float("inf")
-            if not known.any() and one.numel():
-                return float("inf")  # nothing to compare
-            if known.any():
-                apart = (one[known] - two[known]).abs().max() / one[known].abs().max().clamp(min=1e-300)
-                worst = max(worst, float(apart))
-        elif not torch.equal(one, two):
-            return float("inf")
-    return worst
 
 
 def freeze(spec: PermutationSpec, name: str, reason: str) -> PermutationSpec:

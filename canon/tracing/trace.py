@@ -12,6 +12,7 @@ are the groups. Channels whose every mention stands beside their head are nested
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
 
@@ -21,10 +22,11 @@ from torch.export import ExportedProgram
 from canon.io.dtypes import is_mask
 from canon.spec import Axis, Factor, Group, PermutationSpec
 from canon.tracing.axis_unification import Structure
-from canon.tracing.exported_graph import GraphInput, Program
+from canon.tracing.exported_graph import GraphInput, Program, call_of
 from canon.tracing.interpreter import Interpreter, shapes_known, tensors_in
 from canon.tracing.numerical_check import check_program
 from canon.tracing.operations import Context, Traced
+from canon.tracing.other_sizes import freeze_by_size
 from canon.tracing.scale_inference import ScaleEquations
 from canon.tracing.streaming import wide
 
@@ -53,7 +55,18 @@ def trace(
         >>> spec.axes["0.weight"][0].groups == spec.axes["2.weight"][1].groups
         True
     """
-    return trace_program(Program.of(network, example_inputs), verify=verify)
+    program = Program.of(network, example_inputs)
+    if isinstance(network, ExportedProgram):
+        return trace_program(program, verify=verify)
+    return trace_module(network, program, *call_of(example_inputs), verify=verify)
+
+
+def trace_module(
+    network: nn.Module, program: Program, args: Any, kwargs: Mapping[str, Any], *, verify: bool = True
+) -> PermutationSpec:
+    """`trace`, of a module that was exported already, as `program`."""
+    spec = trace_program(program, verify=verify)
+    return freeze_by_size(spec, program, network, args, kwargs) if verify else spec
 
 
 def trace_program(program: Program, *, verify: bool = True) -> PermutationSpec:
@@ -308,9 +321,10 @@ def _stays(slot: GraphInput) -> str | None:
     """Why a tensor of the state cannot move at all, or None."""
     if slot.value.is_complex():
         return f"{slot.name} is complex"
-    # A buffer of rank one may be a running statistic; of a higher rank it is a table, unless the weight
-    # is computed from it (torch.nn.utils.parametrize).
-    if not slot.learned and slot.value.dim() > 1 and "parametrizations." not in slot.name:
+    # A buffer of rank one may be a running statistic; of a higher rank, or of whole numbers, it is a table, unless the
+    # weight is computed from it (torch.nn.utils.parametrize).
+    table = slot.value.dim() > 1 or not slot.value.is_floating_point()
+    if not slot.learned and table and "parametrizations." not in slot.name:
         return f"{slot.name} is a table, not learned"
     return None
 

@@ -191,7 +191,8 @@ def _check(files: Sequence[Path], read: Callable[[Path], Network]) -> None:
         except InputError as error:
             odd[path] = str(error)
     if odd:
-        names = ", ".join(path.name for path in list(odd)[:10])
+        above = files[0].parent.parent if len({path.parent for path in files}) > 1 else files[0].parent
+        names = ", ".join(path.relative_to(above).as_posix() for path in list(odd)[:10])
         raise InputError(
             f"{len(odd)} of {len(files)} files do not fit: {names}; the first because {next(iter(odd.values()))}. "
             "Take them out, name the architecture they have, or set its arguments: --set architecture.arguments.NAME=VALUE"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -36,7 +37,8 @@ def classes_of_files(
     table = _json(found) if found.suffix == ".json" else _csv(found)
     if isinstance(table, list):
         return dict.fromkeys(files, tuple(table))
-    return {path: _named(path, folder, table, found) for path in files}
+    called = Counter(path.name for path in files)
+    return {path: _named(path, folder, table, found, called[path.name] == 1) for path in files}
 
 
 def _from_name(path: Path, names: Sequence[str]) -> tuple[str, ...]:
@@ -63,12 +65,16 @@ def _from_name(path: Path, names: Sequence[str]) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _named(path: Path, folder: Path, table: Mapping[str, Sequence[str]], source: Path) -> tuple[str, ...]:
+def _named(
+    path: Path, folder: Path, table: Mapping[str, Sequence[str]], source: Path, alone: bool
+) -> tuple[str, ...]:
+    """A file's line: by its place in the folder, by its folder, and where it is `alone` with its name, by that."""
     inside = path.relative_to(folder).as_posix() if path.is_relative_to(folder) else path.name
-    for key in (inside, path.name, inside.split(".")[0], path.name.split(".")[0], path.parent.name):
+    names = (path.name, path.name.split(".")[0]) if alone else ()
+    for key in (inside, inside.split(".")[0], *names, path.parent.name):
         if key in table:
             return tuple(table[key])
-    raise InputError(f"{source} has no line for {inside}; add one: {path.name},class,class")
+    raise InputError(f"{source} has no line for {inside}; add one: {inside},class,class")
 
 
 def _json(path: Path) -> list[str] | dict[str, list[str]]:

@@ -80,8 +80,8 @@ def read_network(
     ]
     if wrong and (own := _own_number_of_classes(architecture, shapes)) not in (None, len(prompt.classes)):
         raise InputError(
-            f"{path} has {own} logits, and {'--classes names' if classes else 'the data set has'} {len(prompt.classes)} "
-            f"classes; say which {own} they are for, by --classes or a list 'classes' beside the weights"
+            f"{path} has {own} logits, and {len(prompt.classes)} classes "
+            f"{'are named for it' if classes else 'are in the data set'}; say which {own} they are for, by --classes or a list 'classes' beside the weights"
         )
     if wrong:
         raise InputError(

@@ -15,6 +15,7 @@ from weightflow import config, datasets
 from weightflow.batched.config import TrainingRecipe
 from weightflow.batched.tasks import Task, deal_combinations, deal_groupings, draw_tasks
 from weightflow.data.types import ClassificationData
+from weightflow.folders import wrong_kind
 from weightflow.networks.architectures import Architecture
 from weightflow.networks.readout import Logits, cosine
 from weightflow.registry import pick, portable, suggest
@@ -311,6 +312,8 @@ def read_recipe(name_or_path: str, changes: dict[str, Any] | None = None) -> Zoo
         path = known[name_or_path]
     elif Path(name_or_path).suffix == ".toml":
         path = Path(name_or_path)
+    elif Path(name_or_path).exists():
+        raise wrong_kind(name_or_path, "a recipe (a name or a .toml file)")
     else:
         raise InputError(
             f"unknown recipe '{name_or_path}'; nearest: {suggest(name_or_path, known)}; or name a .toml file"

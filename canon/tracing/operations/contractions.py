@@ -179,6 +179,26 @@ def attention(c: Context, a: SimpleNamespace, out: Any) -> Any:
     return result if isinstance(out, Tensor) else [result, *([None] * (len(out) - 1))]
 
 
+@handles("cdist", "_cdist_forward", "_euclidean_dist")
+def distances(c: Context, a: SimpleNamespace, out: Any) -> list[Structure]:
+    """Between all rows of one and of the other: the coordinates may be in any order, the same for both."""
+    left, right = [c.axes(x) for x in vars(a).values() if isinstance(x, Traced)][:2]
+    c.still([*left, *right])
+    result = matmul_axes(c, left, [*right[:-2], right[-1], right[-2]])
+    c.still(result)
+    return result
+
+
+@handles("embedding_bag", "_embedding_bag", "_embedding_bag_forward_only")
+def embedding_bag(c: Context, a: SimpleNamespace, out: Any) -> list[Any]:
+    """Sums, means or maxima of rows, one for each bag."""
+    rows, width = c.axes(a.weight)
+    c.units.freeze_axis(rows, c.because("rows are looked up by number"))
+    c.still([width])
+    bags = c.fixed([out[0].shape[0]], "bags have an order")[0]
+    return [[bags, width], *([None] * (len(out) - 1))]
+
+
 @handles("embedding")
 def embedding(c: Context, a: SimpleNamespace, out: Any) -> list[Structure]:
     rows, width = c.axes(a.weight)

@@ -10,9 +10,9 @@ from torch import Tensor
 from canon.tracing.axis_unification import Structure
 from canon.tracing.operations.context import Context, Dim, Traced, handles, marked, unknown
 
-_LINEAR = "neg clone contiguous alias detach detach_ _to_copy to dropout feature_dropout alpha_dropout lift_fresh_copy type_as positive"
+_LINEAR = "neg clone contiguous alias detach detach_ _to_copy to dropout feature_dropout alpha_dropout lift_fresh_copy type_as positive real imag conj _conj resolve_conj conj_physical"
 _ODD = "tanh sin atan erf asinh sinh asin tan hardshrink softshrink tanhshrink sign"
-_POINTWISE = "hardswish hardsigmoid hardtanh relu6 gelu silu mish elu selu celu softplus log_sigmoid sigmoid logit rrelu threshold masked_fill where clamp exp expm1 log log1p log2 erfc softsign bernoulli nan_to_num"
+_POINTWISE = "hardswish hardsigmoid hardtanh relu6 gelu silu mish elu selu celu softplus log_sigmoid sigmoid logit rrelu threshold masked_fill where clamp exp expm1 log log1p log2 erfc softsign bernoulli nan_to_num complex polar angle"
 
 
 @handles(*_LINEAR.split())

@@ -212,6 +212,29 @@ def scatter(c: Context, a: SimpleNamespace, out: Any) -> Any:
     return axes
 
 
+@handles("index_add", "scatter_add", "scatter_reduce")
+def accumulate(c: Context, a: SimpleNamespace, out: Any) -> Any:
+    """`self` with entries added, by number, on one axis, as messages are to nodes of a graph."""
+    if a.index.numbers is not None and a.index.direct and c.name == "scatter_add":
+        return scatter(c, a, out)
+    axes = c.axes(a.self)
+    given = getattr(a, "source", None) or a.src
+    source, index = c.axes(given), c.axes(a.index)
+    place = a.dim % len(axes)
+    alike = [n for n in range(len(axes)) if n != place]
+    if any(c.units.size(axes[n]) != c.units.size(source[n]) for n in alike):
+        return unknown(c, a, out)
+    why = c.because("entries are added by number")
+    for axis in (axes[place], source[place], index[place if len(index) == len(axes) else 0]):
+        c.units.freeze_axis(axis, why)
+    for n in alike:
+        c.units.unify(axes[n], source[n], why)
+        c.still([axes[n], source[n]])
+        if len(index) == len(axes):  # scatter: a number for each entry
+            _beside(c, source[n], index[n])
+    return axes
+
+
 def _beside(c: Context, axis: Structure, index: Structure) -> Structure:
     """An axis on which numbers stand beside what they look up: they may be fewer."""
     if c.units.size(axis) == c.units.size(index):

@@ -4,6 +4,8 @@ Concatenations, computations in float32 inside, writes into slices, norms withou
 computed from others, complex weights, random numbers.
 """
 
+import warnings
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -180,7 +182,68 @@ class AlwaysDropping(nn.Module):
         return self.c(torch.relu(self.b(F.dropout(torch.relu(self.a(x)), 0.5, training=True))))
 
 
+class Joined(nn.Module):
+    """Layers, and a function of them and the inputs."""
+
+    def __init__(self, join, **layers):
+        super().__init__()
+        self.join = join
+        for name, layer in layers.items():
+            setattr(self, name, layer)
+
+    def forward(self, *inputs):
+        return self.join(self, *inputs)
+
+
+def graph():
+    """Messages along edges, added at the nodes that they lead to."""
+
+    def join(s, x, start, end):
+        h = torch.relu(s.a(x))
+        h = torch.relu(s.w(torch.zeros_like(h).index_add(0, end, h[start])) + h)
+        total = torch.zeros(2, 8, dtype=h.dtype).scatter_add(0, (end % 2)[:, None].expand(-1, 8), h[start])
+        return s.o(h), s.o(total)
+
+    return Joined(join, a=nn.Linear(5, 8), w=nn.Linear(8, 8), o=nn.Linear(8, 2))
+
+
+def filtered():
+    """Channels multiplied by complex numbers of their own at each frequency; complex outputs."""
+
+    def join(s, x):
+        z = torch.fft.rfft(torch.relu(s.a(x)), dim=1) * torch.view_as_complex(s.w)
+        return s.o(torch.fft.irfft(z, n=6, dim=1)), torch.fft.fft(s.o(z.abs()), dim=1)
+
+    return Joined(join, a=nn.Linear(4, 8), w=nn.Parameter(torch.randn(4, 8, 2)), o=nn.Linear(8, 3))
+
+
+def distant():
+    """Distances to learned centres, and the one that is nearest."""
+
+    def join(s, x):
+        h = s.a(x)
+        near = torch.cdist(h, s.c)
+        return s.o(torch.exp(-near)), s.p(s.c[near.argmin(1)])
+
+    centres = nn.Parameter(torch.randn(7, 5))
+    return Joined(join, a=nn.Linear(4, 5), c=centres, o=nn.Linear(7, 2), p=nn.Linear(5, 2))
+
+
+def bags():
+    return Joined(
+        lambda s, x: s.o(torch.relu(s.a(s.e(x)))),
+        e=nn.EmbeddingBag(10, 6),
+        a=nn.Linear(6, 8),
+        o=nn.Linear(8, 2),
+    )
+
+
+EDGES = (torch.randn(4, 5), torch.tensor([0, 1, 2, 3, 0]), torch.tensor([1, 0, 3, 2, 2]))
 NETWORKS = {
+    "a graph": (graph, EDGES, {8}),
+    "frequencies": (filtered, torch.randn(2, 6, 4), {8}),
+    "distances": (distant, FLAT, {5, 7}),
+    "bags of words": (bags, torch.tensor([[1, 2, 3], [4, 5, 0]]), {6, 8}),
     "branches beside each other": (beside, PICTURE, {5, 6, 7}),
     "dense": (dense, PICTURE, {4, 6}),
     "U-Net": (u_net, PICTURE, {5, 6, 8}),
@@ -234,11 +297,12 @@ def test_several_groups_on_one_axis_are_matched_from_every_start(start):
 
 def test_a_planted_order_comes_back_and_the_function_stays(network):
     module, x, sizes = network
-    spec = canon.trace(module, (x,))
+    x = x if isinstance(x, tuple) else (x,)
+    spec = canon.trace(module, x)
     assert {group.size for group in spec.groups.values()} == sizes
     a = state_of(module)
     b = permutation.apply(spec, permutation.random(spec, torch.Generator().manual_seed(1)), a)
-    resolved = SpecSource(spec, "the trace", "", Runnable(module, (x,)))
+    resolved = SpecSource(spec, "the trace", "", Runnable(module, x))
     done = align(Checkpoint(a), Checkpoint(b), resolved, weights(MatcherContext()))
     assert done.report["verified"]
     assert all(torch.equal(done.aligned.state[name], a[name]) for name in a if name not in spec.statistics)
@@ -272,6 +336,38 @@ def test_a_wrong_group_is_found_also_where_the_module_rounds():
     other = Narrow(torch.float32)
     with pytest.raises(WorkError, match="does not compute the same function"):
         align(Checkpoint(state_of(other)), Checkpoint(state_of(module)), wrong, weights(MatcherContext()))
+
+
+def test_a_module_that_keeps_a_computed_weight_is_given_back():
+    def build():
+        return nn.Sequential(nn.utils.weight_norm(nn.Linear(6, 8), dim=1), nn.ReLU(), nn.Linear(8, 2))
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        a, b = build(), build()
+    aligned = canon.align(a, b)
+    x = torch.randn(4, 6)
+    assert torch.allclose(aligned(x), b(x), atol=1e-5)
+
+
+def test_tables_of_whole_numbers_stay():
+    """Moved with what they choose, they could not be averaged with those of another network."""
+
+    class Pairs(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(6, 4), nn.Linear(10, 2)
+            for name, places in zip("ij", torch.triu_indices(4, 4), strict=True):
+                self.register_buffer(name, places)
+
+        def forward(self, x):
+            h = torch.relu(self.a(x))
+            return self.b((h[:, :, None] * h[:, None])[:, self.i, self.j])
+
+    a, b = Pairs(), Pairs()
+    spec = canon.trace(a, torch.randn(2, 6))
+    assert not spec.groups
+    assert torch.equal(canon.merge([a, b], example_inputs=torch.randn(2, 6)).i, a.i)
 
 
 @pytest.mark.parametrize("suffix", ["pt", "bin", "pth"])

@@ -64,9 +64,16 @@ TAKES = {
         ["zoo", "import", "{path}", "--dataset", "digits", "--out", "{new}"],
         ("files", "checkpoints", "folders", "huggingface"),
     ),
+    "build": (["zoo", "build", "{path}", "--out", "{new}"], ()),
     "fuse": (["fuse", "{run}", "--run", "{path}", "--out", "{new}.pt"], ("run", "generator")),
 }
-SAID_OTHERWISE = {("export", "run"), ("export", "generator"), ("report", "generator"), ("verify", "own")}
+SAID_OTHERWISE = {
+    ("export", "run"),
+    ("export", "generator"),
+    ("report", "generator"),
+    ("verify", "own"),
+    ("build", "nowhere"),
+}
 
 
 @pytest.fixture(scope="module")

@@ -222,7 +222,10 @@ number = 3
         ("builders.py:nothing", "architecture 'builders.py:nothing' returned NoneType, not an nn.Module"),
         ("builders.py:needs", "needs depth, heads; give them: --set architecture.arguments.depth=..."),
         ("builders.py:pair", "is not a builders.py:pair of 10 classes"),
-        ("code/own_nets.py:sized", "has 2 logits, and the data set has 10 classes; say which 2 they are for"),
+        (
+            "code/own_nets.py:sized",
+            "has 2 logits, and 10 classes are in the data set; say which 2 they are for",
+        ),
     ],
 )
 def test_a_builder_that_cannot_be_used_is_one_line(place, capsys, model, message):
@@ -234,3 +237,18 @@ def test_a_builder_that_cannot_be_used_is_one_line(place, capsys, model, message
     assert "and more" not in error
     assert "Traceback" not in error
     assert not (place / "zoo").exists()
+
+
+def test_a_table_names_files_of_one_name_by_their_folders(tmp_path):
+    files = [tmp_path / run / "last.ckpt" for run in ("a", "b")]
+    table = tmp_path / "classes.csv"
+    for lines in ("a,one,two\nb,three,four\n", "a/last.ckpt,one,two\nb/last,three,four\n"):
+        table.write_text(lines)
+        assert list(classes_of_files(files, tmp_path, None, "digits").values()) == [
+            ("one", "two"),
+            ("three", "four"),
+        ]
+    table.write_text("last.ckpt,one,two\n")
+    with pytest.raises(InputError, match="has no line for a/last.ckpt; add one: a/last.ckpt,class,class"):
+        classes_of_files(files, tmp_path, None, "digits")
+    assert classes_of_files(files[:1], tmp_path, None, "digits") == {files[0]: ("one", "two")}
