@@ -25,6 +25,11 @@ def tinyimagenet(size: int | None = None, skip_corrupt: bool = False) -> Classif
     advice = f"download {URL}, unpack it, and set WEIGHTFLOW_DATA to the folder that has tiny-imagenet-200"
     folder = locations.find("tinyimagenet", ["tiny-imagenet-200"], "wnids.txt", advice)
     wnids = _lines(folder / "wnids.txt")
+    odd = [wnid for wnid in wnids if not _is_name(wnid)]
+    if odd:
+        raise InputError(
+            f"{folder}/wnids.txt: {shown(odd[0])} is not the name of a folder of images; download it again"
+        )
     label = {wnid: index for index, wnid in enumerate(wnids)}
     options = ImageOptions(size, colour=True, skip_corrupt=skip_corrupt)
     train = [
@@ -70,7 +75,7 @@ def class_names(wnids: list[str], words: list[str]) -> list[str]:
 
 def _is_name(text: str) -> bool:
     """Whether a text can be the name of a file in a given folder, and leads nowhere else."""
-    return Path(text).name == text and len(text.encode()) <= 255
+    return Path(text).name == text != ".." and text.isprintable() and len(text.encode()) <= 255
 
 
 def _lines(path: Path) -> list[str]:

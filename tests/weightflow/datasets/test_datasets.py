@@ -198,6 +198,11 @@ def test_tiny_imagenet_tests_on_the_published_validation_images(tmp_path):
     datasets.load.cache_clear()
     with pytest.raises(InputError, match="1 lines name no class of wnids.txt"):
         datasets.load("tinyimagenet")
+    for strange in ("../../elsewhere", "n\0", ".."):
+        (root / "wnids.txt").write_text(f"n01\n{strange}\n")
+        datasets.load.cache_clear()
+        with pytest.raises(InputError, match="is not the name of a folder of images"):
+            datasets.load("tinyimagenet")
 
 
 def test_two_classes_with_one_first_word_are_told_apart():
