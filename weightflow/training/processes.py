@@ -76,6 +76,10 @@ class Processes:
             device = usable_device(f"cuda:{os.environ.get('LOCAL_RANK', '0')}")
         if device.type == "cuda":
             torch.cuda.set_device(device)
+        if self.sharded and device.type == "cpu" and not hasattr(torch.cpu.Stream, "record_event"):
+            raise InputError(
+                f"--shard on a processor needs a newer torch than {torch.__version__}; install one, or use --device cuda"
+            )
         return device
 
     def share(self, name: str, whole: int) -> int:

@@ -59,7 +59,15 @@ def losses(folder):
     return [{k: v for k, v in line.items() if k != "seconds"} for line in runs.read_metrics(folder)]
 
 
-@pytest.mark.parametrize("split", [(), ("--shard",)], ids=["replicated", "sharded"])
+SHARDED = pytest.param(
+    ("--shard",),
+    id="sharded",
+    marks=pytest.mark.skipif(not hasattr(torch.cpu.Stream, "record_event"), reason="an old torch"),
+)
+SPLITS = pytest.mark.parametrize("split", [pytest.param((), id="replicated"), SHARDED])
+
+
+@SPLITS
 def test_two_processes_have_the_losses_of_one_and_write_once(zoo, tmp_path, split):
     options = [str(zoo.path), "--seed", "1", *SETTINGS]
     assert console.run_cli(app, ["train", *options, "--out", str(tmp_path / "one")]) == 0
@@ -73,7 +81,7 @@ def test_two_processes_have_the_losses_of_one_and_write_once(zoo, tmp_path, spli
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("split", [(), ("--shard",)], ids=["replicated", "sharded"])
+@SPLITS
 def test_a_run_whose_process_was_killed_stops_with_a_message_and_resumes_bit_for_bit(zoo, tmp_path, split):
     options = [*SETTINGS, "--set", "steps=200", *split]
     whole = train(zoo, tmp_path / "whole", *options)
