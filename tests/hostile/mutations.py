@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import hashlib
 import io
@@ -145,6 +146,13 @@ def of_tensors(content: bytes, draw: random.Random) -> bytes:
         found = checkpoint.read(path)
         checkpoint.write(path, changed_tensors(found.state, draw), found.metadata)
         return path.read_bytes()
+
+
+def drawn(mutate: Callable[[bytes, random.Random], bytes], content: bytes, draw: random.Random) -> bytes:
+    """A mutation; drawn again where the library that writes the format cannot write it (lone surrogates, deep nesting)."""
+    while True:
+        with contextlib.suppress(UnicodeError, RecursionError):
+            return mutate(content, draw)
 
 
 def changed_tensors(state: Mapping[str, Tensor], draw: random.Random) -> dict[str, Tensor]:

@@ -268,7 +268,7 @@ def check(kind, table, files, tmp_path, monkeypatch, capsys, count, **places):
     unexpected = []
     for number in range(count):
         draw = random.Random(f"{SEED}{kind} {number}")
-        place.write_bytes(mutate(content, draw))
+        place.write_bytes(mutations.drawn(mutate, content, draw))
         load.cache_clear()
         begun = time.monotonic()
         code = call(line, file=place, files=files, out=tmp_path / "out", **places)
@@ -456,7 +456,7 @@ def test_mutated_files_of_a_folder(
         content = without_digest(content)
     unexpected = []
     for number in range(count):
-        refreshed(folder / name, mutate(content, random.Random(f"{SEED}{kind} {number}")))
+        refreshed(folder / name, mutations.drawn(mutate, content, random.Random(f"{SEED}{kind} {number}")))
         begun = time.monotonic()
         code = call(line, folder=folder, out=tmp_path / "out", zoo=zoo.path, recipe=recipe)
         said = capsys.readouterr()
@@ -528,7 +528,7 @@ def test_mutated_folders_of_models(kind, count, model_folders, tmp_path, monkeyp
             mutate(folder, draw)
         else:
             path = next(folder.glob(name))
-            path.write_bytes(mutate(path.read_bytes(), draw))
+            path.write_bytes(mutations.drawn(mutate, path.read_bytes(), draw))
         begun = time.monotonic()
         code = call("canon canonicalize {folder} --out {out}", folder=folder, out=out)
         said = capsys.readouterr()
@@ -660,7 +660,7 @@ def test_mutated_files_of_published_data_sets(kind, count, published, tmp_path, 
             shutil.copytree(source, path)
             mutate(path, draw)
         else:
-            path.write_bytes(mutate(source.read_bytes(), draw))
+            path.write_bytes(mutations.drawn(mutate, source.read_bytes(), draw))
         load.cache_clear()
         begun = time.monotonic()
         with contextlib.suppress(InputError):  # any other error is none that a person can do something about
