@@ -106,7 +106,8 @@ def same_by_relabelling(
     if found.how is not None:
         # It shows as much as the groups are worth.
         decided = True if resolved.stated or not resolved.assumptions else None
-        proof = f"{found.how}; {resolved.evidence}"
+        # the verdict names the assumptions itself
+        proof = found.how if decided and resolved.assumptions else f"{found.how}; {resolved.evidence}"
         return _verdict(decided, proof, None, found.tolerance, resolved.assumptions)
     dtype = coarsest(a, b)
     proof = (
