@@ -53,6 +53,10 @@ def any_folder(path: str | os.PathLike[str]) -> Path:
         return local_folder(path, "dataset")
 
 
+# names of files by which the folders of this package are known
+MANIFEST, RECIPE, FRAME = "zoo.json", "recipe.json", "frame.safetensors"
+CONFIG, SOURCE, UNFINISHED = "config.toml", "networks.json", ".unfinished"
+EXPORTED = "a folder of exported networks"
 PROGRAMS = (".pt2", ".onnx")
 CHECKPOINTS = (*(suffix for suffix in SUFFIXES if suffix != ".pt2"), ".tar")
 IMAGES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff", ".webp")
@@ -90,16 +94,21 @@ def wrong_kind(path: str | os.PathLike[str], wanted: str) -> InputError:
     return InputError(f"{path} is {found.what}, not {wanted}" + (f"; {found.advice}" if found.advice else ""))
 
 
-def refuse_own(path: str | os.PathLike[str], wanted: str) -> None:
-    """`InputError` where `path` is a zoo, a run or another thing of this package, and something else is wanted."""
+def refuse_own(path: str | os.PathLike[str], wanted: str, but: str = "") -> None:
+    """`InputError` where `path` is a zoo, a run or another thing of this package than `but`, and something else is wanted."""
     found = recognise(Path(path))
-    if found is not None and found.own:
+    if found is not None and found.own and found.what != but:
         raise wrong_kind(path, wanted)
+
+
+def is_run(folder: Path) -> bool:
+    """Whether the folder is a run or a saved generator of this package."""
+    return _run(folder) is not None
 
 
 def is_saved_generator(folder: Path) -> bool:
     """Whether the folder is a generator that was written to be used elsewhere, without its zoo."""
-    return (folder / "config.json").exists() and (folder / "config.toml").exists()
+    return (folder / "config.json").exists() and (folder / CONFIG).exists()
 
 
 def recognise(path: Path) -> Found | None:
@@ -113,13 +122,13 @@ def recognise(path: Path) -> Found | None:
 
 def _folder(path: Path) -> Found:
     names = set(_names(path))
-    if "zoo.json" in names:
+    if MANIFEST in names:
         return _zoo(path)
-    if "config.toml" in names and (found := _run(path)):
+    if CONFIG in names and (found := _run(path)):
         return found
-    if ".unfinished" in names or ("shards" in names and {"recipe.json", "frame.safetensors"} & names):
+    if UNFINISHED in names or ("shards" in names and {RECIPE, FRAME} & names):
         return Found("a zoo that is not finished", "run the command that writes it again", own=True)
-    if "networks.json" in names or (names and all(name.endswith(PROGRAMS) for name in names)):
+    if SOURCE in names or (names and all(name.endswith(PROGRAMS) for name in names)):
         return _exported(path, names)
     if "config.json" in names and any(name.endswith((".safetensors", ".bin")) for name in names):
         return Found("a Hugging Face model", "canon align and canon merge take it")
@@ -154,13 +163,13 @@ def _exported(path: Path, names: set[str]) -> Found:
             "a folder of exported programs", "torch.export.load reads .pt2, onnxruntime .onnx", own=True
         )
     made = f"weightflow zoo import {path} --dataset NAME --out ZOO"
-    return Found("a folder of exported networks", f"make a zoo of them: {made}", own=True)
+    return Found(EXPORTED, f"make a zoo of them: {made}", own=True)
 
 
 def _zoo(path: Path) -> Found:
     manifest = None
     with suppress(Invalid, InputError):
-        manifest = parse_json(read_bounded(path / "zoo.json", _SMALL))
+        manifest = parse_json(read_bounded(path / MANIFEST, _SMALL))
     if not isinstance(manifest, dict):
         return Found("a damaged zoo", f"weightflow verify {path} says what is wrong", own=True)
     if manifest.get("lineage") == GENERATED:
@@ -177,7 +186,7 @@ def _zoo(path: Path) -> Found:
 def _run(path: Path) -> Found | None:
     """A saved generator has a config.json and cannot be trained further."""
     with suppress(Invalid, InputError, ValueError, KeyError, TypeError):
-        tables = tomllib.loads(read_bounded(path / "config.toml", _SMALL).decode())
+        tables = tomllib.loads(read_bounded(path / CONFIG, _SMALL).decode())
         if not tables["format"].startswith("weightflow-run"):
             return None
         takes = f"make networks with it: weightflow sample {path} --classes ... --out NETS"

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from canon.errors import InputError, WorkError
 from canon.models.loading import Runnable, call, is_large, twins_of
-from canon.tracing.exported_graph import copy_module
-from canon.tracing.output_comparison import relative_difference
+from canon.tracing.exported_graph import skeleton
+from canon.tracing.output_comparison import real_view, relative_difference
+from canon.tracing.streaming import wide
 
 TOLERANCE = 1e-9  # relative, in float64
 DRAWS = 3  # random batches
@@ -127,12 +128,6 @@ def draw_inputs(runnable: Runnable, generator: torch.Generator) -> tuple[tuple[A
     return inputs, {name: _draw(example, generator) for name, example in runnable.keywords.items()}
 
 
-def skeleton(module: nn.Module) -> nn.Module:
-    """A copy without memory for parameters: every call brings its own."""
-    empty = {id(p): nn.Parameter(torch.empty_like(p, device="meta"), False) for p in module.parameters()}
-    return copy_module(module, empty)
-
-
 def put_into_evaluation(module: nn.Module) -> None:
     try:
         module.eval()
@@ -164,14 +159,11 @@ def _outputs(
 
 
 def _real(tensor: Tensor) -> Tensor:
-    return (torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor).double()
+    return real_view(tensor).double()
 
 
 def widened_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {
-        name: t.to(torch.complex128) if t.is_complex() else t.double() if t.is_floating_point() else t
-        for name, t in state.items()
-    }
+    return {name: wide(tensor) for name, tensor in state.items()}
 
 
 def leaves_of(found: Any) -> Iterator[Tensor]:

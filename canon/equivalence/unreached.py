@@ -17,12 +17,12 @@ from canon.equivalence.outputs import (
     draw_inputs,
     leaves_of,
     put_into_evaluation,
-    skeleton,
     widened_state,
 )
 from canon.errors import InputError
 from canon.models.loading import Runnable, call
-from canon.tracing.output_comparison import typical_size
+from canon.tracing.exported_graph import skeleton
+from canon.tracing.output_comparison import real_view, typical_size
 
 # Slope times size of an entry, relative to the outputs, below which nothing is seen of it.
 SEEN = 1e-9
@@ -39,12 +39,9 @@ def unreached(
     differ = {
         name: a[name].to(torch.promote_types(a[name].dtype, b[name].dtype)) != b[name]
         for name in a
-        if name not in idle and not name.endswith("num_batches_tracked") and a[name].dim()
-    }
-    differ |= {
-        name: a[name] != b[name]
-        for name in a
-        if name not in idle and not a[name].dim() and a[name].is_floating_point()
+        if name not in idle
+        and not name.endswith("num_batches_tracked")
+        and (a[name].dim() or a[name].is_floating_point())
     }
     differ = {name: where for name, where in differ.items() if where.any()}
     if not differ:
@@ -122,7 +119,7 @@ def _slopes(
 
 
 def _probed(output: Tensor, generator: torch.Generator) -> Tensor:
-    real = torch.view_as_real(output) if output.is_complex() else output
+    real = real_view(output)
     where = real.isfinite()
     weights = torch.randn(real.shape, generator=generator, dtype=torch.float64)
     sizes = real.detach().abs().clamp(min=max(typical_size([real.detach()]), 1e-300))

@@ -20,6 +20,7 @@ from torch.utils import _pytree as pytree
 
 from canon.errors import InputError
 from canon.io.exported_program import quiet_export
+from canon.tracing.output_comparison import real_view
 from canon.tracing.packed_sequences import packed_as_padded
 from canon.tracing.streaming import DeferredTensor, Hearing, Streamed, TensorPool, wide
 
@@ -166,7 +167,7 @@ class Program:
         hearing = Hearing(state, threshold, TensorPool())
         with torch.enable_grad(), hearing.saving() if self.large else nullcontext():
             outputs = self._run(lambda name: hearing.fetch(name, name in listened))
-            real = [torch.view_as_real(o.resolve_conj()) if o.is_complex() else o for o in outputs]
+            real = [real_view(output) for output in outputs]
             weighted = [(output, probe(output)) for output in real if output.requires_grad]
             known = [(output, weight, output.isfinite()) for output, weight in weighted if weight is not None]
             parts = [(output[where] * weight[where]).sum() for output, weight, where in known]
@@ -227,6 +228,12 @@ def copy_module(module: nn.Module, memo: dict[int, Any] | None = None) -> nn.Mod
             if isinstance(value, Tensor) and not value.is_leaf:
                 known[id(value)] = value.detach().clone()
     return copy.deepcopy(module, known)
+
+
+def skeleton(module: nn.Module) -> nn.Module:
+    """A copy without memory for parameters: every call brings its own."""
+    empty = {id(p): nn.Parameter(torch.empty_like(p, device="meta"), False) for p in module.parameters()}
+    return copy_module(module, empty)
 
 
 def call_of(example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:

@@ -17,7 +17,7 @@ from torch.utils import _pytree as pytree
 
 from canon.actions import permutation
 from canon.spec import PermutationSpec
-from canon.tracing.exported_graph import Program, copy_module, operation
+from canon.tracing.exported_graph import Program, operation, skeleton
 from canon.tracing.numerical_check import find_culprits, freeze, lively_state
 from canon.tracing.output_comparison import relative_difference
 from canon.tracing.streaming import wide
@@ -37,7 +37,7 @@ def freeze_by_size(
     """The spec without the groups that change the outputs on inputs of other sizes than the example's."""
     if not spec.groups or program.large or not _ambiguous(program):
         return spec
-    working, state = _without_content(module), lively_state(program, spec, seed=0)
+    working, state = skeleton(module).double().eval(), lively_state(program, spec, seed=0)
     element = permutation.random(spec, torch.Generator().manual_seed(0))
     own = _Change(spec, element, working, state, (tuple(args), dict(kwargs)))
     if own.reference is None:
@@ -95,7 +95,7 @@ def _ambiguous(program: Program) -> bool:
     for node in program.graph.graph.nodes:
         if node.op != "call_function" or operation(node) not in _VIEWS:
             continue
-        given = next((n for n in node.all_input_nodes), None)
+        given = next(iter(node.all_input_nodes), None)
         value = None if given is None else given.meta.get("val")
         if isinstance(value, Tensor) and value.dim() > 2 and any(size == 1 for size in value.shape[1:]):
             return True
@@ -124,11 +124,6 @@ def _with_sizes(x: Any, places: tuple[int, ...], rank: int) -> Any:
         noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
         x = noise.to(x)
     return x
-
-
-def _without_content(module: nn.Module) -> nn.Module:
-    empty = {id(p): nn.Parameter(torch.empty_like(p, device="meta"), False) for p in module.parameters()}
-    return copy_module(module, empty).double().eval()
 
 
 def _run(

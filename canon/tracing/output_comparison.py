@@ -19,7 +19,7 @@ _RESIDUE = 1e-6
 
 def typical_size(tensors: Sequence[Tensor]) -> float:
     """The upper median of the sizes of all entries that are finite and not zero, masks left out; 0 where there is none."""
-    sizes = [_real(t).abs().flatten() for t in tensors if t.is_floating_point() or t.is_complex()]
+    sizes = [real_view(t).abs().flatten() for t in tensors if t.is_floating_point() or t.is_complex()]
     flat = torch.cat([size.double() for size in sizes]) if sizes else torch.zeros(0)
     flat = flat[flat.isfinite() & (flat > 0)]
     ordinary = flat[flat <= _MASK]
@@ -35,7 +35,7 @@ def relative_difference(reference: Sequence[Tensor], found: Sequence[Tensor]) ->
     """
     floor, worst = _RESIDUE * typical_size(reference), 0.0
     for given, other in zip(reference, found, strict=True):
-        one, two = _real(given), _real(other)
+        one, two = real_view(given), real_view(other)
         if not one.is_floating_point():
             if not torch.equal(one, two):
                 return float("inf")
@@ -54,7 +54,8 @@ def relative_difference(reference: Sequence[Tensor], found: Sequence[Tensor]) ->
     return worst
 
 
-def _real(tensor: Tensor) -> Tensor:
+def real_view(tensor: Tensor) -> Tensor:
+    """A complex tensor as pairs of real numbers; any other as it is."""
     return torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
 
 

@@ -51,11 +51,9 @@ def export(
     """
     if (out is None) == (push is None):
         raise InputError("give a folder for the files, --out, or a name on the hub, --push OWNER/NAME")
-    from weightflow.folders import recognise
-    from weightflow.training.run_store import has_config
+    from weightflow import folders
 
-    found = recognise(networks)
-    is_run = has_config(networks) and found is not None and found.own
+    is_run = folders.is_run(networks)
     if push is not None:
         name = _pushed(networks, push, is_run)
         console.show({"hub": name}, name, as_json)

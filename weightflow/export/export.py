@@ -20,7 +20,7 @@ from canon.io.files import atomic_write, read_bounded
 from canon.io.folders import require_place
 from canon.types import StateDict
 from canon.validation import Invalid, parse_json
-from weightflow import datasets
+from weightflow import datasets, folders
 from weightflow.backbones import Features, read_backbone
 from weightflow.batched import batch_norm
 from weightflow.data.info import without_folders
@@ -70,7 +70,7 @@ def _program(make: Callable[[torch.nn.Module, Tensor, Mapping[str, str]], bytes]
 
 
 SAFETENSORS = "safetensors"
-SOURCE = "networks.json"
+SOURCE = folders.SOURCE
 """Says which population the files of a folder are of."""
 FORMATS: dict[str, Make] = {
     "safetensors": _safetensors,
@@ -195,6 +195,6 @@ def facts_of(zoo: Zoo) -> DataInfo:
 def with_statistics(zoo: Zoo, row: int) -> StateDict:
     """One network, stacked; a generated one with running statistics of its classes' training images."""
     state, record = zoo.load([row]), zoo.records[row]
-    if record.lineage != "generated":
+    if record.lineage != folders.GENERATED:
         return state
     return batch_norm.of_classes(zoo.architecture, state, zoo.dataset, [record.classes])

@@ -20,6 +20,7 @@ from canon.io.files import read_bounded
 from canon.types import StateDict
 from weightflow.executors import Executor, InProcess
 from weightflow.flow.sampling_config import SampleConfig
+from weightflow.folders import GENERATED
 from weightflow.generator.generator import Flow
 from weightflow.text import Prompt
 from weightflow.zoo import unfinished
@@ -127,7 +128,7 @@ def generate_zoo(
     unfinished.recover(folder)
     earlier = _holds_earlier(folder)
     place = unfinished.beside(folder) if earlier else folder
-    if earlier and has_manifest(place) and read_manifest(place).get("lineage") == "generated":
+    if earlier and has_manifest(place) and read_manifest(place).get("lineage") == GENERATED:
         shutil.rmtree(place)  # its writer was killed before it could put it in its place
     if isinstance(prompts, Sequence):
         for some in _in_parts(dict.fromkeys(prompts), CHECKED):
@@ -136,7 +137,7 @@ def generate_zoo(
         "architecture": flow.architecture.to_dict(),
         "dataset": flow.header.zoo.dataset,
         "data": flow.header.data.to_dict(),
-        "lineage": "generated",
+        "lineage": GENERATED,
         "recipe": {"run": str(flow.folder.resolve()), "method": config.method, "steps": config.steps},
     }
     size = max(1, min(config.batch_size, SHARD_ENTRIES // flow.architecture.parameters))
@@ -213,7 +214,7 @@ def _made(
             dataset=flow.header.zoo.dataset,
             split="generated",
             classes=flow.record_classes(prompt),
-            lineage="generated",
+            lineage=GENERATED,
             words=prompt.words,
         )
         for row, (prompt, own) in enumerate(asked)
@@ -224,7 +225,7 @@ def _made(
 def _holds_earlier(folder: Path) -> bool:
     """Whether the folder holds a generated zoo; `InputError` where it holds anything else."""
     if has_manifest(folder) and not unfinished.is_unfinished(folder, WORK):
-        if read_manifest(folder).get("lineage") == "generated":
+        if read_manifest(folder).get("lineage") == GENERATED:
             return True
         raise InputError(f"{folder} holds a zoo of trained networks; choose another name")
     unfinished.require_free(folder, WORK)

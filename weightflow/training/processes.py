@@ -11,7 +11,7 @@ With `sharded` each process keeps one part of every weight, gradient and moment 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -110,11 +110,6 @@ class Processes:
             if self.first:
                 found[name] = one
         return found
-
-    def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Replace gradients by their mean over all processes; sharded ones are means already."""
-        if not self.sharded:
-            self.average([p.grad for p in parameters if p.grad is not None])
 
     def average(self, tensors: Sequence[Tensor]) -> None:
         """Replace tensors by their mean over all processes."""

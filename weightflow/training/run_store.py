@@ -43,7 +43,7 @@ from canon.validation import (
     text,
 )
 from weightflow import config as settings
-from weightflow import datasets
+from weightflow import datasets, folders
 from weightflow import representation as coordinate_kinds
 from weightflow.batched.class_axes import check_frame
 from weightflow.datasets import DataInfo
@@ -57,7 +57,7 @@ from weightflow.zero_shot.pictures import FILE as PICTURES
 
 FORMAT = "weightflow-run-1"
 CONFIG, LAYOUT, CHECKPOINT, STATE = (
-    "config.toml",
+    folders.CONFIG,
     "layout.json",
     "checkpoint.safetensors",
     "state.safetensors",

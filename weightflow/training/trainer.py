@@ -234,8 +234,10 @@ class Trainer:
             terms = self.loss.training(self.forward, batch, kept, self.data.train, draws)
         self.optimizer.zero_grad(set_to_none=True)
         terms.total.backward()
-        self.processes.average_gradients(self.model.parameters())
-        self.processes.average(list(terms.parts.values()))
+        # sharded gradients are means already
+        shared = [] if self.processes.sharded else list(self.model.parameters())
+        gradients = [p.grad for p in shared if p.grad is not None]
+        self.processes.average([*gradients, *terms.parts.values()])
         norm = whole(torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.clip))
         if not torch.isfinite(norm):
             raise WorkError(self._not_finite(terms))

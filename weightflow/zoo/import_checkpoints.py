@@ -15,7 +15,7 @@ from canon.validation import Invalid, parse_json
 from weightflow import datasets
 from weightflow.batched.accuracy import measured
 from weightflow.data.info import DataInfo
-from weightflow.folders import recognise, wrong_kind
+from weightflow.folders import EXPORTED, refuse_own, wrong_kind
 from weightflow.networks.architectures import Architecture
 from weightflow.text import Prompt
 from weightflow.text.class_words import class_words
@@ -35,8 +35,7 @@ def checkpoint_files(folder: Path) -> list[Path]:
     """
     if not folder.is_dir():
         raise wrong_kind(folder, "a folder of checkpoints")
-    if (found := recognise(folder)) and found.own and "exported networks" not in found.what:
-        raise wrong_kind(folder, "a folder of checkpoints")
+    refuse_own(folder, "a folder of checkpoints", but=EXPORTED)
     for pattern in ("*", "*/*"):
         files = sorted(path for path in folder.glob(pattern) if _is_checkpoint(path))
         if files:

@@ -47,7 +47,7 @@ from canon.validation import (
     table,
     text,
 )
-from weightflow import config, datasets
+from weightflow import config, datasets, folders
 from weightflow.batched.config import TrainingRecipe
 from weightflow.batched.stacked_networks import StackedNetworks
 from weightflow.batched.tasks import Task
@@ -57,8 +57,8 @@ from weightflow.folders import local_folder, wrong_kind
 from weightflow.networks.architectures import Architecture
 
 FORMAT = "weightflow-zoo-1"
-MANIFEST, RECORDS, RECIPE = "zoo.json", "records.jsonl", "recipe.json"
-FRAME, BASE_FILE = "frame.safetensors", "base.safetensors"
+MANIFEST, RECORDS, RECIPE = folders.MANIFEST, "records.jsonl", folders.RECIPE
+FRAME, BASE_FILE = folders.FRAME, "base.safetensors"
 LIMIT = 1 << 30  # bytes of a manifest or of the records: millions of networks
 
 

@@ -12,8 +12,9 @@ from pathlib import Path
 from canon.errors import InputError
 from canon.io.files import atomic_write, read_bounded
 from canon.io.folders import require_place
+from weightflow import folders
 
-MARK = ".unfinished"
+MARK = folders.UNFINISHED
 LOCK = ".lock"
 """Held by the process that writes into a folder; it stays there."""
 
