@@ -256,10 +256,13 @@ class InertConsole(Console):
 
 
 class Steps:
-    """What `progress` hands out: call `advance` after each step, with a note if there is news."""
+    """What `progress` hands out: call `advance` after each step, with a note if there is news; `taken` counts them."""
+
+    taken = 0
 
     def advance(self, steps: int = 1, note: str = "") -> None:
         """Count `steps` more; `note` (a loss, a file's name) stands behind the bar."""
+        self.taken += steps
 
     def expect(self, total: int) -> None:
         """Say how many steps there are, where that is known only after the work has begun."""
@@ -274,6 +277,7 @@ class _Lines(Steps):
         self.said = self.started
 
     def advance(self, steps: int = 1, note: str = "") -> None:
+        super().advance(steps, note)
         self.done += steps
         now = time.monotonic()
         last = self.done == self.total and self.said > self.started
@@ -300,6 +304,7 @@ class _Bar(Steps):
         self.bar, self.task, self.note = bar, task, ""
 
     def advance(self, steps: int = 1, note: str = "") -> None:
+        super().advance(steps, note)
         # the last note (a loss) stays until there is another
         self.note = note or self.note
         self.bar.update(self.task, advance=steps, note=self.note)

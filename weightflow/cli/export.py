@@ -72,20 +72,13 @@ def export(
 
     zoo = Zoo(networks)
     total = len(zoo) if count is None else min(count, len(zoo))
-    done = 0
-
-    def advance(networks: int) -> None:
-        nonlocal done
-        done += networks
-        steps.advance(networks)
-
     try:
         with console.progress(total, "exporting", quiet=quiet) as steps:
-            files = export_zoo(zoo, out, count, format, prepared, advance)
+            files = export_zoo(zoo, out, count, format, prepared, steps.advance)
     except (KeyboardInterrupt, Exception) as stop:
-        if done:
+        if steps.taken:
             stop.add_note(
-                f"{done} of {total} networks are in {out}; run the same command again to write them all"
+                f"{steps.taken} of {total} networks are in {out}; run the same command again to write them all"
             )
         raise
     console.show({"files": [str(f) for f in files]}, f"{out}: {console.many(len(files), 'network')}", as_json)

@@ -50,18 +50,11 @@ def canonicalize(
         unfinished.finish(out)  # killed after the last file was written
         console.show({"zoo": str(out), "done_before": True}, f"{out}: already canonical", as_json)
         return
-    done = 0
-
-    def advance(networks: int) -> None:
-        nonlocal done
-        done += networks
-        steps.advance(networks)
-
     try:
         with console.progress(len(opened), "aligning networks", quiet=quiet) as steps:
-            canonicalize_zoo(opened, out, advance, crew)
+            canonicalize_zoo(opened, out, steps.advance, crew)
     except (KeyboardInterrupt, Exception) as stop:
-        kept = f"the frame and {done} of {len(opened)} networks are in {out}"
+        kept = f"the frame and {steps.taken} of {len(opened)} networks are in {out}"
         nothing = "nothing was written; run the same command again"
         framed = (out / FRAME).exists()
         stop.add_note(f"{kept}; run the same command again to go on" if framed else nothing)
