@@ -273,12 +273,15 @@ class _Lines(Steps):
 
     def __init__(self, total: int | None, description: str, every: float, done: int) -> None:
         self.total, self.description, self.every = total, description, every
-        self.before, self.done, self.started = done, done, time.monotonic()
+        self.before, self.started = done, time.monotonic()
         self.said = self.started
+
+    @property
+    def done(self) -> int:
+        return self.before + self.taken
 
     def advance(self, steps: int = 1, note: str = "") -> None:
         super().advance(steps, note)
-        self.done += steps
         now = time.monotonic()
         last = self.done == self.total and self.said > self.started
         if note or last or now - self.said >= self.every:
