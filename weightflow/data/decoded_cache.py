@@ -104,7 +104,7 @@ def _explained(folder: Path, error: OSError) -> Exception:
     if error.filename and not str(error.filename).startswith(str(cache_folder())):
         return InputError(f"{error.filename} cannot be read: {error.strerror}")
     found = explain(folder, error)
-    return type(found)(f"{found}, or set WEIGHTFLOW_CACHE to another folder")
+    return type(found)(f"{found}; set WEIGHTFLOW_CACHE to keep decoded data in another folder")
 
 
 @cache

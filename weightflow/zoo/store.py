@@ -495,6 +495,11 @@ def has_manifest(folder: Path) -> bool:
     return (folder / MANIFEST).exists()
 
 
+def manifest_version(folder: Path) -> tuple[int, int] | None:
+    """What changes when the manifest is written again; None where there is none."""
+    return _version(folder / MANIFEST) if has_manifest(folder) else None
+
+
 def remove_manifest(folder: Path) -> None:
     """The folder is no zoo until its manifest is written again."""
     (folder / MANIFEST).unlink(missing_ok=True)
