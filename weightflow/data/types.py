@@ -12,10 +12,24 @@ import torch
 from torch import Tensor
 
 from canon.errors import InputError
-from canon.validation import Check, Invalid, either, items, number, positive, record
+from canon.validation import Check, Invalid, either, items, number, positive, record, shown, text
 from weightflow.data.class_groups import labels_of_classes
 from weightflow.data.partition import content_keys, fingerprint, parts_by_content, stratified_parts
 from weightflow.registry import suggest
+
+NAME = text(limit=1000)
+"""Of a class or a data set, as files keep it."""
+
+
+def check_name(what: str, name: str) -> None:
+    """`InputError` where `name` cannot be kept in a file: found out before the work, not when the file is read."""
+    try:
+        NAME(name)
+    except Invalid:
+        found = f"{len(name)} characters" if len(name) > 1000 else "control characters"
+        raise InputError(
+            f"{what} '{shown(name)}' has {found}; use a name of at most 1000 visible ones"
+        ) from None
 
 
 @dataclass(frozen=True)
@@ -163,6 +177,13 @@ class ClassificationData:
     fingerprint: str = ""
     remarks: tuple[str, ...] = ()
     rows_as: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        check_name("the data set", self.name)
+        for label, name in enumerate(self.class_names):
+            if not name.strip():
+                raise InputError(f"data set '{self.name}': class {label} has an empty name; give it one")
+            check_name(f"data set '{self.name}': the class", name)
 
     @property
     def picture_shape(self) -> tuple[int, ...]:
