@@ -266,7 +266,7 @@ def of_folder(folder: Path, draw: random.Random) -> None:
             path.rename(beside)
         elif kind == 1:
             shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
-        elif kind == 2 and is_file:
+        elif kind == 2 and is_file and beside != path:
             shutil.copyfile(path, beside)
         elif kind == 3 and is_file:
             path.write_bytes(of_bytes(path.read_bytes(), draw))
