@@ -260,7 +260,7 @@ def of_folder(folder: Path, draw: random.Random) -> None:
             return
         path = draw.choice(found)
         beside = path.with_name(draw.choice(ODD_NAMES) + path.suffix)
-        is_file = path.is_file() and not path.is_symlink()
+        is_file = path.is_file() and not path.is_symlink() and path.stat().st_size < 1 << 24
         kind = draw.randrange(7)
         if kind == 0:
             path.rename(beside)
