@@ -1,4 +1,4 @@
-"""Means of networks, and what lies on the straight line between two."""
+"""Averages of networks and linear interpolation: `merge`, `interpolate`, `barrier`."""
 
 from __future__ import annotations
 
