@@ -52,3 +52,7 @@ def select_tensors(state: State, names: Collection[str]) -> State:
     if isinstance(state, LazyState):
         return LazyState(kept, state.__getitem__, like(state))
     return {name: state[name] for name in kept}
+
+
+def no_callback(*arguments: object) -> None:
+    """Stands in for a callback that was not given."""
