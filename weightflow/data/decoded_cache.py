@@ -183,9 +183,10 @@ def from_folder(
     Inputs are standardised by channel (images), by feature (rows, where `per_feature`) or as a whole, by training
     examples alone; words stay the numbers that they are.
     """
-    remarks = folder / REMARKS
+    noted = folder / REMARKS
     with reading(folder, "delete it; the data set is decoded again"):
         names = json.loads((folder / NAMES).read_text(encoding="utf-8"))
+        remarks = tuple(json.loads(noted.read_text(encoding="utf-8")) if noted.exists() else ())
         found = {part: own for part in PARTS if (own := _Part.read(folder, part)) is not None}
         for own in found.values():
             own.check()
@@ -229,7 +230,7 @@ def from_folder(
         licence=licence,
         folder=folder,
         fingerprint=_fingerprint(folder, names, found),
-        remarks=tuple(json.loads(remarks.read_text(encoding="utf-8")) if remarks.exists() else ()),
+        remarks=remarks,
     )
 
 
