@@ -226,6 +226,16 @@ def test_small_classes_grow_without_a_training_example_in_the_test_examples(seed
     assert set(keys[natural[0]].tolist()) >= {key for key in keys.tolist() if key < 0.25 * 2**64}
 
 
+def test_small_classes_without_a_training_example_are_counted():
+    keys = np.random.default_rng(0).normal(size=(60, 2))
+    np.savez("a.npz", inputs=keys, labels=np.minimum(np.arange(60), 2))
+    with pytest.raises(
+        InputError,
+        match=r"class '0' has 1 example, too few: none is left for training and .*; the same of 1 more",
+    ):
+        datasets.load("npz:a.npz")
+
+
 @pytest.mark.parametrize("count", [3, 7, 8])
 def test_a_small_class_has_an_example_in_each_split(count):
     keys = np.random.default_rng(count).integers(0, 2**64, count, dtype=np.uint64)
