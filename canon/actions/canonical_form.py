@@ -1,4 +1,4 @@
-r"""A canonical order of the units that needs no reference: the same bits for every relabelling.
+r"""Sort units into a canonical order without a reference network: every permuted copy gives the same bits.
 
 Colour refinement (Weisfeiler and Leman 1968). A unit's colour is the rank, among its group, of what it
 sees: its weights, each with the colours of the units at its other end, sorted. Colours make finer
@@ -53,7 +53,7 @@ def canonicalize(spec: PermutationSpec, state: State) -> dict[str, Tensor]:
 
 
 def canonical_element(spec: PermutationSpec, state: State) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """The relabelling that `canonicalize` applies, and before it the signs of the units."""
+    """The permutation that `canonicalize` applies, and the unit signs that it applies first."""
     spec.check(state)
     spec, (state,) = joined(spec, state)
     bits, signed = {}, signed_tensors(spec)
@@ -79,7 +79,9 @@ def _ordered_bits(tensor: Tensor) -> Tensor:
 
 
 def _signed_bits(tensor: Tensor) -> Tensor:
-    """The same where a unit's sign may change: the negative has the negative integer."""
+    """As `_ordered_bits`, for units whose sign may change: the negative value maps to the negative
+    integer.
+    """
     tensor = computable(tensor)  # exact, and in the same order
     return _ordered_bits(tensor.abs()) * tensor.detach().cpu().sign().long()
 
@@ -89,7 +91,7 @@ class TooRegular(InputError):
 
 
 class _Search:
-    """Individualisation and refinement: the least outcome over every way to tell tied units apart.
+    """Individualization-refinement search: the smallest result over all ways to break ties between units.
 
     Two ways that end in the same bits show an automorphism. A unit that one maps to a unit already looked
     at, the colours so far kept, has nothing new to offer (McKay and Piperno 2014, arXiv:1301.1493).
@@ -113,7 +115,7 @@ class _Search:
         for unit in units[1:]:
             if self._covered(colours, name, unit, looked_at):
                 continue
-            # The first end of this branch is often one seen before: then so is all of it.
+            # The first leaf of this branch is often an image of one seen before: then the whole branch is.
             self._first_end(self._apart(colours, name, unit))
             if not self._covered(colours, name, unit, looked_at):
                 end = self.settle(self._apart(colours, name, unit))
@@ -141,7 +143,7 @@ class _Search:
         return {**colours, name: _before(colours[name], [unit])}
 
     def _first_end(self, colours: Colours) -> None:
-        """Go down the first way from here, and keep where it ends."""
+        """Follow the first branch to its leaf and record it."""
         colours, tied = self._refined(colours)
         while tied is not None:
             colours, tied = self._refined(self._apart(colours, tied[0], tied[1][0]))
@@ -161,7 +163,7 @@ class _Search:
     def _covered(
         self, colours: Colours, name: str, unit: tuple[int, ...], looked_at: list[tuple[int, ...]]
     ) -> bool:
-        """Is `unit` in the orbit of one that was looked at, under automorphisms that keep `colours`?"""
+        """Whether an automorphism that fixes `colours` maps a unit explored earlier to `unit`."""
         keeping = [
             found[name]
             for found in self.automorphisms
@@ -185,7 +187,7 @@ def _flat_unit(size: int, unit: tuple[int, ...]) -> int:
 
 
 def _flat_order(spec: PermutationSpec, colours: Colours) -> dict[str, Tensor]:
-    """For every place the unit that stands there, nested ones counted through all outer units."""
+    """The unit at every position, nested units numbered across all outer units."""
     order = _order(spec, colours)
     return {
         name: p
@@ -196,7 +198,9 @@ def _flat_order(spec: PermutationSpec, colours: Colours) -> dict[str, Tensor]:
 
 
 def _before(colour: Tensor, units: list[tuple[int, ...]]) -> Tensor:
-    """Colours with `units` told apart, in the order given, and put before those that were like them."""
+    """New colours in which `units` are distinct, in the given order, and precede the other units of their
+    old colour.
+    """
     room = colour * (len(units) + 1)
     for number, unit in enumerate(units):
         room[unit] += number - len(units)
@@ -204,7 +208,7 @@ def _before(colour: Tensor, units: list[tuple[int, ...]]) -> Tensor:
 
 
 def _refine(spec: PermutationSpec, bits: State, colours: Colours) -> Colours:
-    """Split colours by what the units see, until nothing splits."""
+    """Split colours by the tensor entries of their units until the partition is stable."""
     colours, signed = dict(colours), signed_tensors(spec)
     bits = {name: tensor.abs() if name in signed else tensor for name, tensor in bits.items()}
     looks = {name: [(t, n) for t in bits for u, n in spec.uses(name) if u == t] for name in spec.groups}
@@ -222,7 +226,7 @@ def _refine(spec: PermutationSpec, bits: State, colours: Colours) -> Colours:
 def _look(
     spec: PermutationSpec, bits: Tensor, tensor: str, number: int, name: str, colours: Colours
 ) -> Tensor:
-    """New colours of group `name` after a look at one axis of one tensor."""
+    """Refine the colours of group `name` by one axis of one tensor."""
     axes = spec.axes[tensor]
     own: list[tuple[Tensor, Tensor]] = [(at, of) for _, at, of in places(spec, axes[number], name)]
     positions, units = torch.cat([at for at, _ in own]), torch.cat([of for _, of in own])
@@ -277,7 +281,9 @@ def _tied(spec: PermutationSpec, colours: Colours) -> tuple[str, list[tuple[int,
 
 
 def _interchangeable(spec: PermutationSpec, bits: State, name: str, units: list[tuple[int, ...]]) -> bool:
-    """Does exchanging any two of them, or each for the other's negative, leave every bit where it is?"""
+    """Whether swapping any two of these units (or one with the other's negative) leaves every tensor
+    unchanged.
+    """
     return all(_exchangeable(spec, bits, name, units[0], other) for other in units[1:])
 
 
