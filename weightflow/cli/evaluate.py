@@ -99,6 +99,7 @@ def report(
             expect=bar.expect,
             parts=parts,
         )
+        console.finishing()
         page = found.save(folder)
     parts.remove()
     console.show(found, rich_tables(found), as_json)

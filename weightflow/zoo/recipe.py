@@ -174,7 +174,8 @@ class ZooRecipe:
         """`InputError` where words describe no class, or an encoder (`encoder`, the readout's) cannot represent one."""
         words = self.class_words()
         pool = (*self.known_classes(), *self.held_out_classes(), *self.excluded_classes())
-        for name in filter(None, dict.fromkeys((self.encoder, self.readout.encoder))):
+        settings = {self.encoder: "--encoder NAME", self.readout.encoder: "--set readout.encoder=NAME"}
+        for name in filter(None, settings):
             encoder = described(load_encoder(name), words)
             unknown = dict[str, str]()
             for own in pool:
@@ -186,7 +187,8 @@ class ZooRecipe:
                 first, reason = next(iter(unknown.items()))
                 raise InputError(
                     f"the text encoder '{name}' has no vector for {len(unknown)} of {len(pool)} classes, the first is "
-                    f"'{first}' ({reason}); describe them (--descriptions names.csv), or choose another encoder"
+                    f"'{first}' ({reason}); describe them (--descriptions names.csv), or choose another encoder "
+                    f"({settings[name]}, wordllama for instance)"
                 )
 
     def make_tasks(self) -> list[Task]:
