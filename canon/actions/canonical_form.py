@@ -43,6 +43,9 @@ KEPT = 2**26
 # Entries of a tensor that are sorted at once.
 SORTED = 2**21
 
+# Entries up to which all are compared at once, not column after column until they differ.
+FEW = 2**16
+
 _INTEGER = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
@@ -252,17 +255,24 @@ def _look(
     index = positions[of_units.argsort(stable=True)].reshape(units, -1)
     here, elsewhere = _place_keys(spec, axes, number, colours)
     rows = bits.movedim(number, 0)
-    several: list[tuple[Tensor, Tensor, Tensor]] = []
+    seen, where, numbers = list[Tensor](), list[Tensor](), list[Tensor]()
     for part in index.split(max(1, SORTED // max(1, index.shape[1] * len(elsewhere)))):
-        seen, order = rows[part.flatten()].reshape(len(part), -1).sort(dim=1)
-        where = (here[part][..., None] + elsewhere).flatten(1)
-        where, order = where.gather(1, order).sort(dim=1, stable=True)
-        several.append((*_distinct_rows(where), seen.gather(1, order)))
-    kinds = torch.cat([kinds for kinds, _, _ in several])
-    firsts = [0, *torch.tensor([len(kinds) for kinds, _, _ in several]).cumsum(0).tolist()]
-    which = torch.cat([which + first for (_, which, _), first in zip(several, firsts, strict=False)])
-    rank = torch.stack([colours[name].flatten(), _distinct_rows(kinds)[1][which]], dim=1)
-    return _ranks(rank, torch.cat([seen for _, _, seen in several])).reshape(colours[name].shape)
+        entries, order = rows[part.flatten()].reshape(len(part), -1).sort(dim=1)
+        at, order = (here[part][..., None] + elsewhere).flatten(1).gather(1, order).sort(dim=1, stable=True)
+        seen.append(entries.gather(1, order))
+        where.append(at)
+        if len(part) < units:  # of several parts: only distinct rows are kept
+            where[-1], which = _distinct_rows(at)
+            numbers.append(which)
+    first = where[0] if not numbers else _numbered(where, numbers)
+    rank = _ranks(torch.cat([colours[name].reshape(-1, 1), first], dim=1), torch.cat(seen))
+    return rank.reshape(colours[name].shape)
+
+
+def _numbered(distinct: list[Tensor], numbers: list[Tensor]) -> Tensor:
+    """The number of each row among the distinct ones of all parts, (rows, 1); `numbers` are those within each part."""
+    among = _distinct_rows(torch.cat(distinct))[1].split([len(part) for part in distinct])
+    return torch.cat([part[own] for part, own in zip(among, numbers, strict=True)])[:, None]
 
 
 def _place_keys(
@@ -290,10 +300,11 @@ def _distinct_rows(rows: Tensor) -> tuple[Tensor, Tensor]:
 
 def _ranks(first: Tensor, rest: Tensor) -> Tensor:
     """The rank of each row of `first` and `rest` together, alike for equal rows; few columns of `rest` are looked at."""
+    if rest.numel() <= FEW:
+        return _distinct_rows(torch.cat([first, rest], dim=1))[1]
     rank, begin, width = _distinct_rows(first)[1], 0, 1
     while begin < rest.shape[1] and int(rank.max()) + 1 < len(rank):
-        block = rest[:, begin : begin + width].long()
-        rank = _distinct_rows(torch.cat([rank[:, None], block], dim=1))[1]
+        rank = _distinct_rows(torch.cat([rank[:, None], rest[:, begin : begin + width]], dim=1))[1]
         begin, width = begin + width, 8 * width
     return rank
 

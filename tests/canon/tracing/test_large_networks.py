@@ -69,6 +69,7 @@ def large(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(streaming, "TRIM", 64)
     monkeypatch.setattr(canonical_form, "KEPT", 0)
     monkeypatch.setattr(canonical_form, "SORTED", 64)
+    monkeypatch.setattr(canonical_form, "FEW", 0)
     monkeypatch.setattr(weight_norms, "PIECE", 8)
 
 
