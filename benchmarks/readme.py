@@ -641,6 +641,45 @@ def speed() -> str:
     return markdown(head, body) + f"\n\n{origin(result)}"
 
 
+def profiles() -> str:
+    result = read_result("profiles")
+    body = [
+        (
+            r["work"],
+            f"{r['seconds']:.2f}",
+            ", ".join(f"{name.lstrip('_')} {100 * share:.0f}" for name, share in r["shares"].items()),
+        )
+        for r in result["rows"]
+    ]
+    return markdown(("work, one thread", "seconds", "share of the time, %"), body) + f"\n\n{origin(result)}"
+
+
+def time_to_accuracy() -> str:
+    result = read_result("time_to_accuracy")
+    body = [
+        (
+            str(r["seed"]),
+            f"{r['preset']}, {r['training_steps']:,} steps",
+            f"{r['training_seconds']:.1f}",
+            f"{100 * r['validation']:.1f}",
+            f"{100 * r['accuracy']:.1f}",
+            f"{100 * r['trained']:.1f}",
+            f"{r['nearest_distance_ratio']:.2f}",
+        )
+        for r in result["rows"]
+    ]
+    head = (
+        "seed",
+        "training",
+        "seconds",
+        "validation accuracy, %",
+        "test accuracy, %",
+        "zoo, %",
+        "distance ratio",
+    )
+    return markdown(head, body) + f"\n\n{aims('time_to_accuracy')}\n\n{origin(result)}"
+
+
 def large() -> str:
     result = read_result("large")
     body = [
@@ -739,6 +778,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "deepweightflow aims": lambda: aims("deepweightflow"),
     "speed": speed,
     "speed aims": lambda: aims("speed"),
+    "profiles": profiles,
+    "time to accuracy": time_to_accuracy,
     "large": large,
     "large zoos": large_zoos,
     "large zoos aims": lambda: aims("large_zoos"),

@@ -1,4 +1,4 @@
-"""One job, whole: match B to A, transform B, check that its function stayed, report what was gained."""
+"""Align B to A: match, transform, verify that the function is unchanged, and report the gain."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from canon.types import LazyState, like
 
 @dataclass(frozen=True)
 class Alignment:
-    """A network in another order: its file, the transform that made it, and the report."""
+    """The result of an alignment: the new checkpoint, the transform that made it, and the report."""
 
     aligned: Checkpoint
     transform: Transform
@@ -49,7 +49,8 @@ def align(
     balance: bool = False,
     names: tuple[str, str] = ("A", "B"),
 ) -> Alignment:
-    """Align `b` to `a` with `matcher` (by weights if not given) and check that the function of `b` stayed.
+    """Align `b` to `a` with `matcher` (weight matching by default) and verify that the function of `b` is
+    unchanged.
 
     `generator` draws the inputs on which functions are compared.
     With `balance` the two are matched in balanced scales and the units of the result get the scales of
@@ -89,7 +90,7 @@ def align(
 def canonical_form(
     found: Checkpoint, resolved: SpecSource, generator: torch.Generator | None = None
 ) -> Alignment:
-    """`found` in the order that depends on nothing but itself, and how it is known that its function stayed."""
+    """The canonical form of `found`, with the evidence that its function is unchanged."""
     transform = Transform(resolved.spec, *canonical_element(resolved.spec, found.state))
     aligned = _transformed(found, transform)
     report = {
@@ -109,7 +110,9 @@ def canonical_form(
 def balanced_form(
     found: Checkpoint, resolved: SpecSource, generator: torch.Generator | None = None
 ) -> Alignment:
-    """`found` with its ReLU units in the scales of the least sum of squares; functions compared as for `align`."""
+    """`found` with its ReLU units rescaled to the smallest sum of squares; the function is verified as in
+    `align`.
+    """
     spec = resolved.spec
     require_finite(found.state, "the network")
     transform = Transform(spec, identity(spec), minimal_scales(spec, found.state))
@@ -203,7 +206,7 @@ def verified(
     transform: Transform,
     generator: torch.Generator | None = None,
 ) -> dict[str, Any]:
-    """Report entries that say how it is known that `after` computes the function of `before`.
+    """Report entries with the evidence that `after` computes the function of `before`.
 
     Raises `WorkError` where it does not. Scales are exact in float64 only: with them the float64
     network is compared, and rounding to the file's dtype is left out.
@@ -246,7 +249,7 @@ def verified(
 
 
 def _left_out(found: Checkpoint) -> list[str]:
-    """What lies beside the weights and is not written: its tensors follow the old order of units."""
+    """Entries beside the weights that are not written, since their tensors follow the old unit order."""
     entries = [] if found.container is None else list(found.container.left_out)
     return entries if found.folder is None else [*entries, *found.folder.left_out]
 

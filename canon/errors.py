@@ -1,8 +1,8 @@
-"""What went wrong, by whose doing. A command ends with exit code 2 for the first, 1 for the second."""
+"""Exceptions: `InputError` (exit code 2) and `WorkError` (exit code 1)."""
 
 
 class InputError(ValueError):
-    """What was asked for, or a file that was given, cannot be used. The message says what to do.
+    """An argument or an input file cannot be used; the message says what to do.
 
     Example:
         >>> import canon
@@ -15,7 +15,7 @@ class InputError(ValueError):
 
 
 class InputWarning(UserWarning):
-    """Something of what was given should be known, and the work goes on. A command prints it as one line.
+    """A notice about the input; the work continues. Commands print it as one line.
 
     Example:
         >>> import canon

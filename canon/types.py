@@ -1,4 +1,4 @@
-"""Types of state dicts and paths, written once."""
+"""Shared types of state dicts and paths."""
 
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -16,7 +16,7 @@ PathLike = str | os.PathLike[str]
 
 
 class LazyState(Mapping[str, Tensor]):
-    """Tensors that are made each time they are asked for, so that one is in memory and not all.
+    """A mapping whose tensors are computed on access, so that one is in memory at a time.
 
     `like` has tensors of the same shapes and dtypes.
     """
@@ -52,3 +52,7 @@ def select_tensors(state: State, names: Collection[str]) -> State:
     if isinstance(state, LazyState):
         return LazyState(kept, state.__getitem__, like(state))
     return {name: state[name] for name in kept}
+
+
+def no_callback(*arguments: object) -> None:
+    """Stands in for a callback that was not given."""

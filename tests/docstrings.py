@@ -11,6 +11,8 @@ def documented(found: Any, name: str) -> None:
     sections = ["Example:"] if inspect.isclass(found) else ["Args:", "Returns:", "Raises:", "Example:"]
     if inspect.isroutine(found) and not set(inspect.signature(found).parameters) - {"self"}:
         sections.remove("Args:")
+    if inspect.isroutine(found):
+        assert "lambda" not in str(inspect.signature(found)), f"{name} has a default without a name"
     missing = [section for section in sections if section not in text]
     assert not missing, f"{name} lacks {', '.join(missing)}"
     example = doctest.DocTestParser().get_doctest(text, {}, name, None, 0)

@@ -244,6 +244,18 @@ def test_a_command_to_copy_from_the_help_is_one_line_of_a_terminal_of_80_columns
     assert [line for line in copied if len(line) > 78] == []  # and a margin on either side
 
 
+@pytest.mark.parametrize("app", [canon_app, weightflow_app])
+def test_no_bracket_in_a_help_text_is_taken_for_markup(app):
+    def walk(command):
+        for child in getattr(command, "commands", {}).values():
+            walk(child)
+        for text in (command.help, *(getattr(p, "help", None) for p in command.params)):
+            tags = set(re.findall(r"(?<!\\)\[([a-z/][^\]]*)\]", text or ""))
+            assert tags <= {"bold", "/bold", "/"}, text
+
+    walk(get_command(app))
+
+
 def fields(config, prefix=""):
     """The names of all settings of a config and its tables, with dots."""
     for name, kind in typing.get_type_hints(config).items():

@@ -1,4 +1,4 @@
-"""One frozen dataclass a stage, read from TOML and written back whole, defaults included."""
+"""Configurations: one frozen dataclass per stage, read from TOML and written back with all defaults."""
 
 from __future__ import annotations
 

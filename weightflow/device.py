@@ -16,7 +16,7 @@ _chosen = ContextVar[torch.device | None]("device", default=None)
 
 @contextmanager
 def computing_on(device: str | torch.device) -> Iterator[torch.device]:
-    """Within the block networks are run, trained and generated on a device, where nothing else is said.
+    """Set the default device for running, training and generating networks within the block.
 
     What goes in and what comes out stays on the processor.
     """

@@ -1,4 +1,4 @@
-"""Folders that commands take: on this computer or on the Hugging Face hub, and what one is that a command cannot take.
+"""Resolve folder arguments (local or on the Hugging Face hub), and describe folders of the wrong kind.
 
 On the hub, a folder is named `hf://OWNER/NAME` or `hf://OWNER/NAME@REVISION`.
 """

@@ -1,4 +1,4 @@
-"""What can be named: tables of the package's own entries, open to other packages.
+"""Registries of named entries, extensible by plug-ins.
 
 A name is one of the package's own, one that `register` added, one that an installed package declares as an entry
 point, or `MODULE:FUNCTION` of a plug-in. A plug-in's code runs only where the user announced it (`--plugin`, the

@@ -1,4 +1,4 @@
-"""Seeds that every random stream takes: torch refuses those of more than 64 bits, numpy those below zero."""
+"""Validation of seeds: torch takes at most 64 bits, numpy no negative ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-r"""A canonical order of the units that needs no reference: the same bits for every relabelling.
+r"""Sort units into a canonical order without a reference network: every permuted copy gives the same bits.
 
 Colour refinement (Weisfeiler and Leman 1968). A unit's colour is the rank, among its group, of what it
 sees: its weights, each with the colours of the units at its other end, sorted. Colours make finer
@@ -61,7 +61,7 @@ def canonicalize(spec: PermutationSpec, state: State) -> dict[str, Tensor]:
 
 
 def canonical_element(spec: PermutationSpec, state: State) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """The relabelling that `canonicalize` applies, and before it the signs of the units."""
+    """The permutation that `canonicalize` applies, and the unit signs that it applies first."""
     shapes = like(state)
     spec.check(shapes)
     spec, (state,) = joined(spec, state)
@@ -95,7 +95,9 @@ def _ordered_bits(tensor: Tensor) -> Tensor:
 
 
 def _signed_bits(tensor: Tensor) -> Tensor:
-    """The same where a unit's sign may change: the negative has the negative integer."""
+    """As `_ordered_bits`, for units whose sign may change: the negative value maps to the negative
+    integer.
+    """
     tensor = computable(tensor)  # exact, and in the same order
     bits = _ordered_bits(tensor.abs())
     return bits * tensor.detach().cpu().sign().to(bits.dtype)
@@ -106,7 +108,7 @@ class TooRegular(InputError):
 
 
 class _Search:
-    """Individualisation and refinement: the least outcome over every way to tell tied units apart.
+    """Individualization-refinement search: the smallest result over all ways to break ties between units.
 
     Two ways that end in the same bits show an automorphism. A unit that one maps to a unit already looked
     at, the colours so far kept, has nothing new to offer (McKay and Piperno 2014, arXiv:1301.1493).
@@ -134,7 +136,7 @@ class _Search:
         for unit in units[1:]:
             if self._covered(colours, name, unit, looked_at):
                 continue
-            # The first end of this branch is often one seen before: then so is all of it.
+            # The first leaf of this branch is often an image of one seen before: then the whole branch is.
             self._first_end(self._apart(colours, name, unit))
             if not self._covered(colours, name, unit, looked_at):
                 end = self.settle(self._apart(colours, name, unit), others=True)
@@ -162,7 +164,7 @@ class _Search:
         return {**colours, name: _before(colours[name], [unit])}
 
     def _first_end(self, colours: Colours) -> None:
-        """Go down the first way from here, and keep where it ends."""
+        """Follow the first branch to its leaf and record it."""
         colours, tied = self._refined(colours)
         while tied is not None:
             colours, tied = self._refined(self._apart(colours, tied[0], tied[1][0]))
@@ -182,7 +184,7 @@ class _Search:
     def _covered(
         self, colours: Colours, name: str, unit: tuple[int, ...], looked_at: list[tuple[int, ...]]
     ) -> bool:
-        """Is `unit` in the orbit of one that was looked at, under automorphisms that keep `colours`?"""
+        """Whether an automorphism that fixes `colours` maps a unit explored earlier to `unit`."""
         keeping = [
             found[name]
             for found in self.automorphisms
@@ -206,7 +208,7 @@ def _flat_unit(size: int, unit: tuple[int, ...]) -> int:
 
 
 def _flat_order(spec: PermutationSpec, colours: Colours) -> dict[str, Tensor]:
-    """For every place the unit that stands there, nested ones counted through all outer units."""
+    """The unit at every position, nested units numbered across all outer units."""
     order = _order(spec, colours)
     return {
         name: p
@@ -217,7 +219,9 @@ def _flat_order(spec: PermutationSpec, colours: Colours) -> dict[str, Tensor]:
 
 
 def _before(colour: Tensor, units: list[tuple[int, ...]]) -> Tensor:
-    """Colours with `units` told apart, in the order given, and put before those that were like them."""
+    """New colours in which `units` are distinct, in the given order, and precede the other units of their
+    old colour.
+    """
     room = colour * (len(units) + 1)
     for number, unit in enumerate(units):
         room[unit] += number - len(units)
@@ -225,7 +229,7 @@ def _before(colour: Tensor, units: list[tuple[int, ...]]) -> Tensor:
 
 
 def _refine(spec: PermutationSpec, bits: State, colours: Colours) -> Colours:
-    """Split colours by what the units see, until nothing splits."""
+    """Split colours by the tensor entries of their units until the partition is stable."""
     colours, signed = dict(colours), signed_tensors(spec)
     looks = {name: [(t, n) for t in bits for u, n in spec.uses(name) if u == t] for name in spec.groups}
     before = -1
@@ -243,10 +247,10 @@ def _refine(spec: PermutationSpec, bits: State, colours: Colours) -> Colours:
 def _look(
     spec: PermutationSpec, bits: Tensor, tensor: str, number: int, name: str, colours: Colours
 ) -> Tensor:
-    """New colours of group `name` after a look at one axis of one tensor.
+    """Refine the colours of group `name` by one axis of one tensor.
 
-    They are ranks of rows (old colour, where the unit's entries are, the entries), places sorted by colour and the
-    entries at places of one colour by size.
+    The new colours are ranks of rows: the old colour, the colours of the positions that the unit occupies, sorted, and
+    the entries at them, sorted within each colour.
     """
     axes, units = spec.axes[tensor], colours[name].numel()
     own: list[tuple[Tensor, Tensor]] = [(at, of) for _, at, of in places(spec, axes[number], name)]
@@ -270,7 +274,7 @@ def _look(
 
 
 def _numbered(distinct: list[Tensor], numbers: list[Tensor]) -> Tensor:
-    """The number of each row among the distinct ones of all parts, (rows, 1); `numbers` are those within each part."""
+    """The index of each row among the distinct rows of all parts, (rows, 1); `numbers` holds the indices within each part."""
     among = _distinct_rows(torch.cat(distinct))[1].split([len(part) for part in distinct])
     return torch.cat([part[own] for part, own in zip(among, numbers, strict=True)])[:, None]
 
@@ -278,7 +282,7 @@ def _numbered(distinct: list[Tensor], numbers: list[Tensor]) -> Tensor:
 def _place_keys(
     spec: PermutationSpec, axes: tuple[Axis, ...], number: int, colours: Colours
 ) -> tuple[Tensor, Tensor]:
-    """Keys whose sums are those of a tensor's places: of the positions on axis `number`, and on all others."""
+    """Keys of the positions on axis `number`, and of those on all other axes: their sum is the key of an entry."""
     key, stride = dict[int, Tensor](), 1
     for other, axis in reversed(list(enumerate(axes))):
         found, count = _position_colours(spec, axis, colours)
@@ -291,7 +295,7 @@ def _place_keys(
 
 
 def _distinct_rows(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """The distinct rows in order, and the number of each row among them."""
+    """The distinct rows, sorted, and the index of each row among them."""
     if (rows == rows[:1]).all():  # as most often: then they need not be sorted
         return rows[:1], torch.zeros(len(rows), dtype=torch.long)
     distinct, which = rows.unique(dim=0, return_inverse=True)
@@ -299,7 +303,7 @@ def _distinct_rows(rows: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _ranks(first: Tensor, rest: Tensor) -> Tensor:
-    """The rank of each row of `first` and `rest` together, alike for equal rows; few columns of `rest` are looked at."""
+    """The rank of each row of `first` and `rest` together, equal for equal rows; stops at the column that tells all apart."""
     if rest.numel() <= FEW:
         return _distinct_rows(torch.cat([first, rest], dim=1))[1]
     rank, begin, width = _distinct_rows(first)[1], 0, 1
@@ -345,7 +349,9 @@ def _tied(spec: PermutationSpec, colours: Colours) -> tuple[str, list[tuple[int,
 
 
 def _interchangeable(spec: PermutationSpec, bits: State, name: str, units: list[tuple[int, ...]]) -> bool:
-    """Does exchanging any two of them, or each for the other's negative, leave every bit where it is?"""
+    """Whether swapping any two of these units (or one with the other's negative) leaves every tensor
+    unchanged.
+    """
     return all(_exchangeable(spec, bits, name, units[0], other) for other in units[1:])
 
 
@@ -369,7 +375,7 @@ def _exchangeable(
 
 
 def _negated(spec: PermutationSpec, signs: Mapping[str, Tensor], name: str, bits: Tensor) -> Tensor:
-    """The bits of the tensor `name`, those of negated units negated."""
+    """The bits of the tensor `name` with the units of sign -1 negated."""
     return bits * multiplier(spec, spec.axes[name], signs).to(bits.dtype)
 
 
@@ -382,7 +388,7 @@ def _order(spec: PermutationSpec, colours: Colours) -> dict[str, Tensor]:
 
 
 def _outcome(spec: PermutationSpec, bits: State, colours: Colours) -> bytes:
-    """The bits in the order and with the signs that the colours give, as bytes that compare as the numbers do."""
+    """The bits in the order and with the signs that the colours give, as bytes that sort as the numbers do."""
     order = _order(spec, colours)
     ordered = LazyState(bits, lambda name: perm.relabel(spec, order, name, bits[name], 0))
     signs = fix_signs(spec, ordered)

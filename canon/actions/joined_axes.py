@@ -1,4 +1,4 @@
-"""Tensors with units within those of another axis, as tensors that hold both on one axis.
+"""Merge two axes of a tensor into one where units on one axis are nested in units on the other.
 
 A tensor (experts, units, inputs) whose units are those of each expert becomes (experts x units, inputs); where the axis
 of units is a concatenation, so is the joined one, segment by segment.
@@ -16,7 +16,7 @@ from canon.types import LazyState, State
 
 
 def joined(spec: PermutationSpec, *states: State, batch: int = 0) -> tuple[PermutationSpec, list[State]]:
-    """The spec with every group on one axis with the one that it lies within, and states laid out alike.
+    """Rewrite a spec and its states so that every nested group shares an axis with its outer group.
 
     `batch` leading axes are left where they are.
     """
@@ -43,7 +43,7 @@ def joined_axes(spec: PermutationSpec, name: str) -> tuple[Axis, ...]:
 
 
 def join(spec: PermutationSpec, name: str, tensor: Tensor, batch: int = 0) -> Tensor:
-    """The tensor `name`, its two axes joined."""
+    """The tensor `name` with its two axes joined."""
     outer, place, sizes = _layout(spec, name, batch)
     rows = tensor.movedim(outer, place)
     parts = [part.flatten(place, place + 1) for part in rows.split(sizes, place + 1)]
@@ -60,7 +60,7 @@ def part(spec: PermutationSpec, name: str, tensor: Tensor, batch: int = 0) -> Te
 
 
 def _layout(spec: PermutationSpec, name: str, batch: int) -> tuple[int, int, list[int]]:
-    """Where the outer axis is, where the joined one comes to be, and how long the segments of the inner axis are."""
+    """The outer axis, the position of the joined axis, and the segment lengths of the inner axis."""
     outer, inner = spec.joins[name]
     sizes = [Axis((segment,)).size for segment in spec.axes[name][inner].segments]
     return batch + outer, batch + inner - (outer < inner), sizes

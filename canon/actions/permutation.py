@@ -129,7 +129,7 @@ def apply(spec: PermutationSpec, permutation: Permutation, state: State) -> dict
         >>> canon.equivalent(moved, net).same
         True
     """
-    if permutation:  # else nothing moves, and nothing says how many networks there are
+    if permutation:  # an empty permutation moves nothing and has no batch axes
         spec.check(state, batch=_batch(spec, permutation))
     return apply_unchecked(spec, permutation, state)
 
@@ -251,7 +251,7 @@ def compose(spec: PermutationSpec, first: Permutation, then: Permutation) -> dic
 
 
 def _follow(inner: Tensor, outer: Permutation, within: str | None) -> Tensor:
-    """Rows of a nested element, carried to where `outer` moves their unit."""
+    """Move the rows of a nested permutation along with their outer units."""
     if within is None:
         return inner
     return torch.take_along_dim(inner, outer[within].unsqueeze(-1), dim=-2)

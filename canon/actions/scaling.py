@@ -1,4 +1,4 @@
-r"""Scale symmetry: a ReLU unit may be multiplied by s > 0 if what reads it is divided by s.
+r"""Scale symmetry: multiply a ReLU unit's inputs by s > 0 and divide its outgoing weights by s.
 
 `balance` goes to the one member of that orbit with the smallest sum of squares. With all other units
 held, unit u has incoming energy I_u s^2 and outgoing energy O_u / s^2, least at s = (O_u / I_u)^(1/4);

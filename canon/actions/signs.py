@@ -1,4 +1,4 @@
-r"""Sign symmetry: a unit of an odd activation may be negated if what reads it is negated too.
+r"""Sign symmetry: negate a unit of an odd activation together with its outgoing weights.
 
 Without a reference the signs are fixed as a gauge is: units in their order, each is given the sign that
 makes the first entry between it and what is fixed already (inputs, outputs, earlier units) positive. A
@@ -50,7 +50,7 @@ def signed_tensors(spec: PermutationSpec) -> set[str]:
 
 
 def fix_signs(spec: PermutationSpec, state: State) -> Signs:
-    """The sign of every unit that brings the state, its units in their order, to its canonical signs."""
+    """The unit signs that bring a state to canonical signs, with its units in their present order."""
     groups = sign_groups(spec)
     signs = {name: torch.zeros(spec.shape(name), dtype=torch.float64) for name in groups}
     touched = signed_tensors(spec)
@@ -63,7 +63,9 @@ def fix_signs(spec: PermutationSpec, state: State) -> Signs:
 
 
 def _settle(spec: PermutationSpec, entries: State, signs: Signs, group: str) -> bool:
-    """Fix the units of one group that have an entry whose other signs are fixed. Was there one?"""
+    """Fix the sign of each unit of a group that has an entry whose other signs are fixed; returns whether
+    there was any.
+    """
     unknown = signs[group].flatten() == 0
     found = torch.zeros(unknown.shape, dtype=torch.float64)
     for name, tensor in entries.items():
@@ -89,7 +91,7 @@ def _first(rows: Tensor) -> Tensor:
 
 
 def _begin(signs: Signs) -> None:
-    """Call the first unit whose sign is open positive."""
+    """Fix the first undetermined unit's sign to +1."""
     name = next(name for name, sign in signs.items() if (sign == 0).any())
     flat = signs[name].view(-1)
     flat[int((flat == 0).nonzero()[0])] = 1.0

@@ -1,4 +1,4 @@
-r"""A transform as an artefact: what relabelled (and rescaled) a network, kept to be used again.
+r"""A permutation (and rescaling) of a network that can be saved and applied again.
 
 g = (s, p): first every unit u of the old network is scaled by s_u, then the units are relabelled by p,
 
@@ -101,7 +101,7 @@ class Transform:
         return self._act(state, self.spec.axes)
 
     def apply_lazily(self, state: Mapping[str, Tensor]) -> LazyState:
-        """The same of a large network: each tensor is made when it is asked for."""
+        """As `apply`, for large networks: each tensor is computed on access."""
         self.spec.check(like(state))
 
         def make(name: str) -> Tensor:
@@ -142,7 +142,7 @@ class Transform:
         return replace(self, permutation=back, scales=scales)
 
     def then(self, other: Transform) -> Transform:
-        """First this one, then `other`, as one transform."""
+        """The composition: this transform first, then `other`."""
         if other.spec != self.spec:
             raise InputError("the two transforms belong to different specs and cannot be composed")
         both = permutation.compose(self.spec, self.permutation, other.permutation)

@@ -1,4 +1,4 @@
-"""Carry a transform over to files: networks, task vectors, low-rank factors, optimizer state."""
+"""Apply a transform to files: networks, task vectors, low-rank factors, optimizer state."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Align one network to another; bring one network into an order of its own."""
+"""Alignment and canonical forms: `align`, `canonicalize`, `balance`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Means of networks, and what lies on the straight line between two."""
+"""Averages of networks and linear interpolation: `merge`, `interpolate`, `barrier`."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from canon.merging.interpolation import Curve
 from canon.merging.merge import merge_networks
 from canon.models.loading import require_runnable
 from canon.spec import PermutationSpec
+from canon.types import no_callback
 
 
 def merge(
@@ -40,7 +41,7 @@ def merge(
     order_seed: int | None = None,
     seed: int = 0,
     except_for: Patterns = (),
-    advance: Callable[[], object] = lambda: None,
+    advance: Callable[[], object] | None = None,
 ) -> Any:
     """Average networks, each aligned to the first.
 
@@ -101,7 +102,7 @@ def merge(
         batch=batch_size,
         generator=torch.Generator().manual_seed(seed),
         left_out=left,
-        advance=advance,
+        advance=advance or no_callback,
     )
     report |= {"prefixes": prefixes(found), "except_for": sorted(left)}
     return found[0].give_back(merged, report)
@@ -152,7 +153,7 @@ def barrier(
     batch_size: int = 256,
     order_seed: int | None = None,
     seed: int = 0,
-    advance: Callable[[], object] = lambda: None,
+    advance: Callable[[], object] | None = None,
 ) -> dict[str, Curve]:
     """Loss and accuracy along the linear path from `a` to `b`.
 
@@ -212,5 +213,5 @@ def barrier(
         batch=batch_size,
         repair=repair,
         train=statistics,
-        advance=advance,
+        advance=advance or no_callback,
     )

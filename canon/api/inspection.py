@@ -1,4 +1,4 @@
-"""What is known of one network, and whether two are the same function."""
+"""The symmetries of one network, and the equivalence of two."""
 
 from __future__ import annotations
 
@@ -34,6 +34,17 @@ class Inspection:
     source: str
     verified: bool
     assumptions: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        """One line per group with the tensor axes that it moves, then what is frozen, with reasons."""
+        basis = "verified numerically" if self.verified else "assuming " + ", ".join(self.assumptions)
+        lines = [f"{self.source}: {len(self.spec.groups)} groups, {basis}"]
+        for name, group in self.spec.groups.items():
+            nested = f" within each unit of {group.within}" if group.within else ""
+            axes = ", ".join(f"{tensor} axis {number}" for tensor, number in self.spec.uses(name))
+            lines.append(f"  {name}: {group.size} units{nested}: {axes}")
+        lines += [f"  frozen: {name}: {reason}" for name, reason in self.spec.frozen.items()]
+        return "\n".join(lines)
 
 
 def inspect(

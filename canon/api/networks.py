@@ -1,4 +1,6 @@
-"""What users call a network: a module, a state dict or a file; read alike, and given back in the same kind."""
+"""The kinds of networks that users pass (module, state dict, path): one reader, and results of the same
+kind.
+"""
 
 from __future__ import annotations
 
@@ -81,7 +83,7 @@ class LargeWeights(LazyState):
 
 @dataclass(frozen=True)
 class Source:
-    """A network that was given: its tensors, its name in messages, itself, and what stood before its keys.
+    """A network argument: its tensors, its name for messages, the object itself, and the prefix of its keys.
 
     `keys` says how it is stored, where the tensors are not those of the class that reads them.
     """
@@ -99,7 +101,7 @@ class Source:
     def give_back(
         self, found: Checkpoint, report: dict[str, Any], transform: Transform | None = None
     ) -> nn.Module | Weights | LargeWeights:
-        """`found` as what was given: a copy of the module, or weights."""
+        """Return `found` in the kind of the argument: a copy of the module, or `Weights`."""
         found = found if self.keys is None else self.keys.stored(found)
         if isinstance(found.state, LazyState) and isinstance(self.given, (str, os.PathLike)):
             return LargeWeights(found, report, transform)
@@ -198,7 +200,7 @@ def _like(one: Source, like: Mapping[str, Tensor]) -> tuple[Source, str]:
 
 
 def prefixes(networks: Sequence[Source]) -> dict[str, str]:
-    """What stood before the keys of each network, where that is not the same for all: for reports."""
+    """The key prefix of each network, for reports; empty where all prefixes agree."""
     found = {network.name: network.prefix for network in networks}
     return found if len(set(found.values())) > 1 else {}
 
@@ -263,5 +265,5 @@ def code_of(
     family: str | None,
     assume: tuple[str, ...] | list[str] | str,
 ) -> Code:
-    """The five arguments that functions share, as one."""
+    """The five shared arguments as one object."""
     return Code(model, example_inputs, spec, family, (assume,) if isinstance(assume, str) else tuple(assume))

@@ -1,4 +1,4 @@
-"""Bring one network into the order of another."""
+"""`canon align`: permute one network to match another."""
 
 from __future__ import annotations
 

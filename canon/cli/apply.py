@@ -1,4 +1,4 @@
-"""Use a transform again."""
+"""`canon apply`: apply a saved transform."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The straight line between two networks."""
+"""`canon barrier`: loss along the linear path between two networks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the command lines share: errors in one line, exit codes, progress, machine-readable results.
+"""Shared by both command lines: one-line errors, exit codes, progress, JSON output.
 
 Exit codes: 0 done, 1 the work failed, 2 the command was wrong, 130 interrupted, 143 ended by SIGTERM.
 Results go to standard output, everything else to standard error. Nothing here imports torch.
@@ -90,7 +90,7 @@ def version_option(version: str) -> Any:
 
 
 def run(app: typer.Typer, arguments: Sequence[str] | None = None, *, name: str | None = None) -> NoReturn:
-    """Run a command line to its end and exit with the code that says how it went."""
+    """Run a command line and exit the process with its exit code."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal in ASCII shows ? for what it lacks
@@ -150,7 +150,7 @@ def _warnings_said() -> Iterator[None]:
 
 
 def _invoke(app: typer.Typer, arguments: Sequence[str], name: str) -> None:
-    """What `command.main(standalone_mode=False)` does, but for interrupts: it drops what was noted on them."""
+    """As `command.main(standalone_mode=False)`, but keeps the notes of a KeyboardInterrupt."""
     command = _with_whole_lines(typer.main.get_command(app))
     if f"_{name.upper()}_COMPLETE" in os.environ:
         command.main(list(arguments), name)  # shell completion; ends the process
@@ -256,16 +256,18 @@ class InertConsole(Console):
 
 
 class Steps:
-    """What `progress` hands out: call `advance` after each step, with a note if there is news; `taken` counts them."""
+    """The object that `progress` yields: call `advance` after each step, with an optional note; `taken`
+    counts the steps.
+    """
 
     taken = 0
 
     def advance(self, steps: int = 1, note: str = "") -> None:
-        """Count `steps` more; `note` (a loss, a file's name) stands behind the bar."""
+        """Count `steps` more; `note` (a loss, a file name) is shown after the bar."""
         self.taken += steps
 
     def expect(self, total: int) -> None:
-        """Say how many steps there are, where that is known only after the work has begun."""
+        """Set the number of steps where it is known only after the work has begun."""
 
 
 class _Lines(Steps):

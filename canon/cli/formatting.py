@@ -1,4 +1,4 @@
-"""Results in words and tables. Nothing here imports torch."""
+"""Format results as text and tables. Nothing here imports torch."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def canonical(report: Mapping[str, Any], out: str) -> str:
 
 
 def _prefixes(report: Mapping[str, Any]) -> list[str]:
-    """What stood before the keys, where that differs: networks that a wrapper held, and others."""
+    """A line on key prefixes, where they differ between the networks."""
     told = [f"{name} under {prefix or 'no prefix'}" for name, prefix in report["prefixes"].items()]
     return [f"keys: {', '.join(told)}"] if told else []
 
@@ -71,7 +71,7 @@ def _left_out(report: Mapping[str, Any]) -> list[str]:
 
 
 def _evidence(report: Mapping[str, Any]) -> str:
-    """What follows a claim about the function: verified numerically, or under which assumptions."""
+    """The evidence for a claim about the function: verified numerically, or the assumptions made."""
     if report["verified"]:
         return f", verified numerically: {report['proof']}"
     compared = report["max_output_difference"] is not None
@@ -92,7 +92,7 @@ def folding(report: Mapping[str, Any], out: str) -> str:
 
 
 def spec(found: PermutationSpec, source: str, assumptions: Sequence[str] = ()) -> dict[str, Any]:
-    """Groups with their tensors, frozen things with their reasons, and how much of the network moves."""
+    """A spec as text: groups with their tensors, frozen axes with reasons, and the share that can move."""
     moving, total = parameter_counts(found)
     axes, all_axes = moving_axes(found)
     return {

@@ -1,4 +1,4 @@
-"""What the commands share: from what a person typed to what the library takes, and files written whole."""
+"""Shared by the commands: checks of output paths."""
 
 from __future__ import annotations
 

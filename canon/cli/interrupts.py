@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: what a command keeps, and the line that says so.
+"""Handling of Ctrl-C and SIGTERM, and the message about what was kept.
 
 Without `deferred`, a signal raises `KeyboardInterrupt` where the program stands. Work whose state is whole
 only between two steps asks `deferred` instead: the first signal then sets a flag, a second one raises.
@@ -17,7 +17,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Requests:
-    """The signals that were received; calling it tells whether the command was asked to end."""
+    """Records received signals; calling it returns whether the command was asked to stop."""
 
     def __init__(self) -> None:
         self.received: list[int] = []
@@ -45,7 +45,9 @@ _current = Requests()
 
 @contextmanager
 def receiving() -> Iterator[Requests]:
-    """Within the block, Ctrl-C and SIGTERM are noted in what is handed out, and raise `KeyboardInterrupt`."""
+    """Within the block, Ctrl-C and SIGTERM are recorded in the yielded `Requests` and raise
+    `KeyboardInterrupt`.
+    """
     global _current
     if threading.current_thread() is not threading.main_thread():
         yield Requests()
@@ -62,7 +64,7 @@ def receiving() -> Iterator[Requests]:
 
 @contextmanager
 def deferred() -> Iterator[Requests]:
-    """Within the block, the first signal only makes the handed-out `Requests` true.
+    """Within the block, the first signal is only recorded in the yielded `Requests`.
 
     The work ends the block at the next point where its state is whole; then `KeyboardInterrupt` is raised.
     """

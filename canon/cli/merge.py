@@ -1,4 +1,4 @@
-"""The mean of networks."""
+"""`canon merge`: average networks."""
 
 from __future__ import annotations
 

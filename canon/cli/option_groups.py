@@ -1,4 +1,4 @@
-"""Options that go together: one parameter of a command, each of its fields an option."""
+"""Groups of options: one parameter of a command whose fields are its options."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from canon.cli.options import Assume, Balance, Batch, Family, Input, Method, Mod
 
 @dataclass(frozen=True)
 class HintOptions:
-    """What a person may say about a network."""
+    """Options that describe a network."""
 
     spec: Spec = None
     model: Model = None
@@ -59,7 +59,7 @@ class MatchOptions:
 
 
 def grouped(command: Callable[..., None]) -> Callable[..., None]:
-    """The command as typer takes it: a parameter that is a group gives way to the group's fields."""
+    """Rewrite a command for typer: replace each option group by its fields."""
     types = get_type_hints(command, include_extras=True)
     groups: dict[str, Any] = {name: kind for name, kind in types.items() if is_dataclass(kind)}
     shown: list[Parameter] = []

@@ -1,4 +1,4 @@
-"""Are two networks the same function?"""
+"""`canon verify`: check whether two networks compute the same function."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Are two networks the same function? Asked of the outputs, in float64, on random inputs."""
+"""Compare the outputs of two networks in float64 on random inputs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which differences of weights do random inputs not show? Those of which no output depends on them.
+"""Find weights that differ between two networks but do not affect the outputs on the random inputs.
 
 Rows of an embedding that no input names, positions behind the last, units that never respond, experts that no token
 reaches: networks that differ there compute the same on these inputs and need not on others.

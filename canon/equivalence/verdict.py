@@ -1,4 +1,4 @@
-"""What is said of two networks: the same function, different ones, or undecided, with the evidence."""
+"""The verdict on two networks: same function, different, or undecided, with the evidence."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def same_by_relabelling(
         return _verdict(True, "the tensors are equal", 0.0, 0.0)
     found = agreement(resolved.spec, a, b)
     if found.how is not None:
-        # It shows as much as the groups are worth.
+        # A match is as strong as the evidence for the groups.
         decided = True if resolved.stated or not resolved.assumptions else None
         # the verdict names the assumptions itself
         proof = found.how if decided and resolved.assumptions else f"{found.how}; {resolved.evidence}"

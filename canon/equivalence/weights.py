@@ -1,4 +1,4 @@
-"""Are two networks the same weights in another order, or in other scales, as far as their dtypes go?
+"""Compare the weights of two networks up to permutation, rescaling and dtype rounding.
 
 Weights that were only put in another order, or cast, agree bit for bit once they are in one order and one dtype. Scaled
 ones were rounded, each by half a unit in the last place.

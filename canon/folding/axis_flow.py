@@ -1,4 +1,4 @@
-"""Operations of a graph that hand their input on with its last axis as it was."""
+"""Graph operations that preserve the last axis of their input."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ _VIEWS = {"view", "reshape", "_unsafe_view", "flatten", "unflatten"}
 
 
 def keeps_shape(node: Node, given: Node) -> bool:
-    """Does the node hand `given` on as it is, every axis in its place?"""
+    """Whether the node returns `given` with every axis unchanged."""
     return (
         node.op == "call_function" and bool(node.args) and node.args[0] is given and operation(node) in _SAME
     )
 
 
 def keeps_last_axis(node: Node, given: Node) -> bool:
-    """Does the node hand the entries of `given` on, its last axis as it was?"""
+    """Whether the node returns the entries of `given` with the last axis unchanged."""
     if node.op != "call_function" or not node.args or node.args[0] is not given:
         return False
     name, before, after = operation(node), shape_of(given), shape_of(node)

@@ -1,4 +1,4 @@
-r"""The scale that a batch norm absorbs, from the layer before it.
+r"""Remove the scale of a layer that the following batch norm absorbs.
 
 A convolution and the batch norm after it compute
 
@@ -34,7 +34,8 @@ _LAYERS = {
 def absorb_scales(
     network: nn.Module | ExportedProgram, example_inputs: Any, state: Mapping[str, Tensor]
 ) -> Folded:
-    """Every running variance becomes one wherever the layer before can take the rest; the function stays.
+    """Set every running variance to one where the preceding layer can absorb the scale; the function is
+    unchanged.
 
     `folded` names the weight that took each running variance, `kept` why others stay. Keys, order and
     dtypes of `state` are kept, products are taken in float64.

@@ -1,4 +1,4 @@
-r"""Layers that are linear in what they read, and how they take what a norm learned.
+r"""Linear layers and convolutions that can absorb the gain and bias of a preceding norm.
 
 A gain g and a shift b of the input, channel by channel, are the same as another weight and bias:
 

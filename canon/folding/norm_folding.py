@@ -1,4 +1,4 @@
-r"""Folding what a norm learned into the linear layers and convolutions that read it.
+r"""Fold gains and biases of norms into the linear layers and convolutions that follow.
 
 A norm's gain and bias stand before linear layers and compute nothing that these could not compute themselves
 (`canon.folding.linear_consumers`). Two networks that differ only in where this scale is kept become one. A gain is any product
@@ -55,7 +55,7 @@ def fold_norms(
     example_inputs: Any = None,
     state: Mapping[str, Tensor] | None = None,
 ) -> Folded:
-    """Let linear layers and convolutions take the gains and biases of the norms before them.
+    """Fold the gains and biases of norms into the following linear layers and convolutions.
 
     Gains become one and biases zero wherever the layers that read them can take them; the function is kept.
 

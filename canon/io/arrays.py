@@ -1,4 +1,4 @@
-"""Arrays from `.npz` files of anyone: read without code, and not before their size is known to be bearable."""
+"""Read arrays from untrusted `.npz` files: no code is run, and sizes are checked before allocation."""
 
 from __future__ import annotations
 

@@ -114,6 +114,15 @@ def read(path: str | os.PathLike[str]) -> Checkpoint:
     return replace(_read_file(place), path=Path(place))
 
 
+def read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
+    """What a file says beside its tensors; of a safetensors file the header alone is read, without its digest."""
+    size = require_file(path)
+    if format_of(path) != ".safetensors":
+        return read(path).metadata
+    metadata: dict[str, str] = safetensors.read_header(path, size).get("__metadata__", {})
+    return {name: text for name, text in metadata.items() if name != safetensors.DIGEST}
+
+
 def _read_file(path: str | os.PathLike[str]) -> Checkpoint:
     size = require_file(path)
     suffix = format_of(path)

@@ -1,4 +1,4 @@
-"""What trainers put around a state dict: `{"state_dict": …, "epoch": 3, "optimizer": …}`.
+"""Training checkpoints that contain a state dict: `{"state_dict": …, "epoch": 3, "optimizer": …}`.
 
 A network is written back in the container that it came in, so that it loads wherever it did. Entries that
 hold other tensors (optimizers, averages of weights) are left out: they follow the units' old order. Single
@@ -44,7 +44,7 @@ class Container:
     inner: Container | None = None
 
     def wrap(self, state: Any) -> dict[Any, Any]:
-        """What is written: the state dict under its key, and the entries beside it."""
+        """The container to write: the state dict under its key, and the kept entries."""
         return {**self.beside, self.key: state if self.inner is None else self.inner.wrap(state)}
 
 

@@ -1,4 +1,4 @@
-"""A digest of a table of settings or figures, kept in the table itself, so that damage is noticed.
+"""SHA-256 digests stored inside JSON and TOML tables, to detect damage.
 
 Files of others carry none and are read as they are. Tensor files have their own (`canon.io.safetensors`).
 """
@@ -17,7 +17,7 @@ KEY = "sha256"
 
 
 def digest_of(table: Mapping[str, Any]) -> str:
-    """The SHA-256 of what a table says, whatever its order and its file's spacing."""
+    """The SHA-256 of a table's content, independent of key order and white space."""
     content = {key: value for key, value in table.items() if key != KEY}
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
 
@@ -28,7 +28,7 @@ def with_digest(table: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def checked(path: str | os.PathLike[str], table: Mapping[str, Any]) -> dict[str, Any]:
-    """The table without its digest; `InputError` where it does not say what it said when it was written."""
+    """The table without its digest; `InputError` where its content has changed since it was written."""
     if KEY in table and table[KEY] != digest_of(table):
         raise InputError(
             f"{path} is damaged or was edited: it does not match its own digest; "

@@ -1,4 +1,4 @@
-"""Files that are either there whole or not there at all.
+"""Atomic file writes.
 
 Everything is written to a temporary name in the same folder, flushed to the disk and renamed, so that
 an interrupted or failed write leaves the old file, or none, and no rubbish.
@@ -28,7 +28,7 @@ _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 @contextmanager
 def atomic_open(path: str | os.PathLike[str], *, follow: bool = False) -> Iterator[BinaryIO]:
-    """A binary file that becomes `path` when the block ends well, and vanishes when it does not.
+    """Open a temporary binary file that is renamed to `path` if the block succeeds, and removed if it fails.
 
     A symbolic link at `path` is replaced, since a folder from elsewhere may hold links to anything; with
     `follow`, for a path that a person typed, the file that it points to is.
@@ -84,12 +84,12 @@ def _flush_folder(folder: Path) -> None:
 
 
 def temporary_name(target: Path, unique: str = "") -> Path:
-    """Where this process prepares what becomes `target`: a hidden name beside it, `unique` among its threads."""
+    """The temporary name for `target`: hidden, in the same folder, `unique` per thread."""
     return target.with_name(f".{target.name}.{unique}{os.getpid()}@{_HOST}.tmp")
 
 
 def explain(path: str | os.PathLike[str], error: OSError) -> Exception:
-    """What to raise where writing `path` failed: `WorkError` where the disk is full, else `InputError`."""
+    """The exception for a failed write of `path`: `WorkError` if the disk is full, else `InputError`."""
     if error.errno in _FULL:
         return WorkError(f"{path} was not written: {error.strerror}; free some space and run again")
     if isinstance(error, FileNotFoundError):
@@ -175,7 +175,7 @@ def read_bounded(path: str | os.PathLike[str], limit: int) -> bytes:
 
 
 def require_folder(path: str | os.PathLike[str]) -> None:
-    """`InputError` unless a file could be written at `path`: found out before the work, not after it."""
+    """`InputError` unless a file can be written at `path`; checked before the work starts."""
     folder = Path(os.path.realpath(path)).parent
     if os.path.isdir(path):
         raise InputError(f"{path} is a directory; name a file in it")

@@ -1,4 +1,4 @@
-"""Folders that are either there whole or not there at all: filled beside their place, then renamed."""
+"""Atomic folder writes: fill a temporary folder, then rename it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def is_folder_name(path: Name) -> bool:
 
 
 def require_output(path: Name, source: Name) -> None:
-    """`InputError` unless what is made of `source` could be written at `path`: found out before the work.
+    """`InputError` unless the result for `source` can be written at `path`; checked before the work starts.
 
     A folder, or a name of the Hub, becomes a new folder where `path` has no suffix of a file.
     """
@@ -46,7 +46,7 @@ def require_new_folder(path: Name) -> None:
 
 
 def require_place(path: Name) -> None:
-    """`InputError` unless a command could write into a folder at `path`: found out before the work.
+    """`InputError` unless a command can write into a folder at `path`; checked before the work starts.
 
     The folder may be there already, with anything in it, or be made with the folders above it.
     """
@@ -61,7 +61,7 @@ def require_place(path: Name) -> None:
 
 @contextmanager
 def new_folder(path: Name) -> Iterator[Path]:
-    """A folder to fill, which becomes `path` when the block ends well and vanishes when it does not.
+    """A temporary folder that is renamed to `path` if the block succeeds, and removed if it fails.
 
     Raises `InputError` where `path` holds something already or cannot be made, `WorkError` where the disk is full.
     """

@@ -1,4 +1,4 @@
-"""Results as JSON that every reader accepts."""
+"""Strict JSON output."""
 
 from __future__ import annotations
 

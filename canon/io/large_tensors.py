@@ -27,7 +27,7 @@ def large_zeros(*shape: int) -> Tensor:
         try:
             found = torch.from_file(name, shared=True, size=prod(shape))
         finally:
-            os.unlink(name)  # before space is taken: nothing is left, whoever is killed
+            os.unlink(name)  # before it takes space: a killed process leaves no file
         os.posix_fallocate(descriptor, 0, size)  # a write beyond the disk would end the process
     finally:
         os.close(descriptor)

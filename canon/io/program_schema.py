@@ -1,4 +1,4 @@
-"""The JSON of an exported program: what torch may be handed of it.
+"""Validation of an exported program's JSON before it is passed to torch.
 
 torch resolves names of operations with `getattr`, evaluates symbolic sizes and guards as Python, imports
 modules that a tree of outputs names, and writes names of nodes into code that it executes. So every field
@@ -123,7 +123,7 @@ _ARGUMENT = union(
         "as_float_lists": items(items(_FLOAT)),
     }
 )
-# What stands at the border of the graph: torch writes its text into the code of guards.
+# Inputs and outputs of the graph: torch writes their names into the code of guards.
 _BORDER = union(
     {
         "as_none": boolean,

@@ -1,4 +1,4 @@
-r"""Match units by what they compute on data: the permutation with the largest sum of correlations.
+r"""Activation matching: the permutation with the largest sum of correlations between units on data.
 
 Unit i of A and unit j of B are as alike as their activations correlate over examples (and positions).
 A group is heard wherever a layer's output axis carries it; the correlations of all such layers add up.
@@ -138,7 +138,7 @@ class _CorrelationSums:
 def _listen(
     spec: PermutationSpec, module_a: nn.Module, module_b: nn.Module, batches: Iterable[Any]
 ) -> list[_CorrelationSums]:
-    """Run both modules over all batches and sum up what the layers that carry groups output."""
+    """Run both modules over all batches and accumulate the outputs of the layers that carry groups."""
     a, b = copy.deepcopy(module_a).eval(), copy.deepcopy(module_b).eval()
     heard: dict[tuple[str, int], _CorrelationSums] = {}
     with _recorded(spec, a) as said_a, _recorded(spec, b) as said_b:

@@ -1,4 +1,4 @@
-r"""The state of a match: products of units under the present arrangement, and what a change would gain.
+r"""Cached Gram matrices of a match in progress, and the objective gain of a proposed change.
 
 Each product is computed again only when something that it depends on moved, and where few positions
 moved it is corrected by those. Products are taken in the weights' own precision; gains are judged in
@@ -28,7 +28,7 @@ FEW = 0.5
 
 
 class Scores:
-    """Gram matrices of many networks against a reference, each computed again only when it went stale.
+    """Gram matrices of many networks against a reference, recomputed only when stale.
 
     `reference` holds tensors (1, ...) or (networks, ...), `networks` holds (networks, ...), and
     `permutation` the present arrangement, (networks, ...) as well; `accept` changes it. Groups in `held` stay in
@@ -143,7 +143,7 @@ class Scores:
             self._kept_at[key] = {name: self.permutation[name].clone() for name in key[1]}
 
     def _follow(self, key: tuple[Family, frozenset[str]]) -> bool:
-        """Correct what is kept by the positions that moved since; False where too many did."""
+        """Update cached products for the positions that moved since; False where too many did."""
         if not self._few_moves_pay:
             return False
         changes = [(use, self._moves(use, self._kept_at[key])) for use in self.uses[key[0]][key[1]]]
@@ -244,7 +244,7 @@ class Scores:
         return ours if len(ours) == 1 else ours[rows]
 
     def linear(self, family: Family) -> bool:
-        """Is the objective linear in this family: does no tensor carry it on two axes?"""
+        """Whether the objective is linear in this family: no tensor has it on two axes."""
         return not any(needs & family.members for needs in self.uses[family])
 
     def gain(self, family: Family, rows: Tensor, grams: Grams, proposal: Permutation) -> Tensor:

@@ -1,4 +1,4 @@
-r"""Where coordinate ascent begins. From the identity it fails on residual networks; from here it does not.
+r"""Initializations for coordinate ascent, which from the identity fails on residual networks.
 
 `anchored` begins at what cannot move (inputs, classes), solves the group that the most fixed positions
 speak about, counts it as fixed, and goes on outward. A group that nothing fixed speaks about is
@@ -23,7 +23,7 @@ Start = Callable[[Scores], float]
 
 
 def identity(scores: Scores) -> float:
-    """Begin where the networks are."""
+    """The identity permutation."""
     return 0.0
 
 
@@ -66,7 +66,7 @@ def _known_grams(scores: Scores, family: Family, everyone: Tensor, known: set[st
 
 
 def signatures(scores: Scores) -> float:
-    """Recognise every unit by its sorted weights, without a look at how other groups lie."""
+    """Match units by their sorted weights, which do not depend on the order of other groups."""
     everyone = torch.arange(scores.count)
     found = {
         family: solve_family(

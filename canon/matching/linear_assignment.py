@@ -1,4 +1,4 @@
-r"""The one door to the linear assignment solver: the permutation p that maximises sum_i score[i, p[i]].
+r"""Linear assignment with scipy: the permutation p that maximizes sum_i score[i, p[i]].
 
 Exact, by scipy's shortest augmenting paths (Crouse 2016, doi:10.1109/TAES.2016.140952).
 """
@@ -71,7 +71,7 @@ def _largest(scores: Tensor) -> Tensor:
 
 
 def _best(cost: np.ndarray) -> np.ndarray:
-    from scipy.optimize import linear_sum_assignment  # slow to import, and `inspect` solves nothing
+    from scipy.optimize import linear_sum_assignment  # slow to import, and not needed by `inspect`
 
     return linear_sum_assignment(cost)[1]
 

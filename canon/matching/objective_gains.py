@@ -1,4 +1,4 @@
-"""Which group brought how much: the objective's rise, group by group."""
+"""The objective's increase, group by group."""
 
 from __future__ import annotations
 

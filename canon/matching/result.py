@@ -1,4 +1,4 @@
-"""What every matching method returns."""
+"""The result type of all matching methods."""
 
 from __future__ import annotations
 

@@ -135,7 +135,7 @@ def _stacked(spec: PermutationSpec, reference: State, networks: State) -> tuple[
 
 @dataclass
 class _Ascent:
-    """Where coordinate ascent from one start ended, for the networks of one chunk."""
+    """The end point of coordinate ascent from one start, for one chunk of networks."""
 
     permutation: dict[str, Tensor]
     before: Tensor
@@ -196,7 +196,7 @@ class _Climb:
         self._objective: Tensor | None = None
 
     def climb(self, sweeps: int) -> _Climb:
-        """Go on until nothing gains, or `sweeps` are done in all."""
+        """Continue until no group gains, or for `sweeps` sweeps in total."""
         scores = self.scores
         while self.done < sweeps and any(len(scores.dirty(family)) for family in self.order):
             self.done, self._objective = self.done + 1, None
@@ -216,7 +216,7 @@ class _Climb:
         return True
 
     def objective(self) -> Tensor:
-        """Where it stands, (networks,): computed once for each place."""
+        """The objective (networks,), computed once per state."""
         if self._objective is None:
             self._objective = self.scores.objective()
         return self._objective
@@ -253,7 +253,9 @@ def _waves(scores: Scores, order: list[Family]) -> Iterator[list[Family]]:
 
 
 def _step(scores: Scores, wave: list[Family], least: Tensor) -> bool:
-    """Solve a wave for the networks that have news for it, accept what gains more than `least`: was there any?"""
+    """Solve a wave for the networks whose scores changed and accept gains above `least`; returns whether
+    there was any.
+    """
     asked = [(family, rows) for family in wave if len(rows := scores.dirty(family))]
     grams = [scores.grams(family, rows) for family, rows in asked]
     problems = [(f, gram, scores.outer(f, rows)) for (f, rows), gram in zip(asked, grams, strict=True)]

@@ -1,4 +1,4 @@
-"""Lines between networks, scored on examples, with statistics repaired in between where that is asked."""
+"""Loss barriers on linear paths between networks, with optional repair of statistics along the path."""
 
 from __future__ import annotations
 

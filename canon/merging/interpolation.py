@@ -1,4 +1,4 @@
-r"""The straight line between two networks, the barrier on it, and means of several.
+r"""Linear interpolation between networks, loss barriers, and weighted averages.
 
 θ(λ) = (1 − λ) θ_A + λ θ_B. The loss barrier is how far the loss rises above the straight line between
 the losses of the ends (Frankle et al. 2020, arXiv:1912.05671; Entezari et al. 2022, arXiv:2110.06296):

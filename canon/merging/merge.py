@@ -1,4 +1,4 @@
-"""Many networks into one: align each to the first, take the weighted mean, mend the statistics."""
+"""Merge networks: align each to the first, average, repair the statistics."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ def _with_those_of(first: State, state: State, left_out: Collection[str]) -> Sta
 
 
 def _not_aligned(names: Sequence[str], reports: Sequence[dict[str, Any]]) -> list[str]:
-    """Networks of which nothing could move: their mean is one of networks that were not aligned."""
+    """Warn of networks without permutable units: their average is one of unaligned networks."""
     return [
         f"{name} was not aligned: {report['nothing_moved_because']}"
         for name, report in zip(names, reports, strict=False)

@@ -1,4 +1,4 @@
-"""A picture of the line between two networks."""
+"""Plots of loss and accuracy along linear paths."""
 
 from __future__ import annotations
 

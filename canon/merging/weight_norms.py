@@ -1,4 +1,4 @@
-r"""The length of every unit's weights, given back after a merge; no data is asked for.
+r"""Restore the row norms of weights after a merge, without data.
 
 Units that were matched still point in somewhat different directions, so that their mean is shorter than
 they are, while biases and signals keep their size. Each row w of a weight (what one unit reads) gets the

@@ -1,4 +1,4 @@
-"""Does a folder's `config.json` belong to its tensors, and do those of several networks describe one architecture?"""
+"""Check `config.json` against the tensors beside it and against other networks' configurations."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The code of a network, where it is known: from a `--model` callable or from an exported program."""
+"""Load a network's code, from a `--model` callable or an exported program."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Runnable:
 
     @property
     def assumptions(self) -> list[str]:
-        """What a comparison of outputs rests on, if on anything."""
+        """The assumptions behind a comparison of outputs."""
         return [] if self.origin is None else [self.origin]
 
     @property
@@ -74,7 +74,7 @@ class Runnable:
 
 @dataclass(frozen=True)
 class ModelSource:
-    """What a person said about the network: at most one of `spec` and `family`; `input` goes with `model`.
+    """The user's description of a network: at most one of `spec` and `family`; `input` goes with `model`.
 
     `assume` ("heads=12", "chain") says what keys and shapes do not, and goes with neither `spec` nor `model`.
     `model` is the code: "package.module:build", a module, or a callable that returns one.
@@ -89,7 +89,7 @@ class ModelSource:
 
     @property
     def model_name(self) -> str:
-        """What messages call the code that was given."""
+        """The name of the given code in messages."""
         if self.model is None or isinstance(self.model, str):
             return str(self.model)
         if isinstance(self.model, nn.Module):
@@ -239,7 +239,7 @@ def _without_content(function: Callable[[], Any]) -> Any:
     try:
         with parameters_on_meta():
             made = function()
-    except Exception:  # whatever fails there is tried once more, with content
+    except Exception:  # any failure: the caller builds the module again, with content
         return None
     parts = made if isinstance(made, tuple) else (made,)
     modules = [part for part in parts if isinstance(part, nn.Module)]

@@ -1,4 +1,4 @@
-"""From what a person can give (a spec, a model, a .pt2 file, a bare checkpoint) to a spec and its evidence.
+"""Resolve what the user gives (a spec, a model, a .pt2 file, a bare checkpoint) to a spec with its evidence.
 
 In this order: `--spec` is read, and checked numerically where the code is known; `--model` and `.pt2` files are
 traced and checked numerically; a bare checkpoint is recognised by its keys and shapes, and what they do not

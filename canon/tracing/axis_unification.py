@@ -120,7 +120,7 @@ class AxisUnification:
             leg for segment in self.expand(axis) for leg in segment if self.find(leg[0]) not in self.reason
         ]
 
-    # deciding
+    # decisions
 
     def freeze(self, unit: int, reason: str) -> None:
         unit = self.find(unit)
@@ -131,7 +131,7 @@ class AxisUnification:
             self.reason.setdefault(unit, reason)
 
     def _close(self, unit: int, reason: str) -> None:
-        """Freeze a unit and see it as one again."""
+        """Freeze a unit and undo its refinement."""
         self.freeze(unit, reason)
         unit = self.find(unit)
         parts = self.parts.pop(unit)
@@ -169,7 +169,7 @@ class AxisUnification:
             self._unify_segment(left, right, reason)
 
     def _bind(self, a: Structure, b: Structure) -> bool:
-        """Where `a` is one unknown unit, it is whatever `b` is."""
+        """If `a` is a single unknown unit, bind it to `b`."""
         if len(a) != 1 or len(a[0]) != 1 or (len(b) == 1 and len(b[0]) == 1):
             return False
         self._refine(a[0][0][0], [[unit for unit, _ in segment] for segment in b])
@@ -328,7 +328,7 @@ class AxisUnification:
         return list(zip(self.moving(a), self.moving(b), strict=True))
 
     def still(self, axis: Structure) -> None:
-        """The operation bears no scale on this axis."""
+        """The operation does not commute with scaling on this axis."""
         for unit, degree in self.moving(axis):
             self.equations.append((unit, ((1, degree),)))
 

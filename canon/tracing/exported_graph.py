@@ -1,4 +1,4 @@
-"""A network as one graph in float64: exported, with its state apart and its inputs beside it."""
+"""A network as one exported float64 graph, with its state and inputs as arguments."""
 
 from __future__ import annotations
 
@@ -159,7 +159,7 @@ class Program:
     def outputs_and_relevance(
         self, state: Mapping[str, Tensor], listened: Collection[str], probe: Probe, threshold: float
     ) -> tuple[list[Tensor], set[str]]:
-        """The outputs, and those of the tensors `listened` that matter to them.
+        """The outputs, and the tensors among `listened` that they depend on.
 
         These are the ones whose slope times value exceeds `threshold` somewhere; the slope is that of the sum of the
         outputs, each multiplied by what `probe` gives for it (None for one that is left out).
@@ -359,7 +359,7 @@ def _identity(tensor: Tensor) -> Any:
 
 
 def _varied(value: Any) -> Any:
-    """An input of zeros, or of any one number, would hide what the first layer does."""
+    """Replace constant inputs, which would hide what the first layer does."""
     if isinstance(value, Tensor) and value.is_floating_point() and value.numel() > 1 and value.std() == 0:
         generator = torch.Generator().manual_seed(0)
         noise = torch.rand(value.shape, generator=generator, dtype=torch.float64)

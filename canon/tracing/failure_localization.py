@@ -1,4 +1,4 @@
-"""Which operation breaks a group that is not a symmetry.
+"""Find the operation that breaks a group that is not a symmetry.
 
 A relabelling that every operation so far agrees with leaves the entries of each intermediate result as
 they were, in another order, and with them the sums of their powers. The first result of which that is

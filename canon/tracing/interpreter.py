@@ -1,4 +1,4 @@
-"""Reading a network's graph: every operation in its order, on tensors that carry the structure of their axes.
+"""Interpret a network's graph on tensors annotated with the structure of their axes.
 
 Handlers read shapes. These are known from the export, so that nothing is computed; where they depend on numbers
 (batches of any size, rows that a mask selects) the operations are run.
@@ -97,7 +97,7 @@ class Interpreter(torch.fx.Interpreter):
         return wrapped
 
     def _hands_on(self, arguments: SimpleNamespace, tensors: list[Traced]) -> bool:
-        """Whether an operation gives the numbers that it was given, some of them or in another order."""
+        """Whether an operation only selects or reorders its input entries."""
         if self.context.name in ("index", "gather", "index_select"):
             return bool(arguments.self.direct)
         if self.context.name == "cat":

@@ -1,4 +1,4 @@
-r"""A numerical check: a group that is a symmetry leaves the network's function as it was.
+r"""Numerical check of symmetries: a permutation of a group must not change the network's function.
 
 The network runs in float64 and evaluation mode with perturbed parameters and random running
 statistics (so that zero-initialised branches count), then once more with a random element of every
@@ -139,7 +139,7 @@ def check_program(program: Program, spec: PermutationSpec, *, seed: int = 0) -> 
 def find_culprits(
     names: list[str], difference: Callable[[list[str]], float], tolerance: float = TOLERANCE
 ) -> dict[str, float]:
-    """Those of `names` that alone change the outputs, and by how much, found by halving."""
+    """The groups among `names` that change the outputs on their own, and by how much, found by bisection."""
     if not names or (apart := difference(names)) <= tolerance:
         return {}
     if len(names) == 1:
@@ -233,7 +233,7 @@ def _kind(value: Tensor) -> Literal["dull", "mask", "lively"]:
 def _silent(
     program: Program, spec: PermutationSpec, state: Mapping[str, Tensor], generator: torch.Generator
 ) -> tuple[list[Tensor], list[str]]:
-    """The outputs, and the groups about which they could say nothing.
+    """The outputs, and the groups that they do not depend on.
 
     Fewer than two of these groups' tensors (all, if fewer) change the outputs by more than 1e-7 of their size.
     """
@@ -250,7 +250,7 @@ def _silent(
     few: set[str] = set()
     for tensors in members.values():
         few.update(sorted(tensors, key=lambda name: learned[name])[:2])
-    # Slopes of the smallest tensors are enough, if they are heard; those of the largest take most memory.
+    # Slopes of the smallest tensors are enough, if the outputs depend on them; those of the largest tensors take most memory.
     for listened in (few, learned.keys()) if program.large else (learned.keys(),):
         outputs, heard = program.outputs_and_relevance(state, listened, probe, 1e-7)
         silent = [g for g, tensors in members.items() if len(tensors & heard) < min(2, len(tensors))]

@@ -1,4 +1,4 @@
-"""Groups that hold at the sizes of the example inputs alone.
+"""Freeze groups that are symmetries only at the sizes of the example inputs.
 
 Where an axis is one long, as a feature map of one pixel or a sequence of one step, a view cannot be told from one that
 lists the axes in another order, and the two differ at other sizes. There the module itself is run on inputs of other

@@ -1,4 +1,4 @@
-"""How far the outputs of two networks are apart, each entry on the scale of those like it.
+"""Relative difference of two networks' outputs, each entry on the scale of similar entries.
 
 Masks are large numbers (-1e9, the least of a dtype) beside scores of ordinary size, and a network may return tensors of
 very different sizes: measured against the largest of all entries, differences would be lost.

@@ -1,4 +1,4 @@
-r"""The scale symmetry of a group, from the equations that the operations left.
+r"""Solve the scale equations of the operations for each group's scale symmetry.
 
 A unit scaled by s has entries multiplied by s^d wherever it is mentioned. Every operation is linear
 in these degrees: a product adds them, a sum wants them equal, a contraction wants them to cancel, an

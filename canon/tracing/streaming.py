@@ -1,4 +1,4 @@
-"""Running a network's graph with one tensor of its state in memory at a time.
+"""Run a network's graph with one tensor of its state in memory at a time.
 
 Each is fetched when an operation wants it and freed when that is done. In the backward pass it is fetched again:
 autograd is not left to keep it.
@@ -41,7 +41,7 @@ def _give_back() -> None:
 
 
 class TensorPool:
-    """Memory for tensors in float64 that is used again when all that looked at it is gone.
+    """Reusable memory for float64 tensors, released when no view of it is left.
 
     Left to the allocator, the small results of operations would settle in the gaps that large tensors leave.
     """
@@ -78,7 +78,7 @@ class TensorPool:
 
 @dataclass(frozen=True)
 class DeferredTensor:
-    """A tensor of the state that is fetched when it is wanted."""
+    """A tensor of the state that is fetched on use."""
 
     name: str
 
@@ -98,7 +98,7 @@ class Streamed(torch.fx.Interpreter):
 
 
 class Hearing:
-    """Which tensors of a state the outputs depend on, found in one backward pass that keeps no weight.
+    """Find the tensors that the outputs depend on, in one backward pass that stores no weights.
 
     `fetch` gives a tensor of `state` in float64, as the graph wants it; `heard` holds, after the backward pass, the
     names of those that were listened to and whose slope times value exceeds `threshold` somewhere.

@@ -82,7 +82,7 @@ def trace_program(program: Program, *, verify: bool = True) -> PermutationSpec:
 
 
 class _Reader:
-    """From a program to a spec; with `across`, units may nest within those of another axis."""
+    """Derive a spec from a program; with `across`, units may nest within units of another axis."""
 
     def __init__(self, program: Program, checked: bool, across: bool = True) -> None:
         self.program, self.across = program, across
@@ -169,7 +169,7 @@ class _Reader:
         return structures
 
     def _freeze_unread(self, structures: dict[str, list[Structure]]) -> None:
-        """What these inputs do not reach (later positions of a table) may matter to others."""
+        """Freeze what the example inputs do not reach (later positions of a table): other inputs may."""
         read = {
             self.units.find(unit)
             for dim in self.context.read
@@ -301,7 +301,7 @@ class _Reader:
         ]
 
     def _frozen(self, axes: dict[str, list[Structure]]) -> dict[str, str]:
-        """What cannot move, and the operation that holds it, once for each set of units."""
+        """Frozen units with the operation responsible, once for each set of units."""
         reasons: dict[str, str] = {}
         seen: set[int] = set()
         for tensor, found in axes.items():

@@ -1,4 +1,4 @@
-"""Checks of plain data (JSON, TOML) from files: what is not listed is refused, and says where.
+"""Validation of plain data (JSON, TOML) from files; errors name the path of the invalid value.
 
 A check takes a value and returns the value to use, or raises `Invalid`. Checks are composed like the
 data itself: `record({"size": integer(1, 10**9), "name": text(r"[a-z]+")})`.

@@ -12,7 +12,7 @@ from typing import Any
 from canon.io.digests import with_digest
 from canon.io.files import atomic_write
 from canon.io.json_text import json_text
-from canon.types import PathLike
+from canon.types import PathLike, no_callback
 from weightflow.api.populations import opened
 from weightflow.batched.stacked_networks import StackedNetworks
 from weightflow.device import computing_on, usable_device
@@ -75,8 +75,8 @@ def evaluate(
     device: str | None = None,
     executor: str = "local",
     workers: int = 1,
-    progress: Callable[[int], None] = lambda networks: None,
-    stop: Callable[[], bool] = lambda: False,
+    progress: Callable[[int], None] | None = None,
+    stop: Callable[[], bool] | None = None,
 ) -> dict[str, Any]:
     """Accuracy and calibration on the test examples of the networks' data set, beside chance.
 
@@ -104,7 +104,8 @@ def evaluate(
     """
     found = networks if isinstance(networks, StackedNetworks) else opened(networks)
     with computing_on(usable_device(device)):
-        return evaluate_zoo(found, progress, stop, make_executor(executor, workers, str(usable_device())))
+        computing = make_executor(executor, workers, str(usable_device()))
+        return evaluate_zoo(found, progress or no_callback, stop or (lambda: False), computing)
 
 
 def report(
@@ -116,8 +117,8 @@ def report(
     device: str | None = None,
     executor: str = "local",
     workers: int = 1,
-    progress: Callable[[int, str], None] = lambda steps, note: None,
-    expect: Callable[[int], None] = lambda steps: None,
+    progress: Callable[[int, str], None] | None = None,
+    expect: Callable[[int], None] | None = None,
     parts: Parts | None = None,
 ) -> Report:
     """Measure a run against trained networks, the generalist, trivial baselines and its own zoo.
@@ -142,4 +143,5 @@ def report(
     """
     with computing_on(usable_device(device)):
         computing = make_executor(executor, workers, str(usable_device()))
-        return Report(make_report(Path(run), seed, limit, config, progress, parts, computing, expect))
+        told = progress or no_callback, parts, computing, expect or no_callback
+        return Report(make_report(Path(run), seed, limit, config, *told))

@@ -9,7 +9,7 @@ from typing import Any
 
 from canon.errors import InputError
 from canon.io.folders import require_place
-from canon.types import PathLike
+from canon.types import PathLike, no_callback
 from weightflow import config
 from weightflow.api.evaluation import Report, evaluate, report
 from weightflow.api.populations import opened
@@ -130,8 +130,8 @@ def train(
     settings: Mapping[str, Any] | None = None,
     resume: bool = False,
     device: str = "cpu",
-    progress: Callable[[int, str], None] = lambda steps, note: None,
-    metrics: Callable[[Mapping[str, int | float]], None] = lambda numbers: None,
+    progress: Callable[[int, str], None] | None = None,
+    metrics: Callable[[Mapping[str, int | float]], None] | None = None,
 ) -> Flow:
     """Train a generator on a zoo.
 
@@ -164,7 +164,7 @@ def train(
     """
     changes = config.replace_nested(config.nested(settings or {}), {"steps": steps, "seed": seed})
     trainer = start_or_resume(opened(zoo), Path(out), preset, changes, resume, device)
-    trainer.run(progress, on_metrics=metrics)
+    trainer.run(progress or no_callback, on_metrics=metrics or no_callback)
     return load(out)
 
 

@@ -8,19 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from canon.errors import InputError
-from canon.types import PathLike
+from canon.types import PathLike, no_callback
 from weightflow import config
 from weightflow.executors import make_executor
 from weightflow.zoo.builders.parallel import build_with
 from weightflow.zoo.canonicalize import canonicalize_zoo, is_canonical_form_of
 from weightflow.zoo.recipe import ZooRecipe, read_recipe
 from weightflow.zoo.store import Zoo
-
-Progress = Callable[[int], None]
-
-
-def _silent(networks: int) -> None:
-    return None
 
 
 def build_zoo(
@@ -32,7 +26,7 @@ def build_zoo(
     executor: str = "local",
     workers: int = 1,
     device: str = "cpu",
-    progress: Progress = _silent,
+    progress: Callable[[int], None] | None = None,
 ) -> Zoo:
     """Train a population of networks, or complete one: sound shards are kept, missing ones are trained.
 
@@ -63,7 +57,7 @@ def build_zoo(
         plan = config.build(ZooRecipe, config.replace_nested(config.to_dict(recipe), changes))
     else:
         plan = read_recipe(os.fspath(recipe), changes)
-    build_with(executor, plan, Path(out), progress, workers, device)
+    build_with(executor, plan, Path(out), progress or no_callback, workers, device)
     return Zoo(out)
 
 
@@ -73,7 +67,7 @@ def canonicalize(
     *,
     executor: str = "local",
     workers: int = 1,
-    progress: Progress = _silent,
+    progress: Callable[[int], None] | None = None,
 ) -> Zoo:
     """Bring all networks of a zoo into one frame: balance scales, then match hidden units to the mean.
 
@@ -102,7 +96,7 @@ def canonicalize(
     """
     opened = zoo if isinstance(zoo, Zoo) else Zoo(zoo)
     if not is_canonical_form_of(Path(out), opened):
-        canonicalize_zoo(opened, Path(out), progress, make_executor(executor, workers))
+        canonicalize_zoo(opened, Path(out), progress or no_callback, make_executor(executor, workers))
     return Zoo(out)
 
 

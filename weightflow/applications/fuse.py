@@ -1,4 +1,4 @@
-"""Two or more networks for several sets of classes, one network for their union.
+"""Fuse networks with different classes into one network for the union of their classes.
 
 The generator's way (Text2Weight, arXiv:2508.13633) starts from the average of the networks in the run's
 frame, moved towards noise by `strength`, and generates the network that the union's prompt describes. At

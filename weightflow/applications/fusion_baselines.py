@@ -1,4 +1,4 @@
-"""Instead of fusing with a generator: averages, the ensemble, a network trained on the union."""
+"""Baselines of fusion: averages, the ensemble, a network trained on the union."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from weightflow.zoo.store import Zoo
 def baseline_accuracies(
     flow: Flow, networks: Sequence[Network], task: Task, trained: bool
 ) -> dict[str, float]:
-    """Test accuracy on the union of each way that needs no generator."""
+    """Test accuracy of each baseline on the union of classes."""
     architecture = flow.architecture
     found = {
         name: float(evaluate_networks(architecture, average(flow, networks, task), [task]).accuracy)

@@ -1,4 +1,4 @@
-"""Accuracy against strength: how far towards noise is best is decided on validation images."""
+"""Accuracy against strength; the best strength is chosen on validation images."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Networks as a place to start: other data, the same architecture, a few epochs.
+"""Transfer: fine-tune networks on other data for a few epochs.
 
 Every network becomes the start of one for the same classes of other data, last layer included: its rows
 stand for other classes now, and training turns them. Starts that are compared get the same tasks, the

@@ -1,4 +1,4 @@
-"""Ways to average networks of different classes into one for all of them.
+"""Averages of networks with different classes.
 
 Each class's row is the mean over the networks that know the class; everything else is the mean of all.
 What differs is how hidden units are paired first: as they stand, by Git Re-Basin with the first network
@@ -29,12 +29,12 @@ Average = Callable[[Flow, Sequence[Network], Task], StateDict]
 
 
 def without_alignment(flow: Flow, networks: Sequence[Network], task: Task) -> StateDict:
-    """Unit 1 with unit 1: what happens without alignment."""
+    """The average without alignment."""
     return _mean(flow.architecture, [_wide(flow.architecture, n) for n in networks], networks, task)
 
 
 def git_rebasin(flow: Flow, networks: Sequence[Network], task: Task) -> StateDict:
-    """Units paired with those of the first network by weight matching, all classes in view."""
+    """The average after weight matching to the first network, over all classes."""
     wides = [_wide(flow.architecture, network) for network in networks]
     spec = _all_classes(flow.architecture, task).spec
     reference = {name: tensor[0] for name, tensor in wides[0].items()}
@@ -46,7 +46,7 @@ def git_rebasin(flow: Flow, networks: Sequence[Network], task: Task) -> StateDic
 
 
 def aligned_to_frame(flow: Flow, networks: Sequence[Network], task: Task) -> StateDict:
-    """Every network balanced and brought into the run's frame first; where the generator begins."""
+    """The average after aligning every network to the run's frame."""
     aligned = [align_to_frame(flow.architecture, flow.frame, n.state, [n.task]) for n in networks]
     wides = [
         scatter_classes(flow.architecture, state, [n.task])

@@ -33,7 +33,7 @@ KEY = "backbone"
 
 @dataclass(frozen=True)
 class BackboneCard:
-    """What a file says of its backbone. `size`: images are resized to size x size, where it is given.
+    """The metadata of a backbone file. If `size` is given, images are resized to size x size.
 
     `model` is torchvision:NAME or timm:NAME, or None where the file's own architecture says it.
     `excluded` classes were in the data set `trained_on` and kept from it.
@@ -51,7 +51,7 @@ class BackboneCard:
 
     @classmethod
     def from_json(cls, said: str) -> BackboneCard:
-        """As a file has it; `canon.validation.Invalid` where it is none."""
+        """From a file's JSON; raises `canon.validation.Invalid` if it is not valid."""
         data = _CARD(parse_json(said, 1 << 24))
         preprocessing = Preprocessing.from_dict(data.pop("preprocessing"))
         return cls(preprocessing, excluded=tuple(data.pop("excluded")), **data)

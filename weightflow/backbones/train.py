@@ -60,7 +60,7 @@ class BackboneRecipe:
 
 @dataclass(frozen=True)
 class Epoch:
-    """What is known after an epoch: the mean training loss and the validation accuracy, a fraction."""
+    """The result of an epoch: mean training loss and validation accuracy (a fraction)."""
 
     number: int
     loss: float
@@ -120,7 +120,7 @@ class BackboneTrainer:
 
     @property
     def partial(self) -> Path:
-        """The file to go on from."""
+        """The file of an interrupted training, to resume from."""
         return self.path.with_suffix(".partial.safetensors")
 
     def run(
@@ -158,7 +158,7 @@ class BackboneTrainer:
         return epoch
 
     def _epoch(self, on_step: Callable[[int, str], None], stop: Callable[[], bool]) -> bool:
-        """Take the mini-batches of the epoch that are left; whether it came to its end."""
+        """Process the remaining mini-batches of the epoch; returns whether it was completed."""
         self.module.train()
         if self.batch == 0:
             self.order = self.rows[torch.randperm(len(self.rows), generator=self.generator)]

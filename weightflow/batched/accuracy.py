@@ -1,4 +1,4 @@
-"""How well trained networks do on training and validation examples. Test examples have no way in here."""
+"""Accuracy of trained networks on training and validation examples, never on test examples."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def measured(
 
 
 def some_of(split: Split, most: int = 10_000) -> Split:
-    """At most so many examples, evenly spaced: enough to tell how well training went."""
+    """At most `count` evenly spaced examples, for a quick estimate of accuracy."""
     if len(split) <= most:
         return split
     rows = torch.linspace(0, len(split) - 1, most).long()

@@ -1,4 +1,4 @@
-"""Running statistics of batch norm: neither generated nor averaged, but estimated from training examples."""
+"""Estimate the running statistics of batch norm from training examples; they are not generated."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which logits a task has: networks of fewer classes are stacked with those of more, padded with zeros."""
+"""Class axes: networks with different numbers of classes are stacked by zero padding."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How the networks of a zoo are trained, as data."""
+"""The training recipe of a zoo's networks."""
 
 from __future__ import annotations
 

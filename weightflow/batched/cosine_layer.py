@@ -1,4 +1,4 @@
-r"""A last linear layer whose outputs are compared with text: scores and gradients without the outputs.
+r"""A linear layer with cosine readout: scores and gradients without computing its outputs.
 
     y = W h,   s_c = <v_c, y> / |y|,   <v_c, y> = (V W h)_c,   |y|^2 = h^T G h,   G = W^T W
 

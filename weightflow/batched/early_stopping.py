@@ -1,4 +1,4 @@
-"""Early stopping: each network is handed out as it was when it did best, and stops when that is long ago."""
+"""Early stopping per network, with the state of the best validation result."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from canon.types import StateDict
 
 
 class BestStates:
-    """Each network as it was when it did best on the validation examples."""
+    """The state of each network at its best validation result."""
 
     def __init__(self, begin: StateDict, patience: int) -> None:
         networks = len(next(iter(begin.values())))
@@ -18,7 +18,7 @@ class BestStates:
         self.accuracy, self.in_vain = torch.full((networks,), -1.0), torch.zeros(networks, dtype=torch.long)
 
     def look(self, rows: Tensor, state: StateDict, accuracy: Tensor, step: int) -> Tensor:
-        """Note the networks in `rows` that did better than ever; which of `rows` are to go on."""
+        """Record new best results of the networks in `rows`; returns which of them should continue."""
         better = accuracy > self.accuracy[rows]
         self.in_vain[rows] = torch.where(better, 0, self.in_vain[rows] + 1)
         found = rows[better]

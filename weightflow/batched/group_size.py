@@ -1,4 +1,4 @@
-"""How many networks are run at once: what `benchmarks/populations.py` measured on a processor."""
+"""How many networks to run at once, as measured by `benchmarks/populations.py` on a CPU."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What many networks say of the same examples, in one vmapped forward pass."""
+"""Predictions of many networks on the same examples, in one vmapped forward pass."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Inputs = Float[Tensor, "examples ..."] | StoredInputs
 
 @dataclass(frozen=True)
 class PredictedLabels:
-    """The label, in the data set's numbering, that each network gives, and its probability."""
+    """The label (in the data set's numbering) that each network predicts, and its probability."""
 
     labels: Int[Tensor, "networks examples"]
     confidence: Float[Tensor, "networks examples"]
@@ -51,7 +51,7 @@ def predict_labels(
     examples: int = 2048,
     labels: Int[Tensor, " examples"] | None = None,
 ) -> PredictedLabels:
-    """What each stacked network answers to each example, and how sure it is.
+    """The prediction of each stacked network for each example, and its probability.
 
     `chunk` networks (0: as many as are fast) are run on `examples` examples at a time: that bounds the
     memory. Where the examples' own `labels` are given, networks are run only on those that belong to a task

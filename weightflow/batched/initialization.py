@@ -1,4 +1,4 @@
-"""Where networks begin: PyTorch's own initialisation, or He's (He et al. 2015, arXiv:1502.01852)."""
+"""Initialization of networks: PyTorch's default, or He's (He et al. 2015, arXiv:1502.01852)."""
 
 from __future__ import annotations
 

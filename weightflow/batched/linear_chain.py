@@ -1,4 +1,4 @@
-r"""Chains of linear layers: the gradients of many networks by batched products, derivatives written out.
+r"""Hand-written gradients of many chains of linear layers, by batched matrix products.
 
     a_l = W_l h_{l-1} + b_l,   h_l = phi(a_l),   h_0 = inputs
     d_l = dL/da_l,   dL/dW_l = d_l h_{l-1}^T,   dL/db_l = sum d_l,   d_{l-1} = phi'(a_{l-1}) W_l^T d_l

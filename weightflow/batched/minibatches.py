@@ -1,4 +1,4 @@
-"""Mini-batches of many networks: each walks shuffled epochs of its own examples by its own seed."""
+"""Mini-batches of many networks: each draws shuffled epochs of its own examples with its own seed."""
 
 from __future__ import annotations
 

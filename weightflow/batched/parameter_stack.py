@@ -55,7 +55,7 @@ class ParameterStack:
                 gradient.mul_(scale.view(-1, *[1] * (gradient.dim() - 1)))
 
     def keep(self, rows: Tensor) -> ParameterStack:
-        """The networks in `rows` alone, their optimizer as far as it was."""
+        """Keep only the networks in `rows`, with their optimizer state."""
         less = ParameterStack({name: tensor[rows] for name, tensor in self.parameters.items()}, self.recipe)
         for name, value in self.optimizer.state[self.flat].items():
             if torch.is_tensor(value) and value.shape == self.flat.shape:

@@ -1,4 +1,4 @@
-"""Train many networks at once. What each becomes depends on its own seed, not on the networks beside it."""
+"""Train many networks at once; each result depends on the network's own seed, not on the others."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from weightflow.networks.readout import Cosine
 
 @dataclass(frozen=True)
 class Trained:
-    """Stacked networks, padded with zeros, and how many steps made each what it is.
+    """Stacked networks, padded with zeros, and the number of training steps of each.
 
     `after` holds them as they were after each number of steps that was asked for.
     """
@@ -145,7 +145,7 @@ def _joined(parts: Sequence[StateDict]) -> StateDict:
 
 
 class _Group:
-    """Networks that are trained side by side, fewer and fewer where they stop early."""
+    """A group of networks trained together; networks that stop early leave it."""
 
     def __init__(
         self,
@@ -224,7 +224,7 @@ class _Group:
         return Trained(pad_with_zeros(self.architecture, state, self.mask), steps, kept)
 
     def _state(self, active: Tensor) -> StateDict:
-        """What the networks are now, running statistics included."""
+        """The current states, running statistics included."""
         now = {name: self.begin[name][active] for name in self.architecture.shapes} | {
             name: tensor.to("cpu", copy=True) for name, tensor in self.stack.parameters.items()
         }

@@ -1,1 +1,3 @@
-"""The commands, a file a stage of the pipeline: parse, call, save. Torch is imported inside them."""
+"""The commands, one file per stage: parse options, call the library, save. Torch is imported inside
+commands.
+"""

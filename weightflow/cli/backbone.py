@@ -1,4 +1,4 @@
-"""Frozen networks whose features heads and adapters are trained on: train one, or take a pretrained one."""
+"""`weightflow backbone`: train a backbone, or take a pretrained one."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def train(
 
 
 def _until_stopped(trainer: BackboneTrainer, advance: Callable[[int, str], None]) -> Epoch:
-    """Train; Ctrl-C and SIGTERM end it after the mini-batch at hand, whose state is saved."""
+    """Train; Ctrl-C and SIGTERM stop after the current mini-batch, and the state is saved."""
     try:
         with console.deferred() as stop:
             last = trainer.run(advance, stop)

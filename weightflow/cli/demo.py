@@ -1,4 +1,4 @@
-"""The whole pipeline as a recipe: ordinary commands with ordinary options, run one after another."""
+"""`weightflow demo`: the whole pipeline as a sequence of ordinary commands."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What generated networks are for: fuse, enhance, transfer."""
+"""`weightflow fuse`, `enhance` and `transfer`."""
 
 from __future__ import annotations
 

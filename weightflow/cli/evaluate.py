@@ -1,4 +1,4 @@
-"""What networks are worth: evaluate, report."""
+"""`weightflow evaluate` and `report`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Networks as files that others read: export."""
+"""`weightflow export`."""
 
 from __future__ import annotations
 

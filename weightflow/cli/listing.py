@@ -1,4 +1,4 @@
-"""What can be named on the command line: list."""
+"""`weightflow list`."""
 
 from __future__ import annotations
 

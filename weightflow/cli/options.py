@@ -22,6 +22,7 @@ PresetName = Literal[
 SolverName = Literal["euler", "midpoint", "heun", "rk4", "dopri5", "ddim", "ancestral"]
 PathName = Literal["flow", "diffusion"]
 ExecutorName = Literal["local", "ray"]
+LineageName = Literal["independent", "branched", "imported"]
 FormatName = Literal["safetensors", "pt2", "onnx", "pretrained"]
 DATASETS = (
     "digits, iris, wine, breast_cancer, mnist, fashion_mnist, cifar10, cifar100, caltech256, tinyimagenet, yelp, "

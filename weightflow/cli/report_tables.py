@@ -1,4 +1,4 @@
-"""What was measured, for a terminal."""
+"""Format evaluation results for a terminal."""
 
 from __future__ import annotations
 

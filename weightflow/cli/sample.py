@@ -1,4 +1,4 @@
-"""From words to networks: sample."""
+"""`weightflow sample`."""
 
 from __future__ import annotations
 
@@ -166,7 +166,7 @@ def _span(ids: tuple[str, ...]) -> str:
 def _asked(
     flow: Flow, classes: str | None, source: Path | None, refused: list[int], as_json: bool
 ) -> Iterable[Prompt]:
-    """A list where all prompts are there, an iterator where they come one by one.
+    """The prompts: a list for a file or option, an iterator for standard input.
 
     Where all networks of a run have one task, the classes may be left out. Lines that cannot be answered are
     appended to `refused`.
@@ -187,7 +187,7 @@ def _asked(
 
 
 def _answerable(flow: Flow, refused: list[int], as_json: bool) -> Iterator[Prompt]:
-    """The prompts of standard input that this run can answer; the others are answered with their error."""
+    """The prompts of standard input that the run supports; for others an error line is printed."""
     from weightflow.text import Prompt
 
     found = False

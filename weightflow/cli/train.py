@@ -1,4 +1,4 @@
-"""From a zoo to a generator: canonicalize, train."""
+"""`weightflow canonicalize` and `train`."""
 
 from __future__ import annotations
 
@@ -150,7 +150,7 @@ def _until_stopped(
     metrics: Callable[[Mapping[str, int | float]], None],
     again: str,
 ) -> Progress:
-    """Train; Ctrl-C and SIGTERM end the run after the step at hand, whose state is saved."""
+    """Train; Ctrl-C and SIGTERM stop after the current step, and the state is saved."""
     try:
         with console.deferred() as stop:
             return trainer.run(advance, stop, metrics)

@@ -1,4 +1,4 @@
-"""Is a folder what it was when it was written? verify."""
+"""`weightflow verify`."""
 
 from __future__ import annotations
 

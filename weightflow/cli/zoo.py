@@ -1,4 +1,4 @@
-"""Populations of trained networks: build, import, inspect, verify, card."""
+"""`weightflow zoo`: build, import, inspect, verify, card."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from weightflow.cli.options import (
     Device,
     Download,
     Executor,
+    LineageName,
     Seed,
     Workers,
     settings_like,
@@ -140,14 +141,12 @@ def import_(
     classes_from: Annotated[
         str | None,
         typer.Option(
-            help="Classes of each network: a .csv (file,class,class,...) or .json ({file: [classes]}), or file-names "
+            help="Classes of each network: a .csv (file,class,class,...) or .json ({file: \\[classes]}), or file-names "
             "for files such as cat-dog-seed3.pt. Without it, classes.csv or classes.json beside the files."
         ),
     ] = None,
     descriptions: Descriptions = None,
-    lineage: Annotated[
-        str, typer.Option(help="Origin of the networks: independent, branched or imported.")
-    ] = "imported",
+    lineage: Annotated[LineageName, typer.Option(help="Origin of the networks.")] = "imported",
     settings: Annotated[list[str] | None, settings_like("training.steps=500")] = None,
     as_json: bool = console.JSON,
     quiet: bool = console.QUIET,

@@ -1,4 +1,4 @@
-"""Crop and flip: what image classifiers are shown instead of the images as they are.
+"""Data augmentation of images: random crop and flip.
 
 Padded by four pixels, cut to size again at a random place, mirrored half of the time (He et al. 2016,
 arXiv:1512.03385). Pixels beyond the border are the mean of the training images, which is zero here.

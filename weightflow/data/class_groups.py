@@ -1,4 +1,4 @@
-"""Classes made of classes: a class of a task may be a union of a data set's classes, or all that are left.
+"""Grouped classes: a class of a task may be a union of data-set classes, or `other`.
 
 one                    a class of the data set
 one or three           a union

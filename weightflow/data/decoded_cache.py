@@ -1,4 +1,4 @@
-"""Data sets decoded once: arrays in a cache folder, memory-mapped when they are used.
+"""Cache of decoded data sets: arrays in a folder, memory-mapped on use.
 
     train.npy  train_labels.npy  [validation.npy ... test.npy ...]  names.json  [remarks.json]
 

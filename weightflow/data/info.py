@@ -1,4 +1,4 @@
-"""What must be known of a data set to use networks made for it, where the data is not at hand."""
+"""Facts about a data set that suffice to use its networks without the data."""
 
 from __future__ import annotations
 
@@ -79,7 +79,9 @@ class DataInfo:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> DataInfo:
-        """As a file has it; `canon.validation.Invalid` where a name is not text or a statistic no number."""
+        """From a file's JSON; raises `canon.validation.Invalid` if a name is not text or a statistic is
+        not a number.
+        """
         found = check_facts(data)
         return cls(
             dataset=found["dataset"],

@@ -1,4 +1,4 @@
-"""Where data sets lie on this computer, in the order in which they are looked for.
+"""Folders in which data sets are searched for, in order.
 
 1. the folder in the environment variable WEIGHTFLOW_DATA, where it is set
 2. ./data

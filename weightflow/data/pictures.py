@@ -1,4 +1,4 @@
-"""One picture that a person names, as an array of the size and mode that networks take."""
+"""Read a single picture, converted to the size and mode that networks take."""
 
 from __future__ import annotations
 

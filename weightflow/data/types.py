@@ -1,4 +1,4 @@
-"""The one object that every source yields: inputs, labels, names, and three splits that stay apart."""
+"""The common data-set type: inputs, labels, class names, and three disjoint splits."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Preprocessing:
 
     @classmethod
     def from_dict(cls, table: Mapping[str, Any]) -> Preprocessing:
-        """As a file has it; `canon.validation.Invalid` where a statistic is not a number."""
+        """From a file's JSON; raises `canon.validation.Invalid` if a statistic is not a number."""
         found = record(cls.FIELDS)({key: table[key] for key in cls.FIELDS if key in table})
         try:
             mean, std = (
@@ -86,7 +86,7 @@ def along(values: Tensor, axes: int) -> Tensor:
 
 
 class StoredInputs:
-    """Examples as they are stored (bytes in a memory-mapped file), preprocessed when they are picked.
+    """Examples as stored (bytes in a memory-mapped file), preprocessed on access.
 
     Indexing with rows gives float tensors, as a preprocessed tensor would; the whole set is never copied.
     """
@@ -124,7 +124,7 @@ class Split:
 
 
 class SealedSplit:
-    """Test examples. Only `weightflow.evaluate` opens them; a test checks the source code for it."""
+    """Test examples. Only `weightflow.evaluate` opens them, which a test verifies on the source code."""
 
     def __init__(self, split: Split) -> None:
         self._split = split

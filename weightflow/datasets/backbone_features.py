@@ -1,4 +1,4 @@
-"""The features of a data set's images under a frozen backbone, as a data set of rows.
+"""Features of a data set's images under a frozen backbone, as a data set.
 
 Labels, names and splits are those of the images, and so is the seal on the test examples. Features are
 computed once and cached under the hash of the backbone's file and of the images.

@@ -1,4 +1,4 @@
-"""Image files to one array of bytes: bad ones are named and counted, never dropped unasked."""
+"""Decode image files into one byte array; invalid files are named and counted, never silently dropped."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Any data as arrays: `inputs` and `labels` (or with `test_`), and `class_names`, in one .npz file."""
+"""Data sets in one .npz file: `inputs`, `labels`, optionally `test_inputs`, `test_labels`, `class_names`."""
 
 from __future__ import annotations
 

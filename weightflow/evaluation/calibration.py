@@ -1,4 +1,4 @@
-r"""Does a network know how sure it can be? Expected calibration error.
+r"""Expected calibration error.
 
     ECE = sum_b  n_b / n  |accuracy_b - confidence_b|
 

@@ -1,4 +1,4 @@
-"""What an answer that ignores the example reaches: the largest class's share of the test examples."""
+"""Chance: the largest class's share of the test examples."""
 
 from __future__ import annotations
 

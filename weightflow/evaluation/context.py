@@ -1,4 +1,4 @@
-"""The networks that a generator was trained on, and the generator: what every baseline starts from."""
+"""The evaluation context: a generator and the networks that it was trained on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-r"""Predictions of networks compared: which examples they get wrong, and where two of them disagree.
+r"""Overlap of errors and disagreement between the predictions of networks.
 
     IoU(a, b) = |wrong_a and wrong_b| / |wrong_a or wrong_b|
 

@@ -49,7 +49,7 @@ class Spread:
 
 @dataclass(frozen=True)
 class Predictions:
-    """What many networks say of all test examples, and what follows from it.
+    """Predictions of many networks on all test examples, and the metrics derived from them.
 
     `predicted` holds labels of the data set, `confidence` their probabilities; an example counts for a
     network where `counted` is true.
@@ -177,7 +177,7 @@ def evaluate_ensembles(
 
 
 def describe(predictions: Predictions, architecture: Architecture) -> dict[str, Any]:
-    """A population in the words of a report: how many, of what kind, how good."""
+    """Summary of a population for reports: number, kind and accuracy."""
     return {
         "count": len(predictions.accuracy),
         "architecture": architecture.to_dict(),

@@ -1,4 +1,4 @@
-"""Generated networks as initialisations: accuracy after a few steps of training, from each start.
+"""Fine-tuning curves: accuracy after a few training steps from each initialization.
 
 All starts are trained on the same tasks with the same mini-batches and the same constant learning rate.
 Xavier: Glorot and Bengio 2010; Kaiming: He et al. 2015, arXiv:1502.01852; `default` is PyTorch's own.

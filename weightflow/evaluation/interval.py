@@ -1,4 +1,4 @@
-r"""How far a mean may lie from the truth: Student's t, corrected for skewness by Hall's transformation.
+r"""Confidence intervals of means: Student's t with Hall's correction for skewness.
 
     T = \sqrt{n} (mean - \mu) / s,   g(u) = u + a u^2 / 3 + a^2 u^3 / 27 + a / (6 n),   u = T / \sqrt{n}
 

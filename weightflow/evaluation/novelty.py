@@ -1,4 +1,4 @@
-r"""Does it only memorise? Distances of generated networks to the zoo, beside the zoo's own.
+r"""Novelty: distances of generated networks to the zoo, relative to the zoo's own spacing.
 
 Networks are compared in the zoo's frame, over the trained entries that both have (the rows of classes
 that one of them lacks say nothing):
@@ -108,7 +108,7 @@ def _some(context: EvaluationContext) -> Rows:
 
 
 def _trained(context: EvaluationContext, wide: StateDict) -> StateDict:
-    """The tensors that training moved: running statistics and counters say nothing of it."""
+    """The trained tensors: running statistics and counters are excluded."""
     with torch.device("meta"):
         names = {name for name, _ in context.zoo.architecture.build().named_parameters()}
     return {name: tensor for name, tensor in wide.items() if name in names}

@@ -1,4 +1,4 @@
-"""Where a map over networks is computed: in this process, in several beside it, or on a Ray cluster.
+"""Executors of maps over networks: this process, local worker processes, or a Ray cluster.
 
 Results are the same whatever the executor, and come in the order of the items. Workers read files and compute; the
 process that asked writes.

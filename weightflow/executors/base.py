@@ -1,4 +1,4 @@
-"""What all executors are: a map whose results come in the order of the items."""
+"""The executor interface: a map with results in the order of the items."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Executor(ABC):
 
 
 class InProcess(Executor):
-    """Computes each item when its result is asked for."""
+    """Computes each item lazily, in this process."""
 
     def map(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Generator[Result, None, None]:
         yield from map(function, items)

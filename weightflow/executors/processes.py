@@ -39,7 +39,7 @@ class LocalProcesses(RemoteExecutor):
 
 
 class _Crew:
-    """A pool of processes that is replaced, with all that it had not finished, when one of them dies."""
+    """A process pool that is replaced, and its unfinished items resubmitted, when a worker dies."""
 
     def __init__(self, workers: int, device: str, function: Callable[[Any], Any]) -> None:
         self.workers, self.device, self.function = workers, device, function
@@ -96,14 +96,14 @@ class _Crew:
 
     def stop(self) -> None:
         """End the workers, whatever they compute."""
-        self._alive.close()  # each worker waits for this
+        self._alive.close()  # workers end when this connection closes
         self._pool.shutdown(wait=True, cancel_futures=True)
         self._theirs.close()
 
 
 def _begin(threads: int, alive: Connection) -> None:
     torch.set_num_threads(threads)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the first one decides
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the parent handles it
     threading.Thread(target=_end_with, args=(alive,), daemon=True).start()
 
 

@@ -1,4 +1,4 @@
-"""Hand networks over, one file a network: weights alone, or a program that runs without weightflow.
+"""Export networks, one file each: weights, or a program that runs without weightflow.
 
 Running statistics are never generated: networks of a generator get theirs from training images of their
 own classes before they are written.
@@ -36,8 +36,7 @@ from weightflow.zoo.store import Zoo
 
 @dataclass(frozen=True)
 class ExportedNetwork:
-    """A network to export: its plain state, the module that calls it, raw and prepared inputs to try it on, what it
-    says."""
+    """A network to export: its state, module, raw and prepared example inputs, and metadata."""
 
     state: Mapping[str, Tensor]
     model: Classifier

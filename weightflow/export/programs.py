@@ -1,4 +1,4 @@
-"""Networks as programs: torch.export's `.pt2` and ONNX, each compared with the module before it is handed out."""
+"""Export programs (`.pt2`, ONNX); each is compared with the module before it is returned."""
 
 from __future__ import annotations
 

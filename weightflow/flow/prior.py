@@ -1,4 +1,4 @@
-r"""What a Gaussian population would predict, so that the model has to learn only the rest.
+r"""The prediction for a Gaussian population, so that the model learns only the residual.
 
 If networks were N(0, p^2) in the flow's coordinates, x_t = alpha x_1 + sigma x_0 with x_0 ~ N(0, s^2) has
 the spread gamma = sqrt(alpha^2 p^2 + sigma^2 s^2), and

@@ -1,4 +1,4 @@
-"""How to go from noise to networks: a solver of the flow, or a sampler of diffusion."""
+"""Sampling configuration: a solver of the flow or a sampler of diffusion."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-r"""From what a network predicts to the velocity that a solver needs, and guidance as a wrapper.
+r"""Conversions between predictions and velocities, and classifier-free guidance.
 
 With x_t = alpha x_1 + sigma x_0 and a prediction of x_1,
 

@@ -1,4 +1,4 @@
-"""Files outside of a run that its sampling needs: the table of text vectors and the backbone."""
+"""Files outside a run that sampling needs: the table of text vectors and the backbone."""
 
 from __future__ import annotations
 

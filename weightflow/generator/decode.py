@@ -1,4 +1,4 @@
-"""From the flow's coordinates to plain networks and to modules."""
+"""Decode the flow's coordinates to state dicts and modules."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Words in, networks out: the trained generator as an object."""
+"""The trained generator: prompts in, networks out."""
 
 from __future__ import annotations
 

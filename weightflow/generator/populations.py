@@ -1,4 +1,4 @@
-"""Many prompts, many networks: generated populations are written as zoos, so that every tool reads them.
+"""Generate populations, written as zoos so that every command reads them.
 
 Networks are written as they come, in shards of bounded size, and the manifest last, or when the work is
 interrupted: what is finished then is a sound zoo.
@@ -189,7 +189,9 @@ def generate_zoo(
 
 
 def _parts(prompts: Iterable[Prompt], count: int, size: int) -> Iterator[list[_Part]]:
-    """What is made together, at most `size` networks: several whole prompts of a list, or a part of one."""
+    """Parts of at most `size` networks that are generated together: several whole prompts, or a part of
+    one.
+    """
     if isinstance(prompts, Sequence) and count <= size:
         waiting = iter(prompts)
         while some := list(islice(waiting, size // count)):

@@ -1,4 +1,4 @@
-"""Is a run, or a saved generator, what it was when it was written?"""
+"""Verify the files of a run or a saved generator against their digests."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from weightflow.training.run_store import CONFIG, LIMIT, STATE, TABLE, RunHeader
 
 
 def verify_generator(folder: Path) -> list[str]:
-    """What is wrong with a run or a saved generator, one line a file; empty when all is well.
+    """One line for each missing or damaged file of a run or saved generator; empty if there is none.
 
     The table of vectors that a saved generator brings is compared with the identity in its settings. The run of the
     hypernetwork that a report trained, in a folder of its own, is looked at too.

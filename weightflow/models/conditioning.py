@@ -1,4 +1,4 @@
-"""What a model receives of a prompt: text tokens made of the class vectors. A new way is one row here.
+"""Conditioning: how class vectors become text tokens of a model. A new kind is one row here.
 
 classes          a token a class, in logit order (Tina, arXiv:2405.14132)
 prior_attention  one token: the class vectors weighted by the softmax of their cosines to their mean

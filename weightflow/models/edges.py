@@ -1,4 +1,5 @@
-r"""Messages along the network's own edges: a weight from unit u to row r carries what is known of u to r, and back.
+r"""Message passing along the generated network's own edges: a weight from unit u to row r connects their
+tokens.
 
 With E (rows, units) the weights from the tokens of one block (units) to those of the next (rows),
 
@@ -55,7 +56,7 @@ class LastEdges(nn.Module):
 
     def __init__(self, layout: Layout, width: int) -> None:
         super().__init__()
-        # a group that feeds itself has no order
+        # links from a group to itself are left out: they have no direction
         self.layout = layout
         self.links = tuple(link for link in reversed(layout.links) if link.rows != link.units)
         self.of_classes = [link for link in layout.links if layout.blocks[link.rows].kind == "classes"]

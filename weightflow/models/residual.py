@@ -1,4 +1,4 @@
-r"""A model of what networks are beside their anchors; itself a model of networks.
+r"""A model of the residual between networks and their anchors.
 
 With anchors a (the class rows that the words ask for, zero elsewhere) a network is x_1 = a + r, and
 

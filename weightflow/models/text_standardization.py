@@ -1,4 +1,4 @@
-"""Words on their way into a model: as the encoder gives them, or about what all prompts have in common.
+"""Standardization of text vectors: as encoded, or relative to the mean over training prompts.
 
 Vectors of one encoder share a large part (CLIP's point the same way but for a little), and averages of many
 classes hardly differ. A model that is shown what sets prompts apart need not learn to subtract the rest.

@@ -1,4 +1,4 @@
-"""A network ready to be called: raw inputs in, one logit a class out."""
+"""A callable network: raw inputs in, one logit per class out."""
 
 from __future__ import annotations
 

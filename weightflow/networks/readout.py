@@ -1,4 +1,4 @@
-r"""What a network's output says of each class of its task.
+r"""Readouts: from a network's output to one score per class.
 
 Logits: the output has one entry a class, in the task's order. Cosine: the output y is a vector and is
 compared with the text vector v_c of each class,

@@ -1,4 +1,4 @@
-"""The report of a run: what it generates, beside everything that it must beat, and how fast.
+"""The report of a run: generated networks against all baselines, and sampling speed.
 
 `report.json` holds the figures, `report.html` is one self-contained page. A figure that could not be
 measured is null, with the reason in a key beside it.

@@ -1,4 +1,4 @@
-"""What a report is of: run, data, zoo, architecture, settings, when and by which command."""
+"""Report metadata: run, data, zoo, architecture, settings, date and command."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Eight networks of one prompt: do they differ, and what is their vote worth?
+"""Diversity of the networks of one prompt, and the accuracy of their ensemble.
 
 Beside them eight networks trained on the same task from independent seeds. A generator that answers every
 seed with one network is a table from prompts to networks, however accurate it is.

@@ -1,4 +1,4 @@
-"""Where and with what the figures were measured."""
+"""The environment of the measurements."""
 
 from __future__ import annotations
 

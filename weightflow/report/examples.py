@@ -1,4 +1,4 @@
-"""Test examples and what a generated network says of them: pictures to look at, and which classes are confused."""
+"""Example images with predictions, and the confusion matrix."""
 
 from __future__ import annotations
 

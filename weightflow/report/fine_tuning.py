@@ -1,4 +1,4 @@
-"""Fine-tuning curves: what a generated network is worth as an initialisation."""
+"""Fine-tuning curves of generated networks as initializations."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""New, good, both? The generated population beside the zoo itself."""
+"""Novelty and accuracy of the generated population, beside the zoo's own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Parts of a report that are measured already: kept on disk until the report is whole."""
+"""Finished parts of an incomplete report, kept on disk."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How fast networks come."""
+"""Sampling speed."""
 
 from __future__ import annotations
 

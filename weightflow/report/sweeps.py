@@ -1,4 +1,4 @@
-"""What the solver's steps and guidance do to accuracy, novelty and diversity."""
+"""Sweeps over solver steps and guidance: accuracy, novelty and diversity."""
 
 from __future__ import annotations
 

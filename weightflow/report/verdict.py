@@ -1,4 +1,4 @@
-"""The report in words: does it work, how new are its networks, and what does the best trivial way reach?"""
+"""The verdict of a report: accuracy against chance, trained networks and the best baseline; novelty."""
 
 from __future__ import annotations
 

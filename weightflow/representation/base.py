@@ -1,4 +1,4 @@
-"""What all coordinates are: a map between stacked networks and what the flow moves, and its inverse."""
+"""The coordinates interface: an invertible map between stacked networks and the flow's variables."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Entries that may trade places, and averages over them.
+"""Averages over the orbits of permutation symmetries.
 
 Where networks are relabelled at random, an entry's own mean says nothing: every entry of its orbit
 comes by. Averages over the orbits of hidden units and of classes leave what relabelling leaves.

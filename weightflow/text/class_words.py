@@ -1,4 +1,4 @@
-"""What the names of a data set's classes mean: class to words, from a file or a recipe's table.
+"""Descriptions of classes: class to words, from a file or a recipe's table.
 
 Folders and label files often have names that no text encoder knows (`n02123045`, `DGU 7`). An encoder that was told
 what classes are reads the words wherever the class's name stands.

@@ -1,4 +1,4 @@
-"""A class as a person describes it: words, images, or several of both, whose vectors are averaged.
+"""A class description: words, images, or several of both, whose vectors are averaged.
 
 tabby                                  words
 cat = a small pet that purrs           a name for the class, and words for it

@@ -1,4 +1,4 @@
-"""The one interface of all text encoders: words in, one vector a description out; images where it can."""
+"""The text-encoder interface: one vector per description, or per image where supported."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class TextEncoder(ABC):
 
 @dataclass
 class CachedEncoder(TextEncoder):
-    """An encoder that asks the one it wraps once for each description, in this process and the next.
+    """A caching wrapper: each description is encoded once and kept on disk.
 
     With a `folder`, vectors are kept there under the hash of the encoder's identity and the description
     (of an image: its content), so that a slow encoder is not even loaded for words it has seen.

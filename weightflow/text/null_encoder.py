@@ -1,4 +1,4 @@
-"""No words at all: every description is the same. For unconditional runs, whose networks have one task."""
+"""The null encoder of unconditional runs: every description has the same vector."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A prompt: the classes that a network shall tell apart, in logit order, in words or images."""
+"""Prompts: the classes of a network in logit order, in words or images."""
 
 from __future__ import annotations
 

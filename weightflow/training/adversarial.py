@@ -66,7 +66,7 @@ class Adversary:
         )
 
     def loss(self, z: Tensor) -> Tensor:
-        """How far generated networks (networks, tokens, width) are from passing for real."""
+        """The adversarial loss of generated networks (networks, tokens, width)."""
         return self._cross_entropy(z, real=True)
 
     def train_step(self, real: Tensor, generated: Tensor) -> float:
@@ -86,7 +86,7 @@ class Adversary:
         return F.binary_cross_entropy_with_logits(logits, torch.full_like(logits, float(real)))
 
     def tensors(self) -> dict[str, Tensor]:
-        """Everything that an exact resume needs."""
+        """The state that an exact resume needs."""
         return {
             **pack("model", self.model.state_dict()),
             **pack("optimizer", optimizer_tensors(self.model, self._optimizer)),

@@ -1,4 +1,4 @@
-"""Augmentation: the same networks, in equivalent forms, redrawn at every step of training.
+"""Augmentation: random equivalent forms of the networks, redrawn at every training step.
 
     permute_units    hidden units of each network in a random order (Text2Weight, arXiv:2508.13633)
     permute_classes  classes in a random order: prompt, labels and rows together (Tina, arXiv:2405.14132)
@@ -66,7 +66,7 @@ class UnitRelabelling:
 
 
 class Augmentation:
-    """What a configuration does to each batch, one step after the other."""
+    """The sequence of augmentations of a configuration."""
 
     def __init__(self, config: AugmentConfig, architecture: Architecture, layout: Layout) -> None:
         self._architecture, self._layout = architecture, layout

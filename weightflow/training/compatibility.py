@@ -1,4 +1,4 @@
-"""Does a configuration suit a zoo? What does not is said before anything is trained, with what would."""
+"""Check that a training configuration suits a zoo, before training starts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from weightflow.zoo.store import Zoo
 
 
 def check(config: TrainConfig, zoo: Zoo) -> None:
-    """`InputError` names the part that does not suit the zoo."""
+    """`InputError` with the setting that does not suit the zoo, and one that does."""
     moved = [
         name for name in ("permute_units", "permute_classes", "equivariance") if getattr(config.augment, name)
     ]
@@ -33,7 +33,7 @@ def check(config: TrainConfig, zoo: Zoo) -> None:
             f"model.conditioning 'none' tells the model of no task, but {zoo.path} has {len(tasks)}: "
             "set model.conditioning=classes, or take a zoo of one task"
         )
-    averaged = config.model.kind == "mlp"  # it averages the conditioning vectors
+    averaged = config.model.kind == "mlp"  # the MLP averages the conditioning vectors
     ordered = CONDITIONINGS[told].ordered and not averaged
     if len(tasks) > 1 and not ordered and _ordered_logits(zoo, tasks):
         part = "model.kind 'mlp'" if averaged else f"model.conditioning '{told}'"

@@ -1,4 +1,4 @@
-"""The settings of a run of training, in one place, without the code that uses them."""
+"""The training configuration."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PRECISIONS = ("float32", "bfloat16")
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Everything that decides a run. Times are in steps. `sample` is how its networks are made by default.
+    """The training configuration. Times are in steps; `sample` is the default sampling configuration.
 
     `preset` names the settings that it began from. `descriptions` say in words what names of classes mean, as in a recipe; those of the zoo by default.
 

@@ -1,4 +1,4 @@
-"""Behaviour in the loss: the predicted clean network is decoded and run on images of its task.
+"""Functional loss: the predicted clean network is decoded and run on images of its task.
 
 Squared error weighs every weight alike; this term weighs what the network does. Images are training
 images of the classes in the network's own task, drawn afresh at every step, all networks of the batch

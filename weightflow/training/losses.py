@@ -1,4 +1,4 @@
-r"""What a step of training minimises, term by term.
+r"""The terms of the training loss.
 
     match         squared error of the predicted network (the objective of the flow)
     behaviour     cross-entropy of the decoded prediction on training images of its task, or of networks
@@ -97,7 +97,7 @@ class Loss:
                 used,
                 draws,
             )
-        else:  # nothing is learned from it
+        else:  # the matching loss is switched off
             none = batch.z.new_zeros(len(batch))
             matched = MatchLoss(none, torch.zeros_like(batch.z), torch.zeros_like(batch.z), none)
         error, x_1 = matched.error.mean(), matched.x_1

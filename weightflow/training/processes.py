@@ -112,7 +112,7 @@ class Processes:
         return found
 
     def average(self, tensors: Sequence[Tensor]) -> None:
-        """Replace tensors by their mean over all processes."""
+        """All-reduce tensors to their mean over all processes."""
         if self.count == 1:
             return
         flat = torch.cat([tensor.detach().flatten() for tensor in tensors])
@@ -138,7 +138,7 @@ class Processes:
         return float(said)
 
     def first_alone(self, work: Callable[[], None]) -> None:
-        """The first process does `work` and the others wait; where it fails, all stop."""
+        """Run `work` in the first process while the others wait; if it fails, all stop."""
         failure: Exception | None = None
         if self.first:
             try:

@@ -1,4 +1,4 @@
-"""A run on disk: settings, layout, averaged and raw weights, and the state to go on from.
+"""A run on disk: settings, layout, averaged and raw weights, and the state to resume from.
 
 config.toml               every setting, defaults included, the zoo's identity, and what must be known of
                           the data to use the networks without it
@@ -219,7 +219,7 @@ def read_checkpoint(folder: Path, header: RunHeader) -> Weights:
 
 
 def verify_run(folder: Path) -> list[str]:
-    """What is wrong with a run or a saved generator, one line a file; empty when all is well."""
+    """One line for each missing or damaged file of a run or saved generator; empty if there is none."""
     problems = []
 
     def attempt(read: Callable[[], object]) -> None:

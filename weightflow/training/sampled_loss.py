@@ -1,4 +1,4 @@
-r"""Losses of networks as they are sampled: several from noise under each prompt, in one evaluation.
+r"""Losses of sampled networks: several per prompt, each generated in one evaluation.
 
 Cross-entropy alone is least where every seed gives one network. Three terms keep seeds apart and paths straight.
 

@@ -1,4 +1,4 @@
-"""The loop: canonical weights in, a generator out. Resumes bit for bit.
+"""The training loop, which resumes bit for bit.
 
 One step: draw networks of the zoo, tell them otherwise (`augment`), put noise on them, predict the
 clean ones from words, and compare (`loss`). The averaged weights that held-out networks like best are
@@ -71,7 +71,7 @@ AT_ONCE = 512
 
 @dataclass
 class Progress:
-    """What changes while a run goes on, beside the weights."""
+    """The mutable state of a run beside the weights."""
 
     step: int = 0
     best: float = math.inf
@@ -80,7 +80,7 @@ class Progress:
 
 
 class Trainer:
-    """A zoo, a configuration and a folder; `run` goes on from wherever the folder is."""
+    """Trains a generator on a zoo in a folder; `run` continues from the folder's state."""
 
     def __init__(
         self,
@@ -469,7 +469,7 @@ def _writing(folder: Path, processes: Processes = Processes()) -> Iterator[None]
 
 
 def _told(metrics: Mapping[str, int | float]) -> str:
-    """An evaluation in words."""
+    """An evaluation as text."""
     weights, behaviour = (metrics[f"held_out_{part}"] for part in ("match", "behaviour"))
     return f"held-out {metrics['held_out']:.3f} (weights {weights:.3f}, behaviour {behaviour:.3f})"
 

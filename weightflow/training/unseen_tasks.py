@@ -1,4 +1,4 @@
-"""Tasks beyond the zoo: combinations of its classes that no network was trained on.
+"""Unseen tasks: combinations of the zoo's classes that no network was trained on.
 
 They have no weights to learn from, but behaviour asks for none. The classes are those of the training
 networks; combinations that the zoo holds out, for choosing checkpoints or for the report, never come up,

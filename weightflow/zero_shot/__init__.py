@@ -1,4 +1,4 @@
-"""Where words put a class before anything is generated: rows of the last layer in closed form.
+"""Closed-form rows of the last layer from class vectors (anchors).
 
 regression      class vector -> mean feature of the class -> row (kernel ridge, then linear discriminant)
 fit             its numbers from a zoo, its settings by holding out known classes

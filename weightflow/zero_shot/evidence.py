@@ -1,4 +1,4 @@
-r"""Where the mean feature of a class lies: words say it before, pictures correct it.
+r"""The posterior of a class's mean feature: words give the prior, pictures the likelihood.
 
 Features are Gaussian about the mean mu of their class, with the covariance S that all classes share. Words give the
 prior, n pictures with mean f the likelihood:
@@ -40,7 +40,7 @@ class Spread:
 
 @dataclass(frozen=True)
 class Evidence:
-    """Everything that turns words and pictures into the mean feature of a class, a row, and a class vector."""
+    """Maps words and pictures of a class to its mean feature, its row and its class vector."""
 
     centre: Float[Tensor, " text"]
     known: Float[Tensor, "known text"]

@@ -1,4 +1,4 @@
-"""What the last layer of a population sees: features of images, and their statistics by class.
+"""Inputs of the last layer: features of images, and their statistics by class.
 
 The features are those of the population's mean network, below the layer that owns the class rows. For heads
 on a frozen backbone they are the inputs themselves.

@@ -1,4 +1,4 @@
-"""Fit what words and pictures say of a class to training features; its settings by hiding known classes.
+"""Fit the evidence model to training features; its settings are chosen by hiding known classes.
 
 Each partition hides every known class once. Its mean is then predicted from words and the classes left, with a few of
 its training pictures or none, and validation images of the hidden classes are told apart by the rows that follow. No

@@ -1,4 +1,4 @@
-r"""From the vector of a class to its row of the last layer, in closed form and in two steps.
+r"""Closed-form regression from class vectors to rows of the last layer.
 
 The words say where the features of a class lie: kernel ridge regression on the classes that are known,
 

@@ -1,4 +1,4 @@
-"""Bring a zoo into one frame: scale balance, then weight matching to the running mean.
+"""Canonicalize a zoo: balance scales, then match weights to the running mean.
 
 Networks of different tasks have different logits, so they are compared in a wider architecture with
 one logit for every class of the data set: each network's rows are scattered to the classes they stand

@@ -1,4 +1,4 @@
-"""Data that have changed since the networks of a zoo were trained."""
+"""Detect changes of the data since the networks of a zoo were trained."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The data-set card of a zoo: with it, the folder is a publishable set of text-weight pairs as it lies."""
+"""The data-set card of a zoo, with which its folder can be published."""
 
 from __future__ import annotations
 

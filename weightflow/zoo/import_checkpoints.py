@@ -75,7 +75,7 @@ def own_architecture(files: Sequence[Path]) -> Architecture:
     """What the files say of themselves, as `weightflow export` writes it, for the most classes of any."""
     found = []
     for path in files:
-        text = checkpoint.read(path).metadata.get("architecture")
+        text = checkpoint.read_metadata(path).get("architecture")
         if text is None:
             raise InputError(
                 f"{path} does not say which architecture it is; name a recipe that does, with --recipe"
@@ -148,12 +148,12 @@ def import_zoo(
         data.class_index(found.prompt.classes)
         return found
 
-    _check(files, read)
+    checked = _check(files, read, keep=len(files) <= shard_size)
     tasks: list[tuple[str, ...]] = []
     unfinished.begin(out, WORK)
     for index, start in enumerate(range(0, len(files), shard_size)):
         part = files[start : start + shard_size]
-        networks = [read(path) for path in part]
+        networks = checked or [read(path) for path in part]
         state = {name: torch.cat([n.state[name] for n in networks]) for name in architecture.shapes}
         accuracy = measured(architecture, state, data, [n.task for n in networks])
         records = [
@@ -182,11 +182,15 @@ def import_zoo(
     return len(files)
 
 
-def _check(files: Sequence[Path], read: Callable[[Path], Network]) -> None:
+def _check(files: Sequence[Path], read: Callable[[Path], Network], keep: bool) -> list[Network]:
+    """Read every file; the networks where they are to be kept, nothing otherwise. `InputError` names those that do not fit."""
     odd: dict[Path, str] = {}
+    kept: list[Network] = []
     for path in files:
         try:
-            read(path)
+            network = read(path)
+            if keep:
+                kept.append(network)
         except InputError as error:
             odd[path] = str(error)
     if odd:
@@ -196,3 +200,4 @@ def _check(files: Sequence[Path], read: Callable[[Path], Network]) -> None:
             f"{len(odd)} of {len(files)} files do not fit: {names}; the first because {next(iter(odd.values()))}. "
             "Take them out, name the architecture they have, or set its arguments: --set architecture.arguments.NAME=VALUE"
         )
+    return kept

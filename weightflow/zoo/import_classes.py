@@ -1,4 +1,4 @@
-"""Which classes each of many checkpoints tells apart: from a table beside them, or from their files' names."""
+"""Classes of imported checkpoints, from a table beside them or from file names."""
 
 from __future__ import annotations
 

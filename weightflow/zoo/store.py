@@ -378,7 +378,7 @@ class Zoo(Dataset[StateDict]):
         return self.architecture.trim(state, len(self.records[row].classes))
 
     def verify(self) -> list[str]:
-        """What is wrong with each missing or damaged file, one line each; empty when all is well."""
+        """One line for each missing or damaged file; empty if there is none."""
         shards = [self._problem(index) for index in range(len(self.manifest["shards"]))]
         return [problem for problem in (*shards, *self._other_problems()) if problem is not None]
 
@@ -496,7 +496,7 @@ def has_manifest(folder: Path) -> bool:
 
 
 def remove_manifest(folder: Path) -> None:
-    """The folder is no zoo until its manifest is written again."""
+    """Remove the manifest: the folder is not a zoo until it is written again."""
     (folder / MANIFEST).unlink(missing_ok=True)
 
 

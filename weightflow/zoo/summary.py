@@ -1,4 +1,4 @@
-"""What a zoo holds, in figures and as a histogram."""
+"""Summary statistics of a zoo, with a histogram."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def _histogram(values: np.ndarray, bins: int = 20) -> tuple[np.ndarray, np.ndarr
 
 
 def picture(found: dict[str, Any]) -> str:
-    """The same for people."""
+    """The summary as text."""
     a, accuracy = found["architecture"], found["validation_accuracy"]
     lines = [
         f"{found['path']}: {many(found['networks'], 'network')}, {many(found['shards'], 'shard')}"

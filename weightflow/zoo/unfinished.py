@@ -1,4 +1,4 @@
-"""Folders that a command is filling: marked, so that the same command may begin again where it was killed.
+"""Marks in unfinished output folders, so that the same command can restart after a kill.
 
 The mark is the first file that is written and the last that goes.
 """

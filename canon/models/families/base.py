@@ -1,4 +1,4 @@
-"""What a family is, and how a checkpoint becomes a spec through it."""
+"""The family interface: recognize a bare checkpoint and derive its spec."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A network sketched from its checkpoint: the tensors under their keys, and how a family uses them.
+"""Functional re-implementations of architectures, driven by the keys of a checkpoint.
 
 Symmetries depend neither on stride nor on image size nor on sequence length, so a sketch runs on the
 smallest input that shows the structure. A family is a function of `Tensors` and an input.

@@ -1,4 +1,4 @@
-"""What a network's function depends on and no key or shape holds: heads, activation, what joins layers.
+"""Hyperparameters that keys and shapes do not determine: heads, activations, connections of layers.
 
 Each value has an origin: `--assume`, the `config.json` beside the checkpoint, or the file's metadata. A
 value without one stays unknown, and what depends on it stays in place.

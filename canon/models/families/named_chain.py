@@ -1,4 +1,4 @@
-"""Layers that have names, one after another: `conv1`, `fc1`, `fc2`, or `embedding`, `lstm`, `head`.
+"""Chains of named layers: `conv1`, `fc1`, `fc2`, or `embedding`, `lstm`, `head`.
 
 Keys do not tell how they are joined, so nothing moves unless a person says that they are a chain. Their order is that
 in which the file lists them: that of construction. Files that list keys by the alphabet have lost it; there it has

@@ -1,4 +1,4 @@
-"""What each ATen operation says about the axes it touches; one handler per kind of operation.
+"""Axis constraints of ATen operations; one handler per kind of operation.
 
 A handler receives the context and the operation's arguments by name and returns the axes of the result
 (one list of axes per result). What has no handler here freezes everything it touches.

@@ -1,4 +1,4 @@
-"""What a handler works with: traced tensors, the units, and the table of handlers by operation."""
+"""The context of a handler: traced tensors, the units, and the table of handlers by operation."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class IndexedAxis:
     beside: list[IndexedAxis] = field(default_factory=list)
 
     def use(self) -> None:
-        """Entries are looked up by these numbers."""
+        """Record that entries are looked up by these indices."""
         for one in (self, *self.beside):
             one.used = True
 
@@ -235,14 +235,14 @@ def places(dims: Any, rank: int) -> list[int]:
 
 
 def copies(c: Context, size: int) -> Structure:
-    """A new axis along which every entry is the same: its units may go anywhere."""
+    """A new axis of identical entries, whose units may be permuted freely."""
     axis = c.units.free(size)
     c.units.still(axis)
     return axis
 
 
 def unknown(c: Context, a: SimpleNamespace, out: Any) -> Any:
-    """Nothing is known of the operation: all that it touches stays where it is."""
+    """An unknown operation: freeze every axis that it touches."""
     for argument in vars(a).values():
         for x in argument if isinstance(argument, list | tuple) else [argument]:
             if isinstance(x, Traced):

@@ -1,4 +1,4 @@
-"""Sums of products: the units summed over are those of the other factor. Layers, attention, lookups."""
+"""Contractions (layers, attention, lookups): the contracted units of both factors are the same."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Entry by entry: units move together; what becomes of their scale depends on the function."""
+"""Elementwise operations: units move together; the effect on their scale depends on the function."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ def root(c: Context, a: SimpleNamespace, out: Any) -> list[Structure]:
 
 @handles(*_POINTWISE.split())
 def pointwise(c: Context, a: SimpleNamespace, out: Any) -> Any:
-    """Any function applied entry by entry: its units move together, and bear no scale."""
+    """An elementwise function without scale symmetry: its units move together."""
     if not isinstance(out, Tensor):  # the places where a condition holds
         return unknown(c, a, out)
     axes = [c.axes(x) for x in vars(a).values() if isinstance(x, Traced)]

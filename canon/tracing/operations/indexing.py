@@ -1,4 +1,4 @@
-"""Entries taken by position: slices, splits, indices."""
+"""Selection by position: slices, splits, indices."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Normalisation: the scale before it is gone, a new one begins at its weight and bias."""
+"""Normalization: removes the scale of its input; its weight and bias start a new one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""An operation of which nothing is known: a family's forward puts it where keys and shapes do not tell."""
+"""A placeholder for unknown structure, used by families where keys and shapes do not determine the
+operation.
+"""
 
 from types import SimpleNamespace
 from typing import Any

@@ -1,4 +1,4 @@
-"""Pooling and resizing: leading axes are kept, trailing ones are positions."""
+"""Pooling and resizing: leading axes are preserved, trailing axes are positions."""
 
 from __future__ import annotations
 

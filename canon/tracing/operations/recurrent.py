@@ -1,4 +1,4 @@
-"""Recurrent layers and cells: the gates of a unit move together, and with the axis on which it is read again.
+"""Recurrent layers and cells: the gates of a unit move together with its recurrent input axis.
 
 A weight of G gates lists (gate, unit), row-major. Time runs in one direction, so its axis stays in place. Layers and
 directions have units of their own; the final states of several lie over one another (`Layers`).

@@ -1,4 +1,6 @@
-"""Along an axis: sums and maxima forget its order, softmax keeps it, sorting depends on it."""
+"""Reductions: sums and maxima do not depend on the order of an axis, softmax preserves it, sorting fixes
+it.
+"""
 
 from __future__ import annotations
 

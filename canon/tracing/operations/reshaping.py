@@ -1,4 +1,4 @@
-"""Entries laid out otherwise: reshape, transpose, expand, pad, join."""
+"""Layout changes: reshape, transpose, expand, pad, concatenate."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fourier transforms: positions are mixed, other axes are kept; and complex numbers seen as pairs."""
+"""Fourier transforms (which mix positions and preserve other axes) and complex numbers viewed as pairs."""
 
 from __future__ import annotations
 

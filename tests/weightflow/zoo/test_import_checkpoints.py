@@ -1,6 +1,7 @@
 """Ordinary checkpoints become a zoo; the odd one out is named; a card says what a zoo holds."""
 
 import json
+from collections import Counter
 
 import pytest
 import torch
@@ -54,6 +55,17 @@ def test_what_was_exported_comes_back_with_its_classes_and_accuracies(raw_zoo, t
         assert (new.classes, new.accuracy) == (old.classes, old.accuracy)
         expected = raw_zoo.network(row)
         assert all(torch.equal(tensor, expected[name]) for name, tensor in again.network(row).items())
+
+
+@pytest.mark.parametrize(("shard_size", "times"), [(6, 1), (4, 2)])
+def test_the_weights_of_a_file_are_read_once_or_where_a_shard_does_not_hold_all_twice(
+    raw_zoo, tmp_path, monkeypatch, shard_size, times
+):
+    export_zoo(raw_zoo, tmp_path / "files", 6)
+    files, reads, read = checkpoint_files(tmp_path / "files"), Counter(), checkpoint.read
+    monkeypatch.setattr(checkpoint, "read", lambda path: reads.update([path]) or read(path))
+    import_zoo(files, tmp_path / "zoo", own_architecture(files), "digits", shard_size=shard_size)
+    assert reads == dict.fromkeys(files, times)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What a generator must beat. Each baseline answers the same prompts with networks of its own.
+"""Baselines: each answers the same prompts with networks of its own.
 
 A baseline is a function of what is known, the tasks and a seed; it returns stacked networks, or raises
 `Inapplicable` with the reason. A new one is a function in a file here and a line in `BASELINES`.

@@ -1,4 +1,4 @@
-"""Our own generator with the wrong words: does the text matter?"""
+"""Controls: the same generator with wrong prompts, to test whether the text matters."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A baseline that does not apply to a zoo, and why."""
+"""The exception for a baseline that does not apply to a zoo."""
 
 
 class Inapplicable(Exception):

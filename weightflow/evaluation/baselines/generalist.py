@@ -1,4 +1,4 @@
-"""One network of the same size for all known classes, its rows picked for each prompt.
+"""Generalist: one network of the same size for all known classes; each prompt selects its rows.
 
 What a user would do without a generator: train once, on everything. Where networks are large enough for all
 classes, it is as good as a network for each task; where they are not, it is what specialists are measured

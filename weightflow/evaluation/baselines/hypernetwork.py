@@ -1,4 +1,4 @@
-"""Words to a network without a zoo: the run's own model, trained by what its networks do and by nothing else.
+"""Hypernetwork: the run's model trained by the functional loss alone, without a zoo.
 
 It sees no weights of trained networks and no noise: tasks of known classes are drawn freely and the decoded network
 is run on training images (train once for all personalization). It makes one network a prompt, which no seed

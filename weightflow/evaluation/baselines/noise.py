@@ -32,7 +32,7 @@ def noise(context: EvaluationContext, tasks: Sequence[Task], seed: int, size: fl
 
 
 def noise_as_wide_as_the_zoo(context: EvaluationContext, tasks: Sequence[Task], seed: int) -> StateDict:
-    """As much noise as training networks lie apart: as new as a new network, if new were all."""
+    """Noise of the size of the distance between training networks: as novel as a new network."""
     if not context.is_canonical:
         raise Inapplicable("distances need a canonical zoo")
     return noise(context, tasks, seed, spacing(context))

@@ -1,4 +1,4 @@
-"""Answer with a network that was trained: memory instead of generation."""
+"""Retrieval: answer with a training network."""
 
 from __future__ import annotations
 

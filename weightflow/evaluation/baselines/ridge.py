@@ -1,4 +1,4 @@
-r"""A linear map from words to rows: ridge regression from class vectors to mean rows of the last layer.
+r"""Ridge regression from class vectors to mean rows of the last layer.
 
 With centred class vectors X and mean rows Y of the classes that the zoo knows, and K = X X^T,
 

@@ -1,4 +1,4 @@
-"""What is trained on the features of a frozen backbone: a linear head, or an adapter."""
+"""Heads on the features of a frozen backbone: a linear layer or an adapter."""
 
 from __future__ import annotations
 

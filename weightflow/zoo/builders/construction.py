@@ -1,4 +1,4 @@
-"""A zoo under construction: who trains a shard asks it for one, locks it, and hands the networks in.
+"""A zoo under construction: builders lock a shard, train it and write it.
 
 Shards are written whole or not at all and locked by whoever trains them, so that several builders may
 work in one folder, and that one which is killed costs the shard it was at.

@@ -1,4 +1,4 @@
-"""Locks between processes on one machine or one shared file system: let go of when their holder dies."""
+"""File locks between processes, released when their holder dies."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Build a zoo from a recipe, shard by shard. What is there and sound is kept; the rest is trained."""
+"""Build a zoo from a recipe, shard by shard; valid shards are kept, the rest is trained."""
 
 from __future__ import annotations
 
