@@ -39,8 +39,10 @@ from rich.text import Text
 from typer.core import TyperGroup
 
 from canon.cli.interrupts import deferred as deferred
-from canon.cli.interrupts import message_of, receiving
+from canon.cli.interrupts import finishing as finishing
+from canon.cli.interrupts import ignoring, message_of
 from canon.cli.interrupts import on_interrupt as on_interrupt
+from canon.cli.interrupts import receiving as receiving
 from canon.errors import InputError, InputWarning, WorkError
 from canon.io.json_text import json_text
 from canon.validation import many as many
@@ -94,7 +96,11 @@ def run(app: typer.Typer, arguments: Sequence[str] | None = None, *, name: str |
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal in ASCII shows ? for what it lacks
-    sys.exit(run_cli(app, sys.argv[1:] if arguments is None else arguments, name=name))
+    ignoring(True)  # a finished command takes a moment to unload its libraries
+    code = run_cli(app, sys.argv[1:] if arguments is None else arguments, name=name)
+    if code:
+        ignoring(False)
+    sys.exit(code)
 
 
 def run_cli(app: typer.Typer, arguments: Sequence[str], *, name: str | None = None) -> int:
@@ -232,7 +238,11 @@ def inert(text: str) -> str:
 
 
 def show(result: Mapping[str, Any], text: RenderableType, as_json: bool) -> None:
-    """The result of a command, on standard output: JSON for machines, `text` for people."""
+    """The result of a command, on standard output: JSON for machines, `text` for people.
+
+    The command is finished with it: signals that come later change nothing of what is printed.
+    """
+    finishing()
     if as_json:
         print(json_text(result), flush=True)
     else:

@@ -1,7 +1,8 @@
 """Handling of Ctrl-C and SIGTERM, and the message about what was kept.
 
 Without `deferred`, a signal raises `KeyboardInterrupt` where the program stands. Work whose state is whole
-only between two steps asks `deferred` instead: the first signal then sets a flag, a second one raises.
+only between two steps asks `deferred` instead: the first signal then sets a flag, a second one raises. Once the
+result is written, `finishing` lets the command end as if there were none.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ class Requests:
         self.received: list[int] = []
         self.notes: list[str] = []
         self.deferring = 0
+        self.finishing = False
 
     def __call__(self) -> bool:
         return bool(self.received)
@@ -33,6 +35,8 @@ class Requests:
         return 128 + (self.received[0] if self.received else signal.SIGINT)
 
     def _receive(self, number: int, frame: Any) -> None:
+        if self.finishing:
+            return
         self.received.append(number)
         if not self.deferring or len(self.received) > 1:
             raise KeyboardInterrupt
@@ -47,6 +51,8 @@ _current = Requests()
 def receiving() -> Iterator[Requests]:
     """Within the block, Ctrl-C and SIGTERM are recorded in the yielded `Requests` and raise
     `KeyboardInterrupt`.
+
+    A block within another, as of one command that runs several, records them in both.
     """
     global _current
     if threading.current_thread() is not threading.main_thread():
@@ -57,9 +63,21 @@ def receiving() -> Iterator[Requests]:
     try:
         yield _current
     finally:
+        outer.received += _current.received
         _current = outer
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def finishing() -> None:
+    """From here on Ctrl-C and SIGTERM do nothing: all that is left is to write or to print a finished result."""
+    _current.finishing = True
+
+
+def ignoring(ignored: bool) -> None:
+    """Whether Ctrl-C and SIGTERM do nothing outside of `receiving`, or end the process at once."""
+    for number in _SIGNALS:
+        signal.signal(number, signal.SIG_IGN if ignored else signal.SIG_DFL)
 
 
 @contextmanager

@@ -32,7 +32,7 @@ def read_npz(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
         raise
     except Exception as error:  # zipfile, zlib and numpy raise exceptions of many classes
         raise InputError(
-            f"{path} is damaged or is not a .npz file of plain arrays ({shown(str(error), 120)}); save it again"
+            f"{path} is damaged or is not a .npz file of plain arrays ({shown(str(error), 120)}); save it again, words as array.astype(str)"
         ) from None
     for name, array in arrays.items():
         if not isinstance(array, np.ndarray) or array.dtype.kind not in KINDS or array.ndim == 0:

@@ -46,5 +46,5 @@ def _by_content(path: str | os.PathLike[str]) -> str:
             return ".pt"
     raise InputError(
         f"{path} is not a network: its name ends in none of {', '.join(SUFFIXES)}, and its content is neither safetensors "
-        "nor what torch.save or torch.export.save write"
+        "nor what torch.save or torch.export.save write; save its state_dict with torch.save"
     )

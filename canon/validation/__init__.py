@@ -10,7 +10,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 Check = Callable[[Any], Any]
 
@@ -129,9 +129,13 @@ def integer(low: int = -(2**63), high: int = 2**64 - 1) -> Check:
 
 def number(value: Any) -> float:
     """A finite number."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+    try:
+        finite = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:  # a whole number beyond float64
+        finite = False
+    if not finite:
         raise Invalid(f"expected a finite number, found {shown(value)}")
-    return value
+    return cast(float, value)
 
 
 def positive(value: Any) -> float:

@@ -39,7 +39,8 @@ def changes(event: str, arguments: tuple[Any, ...], folder: str) -> bool:
 class Server(AbstractContextManager["Server"]):
     """Runs commands in processes of their own; -9 where one was killed before its change number `call`.
 
-    A command may begin with settings of its environment, as in a shell: `NAME=value program argument`. With the name of an error (EROFS, ENOSPC) as `call`, every change fails with it.
+    A command may begin with settings of its environment, as in a shell: `NAME=value program argument`. With the name of an error (EROFS, ENOSPC) as `call`, every change fails with it; with a number after it ("ENOSPC 3"), all
+    from that change on.
     """
 
     def __init__(self) -> None:
@@ -75,12 +76,14 @@ def _child(command: Sequence[str], folder: str, call: int | str | None) -> None:
     def hook(event: str, arguments: tuple[Any, ...]) -> None:
         nonlocal seen
         if call is not None and changes(event, arguments, folder):
-            if isinstance(call, str):
-                number = getattr(errno, call)
-                raise OSError(number, os.strerror(number), os.fsdecode(arguments[0]))
-            if seen == call:
-                os.kill(os.getpid(), signal.SIGKILL)
             seen += 1
+            if isinstance(call, str):
+                name, _, first = call.partition(" ")
+                if seen > int(first or 0):
+                    number = getattr(errno, name)
+                    raise OSError(number, os.strerror(number), os.fsdecode(arguments[0]))
+            elif seen > call:
+                os.kill(os.getpid(), signal.SIGKILL)
 
     os.dup2(2, 1)  # standard output is the server's
     settings = list(itertools.takewhile(lambda word: re.match(r"[A-Z_]+=", word), command))

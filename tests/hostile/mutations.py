@@ -260,13 +260,13 @@ def of_folder(folder: Path, draw: random.Random) -> None:
             return
         path = draw.choice(found)
         beside = path.with_name(draw.choice(ODD_NAMES) + path.suffix)
-        is_file = path.is_file() and not path.is_symlink()
+        is_file = path.is_file() and not path.is_symlink() and path.stat().st_size < 1 << 24
         kind = draw.randrange(7)
         if kind == 0:
             path.rename(beside)
         elif kind == 1:
             shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
-        elif kind == 2 and is_file:
+        elif kind == 2 and is_file and beside != path:
             shutil.copyfile(path, beside)
         elif kind == 3 and is_file:
             path.write_bytes(of_bytes(path.read_bytes(), draw))

@@ -14,6 +14,7 @@ import torch
 
 from canon.errors import InputError
 from weightflow.datasets import mnist
+from weightflow.zoo.recipe import read_recipe
 
 SECONDS, BYTES = 20, 2 << 30
 CALL = """
@@ -51,6 +52,11 @@ def bomb(path, gigabytes):
                 file.write(zeros_of((gigabytes << 10, 1 << 20), "|u1"))
                 for _ in range(gigabytes << 4 if name == "inputs" else 1):
                     file.write(bytes(1 << 26))
+
+
+def test_a_recipe_does_not_ask_for_any_number_of_networks():
+    with pytest.raises(InputError, match="asks for 4294967.* networks; a zoo has at most 2000000"):
+        read_recipe("digits", {"tasks": {"seen": 2**32}})
 
 
 def expanded(path):

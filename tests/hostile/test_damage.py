@@ -1,5 +1,6 @@
 """A damaged byte in a file that we wrote is refused, or has no influence on what is read."""
 
+import dataclasses
 import json
 import os
 import random
@@ -16,6 +17,7 @@ from canon.io.digests import with_digest
 from weightflow.cli.main import app
 from weightflow.training import run_store
 from weightflow.training.run_store import read_report
+from weightflow.training.trainer import start
 from weightflow.zoo.canonicalize import read_frame
 from weightflow.zoo.store import Zoo
 
@@ -167,6 +169,17 @@ def test_verify_misses_the_state_of_a_run(run, tmp_path, capsys):
     (tmp_path / "run" / "state.safetensors").unlink()
     assert call("verify", tmp_path / "run") == 1
     assert "state.safetensors is missing" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["checkpoint.safetensors", "state.safetensors"])
+def test_verify_misses_that_files_are_of_two_runs(name, run, zoo, tiny_config, tmp_path, capsys):
+    model = dataclasses.replace(tiny_config.model, width=8)
+    start(zoo, dataclasses.replace(tiny_config, steps=1, model=model), tmp_path / "other").run()
+    assert call("verify", tmp_path / "other") == 0
+    shutil.copytree(run, tmp_path / "run")
+    shutil.copyfile(tmp_path / "other" / name, tmp_path / "run" / name)
+    assert call("verify", tmp_path / "run") == 1
+    assert "state.safetensors is of another model than" in capsys.readouterr().out
 
 
 def test_verify_refuses_what_is_neither(tmp_path, capsys):

@@ -9,11 +9,14 @@ import numpy as np
 import pytest
 
 from canon.cli import console
+from canon.cli.main import app as canon_app
 from canon.errors import InputError
 from tests.hostile import programs
 from weightflow import datasets
 from weightflow.backbones import read_backbone
 from weightflow.cli.main import app
+
+APPS = {"canon": canon_app, "weightflow": app}
 
 
 def call(*arguments):
@@ -133,6 +136,33 @@ def test_a_manifest_names_no_file_elsewhere(folder, capsys, entry):
     rewrite(folder, manifest=entry)
     assert call("evaluate", folder) == 2
     assert "zoo.json: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "canon inspect {0}",
+        "canon merge {0} {0} --out o.pt",
+        "canon align {0} {0} --out o",
+        "canon verify {0} {0}",
+        "weightflow evaluate {0}",
+        "weightflow sample {0} --classes one,two --out o",
+        "weightflow zoo import {0} --dataset digits --out o",
+        "weightflow zoo import {1} --dataset digits --out o",
+        "weightflow enhance {0} --run {2} --out o.safetensors",
+    ],
+)
+@pytest.mark.parametrize("content", [b"\x08\x0a\x12\x07pytorch" + bytes(100), b"\x80\x02cos\nsystem\n."])
+def test_an_onnx_model_is_not_read(line, content, run, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models").mkdir()
+    path = tmp_path / "models" / "x.onnx"
+    path.write_bytes(content)
+    program, *words = line.format(path, path.parent, run).split()
+    assert console.run_cli(APPS[program], words, name=program) == 2
+    (said,) = capsys.readouterr().err.strip().splitlines()
+    assert "unexpected" not in said
+    assert os.listdir(tmp_path) == ["models"]
 
 
 def test_words_of_no_class_are_refused_before_anything_is_trained(tmp_path, capsys):

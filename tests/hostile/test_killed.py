@@ -133,6 +133,7 @@ COMMANDS = {
     "export": ("weightflow export {0}/nets --out {1}/out -q", ""),
     "export again": ("weightflow export {0}/nets --out {1}/out -q", "files"),
     "export programs": ("weightflow export {0}/nets --format pt2 --out {1}/out -q", ""),
+    "export onnx": ("weightflow export {0}/nets --format onnx --out {1}/out -q", ""),
     "export generator": ("weightflow export {0}/run --format pretrained --out {1}/out", ""),
     "card": ("weightflow zoo card {1}/out", "zoo"),
     "report": ("weightflow report {1}/out --limit 2 -q", "run"),
@@ -174,7 +175,12 @@ COMMANDS = {
 }
 GOES_ON = {"train": " --resume"}
 """What is added to a command that was killed: without it a run that has begun is refused, which names it."""
-NEEDS = {"take": "torchvision", "align folders": "transformers", "merge folders": "transformers"}
+NEEDS = {
+    "take": "torchvision",
+    "export onnx": "onnxruntime",
+    "align folders": "transformers",
+    "merge folders": "transformers",
+}
 QUICK = {"sample", "sample over", "import", "export again", "card", "apply"}
 READ_ONLY = {
     "inspect": "canon inspect {0}/a.pt",
@@ -285,6 +291,29 @@ def test_a_disk_that_cannot_be_written_is_said_at_once_and_nothing_is_lost(comma
     assert files(folder) == whole
     assert server.run(work, folder, "ENOSPC") == 1
     assert files(folder) == whole
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", COMMANDS)
+def test_work_goes_on_after_a_disk_was_full(command, ready, server, tmp_path):
+    """From its second change on, and from later ones."""
+    if command in NEEDS:
+        pytest.importorskip(NEEDS[command])
+    line, before = COMMANDS[command]
+    folder = tmp_path / "work"
+    work, again = (words(one, ready, folder) for one in (line, line + GOES_ON.get(command, "")))
+    prepare(folder, ready, before)
+    assert server.run(work, folder) == 0
+    whole, there = files(folder), names(folder)
+    for call in (1, 3, 6, 12, 24, 48):
+        prepare(folder, ready, before)
+        code = server.run(work, folder, f"ENOSPC {call}")
+        if code == 0:
+            break
+        assert code == 1, f"full at change {call}: exit code {code}"
+        assert 0 in (server.run(again, folder), server.run(work, folder)), f"full at change {call}: refused"
+        assert files(folder) == whole, f"full at change {call}"
+        assert names(folder) == there, f"full at change {call}: {sorted(names(folder) ^ there)} left"
 
 
 NEW = [name for name, (_, before) in COMMANDS.items() if not before]

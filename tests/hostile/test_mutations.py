@@ -25,6 +25,7 @@ from canon.cli import console
 from canon.cli.main import app as canon_app
 from canon.errors import InputError
 from canon.io import checkpoint
+from canon.io.files import sha256
 from tests.hostile import mutations, programs
 from weightflow import config
 from weightflow.backbones import BackboneCard, write_backbone
@@ -666,6 +667,48 @@ def test_mutated_files_of_published_data_sets(kind, count, published, tmp_path, 
         with contextlib.suppress(InputError):  # any other error is none that a person can do something about
             assert load(name).train.inputs[:].isfinite().all(), number
         assert time.monotonic() - begun < SECONDS, number
+    load.cache_clear()
+
+
+def test_a_cache_that_never_ends_is_made_anew(files, tmp_path, monkeypatch):
+    monkeypatch.setenv("WEIGHTFLOW_CACHE", str(tmp_path))
+    load.cache_clear()
+    whole = load(f"npz:{files}/images.npz").train.inputs[:].clone()
+    (sums,) = tmp_path.rglob(decoded_cache.HASHES)
+    sums.unlink()
+    sums.symlink_to("/dev/zero")
+    load.cache_clear()
+    decoded_cache._is_whole.cache_clear()
+    assert torch.equal(load(f"npz:{files}/images.npz").train.inputs[:], whole)
+    assert not sums.is_symlink()
+    load.cache_clear()
+
+
+def cut(array):
+    return array[:5]
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("train.npy", cut),
+        ("train_keys.npy", cut),
+        ("train_labels.npy", cut),
+        ("train_labels.npy", np.ndarray.tobytes),
+    ],
+)
+def test_a_cache_whose_sums_are_right_and_arrays_are_not_is_named(name, change, files, tmp_path, monkeypatch):
+    monkeypatch.setenv("WEIGHTFLOW_CACHE", str(tmp_path))
+    load.cache_clear()
+    load(f"npz:{files}/images.npz")
+    (path,) = tmp_path.rglob(name)
+    np.save(path, change(np.load(path)))
+    sums = path.with_name(decoded_cache.HASHES)
+    sums.write_text(json.dumps(json.loads(sums.read_text()) | {name: sha256(path)}))
+    load.cache_clear()
+    decoded_cache._is_whole.cache_clear()
+    with pytest.raises(InputError, match=r"is damaged \(.*delete it; the data set is decoded again"):
+        load(f"npz:{files}/images.npz")
     load.cache_clear()
 
 

@@ -8,6 +8,7 @@ import shutil
 import time
 from html.parser import HTMLParser
 
+import numpy as np
 import pytest
 from rich.progress import Progress, TextColumn
 from rich.table import Table
@@ -17,8 +18,10 @@ from canon.cli import console
 from canon.errors import InputError
 from canon.validation import markdown, shown
 from weightflow.cli.main import app
+from weightflow.data.types import from_arrays
 from weightflow.text import Prompt
-from weightflow.zoo.store import Zoo
+from weightflow.text.description import Description
+from weightflow.zoo.store import Zoo, write_shard
 
 NAMES = ["\x1b[2J", "\u202egnp.exe", "a\nb", "\x07", "\x9b31m"]
 
@@ -45,6 +48,32 @@ def test_names_are_inert_in_tables_and_progress_bars(name):
         bar.add_task("", note=name)
     assert shown.getvalue().replace("\n", "").isprintable()
     assert ("[bold red]x[/]" in shown.getvalue()) == (name == "[bold red]x[/]")
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [("a\x1bb", "control characters"), ("a\nb", "control"), ("x" * 1001, "1001 characters")],
+)
+def test_names_that_no_file_can_keep_are_refused_before_the_work(name, found, raw_zoo, tmp_path):
+    inputs, labels = np.arange(400.0).reshape(100, 4), np.arange(100) % 2
+    with pytest.raises(InputError, match=f"the class .* has .*{found}"):
+        from_arrays("x", ["a", name], inputs, labels, divisor=1.0, licence="")
+    with pytest.raises(InputError, match=f"the data set .* has .*{found}"):
+        from_arrays(name, ["a", "b"], inputs, labels, divisor=1.0, licence="")
+    with pytest.raises(InputError, match=f"the class .* has .*{found}"):
+        Prompt(("one", name))
+    with pytest.raises(InputError, match=f"the class .* has .*{found}"):
+        Prompt(("one", "two"), (Description.of("one"), Description("two", (name,))))
+    record = dataclasses.replace(raw_zoo.records[0], classes=("one", name))
+    with pytest.raises(InputError, match=f"network {record.id} cannot be kept in a zoo: classes"):
+        write_shard(tmp_path, 0, raw_zoo.load([0]), [record])
+    assert not list(tmp_path.rglob("*.safetensors"))
+
+
+def test_a_class_with_an_empty_name_is_refused():
+    inputs, labels = np.arange(400.0).reshape(100, 4), np.arange(100) % 2
+    with pytest.raises(InputError, match="data set 'x': class 1 has an empty name"):
+        from_arrays("x", ["a", " "], inputs, labels, divisor=1.0, licence="")
 
 
 def test_colours_of_our_own_stay():

@@ -14,8 +14,11 @@ from canon.cli import console
 from canon.errors import InputError
 from canon.io.files import atomic_write
 from weightflow.cli.main import app
+from weightflow.generator import hub_model, populations
+from weightflow.report import parts
 from weightflow.training import run_store, trainer
 from weightflow.zoo import unfinished
+from weightflow.zoo.builders import file_lock
 from weightflow.zoo.canonicalize import canonicalize_zoo
 from weightflow.zoo.store import Zoo
 
@@ -133,6 +136,60 @@ def test_an_earlier_population_survives_a_full_disk(run, tmp_path, capsys, monke
     assert call("sample", run, "--classes", "three, four", "--out", out) == 1
     assert files(out) == before
     assert os.listdir(tmp_path) == ["out"]
+
+
+def no_space(*arguments, **more):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_sampling_whose_manifest_was_not_written_is_not_said_to_be_sound(run, tmp_path, capsys, monkeypatch):
+    out = tmp_path / "out"
+    for earlier in (False, True):
+        monkeypatch.setattr(populations, "write_manifest", no_space)
+        assert call("sample", run, "--classes", "one, two", "--out", out) == 1
+        state = "is as it was" if earlier else "is not finished"
+        assert f"{out} {state}; run the same command again, which" in capsys.readouterr().err
+        monkeypatch.undo()
+        assert call("sample", run, "--classes", "one, two", "--out", out, "-q") == 0
+        assert os.listdir(tmp_path) == ["out"]
+
+
+def test_a_generator_that_was_not_written_is_named(run, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(hub_model.HubModel, "generate_model_card", no_space)
+    assert call("export", run, "--format", "pretrained", "--out", tmp_path / "out") == 1
+    assert f"error: {tmp_path}/out was not written: No space left" in capsys.readouterr().err
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_part_of_a_report_that_was_not_written_is_not_kept(tmp_path, monkeypatch):
+    kept = parts.Parts(tmp_path / "x.json")
+    kept.get("a", lambda: 1)
+    monkeypatch.setattr(parts, "atomic_write", no_space)
+    with pytest.raises(OSError, match="No space"):
+        kept.get("b", lambda: 2)
+    assert len(kept) == 1
+
+
+def test_a_state_that_was_not_written_is_not_said_to_be_saved(run, zoo, tmp_path, monkeypatch):
+    shutil.copytree(run, tmp_path / "run")
+    found = trainer.resume(zoo, tmp_path / "run")
+    found.progress, saved = dataclasses.replace(found.progress, step=100), found.saved
+    monkeypatch.setattr(trainer.checkpoint, "write", no_space)
+    with pytest.raises(OSError, match="No space"):
+        found.save()
+    assert found.saved == saved
+
+
+def test_a_lock_on_a_read_only_disk_is_wrong_input(tmp_path, monkeypatch):
+    def read_only(*arguments, **more):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(file_lock.FileLock, "acquire", read_only)
+    with (
+        pytest.raises(InputError, match="lock cannot be written: Read-only"),
+        file_lock.holding(tmp_path / ".lock", wait=False),
+    ):
+        pass
 
 
 def test_a_checkpoint_older_than_the_state_is_written_again(run, zoo, tmp_path):

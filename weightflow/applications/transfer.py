@@ -38,12 +38,14 @@ def transfer(
     images: int | None = None,
     progress: Callable[[int], None] = lambda steps: None,
     expect: Callable[[int], None] = lambda steps: None,
+    finished: Callable[[str, dict[int, Tensor]], None] = lambda start, accuracies: None,
 ) -> Accuracies:
     """Test accuracy (networks,) on `task` of each start after so many epochs, fractions.
 
     `starts` are stacks of networks of one architecture. `images`: training images of each class, all by
     default. The steps of `recipe` are replaced by those of the epochs. Network i of every start has seed i.
-    `progress` is told of steps, each network's counted, after `expect` was told how many there are.
+    `progress` is told of steps, each network's counted, after `expect` was told how many there are; `finished` of
+    each start and its accuracies as soon as they are known.
     """
     data = task.data
     check_inputs(architecture, data)
@@ -62,6 +64,7 @@ def transfer(
         )
         for count in epochs:
             found[name][count] = evaluate_networks(architecture, trained[steps[count]], tasks).accuracy
+        finished(name, found[name])
     return found
 
 

@@ -42,7 +42,8 @@ def held_out_prompts(zoo: Zoo) -> list[str]:
 
 def _run(app: typer.Typer, arguments: list[str]) -> None:
     console.say(f"\n$ {_as_typed(arguments)}")
-    app(arguments, standalone_mode=False)
+    with console.receiving():  # a step that is finished does not end the demo
+        app(arguments, standalone_mode=False)
 
 
 def _as_typed(arguments: list[str]) -> str:

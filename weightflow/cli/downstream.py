@@ -13,6 +13,7 @@ from weightflow.cli.options import Device
 
 if TYPE_CHECKING:
     from weightflow.applications.strength_sweep import StrengthResult
+    from weightflow.applications.transfer import Accuracies
 
 app = typer.Typer()
 
@@ -180,6 +181,8 @@ def transfer(
 ) -> None:
     """Fine-tune networks on other data, compared with random initializations and networks of a zoo.
 
+    Ctrl-C prints the figures of the kinds that are finished.
+
     Example: [bold]weightflow transfer nets --dataset mnist --classes "one, two"[/]
     """
     from weightflow.applications.transfer import random_starts, starts_of
@@ -204,20 +207,40 @@ def transfer(
                 f"{zoo} holds {other.architecture.to_json()}; {networks} holds {given.architecture.to_json()}"
             )
         starts["zoo"] = starts_of(other, len(task.classes), many)
-    with computing_on(device), console.progress(None, "training", quiet=quiet) as steps:
-        found = transfer_networks(
-            given.architecture, starts, task, budgets, recipe, images, steps.advance, steps.expect
-        )
-    figures = {
-        name: {e: {"mean": float(a.mean()), "std": float(a.std(correction=0))} for e, a in own.items()}
-        for name, own in found.items()
-    }
-    lines = [f"{dataset}: {', '.join(task.classes)}; test accuracy, %, chance {100 * chance([task]):.1f}"]
-    lines.append("  epochs" + "".join(f"{name:>16}" for name in figures))
-    for e in budgets:
-        cells = [f"{100 * own[e]['mean']:.1f} ± {100 * own[e]['std']:.1f}" for own in figures.values()]
-        lines.append(f"  {e:6}" + "".join(f"{cell:>16}" for cell in cells))
-    console.show({"classes": task.classes, "networks": many, "accuracy": figures}, "\n".join(lines), as_json)
+    found: Accuracies = {}
+
+    def show() -> None:
+        figures = {
+            name: {e: {"mean": float(a.mean()), "std": float(a.std(correction=0))} for e, a in own.items()}
+            for name, own in found.items()
+        }
+        lines = [f"{dataset}: {', '.join(task.classes)}; test accuracy, %, chance {100 * chance([task]):.1f}"]
+        lines.append("  epochs" + "".join(f"{name:>16}" for name in figures))
+        for e in budgets:
+            cells = [f"{100 * own[e]['mean']:.1f} ± {100 * own[e]['std']:.1f}" for own in figures.values()]
+            lines.append(f"  {e:6}" + "".join(f"{cell:>16}" for cell in cells))
+        told = {"classes": task.classes, "networks": many, "accuracy": figures}
+        console.show(told, "\n".join(lines), as_json)
+
+    try:
+        with computing_on(device), console.progress(None, "training", quiet=quiet) as steps:
+            transfer_networks(
+                given.architecture,
+                starts,
+                task,
+                budgets,
+                recipe,
+                images,
+                steps.advance,
+                steps.expect,
+                found.__setitem__,
+            )
+    except (KeyboardInterrupt, Exception) as stop:
+        if found:
+            show()
+            stop.add_note(f"the figures are those of {', '.join(found)}; {', '.join(starts)} were asked for")
+        raise
+    show()
 
 
 def _epochs(text: str) -> list[int]:

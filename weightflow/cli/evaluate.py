@@ -99,7 +99,8 @@ def report(
             expect=bar.expect,
             parts=parts,
         )
-    page = found.save(folder)
+        console.finishing()
+        page = found.save(folder)
     parts.remove()
     console.show(found, rich_tables(found), as_json)
     if not as_json:
@@ -113,7 +114,8 @@ def _keeping(parts: Parts) -> Iterator[None]:
         yield
     except (KeyboardInterrupt, Exception) as stop:
         stop.add_note(
-            f"{len(parts)} parts of the report are kept in {parts.path}; run the same command again to go on"
+            f"{console.many(len(parts), 'part')} of the report {'is' if len(parts) == 1 else 'are'} kept in "
+            f"{parts.path}; run the same command again to go on"
             if len(parts)
             else "nothing was written; run the same command again"
         )

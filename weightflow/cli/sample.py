@@ -136,15 +136,21 @@ def sample(
 @contextmanager
 def _keeping(out: Path) -> Iterator[list[int]]:
     """Ctrl-C, SIGTERM and errors say how many networks are on disk; the caller appends their numbers."""
+    from weightflow.zoo.store import manifest_version
+
     kept: list[int] = []
+    before = manifest_version(out)
     try:
         yield kept
     except (KeyboardInterrupt, Exception) as stop:
-        replace = "run the same command to replace it"
-        nothing = "nothing was written; run the same command again"
-        stop.add_note(
-            f"{console.many(sum(kept), 'network')} in {out}, a sound zoo; {replace}" if kept else nothing
-        )
+        if not kept:
+            stop.add_note("nothing was written; run the same command again")
+        elif manifest_version(out) != before:
+            networks = console.many(sum(kept), "network")
+            stop.add_note(f"{networks} in {out}, a sound zoo; run the same command to replace it")
+        else:
+            state = "is not finished" if before is None else "is as it was"
+            stop.add_note(f"{out} {state}; run the same command again, which begins anew")
         raise
 
 

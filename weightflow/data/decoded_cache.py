@@ -26,7 +26,7 @@ import numpy as np
 import torch
 
 from canon.errors import InputError
-from canon.io.files import explain, remove_left_behind, sha256, temporary_name
+from canon.io.files import explain, read_bounded, reading, remove_left_behind, sha256, temporary_name
 from canon.validation import parse_json
 from weightflow.data.locations import cache_folder
 from weightflow.data.partition import fingerprint, parts_by_content, stratified_parts
@@ -104,14 +104,14 @@ def _explained(folder: Path, error: OSError) -> Exception:
     if error.filename and not str(error.filename).startswith(str(cache_folder())):
         return InputError(f"{error.filename} cannot be read: {error.strerror}")
     found = explain(folder, error)
-    return type(found)(f"{found}, or set WEIGHTFLOW_CACHE to another folder")
+    return type(found)(f"{found}; set WEIGHTFLOW_CACHE to keep decoded data in another folder")
 
 
 @cache
 def _is_whole(folder: Path) -> bool:
     """Whether every file of a cache folder is as it was written; looked at once in a process."""
     try:
-        hashes = parse_json((folder / HASHES).read_bytes(), 1 << 20)
+        hashes = parse_json(read_bounded(folder / HASHES, 1 << 20))
         found = {path.name for path in folder.iterdir()} - {HASHES}
         return found == hashes.keys() and all(sha256(folder / name) == hashes[name] for name in found)
     except (OSError, ValueError, AttributeError):
@@ -145,6 +145,14 @@ class _Part:
     labels: np.ndarray
     keys: np.ndarray | None
 
+    def check(self) -> None:
+        """`ValueError` where the arrays are not of the same examples."""
+        if (
+            self.labels.ndim != 1
+            or len({len(own) for own in (self.inputs, self.labels, self.keys) if own is not None}) > 1
+        ):
+            raise ValueError("its arrays are of different numbers of examples")
+
     @classmethod
     def read(cls, folder: Path, name: str) -> _Part | None:
         if not (folder / f"{name}.npy").exists():
@@ -175,12 +183,14 @@ def from_folder(
     Inputs are standardised by channel (images), by feature (rows, where `per_feature`) or as a whole, by training
     examples alone; words stay the numbers that they are.
     """
-    names = json.loads((folder / NAMES).read_text(encoding="utf-8"))
     remarks = folder / REMARKS
-    found = {part: own for part in PARTS if (own := _Part.read(folder, part)) is not None}
-    for own in found.values():
-        check_labels(name, own.labels, names)
-    train = found["train"]
+    with reading(folder, "delete it; the data set is decoded again"):
+        names = json.loads((folder / NAMES).read_text(encoding="utf-8"))
+        found = {part: own for part in PARTS if (own := _Part.read(folder, part)) is not None}
+        for own in found.values():
+            own.check()
+            check_labels(name, own.labels, names)
+        train = found["train"]
     shares = {"test": test_fraction, "validation": validation_fraction}
     cut = [part for part in shares if part not in found]
     fractions = [shares[part] for part in cut]

@@ -12,10 +12,35 @@ import torch
 from torch import Tensor
 
 from canon.errors import InputError
-from canon.validation import Check, Invalid, either, items, number, positive, record
+from canon.validation import (
+    Check,
+    Invalid,
+    either,
+    items,
+    many,
+    number,
+    positive,
+    record,
+    shown,
+    text,
+)
 from weightflow.data.class_groups import labels_of_classes
 from weightflow.data.partition import content_keys, fingerprint, parts_by_content, stratified_parts
 from weightflow.registry import suggest
+
+NAME = text(limit=1000)
+"""Of a class or a data set, as files keep it."""
+
+
+def check_name(what: str, name: str) -> None:
+    """`InputError` where `name` cannot be kept in a file: found out before the work, not when the file is read."""
+    try:
+        NAME(name)
+    except Invalid:
+        found = f"{len(name)} characters" if len(name) > 1000 else "control characters"
+        raise InputError(
+            f"{what} '{shown(name)}' has {found}; use a name of at most 1000 visible ones"
+        ) from None
 
 
 @dataclass(frozen=True)
@@ -164,6 +189,13 @@ class ClassificationData:
     remarks: tuple[str, ...] = ()
     rows_as: tuple[int, ...] = ()
 
+    def __post_init__(self) -> None:
+        check_name("the data set", self.name)
+        for label, name in enumerate(self.class_names):
+            if not name.strip():
+                raise InputError(f"data set '{self.name}': class {label} has an empty name; give it one")
+            check_name(f"data set '{self.name}': the class", name)
+
     @property
     def picture_shape(self) -> tuple[int, ...]:
         """(channels, height, width) of an example that can be looked at; nothing where it is not a picture."""
@@ -237,14 +269,17 @@ def check_labels(name: str, labels: np.ndarray, class_names: Sequence[str]) -> N
 def check_parts(name: str, class_names: Sequence[str], parts: dict[str, np.ndarray]) -> None:
     """`InputError` where a class has no example in one of the splits; `parts` holds labels by split."""
     counts = {split: np.bincount(labels, minlength=len(class_names)) for split, labels in parts.items()}
-    for label, class_name in enumerate(class_names):
-        empty = [split for split, count in counts.items() if count[label] == 0]
-        if empty:
-            total = sum(int(count[label]) for count in counts.values())
-            raise InputError(
-                f"data set '{name}': class '{class_name}' has {total} examples, too few: none is left for "
-                f"{' and '.join(empty)}; add some or leave the class out"
-            )
+    without = np.flatnonzero(np.any([count == 0 for count in counts.values()], axis=0))
+    if not len(without):
+        return
+    label, *others = without.tolist()
+    empty = " and ".join(split for split, count in counts.items() if count[label] == 0)
+    total = sum(int(count[label]) for count in counts.values())
+    more = f"; the same of {len(others)} more" if others else ""
+    raise InputError(
+        f"data set '{name}': class '{class_names[label]}' has {many(total, 'example')}, too few: none is left for {empty} "
+        f"(where a split is not given, an example's content decides it); add some or leave the class out{more}"
+    )
 
 
 def from_arrays(

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from canon.errors import InputError
 from canon.io.files import require_file
@@ -160,7 +160,8 @@ class _Probe:
                 image.load()
                 picture = eight_bits(upright(image)).convert(self.mode)
         except UNREADABLE as error:
-            self.corrupt.append(f"{file.path} ({shown(str(error), 200)})")
+            known = not isinstance(error, UnidentifiedImageError)  # whose text is an address in memory
+            self.corrupt.append(f"{file.path} ({shown(str(error), 200) if known else 'of no image format'})")
             return None
         self.key = content_key(content)
         if self.options.size is not None:

@@ -40,7 +40,9 @@ def interval(
     level: float = 0.95,
     bounds: tuple[float, float] = (-float("inf"), float("inf")),
 ) -> Interval:
-    """The mean of values and the interval that holds the true mean in `level` of all samples.
+    """The mean of values and the interval that holds the true mean in about `level` of all samples.
+
+    Fewer where few values are strongly skewed, see docs/evaluation.md.
 
     Args:
         values: (n,) independent values.

@@ -1,4 +1,8 @@
-"""Several processes on this machine."""
+"""Several processes on this machine.
+
+A worker unpickles this module before anything else. It must not import torch, which takes seconds: until a worker
+watches its owner, it outlives one that is killed.
+"""
 
 from __future__ import annotations
 
@@ -13,10 +17,7 @@ from contextlib import contextmanager
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
-import torch
-
 from canon.errors import WorkError
-from weightflow.device import computing_on
 from weightflow.executors.base import RETRIES, Item, RemoteExecutor, Result, Submit
 
 
@@ -48,6 +49,8 @@ class _Crew:
         self._start()
 
     def _start(self) -> None:
+        import torch
+
         # spawn: a forked copy of a process that has used torch's threads may hang
         context = multiprocessing.get_context("spawn")
         theirs, self._alive = context.Pipe(duplex=False)
@@ -102,9 +105,11 @@ class _Crew:
 
 
 def _begin(threads: int, alive: Connection) -> None:
-    torch.set_num_threads(threads)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the parent handles it
     threading.Thread(target=_end_with, args=(alive,), daemon=True).start()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the parent handles it
+    import torch
+
+    torch.set_num_threads(threads)
 
 
 def _end_with(alive: Connection) -> None:
@@ -114,5 +119,7 @@ def _end_with(alive: Connection) -> None:
 
 
 def _call(function: Callable[[Item], Result], item: Item, device: str) -> Result:
+    from weightflow.device import computing_on
+
     with computing_on(device):
         return function(item)

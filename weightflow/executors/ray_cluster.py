@@ -15,7 +15,6 @@ from importlib.util import find_spec
 from typing import Any
 
 from canon.errors import InputError, WorkError
-from weightflow.device import computing_on
 from weightflow.executors.base import RETRIES, Item, RemoteExecutor, Result, Submit
 from weightflow.registry import PLUGINS
 
@@ -118,5 +117,7 @@ def _call(function: Callable[[Item], Result], item: Item, device: str, version: 
             f"a worker of the Ray cluster has weightflow {_version()} and this process {version}; install the same "
             "version on every machine"
         )
+    from weightflow.device import computing_on
+
     with computing_on(device):
         return function(item)

@@ -10,6 +10,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -57,20 +58,28 @@ def _safetensors(given: ExportedNetwork, prepared: bool) -> Write:
 def _program(make: Callable[[torch.nn.Module, Tensor, Mapping[str, str]], bytes]) -> Make:
     def made(given: ExportedNetwork, prepared: bool) -> Write:
         module, example = (given.model.network, given.prepared) if prepared else (given.model, given.example)
-        takes = {
-            "inputs": "prepared" if prepared else "raw",
-            "input_shape": json.dumps(list(example.shape[1:])),
-            "input_dtype": str(example.dtype).removeprefix("torch."),
-        }
-        content = make(module, example, {**given.metadata, **takes})
+        takes = _inputs_of(given, prepared)
+        content = make(
+            module, example, {**given.metadata, **takes, "input_shape": json.dumps(takes["input_shape"])}
+        )
         return lambda path: atomic_write(path, content)
 
     return made
 
 
+def _inputs_of(given: ExportedNetwork, prepared: bool) -> dict[str, Any]:
+    """What a program takes: raw or prepared inputs, the shape of one and the kind of number that it was traced with."""
+    example = given.prepared if prepared else given.example
+    return {
+        "inputs": "prepared" if prepared else "raw",
+        "input_shape": list(example.shape[1:]),
+        "input_dtype": str(example.dtype).removeprefix("torch."),
+    }
+
+
 SAFETENSORS = "safetensors"
 SOURCE = folders.SOURCE
-"""Says which population the files of a folder are of."""
+"""Says which population the files of a folder are of, and what inputs its programs take."""
 FORMATS: dict[str, Make] = {
     "safetensors": _safetensors,
     "pt2": _program(pt2_bytes),
@@ -89,8 +98,8 @@ def export_zoo(
     """Write the first `count` networks (all by default) as `ID.FORMAT`, trimmed to their classes.
 
     Programs take raw inputs (bytes where the data are bytes; images where the networks are heads, whose programs hold
-    the backbone) and prepare them, or `prepared` ones as they are; the metadata says which, and
-    how inputs are prepared. Their outputs were compared with the network's before they are written.
+    the backbone) and prepare them, or `prepared` ones as they are; the metadata and `networks.json` say which, of
+    what shape, and how inputs are prepared. Their outputs were compared with the network's before they are written.
     Raises `InputError` where the format cannot express the network, or the folder holds other networks; then nothing
     is written.
     """
@@ -100,7 +109,7 @@ def export_zoo(
         raise InputError(f"{zoo.path} holds no network")
     require_place(folder)
     make, facts = pick(FORMATS, format, "format"), facts_of(zoo)
-    _require_own(folder, zoo)
+    source = _source(folder, zoo)
     features, example = None, None
     if format != SAFETENSORS and not prepared:
         features = _features(facts)
@@ -119,32 +128,34 @@ def export_zoo(
         }
         path, ready = folder / f"{record.id}.{format}", zoo.architecture.example(2)
         plain = zoo.architecture.trim(state, len(record.classes))
-        write = make(
-            ExportedNetwork(plain, model, ready if example is None else example, ready, own), prepared
-        )
+        given = ExportedNetwork(plain, model, ready if example is None else example, ready, own)
+        write = make(given, prepared)
         if not written:  # not before something can be written, and before it is: a killed export goes on
             folder.mkdir(parents=True, exist_ok=True)
-            atomic_write(folder / SOURCE, json.dumps({"zoo": zoo.identity}))
+            if format != SAFETENSORS:
+                source[format] = _inputs_of(given, prepared)
+            atomic_write(folder / SOURCE, json.dumps(source))
         write(path)
         written.append(path)
         progress(1)
     return written
 
 
-def _require_own(folder: Path, zoo: Zoo) -> None:
-    """`InputError` where the folder holds networks that are not this zoo's: ids of several are alike."""
-    held = sorted(p.name for f in FORMATS for p in folder.glob(f"*.{f}")) if folder.is_dir() else []
-    if not held:
-        return
-    source = folder / SOURCE
+def _source(folder: Path, zoo: Zoo) -> dict[str, Any]:
+    """What `SOURCE` says; `InputError` where the folder holds networks that are not this zoo's: ids of several are alike."""
+    source, new = folder / SOURCE, {"zoo": zoo.identity}
     try:
-        own = source.exists() and parse_json(read_bounded(source, 1 << 16)).get("zoo") == zoo.identity
-    except (Invalid, AttributeError):
-        own = False
-    if not own:
+        found = parse_json(read_bounded(source, 1 << 16)) if source.exists() else None
+    except Invalid:
+        found = None
+    if isinstance(found, dict) and found.get("zoo") == zoo.identity:
+        return found
+    held = sorted(p.name for f in FORMATS for p in folder.glob(f"*.{f}")) if folder.is_dir() else []
+    if held:
         raise InputError(
             f"{folder} holds other networks (such as {held[0]}); choose another folder, or delete it"
         )
+    return new
 
 
 def _features(facts: DataInfo) -> Features | None:

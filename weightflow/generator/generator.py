@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from canon.errors import InputError
-from canon.io.files import reading
+from canon.io.files import explain, reading
 from canon.io.folders import require_place
 from canon.types import PathLike, StateDict
 from weightflow.batched import batch_norm
@@ -548,5 +548,9 @@ def save_generator(flow: Flow, folder: Path) -> None:
         if folder.is_dir():
             folder.rmdir()
         temporary.rename(folder)
+    except OSError as error:
+        if error.filename and not str(error.filename).startswith(str(temporary)):
+            raise  # a file that is copied, and cannot be read
+        raise explain(folder, error) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -25,6 +25,12 @@ def card_of(
     data, architecture = header.data, header.architecture
     known = ", ".join(map(markdown, data.known[:100])) + (", ..." if len(data.known) > 100 else "")
     unseen = [name for name in data.classes if name not in data.known]
+    needs = (
+        f"\n- **needs** training examples of {markdown(without_folders(data.dataset))} where it samples: running statistics of batch "
+        "norm are neither generated nor saved, but estimated from them"
+        if architecture.has_statistics
+        else ""
+    )
     return f"""---
 library_name: weightflow
 tags:
@@ -50,7 +56,7 @@ logits = model(inputs)  # raw inputs as {markdown(without_folders(data.dataset))
 - **text** {markdown(header.encoder)}; a class that it does not know is answered, and accuracy is not promised
 - **inputs** are prepared inside the network: {json.dumps(data.preprocessing.to_dict())}
 - **learned from** a population with the identity {markdown(header.zoo.identity[:16])}, in {f"{header.config.steps} steps at most" if trained is None else f"{trained} of {header.config.steps} steps"}
-- **data** {markdown(without_folders(data.dataset))}: {markdown(data.licence)}
+- **data** {markdown(without_folders(data.dataset))}: {markdown(data.licence)}{needs}
 
 ## Measured
 

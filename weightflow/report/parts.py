@@ -48,11 +48,11 @@ class Parts:
         value = measure()
         if self.path is None:
             return value
-        self._found[name] = json.loads(json.dumps(value))
+        found = {**self._found, name: json.loads(json.dumps(value))}
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        whole = with_digest({"of": self._identity, "parts": self._found})
-        atomic_write(self.path, json.dumps(whole))
-        return self._found[name]
+        atomic_write(self.path, json.dumps(with_digest({"of": self._identity, "parts": found})))
+        self._found = found
+        return found[name]
 
     def remove(self) -> None:
         """The report is whole: its parts are no longer needed on their own."""

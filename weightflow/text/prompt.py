@@ -13,6 +13,7 @@ from torch import Tensor
 
 from canon.errors import InputError
 from canon.io.large_tensors import large_zeros
+from weightflow.data.types import check_name
 from weightflow.text.description import Description, encode_groups
 from weightflow.text.encoder import TextEncoder
 
@@ -55,6 +56,8 @@ class Prompt:
         if twice:
             raise InputError(f"the prompt names '{twice[0]}' twice; each class stands for one logit")
 
+        for name in (*self.classes, *self.words):
+            check_name("the class", name)
         pictures = sum(len(d.images) for d in self.described)
         if pictures > MOST_PICTURES:
             raise InputError(

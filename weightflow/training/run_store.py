@@ -241,7 +241,21 @@ def verify_run(folder: Path) -> list[str]:
             problems.append(f"{folder / name} is missing; go on with the training, or restore it")
     if (folder / REPORT).exists():
         attempt(lambda: read_report(folder))
+    if not problems:
+        attempt(lambda: _check_together(folder))
     return problems
+
+
+def _check_together(folder: Path) -> None:
+    """`InputError` where files that are sound each are of different runs, as far as their shapes tell."""
+    weights = read_checkpoint(folder, read_header(folder)).average
+    if not (folder / STATE).exists():
+        return
+    state = unpack("average", checkpoint.read(folder / STATE).state)
+    if {name: t.shape for name, t in state.items()} != {name: t.shape for name, t in weights.items()}:
+        raise InputError(
+            f"{folder / STATE} is of another model than {folder / CHECKPOINT}; restore the files of one run"
+        )
 
 
 def read_report(folder: Path) -> dict[str, Any] | None:

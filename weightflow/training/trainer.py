@@ -308,9 +308,9 @@ class Trainer:
 
     def save(self) -> None:
         """Write the state to go on from, then the checkpoint to sample from; the first process does."""
-        self.saved = self.progress.step
         if self.processes.first or self.processes.sharded:
             self.write(self.tensors())
+        self.saved = self.progress.step
 
     def tensors(self) -> dict[str, Tensor]:
         """Everything that an exact resume needs, in the first process; all take part where each has a part of the model."""
@@ -337,6 +337,7 @@ class Trainer:
             "stale": str(p.stale),
         }
         checkpoint.write(self.folder / runs.STATE, tensors, counters)
+        self.saved = p.step
         # before the first evaluation no weights are the best; the initial ones are the worst
         best, step = ("best", p.best_step) if p.best_step else ("average", p.step)
         weights = unpack("raw", tensors), unpack(best, tensors)

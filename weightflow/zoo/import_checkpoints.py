@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -9,9 +10,9 @@ from typing import Any
 
 import torch
 
-from canon.errors import InputError
+from canon.errors import InputError, InputWarning
 from canon.io import checkpoint, formats
-from canon.validation import Invalid, parse_json
+from canon.validation import Invalid, many, parse_json
 from weightflow import datasets
 from weightflow.batched.accuracy import measured
 from weightflow.data.info import DataInfo
@@ -31,15 +32,23 @@ SUFFIXES = tuple(suffix for suffix in formats.SUFFIXES if suffix != ".pt2")
 def checkpoint_files(folder: Path) -> list[Path]:
     """The checkpoints in `folder`, by name; those of its subfolders, one a run, where it holds none itself.
 
-    Raises `InputError` where there are none.
+    Raises `InputError` where there are none; `InputWarning` says where those of subfolders are left out.
     """
     if not folder.is_dir():
         raise wrong_kind(folder, "a folder of checkpoints")
     refuse_own(folder, "a folder of checkpoints", but=EXPORTED)
-    for pattern in ("*", "*/*"):
-        files = sorted(path for path in folder.glob(pattern) if _is_checkpoint(path))
-        if files:
-            return files
+    own, below = (
+        sorted(path for path in folder.glob(pattern) if _is_checkpoint(path)) for pattern in ("*", "*/*")
+    )
+    if own and below:
+        warnings.warn(
+            f"{many(len(below), 'checkpoint')} in folders of {folder} left out (the first is {below[0]}), since it holds "
+            f"{many(len(own), 'file')} itself; move them beside these, or import them apart",
+            InputWarning,
+            stacklevel=2,
+        )
+    if own or below:
+        return own or below
     raise InputError(f"{wrong_kind(folder, 'a folder of checkpoints')}; those end in {', '.join(SUFFIXES)}")
 
 

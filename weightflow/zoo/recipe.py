@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from canon.errors import InputError
+from canon.validation import shown
 from weightflow import config, datasets
 from weightflow.batched.config import TrainingRecipe
 from weightflow.batched.tasks import Task, deal_combinations, deal_groupings, draw_tasks
@@ -24,6 +25,8 @@ from weightflow.text import absolute, load_encoder
 from weightflow.text.class_words import class_words, described
 from weightflow.zoo.recipe_fitting import fitted
 
+MOST_NETWORKS = 2_000_000
+"""Of a zoo: their records are held in memory."""
 LINEAGES = ("independent", "branched")
 
 
@@ -89,6 +92,10 @@ class TaskRecipe:
         if self.other and self.held_out:
             raise InputError(
                 "tasks.other means all other classes of the data, held-out ones too: set tasks.held_out to 0"
+            )
+        if self.networks > MOST_NETWORKS:
+            raise InputError(
+                f"tasks asks for {shown(self.networks)} networks; a zoo has at most {MOST_NETWORKS}, set tasks.seen lower"
             )
         if self.networks_per_task < 1:
             raise InputError(f"tasks.networks_per_task is {self.networks_per_task}; it must be at least 1")
@@ -167,7 +174,8 @@ class ZooRecipe:
         """`InputError` where words describe no class, or an encoder (`encoder`, the readout's) cannot represent one."""
         words = self.class_words()
         pool = (*self.known_classes(), *self.held_out_classes(), *self.excluded_classes())
-        for name in filter(None, dict.fromkeys((self.encoder, self.readout.encoder))):
+        settings = {self.encoder: "--encoder NAME", self.readout.encoder: "--set readout.encoder=NAME"}
+        for name in filter(None, settings):
             encoder = described(load_encoder(name), words)
             unknown = dict[str, str]()
             for own in pool:
@@ -179,7 +187,8 @@ class ZooRecipe:
                 first, reason = next(iter(unknown.items()))
                 raise InputError(
                     f"the text encoder '{name}' has no vector for {len(unknown)} of {len(pool)} classes, the first is "
-                    f"'{first}' ({reason}); describe them (--descriptions names.csv), or choose another encoder"
+                    f"'{first}' ({reason}); describe them (--descriptions names.csv), or choose another encoder "
+                    f"({settings[name]}, wordllama for instance)"
                 )
 
     def make_tasks(self) -> list[Task]:

@@ -52,7 +52,7 @@ from weightflow.batched.config import TrainingRecipe
 from weightflow.batched.stacked_networks import StackedNetworks
 from weightflow.batched.tasks import Task
 from weightflow.data.info import DataInfo, check_facts
-from weightflow.data.types import ClassificationData
+from weightflow.data.types import NAME, ClassificationData
 from weightflow.folders import local_folder, wrong_kind
 from weightflow.networks.architectures import Architecture
 
@@ -103,9 +103,6 @@ class Record:
         return cls(**{**data, **once})
 
 
-_NAME = text(limit=1000)
-
-
 def _file_name(value: Any) -> str:
     """An id, which becomes the name of a file: it does not lead out of a folder, on any system, and hides nothing."""
     found: str = text(r"[^/\\:.][^/\\:]*", 200)(value)
@@ -116,7 +113,7 @@ def _file_name(value: Any) -> str:
 
 def _classes(value: Any) -> list[str]:
     """Names of classes; each stands for one logit."""
-    found: list[str] = items(_NAME, 100_000)(value)
+    found: list[str] = items(NAME, 100_000)(value)
     if len(set(found)) != len(found):
         twice = Counter(found).most_common(1)[0][0]
         raise Invalid(f"the class '{shown(twice)}' occurs twice")
@@ -127,18 +124,18 @@ _RECORD = record(
     {
         "id": _file_name,
         "seed": integer(),
-        "dataset": _NAME,
-        "split": _NAME,
+        "dataset": NAME,
+        "split": NAME,
         "classes": _classes,
-        "lineage": _NAME,
+        "lineage": NAME,
     },
     {
-        "parent": optional(_NAME),
-        "accuracy": table(_NAME, number),
+        "parent": optional(NAME),
+        "accuracy": table(NAME, number),
         "steps": optional(integer(0)),
         "shard": integer(0),
         "row": integer(0),
-        "words": items(_NAME, 100_000),
+        "words": items(NAME, 100_000),
     },
 )
 
@@ -146,17 +143,17 @@ _RECORD = record(
 _HASH = text(r"[0-9a-f]{64}")
 _KNOWN: dict[str, Check] = {
     "architecture": table(text(limit=100), lambda value: value),
-    "dataset": _NAME,
+    "dataset": NAME,
     "records_sha256": _HASH,
     "shards": items(
         record({"file": text(r"shards/\d{5,9}\.safetensors"), "networks": integer(0, 2**40), "sha256": _HASH})
     ),
-    "canonical": table(_NAME, optional(_NAME)),
-    "base": record({"id": _NAME, "file": one_of("base.safetensors"), "sha256": _HASH}),
+    "canonical": table(NAME, optional(NAME)),
+    "base": record({"id": NAME, "file": one_of("base.safetensors"), "sha256": _HASH}),
     "data": optional(check_facts),
-    "lineage": _NAME,
-    "held_out_classes": items(_NAME),
-    "unseen_by_backbone": items(_NAME),
+    "lineage": NAME,
+    "held_out_classes": items(NAME),
+    "unseen_by_backbone": items(NAME),
 }
 
 
@@ -178,8 +175,13 @@ def write_shard(folder: Path, index: int, state: Mapping[str, Tensor], records: 
     path = shard_path(folder, index)
     path.parent.mkdir(parents=True, exist_ok=True)
     placed = [dataclasses.replace(r, shard=index, row=row) for row, r in enumerate(records)]
-    lines = "\n".join(record.to_json() for record in placed)
-    checkpoint.write(path, dict(state), {"format": FORMAT, "records": lines})
+    lines = [record.to_json() for record in placed]
+    for line, own in zip(lines, placed, strict=True):
+        try:
+            Record.from_json(line)
+        except Invalid as error:
+            raise InputError(f"network {shown(own.id)} cannot be kept in a zoo: {error}") from None
+    checkpoint.write(path, dict(state), {"format": FORMAT, "records": "\n".join(lines)})
 
 
 def read_shard_records(path: Path) -> list[Record]:
@@ -493,6 +495,11 @@ def problems_of(folder: Path) -> list[str]:
 def has_manifest(folder: Path) -> bool:
     """Whether the folder holds a zoo that was written to its end."""
     return (folder / MANIFEST).exists()
+
+
+def manifest_version(folder: Path) -> tuple[int, int] | None:
+    """What changes when the manifest is written again; None where there is none."""
+    return _version(folder / MANIFEST) if has_manifest(folder) else None
 
 
 def remove_manifest(folder: Path) -> None:

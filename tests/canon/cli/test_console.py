@@ -147,10 +147,43 @@ def test_an_interrupt_that_a_library_turned_into_an_error(capsys):
     assert signal.getsignal(signal.SIGINT) is before
 
 
-def test_run_exits_with_the_code():
+def test_run_exits_with_the_code(monkeypatch):
+    monkeypatch.setattr(console, "ignoring", lambda ignored: None)  # of the whole process
     with pytest.raises(SystemExit) as stop:
         console.run(raising(WorkError("x")), ["go"])
     assert stop.value.code == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signals_after_the_result_change_nothing(number):
+    code = f"""
+import atexit, signal
+from canon.cli import console
+app = console.application('x', '1')
+@app.command()
+def go():
+    console.show({{}}, 'the result', False)
+    signal.raise_signal({number:d})
+atexit.register(lambda: signal.raise_signal({number:d}))
+console.run(app, ['go'], name='canon')
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "the result\n", "")
+
+
+def test_a_finished_step_of_a_command_does_not_end_its_interrupts(capsys):
+    def steps():
+        with console.receiving():
+            console.show({}, "the first step", False)
+            signal.raise_signal(signal.SIGTERM)
+        with console.receiving():
+            signal.raise_signal(signal.SIGTERM)
+
+    assert console.run_cli(command(steps), ["go"]) == 143
+    assert capsys.readouterr() == (
+        "the first step\n",
+        "interrupted: nothing was written; run the same command again\n",
+    )
 
 
 def test_json_is_all_that_is_on_standard_output(capsys):

@@ -141,6 +141,34 @@ def test_a_stopped_evaluation_shows_the_networks_judged_so_far(zoo, capsys, monk
     assert f"{judged} of {len(zoo)} networks were judged; the figures are of those" in err
 
 
+def test_a_stopped_transfer_shows_the_figures_of_finished_starts(raw_zoo, capsys, monkeypatch):
+    classes = ", ".join(raw_zoo.records[0].classes)
+    command = (
+        "transfer",
+        raw_zoo.path,
+        "--dataset",
+        "digits",
+        "--classes",
+        classes,
+        "--count",
+        2,
+        "--images",
+        10,
+    )
+    assert call(*command, "-q", "--json") == 0
+    whole = json.loads(capsys.readouterr().out)
+    with monkeypatch.context() as patch:
+        interrupted_at(patch, "weightflow.applications.transfer.train_to_each", 2)
+        assert call(*command, "-q", "--json") == 130
+        out, err = capsys.readouterr()
+        assert json.loads(out)["accuracy"] == {"generated": whole["accuracy"]["generated"]}
+        assert err == "interrupted: the figures are those of generated; generated, random were asked for\n"
+    with monkeypatch.context() as patch:
+        interrupted_at(patch, "weightflow.applications.transfer.train_to_each", 1)
+        assert call(*command, "-q", "--json") == 130
+    assert capsys.readouterr() == ("", "interrupted: nothing was written; run the same command again\n")
+
+
 def test_a_stopped_import_says_that_its_zoo_is_not_finished(raw_zoo, tmp_path, capsys, monkeypatch):
     files, out = tmp_path / "files", tmp_path / "out"
     assert call("export", raw_zoo.path, "--out", files, "-q") == 0

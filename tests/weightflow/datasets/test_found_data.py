@@ -117,8 +117,8 @@ def test_skipped_pictures_are_counted():
     root = write(Path("photos"))
     (root / "train" / "ant" / "000.png").write_bytes(b"no picture")
     (remark,) = datasets.load(f"imagefolder:{root}?skip_corrupt").remarks
-    assert remark.startswith(
-        "1 of 48 images are corrupt and were left out, the first is photos/train/ant/000.png"
+    assert remark == (
+        "1 of 48 images are corrupt and were left out, the first is photos/train/ant/000.png (of no image format)"
     )
 
 
@@ -224,6 +224,16 @@ def test_small_classes_grow_without_a_training_example_in_the_test_examples(seed
         before = test, validation, train
     natural = parts_by_content(np.zeros(24, int), keys, [0.25, 0.15])
     assert set(keys[natural[0]].tolist()) >= {key for key in keys.tolist() if key < 0.25 * 2**64}
+
+
+def test_small_classes_without_a_training_example_are_counted():
+    keys = np.random.default_rng(0).normal(size=(60, 2))
+    np.savez("a.npz", inputs=keys, labels=np.minimum(np.arange(60), 2))
+    with pytest.raises(
+        InputError,
+        match=r"class '0' has 1 example, too few: none is left for training and .*; the same of 1 more",
+    ):
+        datasets.load("npz:a.npz")
 
 
 @pytest.mark.parametrize("count", [3, 7, 8])

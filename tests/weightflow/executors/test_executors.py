@@ -3,6 +3,8 @@
 import os
 import signal
 import socket
+import subprocess
+import sys
 import time
 from functools import partial
 from importlib.util import find_spec
@@ -89,6 +91,41 @@ def test_workers_end_when_the_results_are_not_wanted_any_more():
     assert next(found) == 0
     found.close()
     assert time.monotonic() - begin < 60
+
+
+IMPORT = """
+import os, pathlib, time
+if os.environ.setdefault("OWNER", str(os.getpid())) != str(os.getpid()):
+    pathlib.Path(__file__).with_name(str(os.getpid())).touch()
+    time.sleep(600)
+float32 = bfloat16 = device = int
+get_num_threads = lambda: 2
+"""
+
+
+def ended(process):
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return True
+    return False
+
+
+def test_workers_that_still_import_torch_end_with_an_owner_that_is_killed(tmp_path):
+    (tmp_path / "torch.py").write_text(IMPORT)
+    work = "import torch; from weightflow.executors import LocalProcesses; list(LocalProcesses(2).map(abs, [1, 2]))"
+    places = os.pathsep.join([str(tmp_path), *filter(None, sys.path)])
+    owner = subprocess.Popen([sys.executable, "-c", work], env={**os.environ, "PYTHONPATH": places})
+    until = time.monotonic() + 60
+    while len(workers := [int(p.name) for p in tmp_path.iterdir() if p.name.isdecimal()]) < 2:
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    owner.kill()
+    owner.wait()
+    until = time.monotonic() + 20
+    while not all(ended(worker) for worker in workers):
+        assert time.monotonic() < until
+        time.sleep(0.05)
 
 
 def test_a_cluster_that_does_not_answer_is_named(monkeypatch):

@@ -124,6 +124,8 @@ def test_programs_give_the_logits_of_raw_inputs_of_any_dtype(folder, case, tmp_p
     zoo = population(folder, case)
     raw, expected = expected_of(folder, zoo)
     (path,) = export_zoo(zoo, tmp_path / "files", format="pt2")
+    taken = json.loads((path.parent / "networks.json").read_text())["pt2"]
+    assert (taken["input_dtype"], taken["input_shape"]) == (str(raw.dtype)[6:], list(raw.shape[1:]))
     program = torch.export.load(path).module()
     for count in (5, 1):
         for dtype in (raw.dtype, torch.uint8, torch.int64, torch.float32, torch.float64):

@@ -8,6 +8,7 @@ from weightflow.batched.initialization import initialise
 from weightflow.data.types import from_arrays
 from weightflow.datasets import SOURCES
 from weightflow.generator.generator import Flow
+from weightflow.generator.model_card import card_of
 from weightflow.networks.architectures import _OWN, Architecture
 from weightflow.networks.readout import cosine
 from weightflow.text import Prompt
@@ -108,8 +109,11 @@ def test_a_preset_takes_one_step(zoos, preset, tmp_path):
     assert start(zoo, config, tmp_path / "run").run().step == 1
     (line,) = runs.read_metrics(tmp_path / "run")
     assert all(np.isfinite(value) for value in line.values())
-    made = Flow(tmp_path / "run").sample([Prompt(TASKS[0])], steps=2)
+    flow = Flow(tmp_path / "run")
+    made = flow.sample([Prompt(TASKS[0])], steps=2)
     assert all(tensor.isfinite().all() for tensor in made[0].values())
+    said = card_of(flow.header, None)
+    assert ("**needs** training examples" in said) == zoo.architecture.has_statistics
 
 
 @pytest.mark.slow

@@ -115,3 +115,12 @@ def test_a_logger_of_a_library_has_the_numbers_below_the_run(name, tmp_path, mon
             log({"step": step, "held_out": 1.0 / step, "seconds": 0.5})
     assert globals()[f"numbers_of_{name}"](tmp_path) == [(2, 0.5), (4, 0.25)]
     assert not list((tmp_path / "elsewhere").iterdir())
+
+
+@pytest.mark.parametrize("held_out", [10**400, -(10**400), 2**1024])
+def test_a_whole_number_beyond_float64_is_damage(held_out, tmp_path):
+    append_metrics(tmp_path, {"step": 1, "held_out": 0.5})
+    with open(tmp_path / "metrics.jsonl", "a") as file:
+        file.write(json.dumps({"step": 2, "held_out": held_out}) + "\n")
+    with pytest.warns(InputWarning, match="has 1 damaged line, left out"):
+        assert [line["step"] for line in read_metrics(tmp_path)] == [1]

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from canon.cli import console
-from canon.errors import InputError
+from canon.errors import InputError, InputWarning
 from canon.io import checkpoint
 from weightflow.cli.main import app
 from weightflow.export.export import export_zoo
@@ -213,3 +213,15 @@ def test_a_card_lies_in_the_zoo_and_leaves_it_sound(folder, tmp_path, capsys):
     assert path == str(write_card(Zoo(tmp_path / "zoo")))
     assert Zoo(tmp_path / "zoo").identity == before
     assert Zoo(tmp_path / "zoo").verify() == []
+
+
+def test_checkpoints_below_others_are_not_left_out_without_a_word(tmp_path):
+    for name in ("a.pt", "run1/last.pt", "run2/last.pt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    with pytest.warns(
+        InputWarning, match=r"2 checkpoints in folders of .* left out \(the first is .*run1/last.pt\)"
+    ):
+        assert checkpoint_files(tmp_path) == [tmp_path / "a.pt"]
+    (tmp_path / "a.pt").unlink()
+    assert len(checkpoint_files(tmp_path)) == 2

@@ -1,5 +1,7 @@
 """Where networks come from: their own initialisation, a few shared ones, or one base; recorded, never mixed."""
 
+import shutil
+
 import pytest
 import torch
 
@@ -39,6 +41,21 @@ def branched(tmp_path_factory):
 def test_branches_say_so_and_name_their_parent(branched):
     assert {(r.lineage, r.parent) for r in branched.records} == {("branched", "base")}
     assert branched.manifest["base"]["file"] == BASE_FILE
+
+
+@pytest.mark.parametrize("lost", [False, True])
+def test_a_base_that_is_damaged_or_lost_is_trained_again(branched, tmp_path, lost):
+    shutil.copytree(branched.path, tmp_path / "zoo")
+    path = tmp_path / "zoo" / BASE_FILE
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    if lost:
+        path.unlink()
+    assert Zoo(tmp_path / "zoo").verify()
+    tasks = {**TINY["tasks"], "held_out": 3, "unseen_classes": 2}
+    assert build_zoo(recipe(lineage="branched", tasks=tasks), tmp_path / "zoo") == 0
+    assert path.read_bytes() == whole
+    assert not Zoo(tmp_path / "zoo").verify()
 
 
 def test_a_branch_starts_with_its_own_rows_of_the_base(branched):

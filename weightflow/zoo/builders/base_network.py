@@ -11,6 +11,7 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
+from canon.errors import InputError
 from canon.io import checkpoint
 from canon.types import StateDict
 from weightflow.batched.class_axes import gather_classes, scatter_classes
@@ -27,14 +28,14 @@ BASE_SEED = 2**20 - 1
 
 
 def trained_base(folder: Path, recipe: ZooRecipe) -> StateDict:
-    """The base of the zoo in `folder`, over all classes of the data set; trained where it is not there.
+    """The base of the zoo in `folder`, over all classes of the data set; trained where it is not there or damaged.
 
     It is trained on the classes that nothing is held out from; rows of the others are zero.
     """
     data, task = recipe.data, Task(recipe.dataset, recipe.known_classes())
     architecture = dataclasses.replace(recipe.make_architecture(), classes=len(task.classes))
     path = folder / BASE_FILE
-    if not path.exists():
+    if not _is_sound(path):
         seed = recipe.seed * 2**20 + BASE_SEED
         write_network(
             path,
@@ -45,6 +46,14 @@ def trained_base(folder: Path, recipe: ZooRecipe) -> StateDict:
     stack = {name: tensor.unsqueeze(0) for name, tensor in checkpoint.read(path).state.items()}
     ordered = {name: stack[name] for name in architecture.shapes}
     return scatter_classes(architecture, ordered, [task])
+
+
+def _is_sound(path: Path) -> bool:
+    try:
+        checkpoint.read(path)
+    except InputError:
+        return False
+    return True
 
 
 def branches(architecture: Architecture, base: StateDict, tasks: Sequence[Task]) -> StateDict:

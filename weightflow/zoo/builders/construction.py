@@ -111,7 +111,8 @@ class ZooConstruction:
         write_shard(self.folder, index, shard.state, shard.records)
 
     def finish(self, trained: int) -> None:
-        """Write the manifest, where anything is new."""
+        """Write the manifest, where anything is new; a base that is lost or damaged is trained again."""
+        _ = self.base
         with self.lock("manifest", wait=True):
             if trained or self._hashes() is None:
                 write_manifest(self.folder, self._header(), len(self.starts))
