@@ -12,7 +12,7 @@ from torch import Tensor
 
 from canon.actions.canonical_form import canonical_element
 from canon.actions.permutation import identity
-from canon.actions.scaling import balance as balance_scales
+from canon.actions.scaling import minimal_scales, scaled
 from canon.actions.transform import Transform
 from canon.equivalence.outputs import NO_CODE, TOLERANCE, output_difference
 from canon.equivalence.weights import comparable, matchable
@@ -63,10 +63,9 @@ def align(
         require_finite(state, name)
     spec = resolved.spec
     matcher = matcher or weights(MatcherContext())
-    large = is_large(b.state) and not b.holds_ties
-    both = matchable(a.state, b.state) if large else comparable(a.state, b.state)
+    both = matchable(a.state, b.state) if _lazily(b) else comparable(a.state, b.state)
     match, transform = _match(spec, *both, matcher, balance)
-    aligned = b.with_state(transform.apply_lazily(b.state) if large else transform.apply(b.state))
+    aligned = _transformed(b, transform)
     report = {
         "objective_before": match.objective_before.item(),
         "objective_after": match.objective.item(),
@@ -93,7 +92,7 @@ def canonical_form(
 ) -> Alignment:
     """The canonical form of `found`, with the evidence that its function is unchanged."""
     transform = Transform(resolved.spec, *canonical_element(resolved.spec, found.state))
-    aligned = found.with_state(transform.apply(found.state))
+    aligned = _transformed(found, transform)
     report = {
         **verified(resolved, found, aligned, transform, generator),
         "groups": [{"name": name, "moved": moved} for name, moved in transform.moved().items()],
@@ -116,8 +115,8 @@ def balanced_form(
     """
     spec = resolved.spec
     require_finite(found.state, "the network")
-    transform = Transform(spec, identity(spec), balance_scales(spec, found.state)[0])
-    balanced = found.with_state(transform.apply(found.state))
+    transform = Transform(spec, identity(spec), minimal_scales(spec, found.state))
+    balanced = _transformed(found, transform)
     report = {
         "sum_of_squares_before": _squares(spec, found.state),
         "sum_of_squares_after": _squares(spec, balanced.state),
@@ -131,6 +130,16 @@ def balanced_form(
     if not transform.scales:
         report["nothing_scaled_because"] = "no group of units is known to keep the function when it is scaled"
     return Alignment(balanced, transform, report)
+
+
+def _lazily(found: Checkpoint) -> bool:
+    """Whether the tensors of a result are made when they are asked for; tied ones have to be one object."""
+    return is_large(found.state) and not found.holds_ties
+
+
+def _transformed(found: Checkpoint, transform: Transform) -> Checkpoint:
+    state = found.state
+    return found.with_state(transform.apply_lazily(state) if _lazily(found) else transform.apply(state))
 
 
 def _squares(spec: PermutationSpec, state: Mapping[str, Tensor]) -> float:
@@ -173,9 +182,8 @@ def _match(
     if not balance:
         match = matcher(spec, a, b)
         return match, Transform(spec, match.permutation, match.scales)
-    scales_a, balanced_a = balance_scales(spec, a)
-    scales_b, balanced_b = balance_scales(spec, b)
-    match = matcher(spec, balanced_a, balanced_b)
+    scales_a, scales_b = minimal_scales(spec, a), minimal_scales(spec, b)
+    match = matcher(spec, scaled(spec, scales_a, a), scaled(spec, scales_b, b))
     unbalance_a = Transform(spec, identity(spec), {name: 1 / s for name, s in scales_a.items()})
     return match, Transform(spec, match.permutation, scales_b | match.scales).then(unbalance_a)
 

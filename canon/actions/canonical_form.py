@@ -15,7 +15,6 @@ one another once, and the least outcome taken.
 
 from __future__ import annotations
 
-from array import array
 from collections.abc import Mapping
 from hashlib import sha256
 from math import prod
@@ -30,13 +29,22 @@ from canon.actions.signs import fix_signs, of_old_units, sign_groups, signed_ten
 from canon.errors import InputError
 from canon.io.dtypes import computable
 from canon.spec import Axis, PermutationSpec
-from canon.types import State
+from canon.types import LazyState, State, like
 
 # colours[group] has the shape of an element of the group; equal where units look alike.
 Colours = dict[str, Tensor]
 
 # Refinements after which a search gives up: seconds to minutes, where trained weights take one.
 BUDGET = 5_000
+
+# Entries of a network up to which its bits are kept while it is ordered; those of others are made for each look.
+KEPT = 2**26
+
+# Entries of a tensor that are sorted at once.
+SORTED = 2**21
+
+# Entries up to which all are compared at once, not column after column until they differ.
+FEW = 2**16
 
 _INTEGER = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
@@ -54,28 +62,36 @@ def canonicalize(spec: PermutationSpec, state: State) -> dict[str, Tensor]:
 
 def canonical_element(spec: PermutationSpec, state: State) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """The permutation that `canonicalize` applies, and the unit signs that it applies first."""
-    spec.check(state)
+    shapes = like(state)
+    spec.check(shapes)
     spec, (state,) = joined(spec, state)
-    bits, signed = {}, signed_tensors(spec)
+    signed = signed_tensors(spec)
+
+    def make(name: str) -> Tensor:
+        return _signed_bits(state[name]) if name in signed else _ordered_bits(state[name])
+
     # Small tensors first: a bias is cheaper to sort than a matrix. Statistics only where weights are alike.
-    for name in sorted(state, key=lambda name: (name in spec.statistics, state[name].numel(), name)):
+    names = sorted(shapes, key=lambda name: (name in spec.statistics, shapes[name].numel(), name))
+    for name in names:
         if state[name].is_floating_point() and computable(state[name]).isnan().any():
             raise InputError(f"{name} holds NaN, which has no order")
-        bits[name] = _signed_bits(state[name]) if name in signed else _ordered_bits(state[name])
+    bits = LazyState(names, make)
+    few = sum(tensor.numel() for tensor in shapes.values()) <= KEPT
     start = {name: torch.zeros(spec.shape(name), dtype=torch.long) for name in spec.groups}
-    order = _order(spec, _Search(spec, bits).settle(start))
-    return order, of_old_units(spec, fix_signs(spec, perm.apply_unchecked(spec, order, bits)), order)
+    order = _order(spec, _Search(spec, dict(bits) if few else bits).settle(start))
+    ordered = LazyState(names, lambda name: perm.relabel(spec, order, name, computable(state[name]), 0))
+    return order, of_old_units(spec, fix_signs(spec, ordered), order)
 
 
 def _ordered_bits(tensor: Tensor) -> Tensor:
     """Integers that order as the floats do, different for different bits (0.0 and -0.0, say)."""
     tensor = tensor.detach().cpu().contiguous()
     if tensor.dtype == torch.bool:
-        return tensor.long()
+        return tensor.byte()
     bits = tensor.view(_INTEGER[tensor.element_size()])
     if tensor.is_floating_point():
         bits = torch.where(bits < 0, bits ^ torch.iinfo(bits.dtype).max, bits)
-    return bits.long()
+    return bits
 
 
 def _signed_bits(tensor: Tensor) -> Tensor:
@@ -83,7 +99,8 @@ def _signed_bits(tensor: Tensor) -> Tensor:
     integer.
     """
     tensor = computable(tensor)  # exact, and in the same order
-    return _ordered_bits(tensor.abs()) * tensor.detach().cpu().sign().long()
+    bits = _ordered_bits(tensor.abs())
+    return bits * tensor.detach().cpu().sign().to(bits.dtype)
 
 
 class TooRegular(InputError):
@@ -103,14 +120,18 @@ class _Search:
         self.seen: dict[bytes, Colours] = {}
         self.automorphisms: list[dict[str, Tensor]] = []
 
-    def settle(self, colours: Colours) -> Colours:
-        """Refine until every unit has a colour of its own (every nested one within its outer unit)."""
+    def settle(self, colours: Colours, others: bool = False) -> Colours:
+        """Refine until every unit has a colour of its own (every nested one within its outer unit).
+
+        With `others` this is one of several ways, whose ends are compared.
+        """
         colours, tied = self._refined(colours)
         if tied is None:
-            self._end(colours)
+            if others:
+                self._end(colours)
             return colours
         name, units = tied
-        best = self.settle(self._apart(colours, name, units[0]))
+        best = self.settle(self._apart(colours, name, units[0]), others=True)
         looked_at = [units[0]]
         for unit in units[1:]:
             if self._covered(colours, name, unit, looked_at):
@@ -118,7 +139,7 @@ class _Search:
             # The first leaf of this branch is often an image of one seen before: then the whole branch is.
             self._first_end(self._apart(colours, name, unit))
             if not self._covered(colours, name, unit, looked_at):
-                end = self.settle(self._apart(colours, name, unit))
+                end = self.settle(self._apart(colours, name, unit), others=True)
                 best = min(best, end, key=lambda end: _outcome(self.spec, self.bits, end))
             looked_at.append(unit)
         return best
@@ -150,7 +171,7 @@ class _Search:
         self._end(colours)
 
     def _end(self, colours: Colours) -> None:
-        key = sha256(array("q", _outcome(self.spec, self.bits, colours)).tobytes()).digest()
+        key = sha256(_outcome(self.spec, self.bits, colours)).digest()
         if key not in self.seen:
             self.seen[key] = colours
             return
@@ -210,7 +231,6 @@ def _before(colour: Tensor, units: list[tuple[int, ...]]) -> Tensor:
 def _refine(spec: PermutationSpec, bits: State, colours: Colours) -> Colours:
     """Split colours by the tensor entries of their units until the partition is stable."""
     colours, signed = dict(colours), signed_tensors(spec)
-    bits = {name: tensor.abs() if name in signed else tensor for name, tensor in bits.items()}
     looks = {name: [(t, n) for t in bits for u, n in spec.uses(name) if u == t] for name in spec.groups}
     before = -1
     while (now := sum(len(colour.unique()) for colour in colours.values())) != before:
@@ -219,30 +239,78 @@ def _refine(spec: PermutationSpec, bits: State, colours: Colours) -> Colours:
             for tensor, axis in places_:
                 if len(colours[name].unique()) == colours[name].numel():
                     break
-                colours[name] = _look(spec, bits[tensor], tensor, axis, name, colours)
+                seen = bits[tensor].abs() if tensor in signed else bits[tensor]
+                colours[name] = _look(spec, seen, tensor, axis, name, colours)
     return colours
 
 
 def _look(
     spec: PermutationSpec, bits: Tensor, tensor: str, number: int, name: str, colours: Colours
 ) -> Tensor:
-    """Refine the colours of group `name` by one axis of one tensor."""
-    axes = spec.axes[tensor]
+    """Refine the colours of group `name` by one axis of one tensor.
+
+    The new colours are ranks of rows: the old colour, the colours of the positions that the unit occupies, sorted, and
+    the entries at them, sorted within each colour.
+    """
+    axes, units = spec.axes[tensor], colours[name].numel()
     own: list[tuple[Tensor, Tensor]] = [(at, of) for _, at, of in places(spec, axes[number], name)]
-    positions, units = torch.cat([at for at, _ in own]), torch.cat([of for _, of in own])
-    keys = torch.zeros((), dtype=torch.long)
-    for axis in axes:
-        key, count = _position_colours(spec, axis, colours)
-        keys = keys.unsqueeze(-1) * count + key
-    # (units, everything that the unit sees)
-    index = positions[units.argsort(stable=True)]
-    seen, where = (
-        t.movedim(number, 0)[index].reshape(colours[name].numel(), -1) for t in (bits, keys.expand_as(bits))
-    )
-    seen, order = seen.sort(dim=1)
-    where, order = where.gather(1, order).sort(dim=1, stable=True)
-    rows = torch.cat([colours[name].reshape(-1, 1), where, seen.gather(1, order)], dim=1)
-    return rows.unique(dim=0, return_inverse=True)[1].reshape(colours[name].shape)
+    positions, of_units = torch.cat([at for at, _ in own]), torch.cat([of for _, of in own])
+    # the positions of each unit on the axis
+    index = positions[of_units.argsort(stable=True)].reshape(units, -1)
+    here, elsewhere = _place_keys(spec, axes, number, colours)
+    rows = bits.movedim(number, 0)
+    seen, where, numbers = list[Tensor](), list[Tensor](), list[Tensor]()
+    for part in index.split(max(1, SORTED // max(1, index.shape[1] * len(elsewhere)))):
+        entries, order = rows[part.flatten()].reshape(len(part), -1).sort(dim=1)
+        at, order = (here[part][..., None] + elsewhere).flatten(1).gather(1, order).sort(dim=1, stable=True)
+        seen.append(entries.gather(1, order))
+        where.append(at)
+        if len(part) < units:  # of several parts: only distinct rows are kept
+            where[-1], which = _distinct_rows(at)
+            numbers.append(which)
+    first = where[0] if not numbers else _numbered(where, numbers)
+    rank = _ranks(torch.cat([colours[name].reshape(-1, 1), first], dim=1), torch.cat(seen))
+    return rank.reshape(colours[name].shape)
+
+
+def _numbered(distinct: list[Tensor], numbers: list[Tensor]) -> Tensor:
+    """The index of each row among the distinct rows of all parts, (rows, 1); `numbers` holds the indices within each part."""
+    among = _distinct_rows(torch.cat(distinct))[1].split([len(part) for part in distinct])
+    return torch.cat([part[own] for part, own in zip(among, numbers, strict=True)])[:, None]
+
+
+def _place_keys(
+    spec: PermutationSpec, axes: tuple[Axis, ...], number: int, colours: Colours
+) -> tuple[Tensor, Tensor]:
+    """Keys of the positions on axis `number`, and of those on all other axes: their sum is the key of an entry."""
+    key, stride = dict[int, Tensor](), 1
+    for other, axis in reversed(list(enumerate(axes))):
+        found, count = _position_colours(spec, axis, colours)
+        key[other], stride = found * stride, stride * count
+    elsewhere = torch.zeros(1, dtype=torch.long)
+    for other in range(len(axes)):
+        if other != number:
+            elsewhere = (elsewhere[:, None] + key[other]).flatten()
+    return key[number], elsewhere
+
+
+def _distinct_rows(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """The distinct rows, sorted, and the index of each row among them."""
+    if (rows == rows[:1]).all():  # as most often: then they need not be sorted
+        return rows[:1], torch.zeros(len(rows), dtype=torch.long)
+    distinct, which = rows.unique(dim=0, return_inverse=True)
+    return distinct, which
+
+
+def _ranks(first: Tensor, rest: Tensor) -> Tensor:
+    """The rank of each row of `first` and `rest` together, equal for equal rows; stops at the column that tells all apart."""
+    if rest.numel() <= FEW:
+        return _distinct_rows(torch.cat([first, rest], dim=1))[1]
+    rank, begin, width = _distinct_rows(first)[1], 0, 1
+    while begin < rest.shape[1] and int(rank.max()) + 1 < len(rank):
+        rank = _distinct_rows(torch.cat([rank[:, None], rest[:, begin : begin + width]], dim=1))[1]
+        begin, width = begin + width, 8 * width
+    return rank
 
 
 def _position_colours(spec: PermutationSpec, axis: Axis, colours: Colours) -> tuple[Tensor, int]:
@@ -292,19 +360,23 @@ def _exchangeable(
 ) -> bool:
     swap = perm.identity(spec)
     swap[name][one], swap[name][other] = other[-1], one[-1]
-    moved = perm.apply_unchecked(spec, swap, bits)
-    if all(torch.equal(moved[tensor], bits[tensor]) for tensor in bits):
+    touched = {tensor for tensor, _ in spec.uses(name)}
+    if all(torch.equal(perm.relabel(spec, swap, t, own := bits[t], 0), own) for t in touched):
         return True
     if name not in sign_groups(spec):
         return False
     negative = torch.ones(spec.shape(name), dtype=torch.float64)
     negative[one] = negative[other] = -1
-    moved = _negated(spec, {name: negative}, moved)
-    return all(torch.equal(moved[tensor], bits[tensor]) for tensor in bits)
+
+    def exchanged(tensor: str) -> Tensor:
+        return _negated(spec, {name: negative}, tensor, perm.relabel(spec, swap, tensor, bits[tensor], 0))
+
+    return all(torch.equal(exchanged(tensor), bits[tensor]) for tensor in touched)
 
 
-def _negated(spec: PermutationSpec, signs: Mapping[str, Tensor], bits: State) -> dict[str, Tensor]:
-    return {name: t * multiplier(spec, spec.axes[name], signs).long() for name, t in bits.items()}
+def _negated(spec: PermutationSpec, signs: Mapping[str, Tensor], name: str, bits: Tensor) -> Tensor:
+    """The bits of the tensor `name` with the units of sign -1 negated."""
+    return bits * multiplier(spec, spec.axes[name], signs).to(bits.dtype)
 
 
 def _order(spec: PermutationSpec, colours: Colours) -> dict[str, Tensor]:
@@ -315,7 +387,14 @@ def _order(spec: PermutationSpec, colours: Colours) -> dict[str, Tensor]:
     }
 
 
-def _outcome(spec: PermutationSpec, bits: State, colours: Colours) -> list[int]:
-    ordered = perm.apply_unchecked(spec, _order(spec, colours), bits)
-    ordered = _negated(spec, fix_signs(spec, ordered), ordered)
-    return [value for tensor in ordered.values() for value in tensor.flatten().tolist()]
+def _outcome(spec: PermutationSpec, bits: State, colours: Colours) -> bytes:
+    """The bits in the order and with the signs that the colours give, as bytes that sort as the numbers do."""
+    order = _order(spec, colours)
+    ordered = LazyState(bits, lambda name: perm.relabel(spec, order, name, bits[name], 0))
+    signs = fix_signs(spec, ordered)
+    return b"".join(_comparable_bytes(_negated(spec, signs, name, ordered[name])) for name in ordered)
+
+
+def _comparable_bytes(bits: Tensor) -> bytes:
+    unsigned = (bits ^ torch.iinfo(bits.dtype).min).numpy()
+    return unsigned.astype(unsigned.dtype.newbyteorder(">")).tobytes()

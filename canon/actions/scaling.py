@@ -53,6 +53,14 @@ def apply_scale(
     return apply_scale_unchecked(spec, scales, state)
 
 
+def scaled(spec: PermutationSpec, scales: Mapping[str, Tensor], state: State) -> dict[str, Tensor]:
+    """`apply_scale_unchecked` to a state that is only read: tensors that no scale multiplies are those of `state`."""
+    return {
+        name: scale_one(spec, scales, name, tensor) if is_scaled(spec, scales, name) else tensor
+        for name, tensor in state.items()
+    }
+
+
 def apply_scale_unchecked(
     spec: PermutationSpec, scales: Mapping[str, Tensor], state: State
 ) -> dict[str, Tensor]:
@@ -89,7 +97,20 @@ def balance(
     tolerance: float = 1e-12,
     sweeps: int = 1000,
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """The L2-minimal scales of every group with positive scale, and the state so scaled.
+    """The L2-minimal scales of every group with positive scale, and the state so scaled; see `minimal_scales`."""
+    scales = minimal_scales(spec, state, stacked=stacked, tolerance=tolerance, sweeps=sweeps)
+    return scales, apply_scale_unchecked(spec, scales, state)
+
+
+def minimal_scales(
+    spec: PermutationSpec,
+    state: State,
+    *,
+    stacked: bool = False,
+    tolerance: float = 1e-12,
+    sweeps: int = 1000,
+) -> dict[str, Tensor]:
+    """The L2-minimal scales of every group with positive scale.
 
     Sweeps until no scale changes by more than `tolerance`, relative. Statistics are scaled with their
     units and do not count as energy. The state was checked against the spec. Raises `InputError` for a power other
@@ -104,7 +125,7 @@ def balance(
         steps = [_step(flat, energies, scales, name) for name in groups]
         if all(float(step.log().abs().amax()) <= tolerance for step in steps):
             break
-    return scales, apply_scale_unchecked(spec, scales, state)
+    return scales
 
 
 @dataclass(frozen=True)

@@ -54,7 +54,7 @@ def fix_signs(spec: PermutationSpec, state: State) -> Signs:
     groups = sign_groups(spec)
     signs = {name: torch.zeros(spec.shape(name), dtype=torch.float64) for name in groups}
     touched = signed_tensors(spec)
-    entries = {name: state[name].sign().double().cpu() for name in spec.axes if name in touched}
+    entries = {name: state[name].sign().to(torch.int8).cpu() for name in spec.axes if name in touched}
     while any((sign == 0).any() for sign in signs.values()):
         settled = [_settle(spec, entries, signs, name) for name in groups]
         if not any(settled):

@@ -235,8 +235,8 @@ class Scores:
         """|A| |B| for every network: what a change of the objective is small against."""
         norms = []
         for state in (self.reference, self.networks):
-            parts = [torch.linalg.vector_norm(state[name].flatten(1).float(), dim=1) for name in self.tensors]
-            norms.append(torch.stack(parts).double().norm(dim=0).cpu() if parts else torch.zeros(1))
+            parts = [_norms(state[name]).double().cpu() for name in self.tensors]
+            norms.append(torch.stack(parts).norm(dim=0) if parts else torch.zeros(1))
         return (norms[0] * norms[1]).expand(self.count)
 
     def _reference(self, tensor: str, rows: Tensor) -> Tensor:
@@ -319,3 +319,10 @@ class Scores:
             index = axis_index(self.spec, Axis((segment,)), permutation)
             total = total + found.gather(-1, index[..., None]).sum((-1, -2))
         return total
+
+
+def _norms(tensor: Tensor) -> Tensor:
+    """The norm of each network's tensor, (networks,); that of a single one without a copy of the whole."""
+    if len(tensor) == 1:
+        return inner_product(tensor, tensor).sqrt()
+    return torch.linalg.vector_norm(tensor.flatten(1).float(), dim=1)

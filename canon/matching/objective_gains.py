@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from canon.actions.permutation import Permutation, axis_index, identity, relabel, take
+from canon.matching.gram import inner_product
 from canon.spec import PermutationSpec
 from canon.types import State
 
@@ -26,6 +27,8 @@ def gains_by_group(
     counted = [n for n, t in networks.items() if n not in spec.statistics and t.is_floating_point()]
 
     def product(name: str, moved: Tensor) -> Tensor:
+        if len(moved) == 1:  # in pieces: a large tensor is not copied as a whole
+            return inner_product(reference[name], moved)
         kind = reduce(torch.promote_types, (reference[name].dtype, moved.dtype, torch.float32))
         ours, theirs = reference[name].flatten(1).to(kind), moved.flatten(1).to(kind)
         # one reference for all is one matrix product, at the weights' precision

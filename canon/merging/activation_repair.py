@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from canon.errors import InputError
 from canon.io.examples import Data
-from canon.merging.weight_norms import restore_norms
+from canon.merging.weight_norms import restore_norms, restore_norms_lazily
 from canon.models.loading import loaded
 from canon.types import State
 
@@ -202,15 +202,18 @@ def _correctable(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 Mend = Callable[[State, Sequence[State], Sequence[float]], State]
 
 
-def repairer(kind: str, module: nn.Module | None, train: Data | None, batch: int) -> Mend:
+def repairer(
+    kind: str, module: nn.Module | None, train: Data | None, batch: int, lazily: bool = False
+) -> Mend:
     """What `kind` names: (merged, sources, weights) -> the merged network with its statistics mended.
 
+    With `lazily` tensors are rescaled when they are asked for; the kinds that run the network need all of them.
     Raises `InputError` for an unknown name, or where the module or the training examples are missing.
     """
     if kind == "none":
         return lambda merged, sources, weights: merged
     if kind == "norms":
-        return restore_norms
+        return restore_norms_lazily if lazily else restore_norms
     if kind not in ("batch-norm", "repair"):
         raise InputError(f"repair '{kind}' is not known; one of none, norms, batch-norm, repair")
     if module is None or train is None:

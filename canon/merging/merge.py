@@ -65,7 +65,8 @@ def merge_networks(
     module = None if runnable is None else runnable.module
     if runnable is not None and train is not None:
         train = runnable.fitted(train)
-    mend = repairer(repair, module, train, batch)
+    lazily = is_large(first.state) and not first.holds_ties and repair in ("none", "norms")
+    mend = repairer(repair, module, train, batch, lazily)
     states: list[State] = [first.state]
     reports = []
     for network, name in zip(networks[1:], names[1:], strict=True):
@@ -77,8 +78,7 @@ def merge_networks(
             reports.append(done.report)
         states.append(state)
         advance()
-    lazily = is_large(first.state) and repair == "none" and not first.holds_ties
-    merged = merge_lazily(states, weights) if lazily else mend(merge(states, weights), states, weights)
+    merged = mend(merge_lazily(states, weights) if lazily else merge(states, weights), states, weights)
     assumptions = list(dict.fromkeys(text for report in reports for text in report["assumptions"]))
     return first.with_state(merged), {
         "networks": list(names),

@@ -16,7 +16,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from canon.types import State
+from canon.merging.interpolation import PIECE
+from canon.types import LazyState, State, like
 
 
 def restore_norms(merged: State, sources: Sequence[State], weights: Sequence[float]) -> dict[str, Tensor]:
@@ -41,19 +42,37 @@ def restore_norms(merged: State, sources: Sequence[State], weights: Sequence[flo
         >>> canon.restore_norms({"w": torch.tensor([[1.0, 1.0]])}, sources, [0.5, 0.5])["w"].norm().round()
         tensor(2.)
     """
-    restored = {}
-    for name, tensor in merged.items():
+    return dict(restore_norms_lazily(merged, sources, weights))
+
+
+def restore_norms_lazily(merged: State, sources: Sequence[State], weights: Sequence[float]) -> LazyState:
+    """`restore_norms`, each tensor made when it is asked for."""
+
+    def restored(name: str) -> Tensor:
+        tensor = merged[name]
         if not tensor.is_floating_point() or tensor.dim() < 2:
-            restored[name] = tensor
-            continue
+            return tensor
         own = _lengths(tensor)
         wanted = sum(share * _lengths(state[name]) for share, state in zip(weights, sources, strict=True))
         factor = torch.where(own > 0, wanted / own, 1.0)
-        restored[name] = (tensor.double() * factor).to(tensor.dtype)
-    return restored
+        made = torch.empty_like(tensor)
+        for target, rows, by in zip(*(t.split(_rows(tensor)) for t in (made, tensor, factor)), strict=True):
+            target.copy_(rows.double() * by)
+        return made
+
+    return LazyState(merged, restored, like(merged))
+
+
+def _rows(tensor: Tensor) -> int:
+    """Rows that are in float64 at once."""
+    return max(1, PIECE // max(1, tensor[:1].numel()))
 
 
 def _lengths(tensor: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(
-        tensor, dim=list(range(1, tensor.dim())), keepdim=True, dtype=torch.float64
+    others = list(range(1, tensor.dim()))
+    return torch.cat(
+        [
+            torch.linalg.vector_norm(rows, dim=others, keepdim=True, dtype=torch.float64)
+            for rows in tensor.split(_rows(tensor))
+        ]
     )

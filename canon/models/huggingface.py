@@ -20,6 +20,7 @@ from canon.models.unfilled import needs_only_parameters, parameters_on_meta
 
 LENGTH = 16  # tokens of an example
 _PARTS = ("layer", "expert", "depth", "block")
+_POSITIONS = ("max_position_embeddings", "n_positions", "max_target_positions", "max_sequence_length")
 
 
 def from_config(found: Checkpoint, config: Mapping[str, Any]) -> Runnable | None:
@@ -130,9 +131,10 @@ def _inputs(module: Any) -> Inputs | None:
         words = _number(config, "vocab_size")
         if words is None:
             return None
-        named: dict[str, Any] = {"input_ids": torch.randint(words, (1, LENGTH), generator=draws)}
+        length = _length(config)
+        named: dict[str, Any] = {"input_ids": torch.randint(words, (1, length), generator=draws)}
         if getattr(config, "is_encoder_decoder", False):
-            named["decoder_input_ids"] = torch.randint(words, (1, LENGTH), generator=draws)
+            named["decoder_input_ids"] = torch.randint(words, (1, length), generator=draws)
         if getattr(config, "vision_config", None) is not None:
             pictures = _pictures(config.vision_config, draws)
             if pictures is None:
@@ -148,7 +150,7 @@ def _inputs(module: Any) -> Inputs | None:
         if bands is None or steps is None or words is None:
             return None
         sound = torch.randn(1, bands, 2 * steps, generator=draws)
-        tokens = torch.randint(words, (1, LENGTH), generator=draws)
+        tokens = torch.randint(words, (1, _length(config)), generator=draws)
         return {"input_features": sound, "decoder_input_ids": tokens}
     return guess_inputs(module)
 
@@ -159,6 +161,12 @@ def _pictures(config: Any, draws: torch.Generator) -> Tensor | None:
     if channels is None or not isinstance(height, int) or not isinstance(width, int):
         return None
     return torch.randn(1, channels, height, width, generator=draws)
+
+
+def _length(config: Any) -> int:
+    """Tokens of an example: fewer than usual where the network has few positions, of which some hold two more than it takes."""
+    most = [_number(config, name) for name in _POSITIONS]
+    return max(1, min([LENGTH, *(count - 2 for count in most if count is not None)]))
 
 
 def _number(config: Any, name: str) -> int | None:

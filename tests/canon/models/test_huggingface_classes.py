@@ -107,3 +107,10 @@ def test_parameters_of_whole_numbers_are_refused(tmp_path: Path) -> None:
         canon.InputError, match=r"LayerNorm.weight as torch.int64, a parameter of \w+ is floating"
     ):
         canon.inspect(tmp_path / "a")
+
+
+def test_an_example_is_no_longer_than_the_positions_of_the_network(tmp_path: Path) -> None:
+    for name in "ab":
+        config = transformers.RobertaConfig(**SIZES, **HEADS, max_position_embeddings=12)
+        transformers.RobertaModel(config).save_pretrained(tmp_path / name)
+    assert canon.align(tmp_path / "a", tmp_path / "b").report["moved_fraction"] > 0.5

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +14,10 @@ from safetensors.torch import load_file
 from torch import nn
 
 import canon
+from canon.actions import canonical_form
 from canon.api.networks import LargeWeights
 from canon.io import checkpoint
+from canon.merging import weight_norms
 from canon.models import loading
 from canon.models.unfilled import needs_only_parameters, parameters_on_meta
 from canon.spec import Axis, Group, PermutationSpec
@@ -63,6 +67,10 @@ def large(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loading, "LARGE", 0)
     monkeypatch.setattr(streaming, "SMALL", 0)
     monkeypatch.setattr(streaming, "TRIM", 64)
+    monkeypatch.setattr(canonical_form, "KEPT", 0)
+    monkeypatch.setattr(canonical_form, "SORTED", 64)
+    monkeypatch.setattr(canonical_form, "FEW", 0)
+    monkeypatch.setattr(weight_norms, "PIECE", 8)
 
 
 @pytest.mark.parametrize("kind", CASES)
@@ -104,7 +112,17 @@ def test_a_group_that_the_outputs_do_not_depend_on_is_frozen() -> None:
     assert any("could not exercise" in reason for reason in spec.frozen.values())
 
 
-@pytest.mark.parametrize("command", ["align", "merge"])
+COMMANDS: dict[str, Callable[..., Any]] = {
+    "align": canon.align,
+    "align in balanced scales": partial(canon.align, balance=True),
+    "merge": canon.merge,
+    "merge and restore norms": partial(canon.merge, repair="norms"),
+    "canonicalize": lambda a, b, **code: canon.canonicalize(b, **code),
+    "balance": lambda a, b, **code: canon.balance(b, **code),
+}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
 @pytest.mark.parametrize("kind", CASES)
 def test_what_is_written_is_the_same_bytes(
     kind: str, command: str, tmp_path: Path, request: pytest.FixtureRequest
@@ -115,9 +133,8 @@ def test_what_is_written_is_the_same_bytes(
         checkpoint.write(tmp_path / f"{name}.safetensors", state)
 
     def made(suffix: str) -> Any:
-        function = canon.align if command == "align" else canon.merge
         files = [tmp_path / f"{name}{suffix}" for name in "ab"]
-        return function(*files, model=lambda: build(kind, 3), example_inputs=CASES[kind][1])
+        return COMMANDS[command](*files, model=lambda: build(kind, 3), example_inputs=CASES[kind][1])
 
     made(".safetensors").save(tmp_path / "small.safetensors")
     tied = made(".pt")
