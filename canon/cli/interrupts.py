@@ -44,7 +44,9 @@ class Requests:
         print(f"stopping after this step{again}", file=sys.stderr, flush=True)
 
 
-_current = Requests()
+_OUTSIDE = Requests()
+"""Where nothing receives signals; it never has any."""
+_current = _OUTSIDE
 
 
 @contextmanager
@@ -63,7 +65,8 @@ def receiving() -> Iterator[Requests]:
     try:
         yield _current
     finally:
-        outer.received += _current.received
+        if outer is not _OUTSIDE:
+            outer.received += _current.received
         _current = outer
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -186,6 +186,13 @@ def test_a_finished_step_of_a_command_does_not_end_its_interrupts(capsys):
     )
 
 
+def test_an_interrupted_command_leaves_nothing_to_the_next_one_of_the_process(capsys):
+    assert console.run_cli(command(lambda: signal.raise_signal(signal.SIGINT)), ["go"]) == 130
+    with console.deferred() as stop:
+        assert not stop()
+    assert console.run_cli(command(lambda: None), ["go"]) == 0
+
+
 def test_json_is_all_that_is_on_standard_output(capsys):
     console.say("talk")
     console.show({"a": math.nan, "b": [1.5, math.inf]}, "for people", as_json=True)
