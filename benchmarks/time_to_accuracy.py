@@ -15,17 +15,17 @@ import time
 from pathlib import Path
 from typing import Any
 
+import weightflow
 from benchmarks.common import aim, write_result
 from benchmarks.one_task import Population, trained
 from weightflow.evaluation.evaluate import evaluate_networks
-from weightflow.generator.generator import Flow
 from weightflow.zoo.store import Zoo
 
 STEPS = (25, 50, 100, 200, 400, 1000)
 WANTED = 0.25
 
 
-def measured(flow: Flow, population: Population, seed: int) -> dict[str, float]:
+def measured(flow: weightflow.Flow, population: Population, seed: int) -> dict[str, float]:
     """Accuracy of generated networks on validation and test images, and how far they are from the zoo."""
     networks = flow.sample(population.prompts[0], population.networks, seed=1000 * seed)
     validation = evaluate_networks(
@@ -45,8 +45,9 @@ def rows_of(population: Population, seed: int, steps: int, folder: Path) -> list
     rows: list[dict[str, Any]] = []
     for preset, count in (("deepweightflow", steps), *(("narrow", count) for count in STEPS)):
         run = folder / f"{preset}-{count}-{seed}"
-        flow, cost = trained(population.zoo, preset, {"steps": count, "seed": seed}, run)
-        rows.append({"preset": preset, "seed": seed, **cost, **measured(flow, population, seed)})
+        _, cost = trained(population.zoo, preset, {"steps": count, "seed": seed}, run)
+        found = measured(weightflow.load(run), population, seed)
+        rows.append({"preset": preset, "seed": seed, **cost, **found})
         print(rows[-1], flush=True)
         if preset == "narrow" and rows[-1]["validation"] >= rows[0]["validation"]:
             break

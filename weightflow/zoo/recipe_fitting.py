@@ -1,7 +1,7 @@
-"""A recipe on another data set than its own: what depends on the data is fitted, and said.
+"""A recipe on another data set or with another architecture than its own: what depends on these is fitted, and said.
 
-Classes, sizes of tasks, held-out classes and the width of inputs are those of the recipe's own data set. What the user
-has set stays as it is.
+Classes, sizes of tasks, held-out classes and the width of inputs are those of the recipe's own data set, arguments those of its
+own architecture. What the user has set stays as it is.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ HELD_OUT_SHARE = 4
 
 
 def fitted(name: str, own: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """The recipe's tables with `changes`, and where these name another data set, fitted to it.
+    """The recipe's tables with `changes`, and where these name another data set or architecture, fitted to it.
 
     `InputWarning` says what was fitted.
     """
-    tables = replace_nested(own, changes)
+    tables = replace_nested(_without_arguments_of_another(own, changes), changes)
     if "dataset" not in own or datasets.absolute(str(tables["dataset"])) == datasets.absolute(
         str(own["dataset"])
     ):
@@ -45,6 +45,24 @@ def fitted(name: str, own: Mapping[str, Any], changes: Mapping[str, Any]) -> dic
             stacklevel=3,
         )
     return replace_nested(tables, found)
+
+
+def _without_arguments_of_another(own: Mapping[str, Any], changes: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The recipe's tables without arguments that an architecture named in `changes` does not take; of functions from
+    elsewhere none is known."""
+    name, table = _table(changes, "architecture").get("name"), _table(own, "architecture")
+    if name is None or name == table.get("name"):
+        return own
+    arguments = _table(table, "arguments")
+    kept = {key: value for key, value in arguments.items() if key in OWN_ARGUMENTS.get(str(name), ())}
+    if len(kept) < len(arguments):
+        left_out = ", ".join(key for key in arguments if key not in kept)
+        warnings.warn(
+            f"arguments of the recipe's architecture '{table.get('name')}' are left out for '{name}': {left_out}",
+            InputWarning,
+            stacklevel=4,
+        )
+    return {**own, "architecture": {**table, "arguments": kept}}
 
 
 def _tasks(

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 import torch
 
-from canon.errors import InputError
+from canon.errors import InputError, InputWarning
 from weightflow import datasets
 from weightflow.networks.architectures import Architecture
 from weightflow.zoo.builders.local import build_zoo
@@ -96,3 +96,14 @@ def test_networks_of_one_task_stand_in_a_row_and_differ_by_their_seeds(tmp_path)
     assert not torch.equal(networks["1.weight"][0], networks["1.weight"][1])
     with pytest.raises(InputError, match="tasks.networks_per_task is 0"):
         read_recipe("digits", {"tasks": {"networks_per_task": 0}})
+
+
+def test_arguments_of_another_architecture_are_left_out_and_said():
+    with pytest.warns(InputWarning, match="'mlp' are left out for 'linear_head': hidden"):
+        plan = read_recipe("digits", {"architecture": {"name": "linear_head"}})
+    assert plan.architecture.arguments == {"inputs": 64}
+    asked = {"name": "mlp", "arguments": {"hidden": [7]}}
+    assert read_recipe("digits", {"architecture": asked}).architecture.arguments == {
+        "inputs": 64,
+        "hidden": [7],
+    }
