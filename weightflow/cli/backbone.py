@@ -42,11 +42,13 @@ def train(
     Example: [bold]weightflow backbone train cifar100 --exclude wolf --out b.safetensors[/]
     """
     from canon.io.checkpoint import check_suffix
+    from canon.io.files import require_folder
     from weightflow import config, datasets
     from weightflow.backbones.train import BackboneRecipe, BackboneTrainer
     from weightflow.device import computing_on
 
     check_suffix(out)
+    require_folder(out)
     changes = config.replace_nested(settings_of(settings), {"seed": seed})
     recipe = config.build(BackboneRecipe, changes)
     if download:
@@ -97,8 +99,10 @@ def take(
     Example: [bold]weightflow backbone take torchvision:resnet18 --out b.safetensors[/]
     """
     from canon.io.checkpoint import check_suffix
+    from canon.io.files import require_folder
     from weightflow import backbones
 
     check_suffix(out)
+    require_folder(out)
     width = backbones.take(model, out, checkpoint)
     console.show({"backbone": str(out), "features": width}, f"{out}: {width} features", as_json)
