@@ -22,6 +22,9 @@ from canon.errors import InputError
 from canon.spec import Axis, Factor, PermutationSpec
 from canon.types import State
 
+# Sweeps after which balancing ends, and the relative change of scales below which it has converged.
+SWEEPS, TOLERANCE = 1000, 1e-12
+
 
 def apply_scale(
     spec: PermutationSpec, scales: Mapping[str, Tensor], state: State, stacked: bool = False
@@ -64,10 +67,10 @@ def scaled(spec: PermutationSpec, scales: Mapping[str, Tensor], state: State) ->
 def apply_scale_unchecked(
     spec: PermutationSpec, scales: Mapping[str, Tensor], state: State
 ) -> dict[str, Tensor]:
-    """`apply_scale` to a state that was checked against the spec."""
+    """`apply_scale` to a state that was checked against the spec: no tensor is one of `state`."""
+    found = scaled(spec, scales, state)
     return {
-        name: scale_one(spec, scales, name, tensor) if is_scaled(spec, scales, name) else tensor.clone()
-        for name, tensor in state.items()
+        name: tensor if is_scaled(spec, scales, name) else tensor.clone() for name, tensor in found.items()
     }
 
 
@@ -90,29 +93,17 @@ def scale_one(spec: PermutationSpec, scales: Mapping[str, Tensor], name: str, te
 
 
 def balance(
-    spec: PermutationSpec,
-    state: State,
-    *,
-    stacked: bool = False,
-    tolerance: float = 1e-12,
-    sweeps: int = 1000,
+    spec: PermutationSpec, state: State, *, stacked: bool = False
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """The L2-minimal scales of every group with positive scale, and the state so scaled; see `minimal_scales`."""
-    scales = minimal_scales(spec, state, stacked=stacked, tolerance=tolerance, sweeps=sweeps)
+    """`minimal_scales`, and the state so scaled."""
+    scales = minimal_scales(spec, state, stacked=stacked)
     return scales, apply_scale_unchecked(spec, scales, state)
 
 
-def minimal_scales(
-    spec: PermutationSpec,
-    state: State,
-    *,
-    stacked: bool = False,
-    tolerance: float = 1e-12,
-    sweeps: int = 1000,
-) -> dict[str, Tensor]:
+def minimal_scales(spec: PermutationSpec, state: State, *, stacked: bool = False) -> dict[str, Tensor]:
     """The L2-minimal scales of every group with positive scale.
 
-    Sweeps until no scale changes by more than `tolerance`, relative. Statistics are scaled with their
+    Sweeps until no scale changes by more than `TOLERANCE`. Statistics are scaled with their
     units and do not count as energy. The state was checked against the spec. Raises `InputError` for a power other
     than -1, 0, 1 in a weight.
     """
@@ -121,9 +112,9 @@ def minimal_scales(
     scales = {name: torch.ones(*lead, *spec.shape(name), dtype=torch.float64) for name in groups}
     flat, (laid,) = joined(spec, state, batch=int(stacked))
     energies = [energy for name in laid for energy in _energies(flat, name, laid[name], stacked)]
-    for _ in range(sweeps):
+    for _ in range(SWEEPS):
         steps = [_step(flat, energies, scales, name) for name in groups]
-        if all(float(step.log().abs().amax()) <= tolerance for step in steps):
+        if all(float(step.log().abs().amax()) <= TOLERANCE for step in steps):
             break
     return scales
 

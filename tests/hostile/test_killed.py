@@ -224,6 +224,15 @@ def server(ready):
         yield found
 
 
+def undisturbed(command, ready, server, folder):
+    """A command and the one that goes on with it, as they are typed, and the files and names that it leaves."""
+    line, before = COMMANDS[command]
+    work, again = (words(one, ready, folder) for one in (line, line + GOES_ON.get(command, "")))
+    prepare(folder, ready, before)
+    assert server.run(work, folder) == 0
+    return work, again, files(folder), names(folder)
+
+
 @pytest.mark.parametrize(
     ("command", "every"),
     [
@@ -234,12 +243,8 @@ def server(ready):
 def test_a_killed_command_ends_as_if_nothing_had_been(command, every, ready, server, tmp_path):
     if command in NEEDS:
         pytest.importorskip(NEEDS[command])
-    line, before = COMMANDS[command]
-    folder = tmp_path / "work"
-    work, again = (words(one, ready, folder) for one in (line, line + GOES_ON.get(command, "")))
-    prepare(folder, ready, before)
-    assert server.run(work, folder) == 0
-    whole, there = files(folder), names(folder)
+    folder, before = tmp_path / "work", COMMANDS[command][1]
+    work, again, whole, there = undisturbed(command, ready, server, folder)
     for call in range(0, 1000, every):
         prepare(folder, ready, before)
         code = server.run(work, folder, call)
@@ -299,12 +304,8 @@ def test_work_goes_on_after_a_disk_was_full(command, ready, server, tmp_path):
     """From its second change on, and from later ones."""
     if command in NEEDS:
         pytest.importorskip(NEEDS[command])
-    line, before = COMMANDS[command]
-    folder = tmp_path / "work"
-    work, again = (words(one, ready, folder) for one in (line, line + GOES_ON.get(command, "")))
-    prepare(folder, ready, before)
-    assert server.run(work, folder) == 0
-    whole, there = files(folder), names(folder)
+    folder, before = tmp_path / "work", COMMANDS[command][1]
+    work, again, whole, there = undisturbed(command, ready, server, folder)
     for call in (1, 3, 6, 12, 24, 48):
         prepare(folder, ready, before)
         code = server.run(work, folder, f"ENOSPC {call}")
