@@ -14,7 +14,7 @@ from typing import Any
 from canon.errors import InputWarning
 from weightflow import datasets
 from weightflow.config import replace_nested
-from weightflow.networks.architectures import OWN_ARGUMENTS
+from weightflow.networks.architectures import FAMILIES, OWN_ARGUMENTS
 from weightflow.text import load_encoder
 
 HELD_OUT_SHARE = 4
@@ -49,9 +49,9 @@ def fitted(name: str, own: Mapping[str, Any], changes: Mapping[str, Any]) -> dic
 
 def _without_arguments_of_another(own: Mapping[str, Any], changes: Mapping[str, Any]) -> Mapping[str, Any]:
     """The recipe's tables without arguments that an architecture named in `changes` does not take; of functions from
-    elsewhere none is known."""
+    elsewhere none is known. A name that nothing has is left to the check of the recipe."""
     name, table = _table(changes, "architecture").get("name"), _table(own, "architecture")
-    if name is None or name == table.get("name"):
+    if name == table.get("name") or name not in FAMILIES:
         return own
     arguments = _table(table, "arguments")
     kept = {key: value for key, value in arguments.items() if key in OWN_ARGUMENTS.get(str(name), ())}
