@@ -202,7 +202,7 @@ def _drawn(
             return value
         if not statistic:
             return draw(value, noise)
-        if value.numel() and value.min() >= 0 and value.max() > 0:  # a variance
+        if value.numel() and computable(value).min() >= 0 and computable(value).max() > 0:  # a variance
             return noise() + 0.5
         return 0.2 * noise() - 0.1
 
