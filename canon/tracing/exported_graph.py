@@ -92,8 +92,13 @@ class Program:
                 for number in _training(node) if operation(node) not in for_good else ():
                     node.update_arg(number, False)
         if not _functional(program.graph_module):
-            with _quiet():
-                program = program.run_decompositions({})
+            try:
+                with _quiet():
+                    program = program.run_decompositions({})
+            except Exception as error:  # as of export, its failures are of many kinds
+                raise InputError(
+                    f"torch.export cannot write {type(network).__name__} without changes in place: {_reason(error)}"
+                ) from error
         return cls._lift(program, state, args, kwargs)
 
     @classmethod

@@ -80,7 +80,11 @@ class Interpreter(torch.fx.Interpreter):
             one.read = True
         numbers = all_numbers[0] if all_numbers else None
         before = len(self.context.numbers)
-        dims = handler(self.context, arguments, out)
+        try:
+            dims = handler(self.context, arguments, out)
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
+            # a call of a form that the rule does not foresee: nothing it touches may move
+            dims = unknown(self.context, arguments, out)
         if isinstance(out, Tensor):
             self.context.seen.append(dims)
             if len(self.context.numbers) > before:

@@ -10,6 +10,8 @@ from torch.nn import functional as F
 
 import canon
 from canon.actions import permutation
+from canon.errors import InputError
+from canon.tracing.operations import HANDLERS
 
 WIDTH = 12
 
@@ -120,3 +122,19 @@ def test_units_whose_order_matters_stay(operation, reason):
     module = Around(operation, False, operation(torch.randn(4, WIDTH)).shape[1])
     spec = canon.trace(module, torch.randn(4, 8))
     assert any(reason in text for text in spec.frozen.values()), spec.frozen
+
+
+def test_a_call_that_a_rule_does_not_foresee_freezes_what_it_touches(monkeypatch):
+    def fails(context, arguments, out):
+        raise IndexError("no such axis")
+
+    monkeypatch.setitem(HANDLERS, "tanh", fails)
+    spec = canon.trace(Around(torch.tanh, False, WIDTH), torch.randn(4, 8))
+    assert not spec.groups
+    assert "does not know (tanh)" in spec.frozen["first.weight axis 0"]
+
+
+def test_a_network_that_torch_cannot_write_without_changes_in_place_is_refused_in_one_line():
+    module = nn.Sequential(nn.Conv2d(3, 4, 1), nn.CrossMapLRN2d(3))
+    with pytest.raises(InputError, match=r"torch\.export cannot write Sequential without changes in place"):
+        canon.trace(module, torch.randn(2, 3, 4, 4))
