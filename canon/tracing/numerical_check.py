@@ -8,6 +8,7 @@ they are frozen and named, with the operation that broke them.
 
 from __future__ import annotations
 
+from collections import ChainMap
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -91,6 +92,10 @@ def check_program(program: Program, spec: PermutationSpec, *, seed: int = 0) -> 
         again, still = _irrelevant_groups(program, spec, redrawn, generator)
         if len(still) < len(irrelevant):
             state, reference, irrelevant = redrawn, again, still
+    if irrelevant and not program.large:  # rounding, signs and largest places have no gradient
+        irrelevant = [
+            name for name in irrelevant if not _moves_outputs(program, spec, state, reference, name)
+        ]
     for name in irrelevant:
         if name in spec.groups:
             spec = freeze(
@@ -246,7 +251,7 @@ def _irrelevant_groups(
         return weights / sizes.clamp(min=max(typical_size([output.detach()]), 1e-300))
 
     learned = {slot.name: slot.value.numel() for slot in program.slots if slot.learned}
-    members = {group: {name for name, _ in spec.uses(group)} & learned.keys() for group in spec.groups}
+    members = {group: _learned_members(program, spec, group) for group in spec.groups}
     few: set[str] = set()
     for tensors in members.values():
         few.update(sorted(tensors, key=lambda name: learned[name])[:2])
@@ -257,6 +262,26 @@ def _irrelevant_groups(
         if not irrelevant:
             break
     return outputs, irrelevant if relevant else list(spec.groups)
+
+
+def _learned_members(program: Program, spec: PermutationSpec, group: str) -> set[str]:
+    """The parameters that a group moves."""
+    return {name for name, _ in spec.uses(group)} & {slot.name for slot in program.slots if slot.learned}
+
+
+def _moves_outputs(
+    program: Program, spec: PermutationSpec, state: Mapping[str, Tensor], reference: list[Tensor], group: str
+) -> bool:
+    """Whether the outputs change where a group moves one of its tensors alone, for two of them (all, if fewer)."""
+    element = permutation.random(spec, torch.Generator().manual_seed(0))
+    chosen = permutation.identity(spec) | {group: element[group]}
+    tensors, changed = _learned_members(program, spec, group), 0
+    for name in sorted(tensors):
+        moved = {name: permutation.relabel(spec, chosen, name, state[name], 0)}
+        changed += relative_difference(reference, program.run(ChainMap(moved, dict(state)))) > 1e-7
+        if changed >= min(2, len(tensors)):
+            return True
+    return False
 
 
 def random_scales(spec: PermutationSpec, generator: torch.Generator) -> dict[str, Tensor]:
