@@ -1,16 +1,20 @@
 """Soft labels: what the zoo says of examples, and how it enters the functional loss."""
 
 import dataclasses
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from canon.errors import InputError
 from weightflow.flow.draws import NoiseDraws
+from weightflow.training import compatibility
 from weightflow.training.functional_loss import BehaviourConfig, FunctionalLoss
 from weightflow.training.sampled_loss import cross_entropy
 from weightflow.training.soft_labels import class_scores, fit_sharpness, soft_labels
 from weightflow.training.trainer import resume, start
+from weightflow.zoo.store import Zoo
 
 from .test_trainer import assert_same_run
 
@@ -128,3 +132,35 @@ def test_a_stopped_run_with_soft_labels_equals_one_that_was_not(zoo, tiny_config
 def test_shares_that_say_nothing_are_refused(changes, message):
     with pytest.raises(InputError, match=message):
         BehaviourConfig(**changes)
+
+
+class StandIn(Zoo):
+    """As much of a zoo as the check of the settings looks at."""
+
+    dataset, path = "mine", Path("zoos/mine")
+    data = SimpleNamespace(class_names=("one", "two", "three"))
+    records = (SimpleNamespace(classes=("one", "two or three")),)
+    architecture = None
+
+    def __init__(self, has_logits: bool = True, dtype: torch.dtype = torch.float32) -> None:
+        example = torch.zeros(1, 3, dtype=dtype)
+        self.architecture = SimpleNamespace(name="adapter", has_logits=has_logits, example=lambda n: example)
+
+    def rows(self, split):
+        return [0]
+
+
+@pytest.mark.parametrize(
+    ("settings", "zoo", "message"),
+    [
+        ({"invented": 0.5, "beyond": 1.0}, {"dtype": torch.long}, "those of mine are no numbers but words"),
+        ({"invented": 0.5, "beyond": 1.0}, {"has_logits": False}, "classes that have no name"),
+        ({"distillation": 0.5}, {}, "'two or three' is none of them but a union"),
+    ],
+)
+def test_settings_that_do_not_suit_the_zoo_are_refused(tiny_config, settings, zoo, message):
+    config = dataclasses.replace(
+        tiny_config, behaviour=dataclasses.replace(tiny_config.behaviour, **settings)
+    )
+    with pytest.raises(InputError, match=message):
+        compatibility.check(config, StandIn(**zoo))
