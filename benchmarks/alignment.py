@@ -26,7 +26,7 @@ from canon.merging.activation_repair import reestimate_batch_norm
 from canon.merging.interpolation import curve
 from canon.merging.weight_norms import restore_norms
 from canon.spec import Axis, Factor, PermutationSpec
-from canon.tracing.trace import trace
+from canon.tracing.symmetry_groups import trace
 
 Row = dict[str, Any]
 SPEED_AIMS = {"resnet18": 2.0, "resnet50": 6.0, "vit_b_16": 30.0}

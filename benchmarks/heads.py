@@ -24,7 +24,7 @@ from canon.matching.activation_matching import match_activations
 from canon.matching.weight_matching import match_weights
 from canon.merging.activation_repair import reestimate_batch_norm
 from canon.merging.interpolation import curve
-from canon.tracing.trace import trace
+from canon.tracing.symmetry_groups import trace
 
 Row = dict[str, Any]
 NOISE = (0.0, 0.1, 0.3, 0.5, 1.0)

@@ -27,7 +27,7 @@ from torch.profiler import ProfilerActivity, profile
 from benchmarks import speed
 from benchmarks.common import write_result
 from canon.matching.weight_matching import match_weights
-from canon.tracing.trace import trace
+from canon.tracing.symmetry_groups import trace
 from weightflow.batched.tasks import Task
 from weightflow.batched.training import train_many
 from weightflow.data.types import from_arrays

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from canon.merging.weight_norms import restore_norms
     from canon.spec import Axis, Factor, Group, PermutationSpec
     from canon.tracing.numerical_check import check_groups
-    from canon.tracing.trace import trace
+    from canon.tracing.symmetry_groups import trace
 
 # Loaded on first use: `canon --help` must answer before torch is imported.
 _HOME = {
@@ -74,7 +74,7 @@ _HOME = {
     "repair": "merging.activation_repair",
     "restore_norms": "merging.weight_norms",
     "straight_through": "matching.straight_through_estimator",
-    "trace": "tracing.trace",
+    "trace": "tracing.symmetry_groups",
 }
 __version__ = "0.2.0"
 __all__ = [

@@ -1,6 +1,7 @@
 """The layers of both packages: who may import whom, and who may open the test images."""
 
 import ast
+import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -115,6 +116,16 @@ def test_only_the_command_line_talks(package):
         if room(path) not in ("cli", "__main__") and any(m.startswith(talk) for m in imported(path))
     ]
     assert not guilty
+
+
+@pytest.mark.parametrize("package", LAYERS)
+def test_no_public_name_is_that_of_a_module(package):
+    found = importlib.import_module(package)
+    homes = {
+        name: getattr(getattr(found, name), "__module__", "").rpartition(".")[2] for name in found.__all__
+    }
+    beside = {path.stem for path in (ROOT / package).iterdir()}
+    assert not [name for name, home in homes.items() if name == home or name in beside]
 
 
 def test_only_evaluation_opens_test_images():

@@ -68,7 +68,7 @@ def resolve(
         prefix = prefix_of(runnable.module)
         return SpecSource(traced, source + f", under the prefix {prefix}" * bool(prefix), CHECKED, runnable)
     if hints.family is None and found.program is not None:
-        from canon.tracing.trace import trace, trace_program
+        from canon.tracing.symmetry_groups import trace, trace_program
 
         if hints.assume:
             raise InputError(
@@ -96,7 +96,7 @@ def resolve(
 
 
 def _trace(runnable: Runnable) -> PermutationSpec:
-    from canon.tracing.trace import trace_module
+    from canon.tracing.symmetry_groups import trace_module
 
     return trace_module(runnable.module, runnable.program, runnable.inputs, runnable.keywords)
 

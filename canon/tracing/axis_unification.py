@@ -22,6 +22,9 @@ Structure = tuple[Segment, ...]
 ONE: Structure = ((),)
 """An axis of size one."""
 
+NONE: Structure = ()
+"""An axis of size zero."""
+
 _REPEATED = "it is repeated, and is a concatenation of different units"
 
 
@@ -59,10 +62,14 @@ class AxisUnification:
 
     def free(self, size: int) -> Structure:
         """A new axis about which nothing is known."""
-        return ONE if size == 1 else (((self.unit(size), self.degree()),),)
+        return self._axis(size, None)
 
     def fixed(self, size: int, reason: str) -> Structure:
-        return ONE if size == 1 else (((self.unit(size, reason), self.degree()),),)
+        """A new axis whose positions stay."""
+        return self._axis(size, reason)
+
+    def _axis(self, size: int, reason: str | None) -> Structure:
+        return (NONE, ONE)[size] if size < 2 else (((self.unit(size, reason), self.degree()),),)
 
     # reading
 

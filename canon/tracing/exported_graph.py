@@ -92,8 +92,13 @@ class Program:
                 for number in _training(node) if operation(node) not in for_good else ():
                     node.update_arg(number, False)
         if not _functional(program.graph_module):
-            with _quiet():
-                program = program.run_decompositions({})
+            try:
+                with _quiet():
+                    program = program.run_decompositions({})
+            except Exception as error:  # as of export, its failures are of many kinds
+                raise InputError(
+                    f"torch.export cannot write {type(network).__name__} without changes in place: {_reason(error)}"
+                ) from error
         return cls._lift(program, state, args, kwargs)
 
     @classmethod
@@ -162,7 +167,8 @@ class Program:
         """The outputs, and the tensors among `listened` that they depend on.
 
         These are the ones whose slope times value exceeds `threshold` somewhere; the slope is that of the sum of the
-        outputs, each multiplied by what `probe` gives for it (None for one that is left out).
+        outputs, each multiplied by what `probe` gives for it (None for one that is left out). None where a small network
+        has no derivative.
         """
         hearing = Hearing(state, threshold, TensorPool())
         with torch.enable_grad(), hearing.saving() if self.large else nullcontext():
@@ -172,7 +178,12 @@ class Program:
             known = [(output, weight, output.isfinite()) for output, weight in weighted if weight is not None]
             parts = [(output[where] * weight[where]).sum() for output, weight, where in known]
             if parts:
-                torch.stack(parts).sum().backward()
+                try:
+                    torch.stack(parts).sum().backward()
+                except (RuntimeError, NotImplementedError) as error:  # operations without a derivative
+                    if self.large:
+                        raise InputError(f"the network has no derivative: {_reason(error)}") from error
+                    hearing.heard.clear()
         return [output.detach() for output in outputs], hearing.heard
 
     def _run(self, fetch: Callable[[str], Tensor]) -> list[Tensor]:

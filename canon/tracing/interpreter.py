@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from canon.tracing.decomposition import decompose
 from canon.tracing.exported_graph import module_of
 from canon.tracing.operations import HANDLERS, MOVES, Context, Traced, pointwise, unknown
 
@@ -19,16 +20,20 @@ from canon.tracing.operations import HANDLERS, MOVES, Context, Traced, pointwise
 class Interpreter(torch.fx.Interpreter):
     """Each operation gives its value, or one of its shape, and, by its handler, the axes of its results."""
 
-    def __init__(self, graph: torch.fx.GraphModule, context: Context, known: bool) -> None:
+    def __init__(self, graph: torch.fx.GraphModule, context: Context, known: bool, within: str = "") -> None:
         super().__init__(graph)
         self.context = context
         self._known = known  # shapes of all results
+        self._within = within  # the operation that the graph computes, empty for a network
 
     def run_node(self, node: torch.fx.Node) -> Any:
         if node.op == "call_function":
             with torch.no_grad():
                 return self._call(node)
-        return super().run_node(node)
+        result = super().run_node(node)
+        if node.op == "get_attr" and isinstance(result, Tensor):
+            return Traced(result, [*self.context.fixed(result.shape, "a constant")], False)
+        return result
 
     def _call(self, node: torch.fx.Node) -> Any:
         args, kwargs = self.fetch_args_kwargs_from_env(node)
@@ -46,12 +51,19 @@ class Interpreter(torch.fx.Interpreter):
         self.context.name = name
         module = module_of(node)
         self.context.where = f"{name} in {module}" if module else name
+        if self._within:
+            self.context.where = f"{name} of {self._within}"
         given = {a.name: (a.default_value if a.has_default_value() else None) for a in schema.arguments}
         given |= {a.name: value for a, value in zip(schema.arguments, args, strict=False)} | kwargs
         handler = HANDLERS.get(name)
-        if handler is None:
-            handler = pointwise if torch.Tag.pointwise in operation.tags else unknown
-        return self._wrap(out, handler, SimpleNamespace(**given), given.values())
+        if handler is None and torch.Tag.pointwise in operation.tags:
+            handler = pointwise
+        if handler is None and not self._within:
+            graph = decompose(operation, *plain)
+            if graph is not None:
+                inner = Interpreter(graph, self.context, shapes_known(graph), self.context.where)
+                return inner.run(*tensors_in([*args, *kwargs.values()]))
+        return self._wrap(out, handler or unknown, SimpleNamespace(**given), given.values())
 
     def _wrap(self, out: Any, handler: Any, arguments: SimpleNamespace, given: Any) -> Any:
         if not isinstance(out, Tensor) and not (
@@ -68,7 +80,11 @@ class Interpreter(torch.fx.Interpreter):
             one.read = True
         numbers = all_numbers[0] if all_numbers else None
         before = len(self.context.numbers)
-        dims = handler(self.context, arguments, out)
+        try:
+            dims = handler(self.context, arguments, out)
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
+            # a call of a form that the rule does not foresee: nothing it touches may move
+            dims = unknown(self.context, arguments, out)
         if isinstance(out, Tensor):
             self.context.seen.append(dims)
             if len(self.context.numbers) > before:

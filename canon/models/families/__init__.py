@@ -32,7 +32,7 @@ from canon.models.families.single_layer import LAYER
 from canon.models.families.vit import TIMM, TORCHVISION
 from canon.models.plugins import from_metadata
 from canon.spec import PermutationSpec
-from canon.tracing.trace import trace
+from canon.tracing.symmetry_groups import trace
 
 FAMILIES: dict[str, Family] = {
     "sequential": SEQUENTIAL,

@@ -14,7 +14,7 @@ from canon.errors import InputError
 from canon.models.families.functional import FunctionalModule, Tensors
 from canon.models.families.hyperparameters import Hyperparameters
 from canon.spec import Axis, PermutationSpec
-from canon.tracing.trace import trace
+from canon.tracing.symmetry_groups import trace
 from canon.types import LazyState
 
 

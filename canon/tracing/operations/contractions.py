@@ -53,6 +53,29 @@ def addmm(c: Context, a: SimpleNamespace, out: Any) -> list[Structure]:
     return _biased(c, matmul_axes(c, c.axes(left), c.axes(right)), a.self)
 
 
+@handles("addbmm")
+def addbmm(c: Context, a: SimpleNamespace, out: Any) -> list[Structure]:
+    """The sum of a batch of products."""
+    result = c.contract(
+        [c.axes(a.batch1), c.axes(a.batch2)],
+        [["batch", "row", "inner"], ["batch", "inner", "column"]],
+        ["row", "column"],
+    )
+    return _biased(c, result, a.self)
+
+
+@handles("bilinear")
+def bilinear(c: Context, a: SimpleNamespace, out: Any) -> list[Structure]:
+    left, right, weight = c.axes(a.input1), c.axes(a.input2), c.axes(a.weight)
+    batch = spread(len(left) - 1)
+    result = c.contract(
+        [left, right, weight],
+        [[*batch, "left"], [*batch, "right"], ["out", "left", "right"]],
+        [*batch, "out"],
+    )
+    return _biased(c, result, a.bias)
+
+
 @handles("linear")
 def linear(c: Context, a: SimpleNamespace, out: Any) -> list[Structure]:
     axes, weight = c.axes(a.input), c.axes(a.weight)
@@ -187,6 +210,39 @@ def distances(c: Context, a: SimpleNamespace, out: Any) -> list[Structure]:
     result = matmul_axes(c, left, [*right[:-2], right[-1], right[-2]])
     c.still(result)
     return result
+
+
+@handles("_pdist_forward")
+def distances_of_pairs(c: Context, a: SimpleNamespace, out: Any) -> list[Structure]:
+    """Between all pairs of rows, which have an order."""
+    rows, coordinates = c.axes(a.self)
+    c.units.freeze_axis(rows, c.because("pairs of rows have an order"))
+    c.still([coordinates])
+    return c.fixed(out.shape, "pairs of rows have an order")
+
+
+@handles("linalg_inv_ex", "linalg_pinv")
+def inverse(c: Context, a: SimpleNamespace, out: Any) -> Any:
+    """Rows of the inverse are columns of the matrix."""
+    given = a.A if hasattr(a, "A") else a.self
+    *batch, row, column = c.axes(given)
+    c.still([*batch, row, column])
+    result = [*batch, column, row]
+    return result if isinstance(out, Tensor) else [result, batch]
+
+
+@handles("_linalg_solve_ex")
+def solve(c: Context, a: SimpleNamespace, out: Any) -> Any:
+    """`X` of `A X = B`: rows of B are those of A, rows of X are columns of A."""
+    matrix, right = c.axes(a.A), c.axes(a.B)
+    if not a.left or len(matrix) != len(right):
+        return unknown(c, a, out)
+    c.still([*matrix, *right])
+    c.units.unify(matrix[-2], right[-2], c.because("sizes do not match"))
+    rows = c.units.free(c.units.size(matrix[-1]))
+    c.units.unify(rows, matrix[-1], c.because("sizes do not match"))
+    result = [*right[:-2], matrix[-1], right[-1]]
+    return [result, *([None] * (len(out) - 1))]
 
 
 @handles("embedding_bag", "_embedding_bag", "_embedding_bag_forward_only")

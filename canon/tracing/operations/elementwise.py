@@ -12,7 +12,7 @@ from canon.tracing.operations.context import Context, Dim, Traced, handles, mark
 
 _LINEAR = "neg clone contiguous alias detach detach_ _to_copy to dropout feature_dropout alpha_dropout lift_fresh_copy type_as positive real imag conj _conj resolve_conj conj_physical"
 _ODD = "tanh sin atan erf asinh sinh asin tan hardshrink softshrink tanhshrink sign"
-_POINTWISE = "hardswish hardsigmoid hardtanh relu6 gelu silu mish elu selu celu softplus log_sigmoid sigmoid logit rrelu threshold masked_fill where clamp exp expm1 log log1p log2 erfc softsign bernoulli nan_to_num complex polar angle"
+_POINTWISE = "hardswish hardsigmoid hardtanh relu6 gelu silu mish elu selu celu softplus log_sigmoid sigmoid logit rrelu threshold masked_fill where clamp exp expm1 log log1p log2 erfc softsign bernoulli nan_to_num complex polar angle __and__ __or__ __xor__"
 
 
 @handles(*_LINEAR.split())
@@ -55,6 +55,17 @@ def prelu(c: Context, a: SimpleNamespace, out: Any) -> list[Structure]:
         c.units.unify(axes[1], slope, c.because("slopes"))
         c.still([slope])
     return marked(c, axes, c.units.positive)
+
+
+@handles("bucketize", "searchsorted")
+def bucket(c: Context, a: SimpleNamespace, out: Any) -> Any:
+    """The number of the interval that each entry lies in; the intervals, one after the other, are the same for all."""
+    boundaries = a.boundaries if hasattr(a, "boundaries") else a.sorted_sequence
+    if not isinstance(a.self, Traced) or boundaries.value.dim() != 1:
+        return unknown(c, a, out)
+    c.freeze(boundaries, "its order matters")
+    c.still(c.axes(a.self))
+    return c.axes(a.self)
 
 
 @handles("add", "sub", "rsub")

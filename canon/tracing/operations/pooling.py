@@ -59,6 +59,53 @@ def pool(c: Context, a: SimpleNamespace, out: Any) -> Any:
     return result if isinstance(out, Tensor) else [result for _ in out]
 
 
+@handles("max_unpool2d", "max_unpool3d")
+def unpool(c: Context, a: SimpleNamespace, out: Any) -> list[Structure]:
+    """Entries put back where a pooling found them: numbers count positions of one channel."""
+    axes, indices = c.axes(a.self), c.axes(a.indices)
+    spatial, why = int(c.name[-2]), c.because("positions of a window")
+    for axis, index in zip(axes[-spatial:], indices[-spatial:], strict=True):
+        c.units.freeze_axis(axis, why)
+        c.units.freeze_axis(index, why)
+    for axis, index in zip(axes[:-spatial], indices[:-spatial], strict=True):
+        c.units.unify(axis, index, c.because("sizes do not match"))
+    return [*axes[:-spatial], *c.fixed(out.shape[-spatial:], "positions of a window")]
+
+
+@handles("grid_sampler", "grid_sampler_2d", "grid_sampler_3d")
+def sample_grid(c: Context, a: SimpleNamespace, out: Any) -> list[Structure]:
+    """Entries read at coordinates, the same for all channels."""
+    batch, channels, *positions = c.axes(a.input)
+    own, *coordinates = c.axes(a.grid)
+    for axis in (*positions, *coordinates):
+        c.units.freeze_axis(axis, c.because("positions and coordinates"))
+    c.units.unify(batch, own, c.because("sizes do not match"))
+    c.still([own])
+    return [batch, channels, *c.fixed(out.shape[2:], "positions")]
+
+
+@handles("im2col")
+def windows_as_columns(c: Context, a: SimpleNamespace, out: Any) -> list[Structure]:
+    """The entries of each window as a column: a channel after the other, each with its positions."""
+    *batch, channels, rows, columns = c.axes(a.self)
+    why = "positions of a window"
+    for axis in (rows, columns):
+        c.units.freeze_axis(axis, c.because(why))
+    inside = c.fixed([out.shape[-2] // c.units.size(channels)], why)[0]
+    return [*batch, c.units.product([channels, inside]), *c.fixed(out.shape[-1:], why)]
+
+
+@handles("col2im")
+def columns_as_windows(c: Context, a: SimpleNamespace, out: Any) -> list[Structure]:
+    *batch, rows, columns = c.axes(a.self)
+    why = c.because("positions of a window")
+    size = c.units.size(rows)
+    channels, inside = c.units.split(rows, (out.shape[-3], size // out.shape[-3]), why)
+    for axis in (inside, columns):
+        c.units.freeze_axis(axis, why)
+    return [*batch, channels, *c.fixed(out.shape[-2:], "positions of a window")]
+
+
 @handles("pixel_shuffle", "pixel_unshuffle")
 def pixel_shuffle(c: Context, a: SimpleNamespace, out: Any) -> list[Structure]:
     axes = c.axes(a.self)

@@ -36,17 +36,32 @@ def reduce_max(c: Context, a: SimpleNamespace, out: Any) -> list[Structure]:
     return _reduce(c, a, "positive")
 
 
-@handles("var", "std", "prod", "logsumexp", "all", "any", "linalg_vector_norm", "norm")
+@handles(
+    "var", "std", "prod", "logsumexp", "all", "any", "linalg_vector_norm", "norm", "nansum", "count_nonzero"
+)
 def reduce_still(c: Context, a: SimpleNamespace, out: Any) -> list[Structure]:
     return _reduce(c, a, "still")
 
 
-@handles("max", "min", "argmax", "argmin", "var_mean")
+@handles(
+    "max",
+    "min",
+    "argmax",
+    "argmin",
+    "var_mean",
+    "std_mean",
+    "aminmax",
+    "median",
+    "nanmedian",
+    "kthvalue",
+    "mode",
+)
 def reduce_pair(c: Context, a: SimpleNamespace, out: Any) -> Any:
     """The largest along one axis, and its number; or of all entries, or of pairs."""
     if isinstance(getattr(a, "other", None), Traced):
         return pointwise(c, a, out)
-    if c.name != "var_mean" and getattr(a, "dim", None) is not None and a.self.value.dim():
+    no_places = ("var_mean", "std_mean", "aminmax")
+    if c.name not in no_places and getattr(a, "dim", None) is not None and a.self.value.dim():
         c.numbers.append(IndexedAxis(c.axes(a.self)[a.dim], c.because("its order matters")))
     axes = _reduce(c, a, "still")
     return axes if isinstance(out, Tensor) else [axes, axes]
@@ -60,10 +75,10 @@ def softmax(c: Context, a: SimpleNamespace, out: Any) -> list[Structure]:
     return axes
 
 
-@handles("topk")
+@handles("topk", "sort")
 def largest(c: Context, a: SimpleNamespace, out: Any) -> Any:
-    """The largest along an axis, and their numbers, by which experts are looked up."""
-    if not c.checked or not a.self.learned:
+    """The largest along an axis, or all by size, and their numbers, by which experts are looked up."""
+    if not c.checked or not a.self.learned or a.self.numbers is not None:
         return ordered(c, a, out)
     axes = c.axes(a.self)
     place = a.dim % len(axes)
@@ -74,7 +89,7 @@ def largest(c: Context, a: SimpleNamespace, out: Any) -> Any:
     return [axes, axes]
 
 
-@handles("cumsum", "cumprod", "flip", "roll", "sort", "tril", "triu")
+@handles("cumsum", "cumprod", "cummax", "cummin", "logcumsumexp", "flip", "roll", "tril", "triu")
 def ordered(c: Context, a: SimpleNamespace, out: Any) -> Any:
     axes = c.axes(a.self)
     where = getattr(a, "dim", getattr(a, "dims", None))

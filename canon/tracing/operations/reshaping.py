@@ -128,10 +128,52 @@ def constant(c: Context, a: SimpleNamespace, out: Any) -> list[Structure]:
     return [copies(c, size) for size in out.shape]
 
 
+@handles("eye")
+def identity_matrix(c: Context, a: SimpleNamespace, out: Any) -> list[Structure]:
+    if out.shape[0] != out.shape[1]:
+        return unknown(c, a, out)
+    axis = copies(c, out.shape[0])
+    return [axis, axis]
+
+
+@handles("diag_embed")
+def diag_embed(c: Context, a: SimpleNamespace, out: Any) -> list[Structure]:
+    """The last axis twice, on two new axes."""
+    if a.offset:
+        return unknown(c, a, out)
+    *rest, axis = c.axes(a.self)
+    c.still([axis])
+    for place in sorted(n % out.dim() for n in (a.dim1, a.dim2)):
+        rest.insert(place, axis)
+    return rest
+
+
+@handles("diagonal", "diagonal_copy", "linalg_diagonal")
+def diagonal(c: Context, a: SimpleNamespace, out: Any) -> list[Structure]:
+    """Two axes that list the same units, as one."""
+    axes = c.axes(a.self)
+    one, two = (n % len(axes) for n in (a.dim1, a.dim2))
+    if a.offset or c.units.size(axes[one]) != c.units.size(axes[two]):
+        return unknown(c, a, out)
+    c.units.unify(axes[one], axes[two], c.because("sizes do not match"))
+    c.still([axes[one], axes[two]])
+    return [*(axis for n, axis in enumerate(axes) if n not in (one, two)), axes[one]]
+
+
+@handles("unfold")
+def windows(c: Context, a: SimpleNamespace, out: Any) -> list[Structure]:
+    """Windows along an axis, on a new last axis."""
+    axes, why = c.axes(a.self), "positions of a window"
+    place = a.dimension % len(axes)
+    c.units.freeze_axis(axes[place], c.because(why))
+    axes[place] = c.fixed([out.shape[place]], why)[0]
+    return [*axes, *c.fixed([a.size], why)]
+
+
 @handles("constant_pad_nd", "pad")
 def pad(c: Context, a: SimpleNamespace, out: Any) -> list[Structure]:
     if getattr(a, "mode", "constant") != "constant":
-        return unknown(c, a, out)
+        return _pad_positions(c, a, out)
     axes = c.axes(a.self)
     amounts = list(getattr(a, "pad", []))
     if getattr(a, "value", 0):
@@ -142,6 +184,15 @@ def pad(c: Context, a: SimpleNamespace, out: Any) -> list[Structure]:
         kept = c.units.slice(axes[place], max(0, -before), size + min(0, after), c.because("it is cut off"))
         ends = [c.units.free(extra) if extra > 0 else () for extra in (before, after)]
         axes[place] = ends[0] + kept + ends[1]
+    return axes
+
+
+def _pad_positions(c: Context, a: SimpleNamespace, out: Any) -> list[Structure]:
+    """Padded with copies of entries: circular, reflected or replicated."""
+    axes, why = c.axes(a.self), "positions of a padding"
+    for place in range(-len(a.pad) // 2, 0):
+        c.units.freeze_axis(axes[place], c.because(why))
+        axes[place] = c.fixed([out.shape[place]], why)[0]
     return axes
 
 

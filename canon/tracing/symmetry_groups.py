@@ -11,9 +11,7 @@ are the groups. Channels whose every mention stands beside their head are nested
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
-from types import ModuleType
 from typing import Any
 
 from torch import Tensor, nn
@@ -327,13 +325,3 @@ def _stays(slot: GraphInput) -> str | None:
     if not slot.learned and table and "parametrizations." not in slot.name:
         return f"{slot.name} is a table, not learned"
     return None
-
-
-class _Callable(ModuleType):
-    """`canon.trace` is this module and the function in it."""
-
-    def __call__(self, *args: Any, **kwargs: Any) -> PermutationSpec:
-        return trace(*args, **kwargs)
-
-
-sys.modules[__name__].__class__ = _Callable
