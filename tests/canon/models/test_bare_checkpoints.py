@@ -51,11 +51,35 @@ def gated(layers, x):
     return layers[0](x).softmax(-1) * torch.relu(layers[1](x))
 
 
+def multiplied(layers, x):
+    return layers[2](layers[0](x).sigmoid() * layers[1](x))
+
+
+class Named(nn.Module):
+    """Layers named fc1, fc2, …, joined by `join`."""
+
+    def __init__(self, join, *layers):
+        super().__init__()
+        self.join = join
+        for number, layer in enumerate(layers, 1):
+            self.add_module(f"fc{number}", layer)
+
+    def forward(self, x):
+        return self.join(list(self.children()), x)
+
+
 class Local(nn.Module):
     """Mixes neighbouring channels, without parameters."""
 
     def forward(self, x):
         return x + 0.5 * x.roll(1, 1)
+
+
+class CumulativeSum(nn.Module):
+    """Sums channels up, without parameters."""
+
+    def forward(self, x):
+        return x.cumsum(1)
 
 
 def conv_then(*between):
@@ -186,9 +210,15 @@ NETWORKS = {
         FLAT,
     ),
     "list, a gate": (lambda: Layers(gated, nn.Linear(6, 6), nn.Linear(6, 6)), FLAT),
+    "list, a product": (lambda: Layers(multiplied, nn.Linear(6, 8), nn.Linear(6, 8), nn.Linear(8, 3)), FLAT),
+    "names, residual": (lambda: Named(residual, *linears(6, 8, 8, 8, 3)), FLAT),
+    "names, side by side": (lambda: Named(side_by_side, nn.Linear(6, 6), nn.Linear(6, 6)), FLAT),
+    "names, flipped skip": (lambda: Named(dense, *linears(6, 8, 8, 3)), FLAT),
     "between, channel shuffle": (lambda: conv_then(nn.ChannelShuffle(4), nn.ReLU()), IMAGE),
     "between, group norm": (lambda: conv_then(nn.GroupNorm(4, 8, affine=False), nn.ReLU()), IMAGE),
     "between, local response norm": (lambda: conv_then(nn.LocalResponseNorm(3), nn.ReLU()), IMAGE),
+    "between, a wider local response norm": (lambda: conv_then(nn.ReLU(), nn.LocalResponseNorm(5)), IMAGE),
+    "between, cumulative sums": (lambda: conv_then(nn.Softmax(1), CumulativeSum()), IMAGE),
     "between, a mixing module": (lambda: conv_then(Local()), IMAGE),
     "between, nothing numbered apart": (
         lambda: nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3, groups=1), Local(), nn.Conv2d(8, 4, 3)),
@@ -202,6 +232,13 @@ NETWORKS = {
     "padding behind": (lambda: Residual((8, 16)), IMAGE),
     "padding behind, three stages": (lambda: Residual((4, 8, 16)), IMAGE),
     "padding in front": (lambda: Residual((4, 8, 16), lambda x: torch.cat([x * 0, x], 1)), IMAGE),
+    "padding in front, of CIFAR": (
+        lambda: Residual((16, 32, 64), lambda x: torch.cat([x * 0, x], 1)),
+        IMAGE,
+    ),
+    "activation, SiLU": (lambda: Residual((16, 32, 64), act=F.silu), IMAGE),
+    "activation, GELU": (lambda: Residual((16, 32, 64), act=F.gelu), IMAGE),
+    "activation, tanh": (lambda: Residual((16, 32, 64), act=torch.tanh), IMAGE),
     "channels repeated": (lambda: Residual((4, 8, 16), lambda x: x.repeat_interleave(2, 1)), IMAGE),
     "blocks with a shuffle": (lambda: Residual((8, 16), inner=nn.ChannelShuffle(2)), IMAGE),
     "blocks with a shuffle, three stages": (
