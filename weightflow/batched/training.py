@@ -26,7 +26,7 @@ from weightflow.batched.tasks import Task
 from weightflow.data.augmentation import crop_flip
 from weightflow.datasets import ClassificationData
 from weightflow.device import usable_device
-from weightflow.networks.architectures import Architecture
+from weightflow.networks.architectures import OWN_ARGUMENTS, Architecture
 from weightflow.networks.readout import Cosine
 
 
@@ -56,6 +56,8 @@ def check_inputs(architecture: Architecture, data: ClassificationData) -> None:
             f"architecture '{architecture.name}' gives vectors of {output.shape[-1]} numbers, the text encoder "
             f"vectors of {wanted}; set architecture.arguments.outputs={wanted}, or take another encoder"
         )
+    if architecture.name not in OWN_ARGUMENTS:
+        architecture.require_whole_state(data.train.inputs[torch.arange(min(2, len(data.train.inputs)))])
 
 
 def train_many(
@@ -167,7 +169,9 @@ class _Group:
         self.places = torch.nonzero(used.any(0)).squeeze(1)
         self.rows = [torch.nonzero(own).squeeze(1) for own in used[:, self.places]]
         self.active = torch.arange(len(tasks))
-        names = dict(architecture.build().named_parameters())
+        names = [n for n, parameter in architecture.build().named_parameters() if parameter.requires_grad]
+        if not names:
+            raise InputError(f"architecture '{architecture.name}' has no parameters that need a gradient")
         self._work_on(ParameterStack({name: begin[name].to(device) for name in names}, recipe))
 
     def _work_on(self, stack: ParameterStack) -> None:
@@ -179,8 +183,13 @@ class _Group:
         self.gradients = (
             LinearChainLoss(self.layers, stack, mask, self.shared, vectors)
             if self.layers
-            else Recorded(self.architecture, stack, mask, self.shared, text)
+            else Recorded(self.architecture, stack, mask, self.shared, text, self._fixed())
         )
+
+    def _fixed(self) -> StateDict:
+        """What is not trained, of the networks that are still going."""
+        names = self.architecture.shapes.keys() - self.stack.parameters.keys()
+        return {name: self.begin[name][self.active].to(self.device) for name in sorted(names)}
 
     def train(self, progress: Callable[[int], None], after: Sequence[int] = ()) -> Trained:
         recipe, everyone = self.recipe, torch.arange(len(self.tasks))

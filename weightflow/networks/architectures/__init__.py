@@ -197,6 +197,18 @@ class Architecture:
                 f"{tuple(shape)} of {who}: {str(error).splitlines()[0]}; set its arguments to fit, or choose other data"
             ) from None
 
+    def require_whole_state(self, inputs: Tensor) -> None:
+        """`InputError` where what it computes is not decided by its `state_dict`, which alone is kept of a network."""
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            one, other = self.build().eval(), self.build().eval()
+            other.load_state_dict(one.state_dict())
+            outputs, again = one(inputs), other(inputs)
+        if not torch.allclose(outputs, again, equal_nan=True):
+            raise InputError(
+                f"two networks of architecture '{self.name}' with the same state_dict give different outputs: it holds random "
+                "numbers that are no parameters or buffers, or draws them when it is called; register them as buffers"
+            )
+
     @cached_property
     def has_statistics(self) -> bool:
         """Whether it keeps running statistics, which are estimated from examples and not trained."""
