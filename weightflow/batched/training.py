@@ -26,7 +26,8 @@ from weightflow.batched.tasks import Task
 from weightflow.data.augmentation import crop_flip
 from weightflow.datasets import ClassificationData
 from weightflow.device import usable_device
-from weightflow.networks.architectures import OWN_ARGUMENTS, Architecture
+from weightflow.networks.architectures import Architecture
+from weightflow.networks.architectures.requirements import require_supported
 from weightflow.networks.readout import Cosine
 
 
@@ -44,11 +45,13 @@ class Trained:
 
 def check_inputs(architecture: Architecture, data: ClassificationData) -> None:
     """`InputError` where the architecture cannot take the data's examples, before anything is trained."""
+    require_supported(architecture, data.train.inputs[torch.arange(min(2, len(data.train.inputs)))])
     wanted = architecture.readout.width
     if not architecture.has_logits and wanted is None:
         raise InputError(
             f"architecture '{architecture.name}' gives vectors to compare with text, not logits; name the "
-            "encoder of the text, for instance --set readout.encoder=wordllama"
+            "encoder of the text, for instance --set readout.encoder=wordllama, or let the last layer have "
+            "`classes` rows"
         )
     output = architecture.output_for(data.input_shape, f"data set '{data.name}'")
     if wanted not in (None, output.shape[-1]):
@@ -56,8 +59,6 @@ def check_inputs(architecture: Architecture, data: ClassificationData) -> None:
             f"architecture '{architecture.name}' gives vectors of {output.shape[-1]} numbers, the text encoder "
             f"vectors of {wanted}; set architecture.arguments.outputs={wanted}, or take another encoder"
         )
-    if architecture.name not in OWN_ARGUMENTS:
-        architecture.require_whole_state(data.train.inputs[torch.arange(min(2, len(data.train.inputs)))])
 
 
 def train_many(

@@ -119,6 +119,11 @@ class Architecture:
         return module
 
     @property
+    def is_own(self) -> bool:
+        """Whether it is one of the package's own."""
+        return self.name in OWN_ARGUMENTS
+
+    @property
     def is_resizable(self) -> bool:
         """Whether its function has a parameter `classes`; one without builds networks of one number of logits."""
         return "classes" in inspect.signature(FAMILIES.pick(self.name)).parameters
@@ -196,18 +201,6 @@ class Architecture:
                 f"architecture '{self.name}' with {dict(self.arguments)} cannot take examples of shape "
                 f"{tuple(shape)} of {who}: {str(error).splitlines()[0]}; set its arguments to fit, or choose other data"
             ) from None
-
-    def require_whole_state(self, inputs: Tensor) -> None:
-        """`InputError` where what it computes is not decided by its `state_dict`, which alone is kept of a network."""
-        with torch.random.fork_rng(devices=[]), torch.no_grad():
-            one, other = self.build().eval(), self.build().eval()
-            other.load_state_dict(one.state_dict())
-            outputs, again = one(inputs), other(inputs)
-        if not torch.allclose(outputs, again, equal_nan=True):
-            raise InputError(
-                f"two networks of architecture '{self.name}' with the same state_dict give different outputs: it holds random "
-                "numbers that are no parameters or buffers, or draws them when it is called; register them as buffers"
-            )
 
     @cached_property
     def has_statistics(self) -> bool:
