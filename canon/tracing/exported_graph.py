@@ -22,7 +22,7 @@ from canon.errors import InputError
 from canon.io.exported_program import quiet_export
 from canon.tracing.output_comparison import real_view
 from canon.tracing.packed_sequences import packed_as_padded
-from canon.tracing.streaming import DeferredTensor, Hearing, Streamed, TensorPool, wide
+from canon.tracing.streaming import DeferredTensor, GradientProbe, Streamed, TensorPool, wide
 
 # Bytes in float64 above which a network's tensors are made again whenever they are wanted.
 LARGE = 2**30
@@ -162,17 +162,17 @@ class Program:
             return self._run(lambda name: room.wide(state[name])[0] if self.large else wide(state[name]))
 
     def outputs_and_relevance(
-        self, state: Mapping[str, Tensor], listened: Collection[str], probe: Probe, threshold: float
+        self, state: Mapping[str, Tensor], tracked: Collection[str], probe: Probe, threshold: float
     ) -> tuple[list[Tensor], set[str]]:
-        """The outputs, and the tensors among `listened` that they depend on.
+        """The outputs, and the tensors among `tracked` that they depend on.
 
-        These are the ones whose slope times value exceeds `threshold` somewhere; the slope is that of the sum of the
-        outputs, each multiplied by what `probe` gives for it (None for one that is left out). None where a small network
+        These are the ones whose gradient times value exceeds `threshold` somewhere; the gradient is that of the sum of
+        the outputs, each multiplied by what `probe` gives for it (None for one that is left out). None where a small network
         has no derivative.
         """
-        hearing = Hearing(state, threshold, TensorPool())
-        with torch.enable_grad(), hearing.saving() if self.large else nullcontext():
-            outputs = self._run(lambda name: hearing.fetch(name, name in listened))
+        gradients = GradientProbe(state, threshold, TensorPool())
+        with torch.enable_grad(), gradients.saving() if self.large else nullcontext():
+            outputs = self._run(lambda name: gradients.fetch(name, name in tracked))
             real = [real_view(output) for output in outputs]
             weighted = [(output, probe(output)) for output in real if output.requires_grad]
             known = [(output, weight, output.isfinite()) for output, weight in weighted if weight is not None]
@@ -183,8 +183,8 @@ class Program:
                 except (RuntimeError, NotImplementedError) as error:  # operations without a derivative
                     if self.large:
                         raise InputError(f"the network has no derivative: {_reason(error)}") from error
-                    hearing.heard.clear()
-        return [output.detach() for output in outputs], hearing.heard
+                    gradients.relevant.clear()
+        return [output.detach() for output in outputs], gradients.relevant
 
     def _run(self, fetch: Callable[[str], Tensor]) -> list[Tensor]:
         # Networks that draw random numbers draw the same ones in every run.
