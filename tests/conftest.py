@@ -2,8 +2,6 @@
 
 import os
 
-from jaxtyping import install_import_hook
-
 from tests import typechecking
 
 if (
@@ -11,6 +9,6 @@ if (
 ):  # one thread a worker: two pools on the same cores wait for each other
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-install_import_hook(["canon", "weightflow"], f"{typechecking.__name__}.checked")
+typechecking.install()
 
 pytest_plugins = ["tests.population"]

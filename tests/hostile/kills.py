@@ -52,11 +52,17 @@ class Server(AbstractContextManager["Server"]):
             env={**os.environ, "OMP_NUM_THREADS": "1"},
         )
 
-    def run(self, command: Sequence[str], folder: Path, call: int | str | None = None) -> int:
-        """The exit code of a command that writes into `folder`."""
+    def run(
+        self, command: Sequence[str], folder: Path, call: int | str | None = None, output: Path | None = None
+    ) -> int:
+        """The exit code of a command that writes into `folder`.
+
+        With `output`, it runs in `folder` as `python -m` would, and all it prints goes into that file.
+        """
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        print(json.dumps([list(command), str(folder), call]), file=self._process.stdin, flush=True)
+        order = [list(command), str(folder), call, output and str(output)]
+        print(json.dumps(order), file=self._process.stdin, flush=True)
         return int(self._process.stdout.readline())
 
     def __exit__(
@@ -65,7 +71,7 @@ class Server(AbstractContextManager["Server"]):
         self._process.__exit__(kind, error, trace)  # closes the pipes and waits
 
 
-def _child(command: Sequence[str], folder: str, call: int | str | None) -> None:
+def _child(command: Sequence[str], folder: str, call: int | str | None, output: str | None) -> None:
     """Run a command and end the process; die before the change number `call`, or fail at each with that error."""
     from canon.cli import console
     from canon.cli.main import app as canon_app
@@ -85,6 +91,10 @@ def _child(command: Sequence[str], folder: str, call: int | str | None) -> None:
             elif seen > call:
                 os.kill(os.getpid(), signal.SIGKILL)
 
+    if output:
+        os.dup2(os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
+        os.chdir(folder)
+        sys.path[0] = folder
     os.dup2(2, 1)  # standard output is the server's
     settings = list(itertools.takewhile(lambda word: re.match(r"[A-Z_]+=", word), command))
     os.environ.update(dict(word.split("=", 1) for word in settings))

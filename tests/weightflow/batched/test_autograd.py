@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from weightflow.batched.autograd import Recorded
+from weightflow.batched.autograd import Recorded, use_channels_last
 from weightflow.batched.config import TrainingRecipe
 from weightflow.batched.initialization import initialise
 from weightflow.batched.linear_chain import LinearChainLoss, layers_of
@@ -84,3 +84,33 @@ def test_a_stack_of_fewer_goes_on_as_they_were():
                 stack.step(number)
         for name, tensor in part.parameters.items():
             assert torch.equal(tensor, whole.parameters[name][rows])
+
+
+@pytest.mark.parametrize("name", ["cnn", "resnet"])
+def test_one_network_has_the_gradients_of_its_module(name):
+    """The mean over positions is written out for a single network; its gradient stays what it was."""
+    arguments = {"cnn": {"widths": [3, 4], "stride": 2}, "resnet": {"widths": [4, 4], "blocks": 1}}[name]
+    architecture = Architecture(name, arguments, (3, 8, 8), 3)
+    begin = initialise(architecture, [1])
+    generator = torch.Generator().manual_seed(0)
+    inputs, targets = torch.randn(1, 6, 3, 8, 8, generator=generator), torch.tensor([[0, 1, 2, 0, 1, 2]])
+    names = [n for n, _ in architecture.build().named_parameters()]
+    stack = ParameterStack({n: begin[n] for n in names}, TrainingRecipe())
+    Recorded(architecture, stack, MASK[:1], False, torch.empty(1, 3, 0))(inputs, targets)
+    module = architecture.build().train()
+    module.load_state_dict({n: t[0] for n, t in begin.items()}, strict=False)
+    torch.nn.functional.cross_entropy(module(inputs[0]), targets[0]).backward()
+    for n, parameter in module.named_parameters():
+        torch.testing.assert_close(stack.gradients[n][0], parameter.grad, atol=1e-6, rtol=1e-5)
+
+
+def test_the_gradient_of_the_mean_over_positions_is_channels_last():
+    found: list[torch.Tensor] = []
+    module = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 4, 3, padding=1), torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d((1, 1))
+    )
+    use_channels_last(module)
+    module[1].register_full_backward_hook(lambda part, into, out: found.append(out[0]))
+    module(torch.randn(2, 3, 5, 5).contiguous(memory_format=torch.channels_last)).sum().backward()
+    assert found[0].is_contiguous(memory_format=torch.channels_last)
+    assert not found[0].is_contiguous()
