@@ -93,7 +93,7 @@ class Program:
                     node.update_arg(number, False)
         if not _functional(program.graph_module):
             try:
-                with _quiet():
+                with without_fused_attention(), quiet_export():
                     program = program.run_decompositions({})
             except Exception as error:  # as of export, its failures are of many kinds
                 raise InputError(
@@ -260,7 +260,7 @@ def _export(network: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -
     module = in_one_graph(without_cache(_unfilled(network).eval()))
     args, kwargs = pytree.tree_map(wide, (args, kwargs))
     try:
-        with _quiet(), _states_of_lstm(), packed_as_padded():
+        with without_fused_attention(), quiet_export(), _states_of_lstm(), packed_as_padded():
             return torch.export.export(module, args, kwargs, strict=False)
     except Exception as error:
         raise InputError(
@@ -331,13 +331,12 @@ def in_one_graph(module: nn.Module) -> nn.Module:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Export without the fused attention of evaluation mode, and without its log messages."""
+def without_fused_attention() -> Iterator[None]:
+    """Within the block attention layers in evaluation mode compute by separate operations, which have derivatives."""
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with quiet_export():
-            yield
+        yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
 

@@ -20,7 +20,7 @@ def run_demo(app: typer.Typer, out: Path, seed: int, as_json: bool = False) -> N
     require_place(out)
     _run(app, ["zoo", "build", "specialists_digits", "--out", zoo, "--seed", str(seed)])
     _run(app, ["canonicalize", zoo, "--out", canonical])
-    # freely drawn tasks double the time of training and do little on ten digits
+    # without freely drawn tasks, which double the time of training
     cheap = ["--preset", "specialists", "--set", "behaviour.beyond=0"]
     _run(app, ["train", canonical, "--out", run, *cheap, "--resume", "--seed", str(seed)])
     prompts = held_out_prompts(Zoo(zoo))
