@@ -137,7 +137,9 @@ def align(
     require_weights(method, left)
     first, second = with_own_of(both, left, kept=1)
     require_alike((first, second))
-    resolved = not_matched(code_of(model, example_inputs, spec, family, assume).resolve(first, second), left)
+    # Where the two differ, the structure and the configuration are those of the network that is kept.
+    known = (second, first) if left else (first, second)
+    resolved = not_matched(code_of(model, example_inputs, spec, family, assume).resolve(*known), left)
     order = None if order_seed is None else torch.Generator().manual_seed(order_seed)
     matcher = matcher_for(method, MatcherContext(start, order, resolved.runnable, as_data(data), batch_size))
     done = alignment.align(
