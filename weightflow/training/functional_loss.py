@@ -72,6 +72,10 @@ class BehaviourConfig:
             )
         if not 0 <= self.distillation <= 1:
             raise InputError(f"behaviour.distillation is {self.distillation}; it is a share from 0 to 1")
+        if self.distillation and not self.weight:
+            raise InputError(
+                "behaviour.distillation needs behaviour: set behaviour.weight above 0, or distillation to 0"
+            )
         if self.beyond < 0 or self.beyond_steps < 1:
             raise InputError(
                 f"behaviour: beyond {self.beyond} must not be negative, beyond_steps {self.beyond_steps} at least 1"

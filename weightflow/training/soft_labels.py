@@ -27,24 +27,31 @@ SHARPNESS = torch.logspace(-2, 4, 25, base=2)
 
 
 @torch.no_grad()
-def soft_labels(behaviour: FunctionalLoss, networks: Batch) -> Float[Tensor, "examples labels"]:
+def soft_labels(
+    behaviour: FunctionalLoss, networks: Batch, device: torch.device | None = None
+) -> Float[Tensor, "examples labels"]:
     """Sharpened scores of the data set's labels on its training examples, zero for labels that no network knows."""
     data = behaviour.data
     known = (networks.labels >= 0).any(0)
-    scores = class_scores(behaviour, networks, data.validation, known)
+    scores = class_scores(behaviour, networks, data.validation, known, device)
     every = max(1, len(networks) // TASKS)
     sharpness = fit_sharpness(scores, data.validation.labels, networks.labels[::every])
-    return sharpness * class_scores(behaviour, networks, data.train, known)
+    return sharpness * class_scores(behaviour, networks, data.train, known, device)
 
 
 def class_scores(
-    behaviour: FunctionalLoss, networks: Batch, split: Split, known: Tensor
+    behaviour: FunctionalLoss,
+    networks: Batch,
+    split: Split,
+    known: Tensor,
+    device: torch.device | None = None,
 ) -> Float[Tensor, "examples labels"]:
     """Mean log probabilities over the networks that know a label; zero for examples of no `known` label."""
     found = torch.zeros(len(split.labels), len(known))
     votes = (networks.labels >= 0).sum(0).clamp(min=1)
     rows = torch.nonzero(known[split.labels]).squeeze(1)
-    for some in (networks[begin : begin + NETWORKS] for begin in range(0, len(networks), NETWORKS)):
+    for begin in range(0, len(networks), NETWORKS):
+        some = networks[begin : begin + NETWORKS].to(device or networks.z.device)
         logits = F.one_hot(some.labels + 1, some.prompts.present.shape[1] + 1)[..., 1:]
         to_label = logits.transpose(1, 2).flatten(0, 1).float()  # of each network and class
         present = some.prompts.present

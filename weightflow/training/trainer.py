@@ -124,7 +124,7 @@ class Trainer:
             for split in rows
         }
         if told.distillation:
-            behaviour.soft_labels = soft_labels(behaviour, self.populations["seen"].to(self.device))
+            behaviour.soft_labels = soft_labels(behaviour, self.populations["seen"], self.device)
         self.augment = Augmentation(augment, architecture, layout)
         used = self.coordinates.used(prompts["seen"].present.unique(dim=0)).any(dim=0)
         self.adversary = None

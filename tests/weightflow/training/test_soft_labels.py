@@ -125,6 +125,7 @@ def test_a_stopped_run_with_soft_labels_equals_one_that_was_not(zoo, tiny_config
     ("changes", "message"),
     [
         ({"distillation": 1.5}, r"behaviour.distillation is 1.5; it is a share from 0 to 1"),
+        ({"distillation": 0.5, "weight": 0.0}, r"set behaviour.weight above 0, or distillation to 0"),
         ({"invented": -0.1, "beyond": 1.0}, r"behaviour.invented is -0.1; it is a share from 0 to 1"),
         ({"invented": 0.5}, "set behaviour.beyond above 0"),
     ],
