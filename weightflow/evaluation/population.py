@@ -153,7 +153,7 @@ def known_task(record: Record, names: Sequence[str], meant: Mapping[str, str] | 
         own if own in names else meant.get(said, said)
         for own, said in zip(record.classes, words, strict=True)
     ]
-    if len(set(classes)) < len(classes) or not set(classes) <= set(names):
+    if tuple(classes) == record.classes or len(set(classes)) < len(classes) or not set(classes) <= set(names):
         return record.task
     return replace(record.task, classes=tuple(classes))
 
