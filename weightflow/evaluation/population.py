@@ -18,7 +18,7 @@ from weightflow import datasets
 from weightflow.batched.group_size import networks_per_group
 from weightflow.batched.stacked_networks import StackedNetworks
 from weightflow.batched.tasks import Task
-from weightflow.evaluation.chance import chance
+from weightflow.evaluation.chance import chances
 from weightflow.evaluation.evaluate import Spread, evaluate_ensembles, evaluate_networks, named
 from weightflow.executors import Executor, InProcess
 from weightflow.text.class_words import names_of_words
@@ -54,7 +54,9 @@ def evaluate_zoo(
             if stop():
                 break
     figures = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    parts.clear()
     tasks = _known_tasks(networks, rows, names)
+    by_chance = chances(tasks)
     prompts = _grouped([_classes(networks, row) for row in rows])
 
     def several() -> Iterator[tuple[tuple[str, ...], Task, list[int]]]:
@@ -78,7 +80,7 @@ def evaluate_zoo(
             "balanced_accuracy": Spread.of(figures["recall"].nanmean(dim=1)).to_dict(),
             "calibration_error": Spread.of(figures["calibration"]).to_dict(),
         },
-        "chance": round(chance(tasks), 6),
+        "chance": round(sum(by_chance) / len(by_chance), 6),
         "splits": {
             name: Spread.of(figures["accuracy"][own]).to_dict()
             for name, own in _grouped([task.split for task in tasks]).items()
@@ -90,7 +92,7 @@ def evaluate_zoo(
                 "networks": len(own),
                 **Spread.of(figures["accuracy"][own]).to_dict(),
                 "balanced_accuracy": round(float(figures["recall"][own].nanmean(dim=1).mean()), 6),
-                "chance": round(chance([tasks[own[0]]]), 6),
+                "chance": round(by_chance[own[0]], 6),
                 **_told(ensembles.get(classes), len(own)),
             }
             for classes, own in prompts.items()
