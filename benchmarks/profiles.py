@@ -2,7 +2,7 @@
 
 Every case runs once to warm up and is then profiled by torch.profiler in one thread, in a process of its own, on random data:
 what operators cost does not depend on it. The profiler measures elapsed time, so the machine has to be quiet. The noise of sampling,
-which is drawn in threads, and the assignments of matching (scipy) are clocked apart; `outside operators` is time in which none of
+which is drawn in threads, the assignments of matching (scipy) and the writing of files are clocked apart; `outside operators` is time in which none of
 these runs: Python, and what the profiler itself takes.
 
     python -m benchmarks.profiles [--case NAME ...]
@@ -31,6 +31,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from benchmarks import large, speed
 from benchmarks.common import write_result
+from canon.io import safetensors
 from canon.matching.weight_matching import match_weights
 from canon.tracing.symmetry_groups import trace
 from weightflow.batched.tasks import Task
@@ -101,7 +102,11 @@ def alignment(name: str) -> Work:
     return lambda: match_weights(spec, state_a, state_b)
 
 
-CLOCKED = {"normal numbers": (Flow, "noise"), "assignments": (optimize, "linear_sum_assignment")}
+CLOCKED = {
+    "normal numbers": (Flow, "noise"),
+    "assignments": (optimize, "linear_sum_assignment"),
+    "writing files": (safetensors, "write"),
+}
 
 CASES: dict[str, Callable[[], Work]] = {
     "sampling 100 digits MLPs, transformer, 4 evaluations": lambda: sampling(
