@@ -45,16 +45,19 @@ def evaluate_zoo(
     if isinstance(networks, Zoo):
         warn_of_changes(networks)
     names = datasets.load(_dataset(networks)).class_names
-    executor, rows, parts = executor or InProcess(), list[int](), list[dict[str, Tensor]]()
+    executor, rows, figures = executor or InProcess(), list[int](), dict[str, Tensor]()
     with closing(executor.map(partial(_evaluated, networks), _groups(networks))) as judging:
         for done, found in judging:
+            for name, own in found.items():
+                # kept in one tensor: small ones between large freed ones would hold the memory of both
+                if name not in figures:
+                    figures[name] = own.new_empty(len(networks), *own.shape[1:])
+                figures[name][len(rows) : len(rows) + len(done)] = own
             rows += done
-            parts.append(found)
             progress(len(done))
             if stop():
                 break
-    figures = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-    parts.clear()
+    figures = {name: every[: len(rows)] for name, every in figures.items()}
     tasks = _known_tasks(networks, rows, names)
     by_chance = chances(tasks)
     prompts = _grouped([_classes(networks, row) for row in rows])
