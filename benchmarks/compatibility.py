@@ -12,11 +12,11 @@ import time
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 import canon
 from benchmarks.common import write_result
-from benchmarks.public_networks import NETWORKS
+from benchmarks.public_networks import NETWORKS, disturb
 from canon.actions import permutation
 from canon.actions.scaling import apply_scale
 from canon.actions.transform import Transform
@@ -28,14 +28,6 @@ from canon.models.loading import Runnable
 from canon.spec import PermutationSpec
 from canon.tracing.exported_graph import without_cache
 from canon.tracing.numerical_check import random_scales
-
-
-def drawn(module: nn.Module, generator: torch.Generator) -> None:
-    """Noise on every float tensor; running variances stay positive."""
-    for name, tensor in module.state_dict().items():
-        if tensor.is_floating_point() and tensor.numel():
-            noise = torch.rand(tensor.shape, generator=generator, dtype=torch.float64).to(tensor.dtype)
-            tensor.copy_(noise + 0.5 if name.endswith("running_var") else tensor + 0.2 * noise - 0.1)
 
 
 def share_of_axes(spec: PermutationSpec) -> float:
@@ -57,7 +49,7 @@ def measure(name: str, seed: int = 0) -> dict[str, Any]:
     torch.manual_seed(seed)
     module, inputs = NETWORKS[name]()
     module = without_cache(module.eval())
-    drawn(module, torch.Generator().manual_seed(seed))
+    disturb(module, torch.Generator().manual_seed(seed))
     began = time.perf_counter()
     row: dict[str, Any] = {"network": name, "parameters": sum(p.numel() for p in module.parameters())}
     try:

@@ -17,6 +17,14 @@ Network = tuple[nn.Module, Any]
 Builder = Callable[[], Network]
 
 
+def disturb(module: nn.Module, generator: torch.Generator) -> None:
+    """Noise on every float tensor; running variances stay positive."""
+    for name, tensor in module.state_dict().items():
+        if tensor.is_floating_point() and tensor.numel():
+            noise = torch.rand(tensor.shape, generator=generator, dtype=torch.float64).to(tensor.dtype)
+            tensor.copy_(noise + 0.5 if name.endswith("running_var") else tensor + 0.2 * noise - 0.1)
+
+
 def picture(size: int, channels: int = 3, batch: int = 2) -> torch.Tensor:
     return torch.randn(batch, channels, size, size)
 

@@ -311,6 +311,36 @@ def compatibility() -> str:
     return markdown(head, rows) + f"\n\n{origin(result)}"
 
 
+def families() -> str:
+    """One row a family, one column a layout; a cell says what went wrong, if anything did."""
+    rows: dict[str, dict[str, dict[str, Any]]] = {}
+    result = read_result("families")
+    for row in result["rows"]:
+        rows.setdefault(row["network"], {})[row["layout"]] = row
+    layouts = list(dict.fromkeys(layout for found in rows.values() for layout in found))
+
+    def cell(row: dict[str, Any] | None) -> str:
+        if row is None:
+            return "–"
+        wrong = [] if row["kept"] else ["function changed"]
+        wrong += [] if row["recovered"] else ["not recovered"]
+        wrong += [] if row["changed"] else ["nothing moved"]
+        return f"**{', '.join(wrong)}**" if wrong else "yes"
+
+    body = [
+        (
+            name,
+            next(iter(found.values()))["source"],
+            f"{next(iter(found.values()))['groups']}",
+            f"{max(row['relative_difference'] for row in found.values()):.1e}",
+            *(cell(found.get(layout)) for layout in layouts),
+        )
+        for name, found in rows.items()
+    ]
+    head = ("family", "known by", "groups", "largest relative difference", *layouts)
+    return markdown(head, body) + f"\n\n{origin(result)}"
+
+
 def planted() -> str:
     rows = [
         (
@@ -798,6 +828,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "pictures aims": lambda: aims("pictures"),
     "compatibility": compatibility,
     "compatibility aims": lambda: aims("compatibility"),
+    "families": families,
+    "families aims": lambda: aims("families"),
     "symmetries": symmetries,
     "planted": planted,
     "barriers": barriers,

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any, TypeVar, overload
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from canon import alignment
+from canon.api.examples import Examples, as_data
 from canon.api.exceptions import Patterns, excepted, not_matched, require_weights, with_own_of
 from canon.api.networks import (
     Model,
@@ -21,13 +21,11 @@ from canon.api.networks import (
     require_alike,
     source,
 )
-from canon.io.examples import Data, read_data
 from canon.matching.registry import MatcherContext, matcher_for
 from canon.spec import PermutationSpec
 from canon.types import State
 
 M = TypeVar("M", bound=nn.Module)
-Examples = Tensor | tuple[Tensor, Tensor] | Data | str | os.PathLike[str]
 
 
 @overload
@@ -107,7 +105,7 @@ def align(
         method: "weights"; "transfusion", where heads of attention are matched by their singular values;
             "activations" or "straight-through".
         start: where matching starts; "auto" tries several and keeps the best.
-        data: examples for the methods that run the network: inputs, inputs and class numbers, or an .npz file with x and y.
+        data: examples for the methods that run the network, in the forms that `canon.barrier` takes.
         balance: match in balanced scales, and give the units of the result the scales of those of `a`.
         batch_size: examples in a batch of `data`.
         order_seed: visit groups in a random order of this seed, not in the network's own.
@@ -139,7 +137,9 @@ def align(
     require_weights(method, left)
     first, second = with_own_of(both, left, kept=1)
     require_alike((first, second))
-    resolved = not_matched(code_of(model, example_inputs, spec, family, assume).resolve(first, second), left)
+    # Where the two differ, the structure and the configuration are those of the network that is kept.
+    known = (second, first) if left else (first, second)
+    resolved = not_matched(code_of(model, example_inputs, spec, family, assume).resolve(*known), left)
     order = None if order_seed is None else torch.Generator().manual_seed(order_seed)
     matcher = matcher_for(method, MatcherContext(start, order, resolved.runnable, as_data(data), batch_size))
     done = alignment.align(
@@ -299,12 +299,3 @@ def balance(
     resolved = code_of(model, example_inputs, spec, family, assume).resolve(found)
     done = alignment.balanced_form(found.found, resolved, torch.Generator().manual_seed(seed))
     return found.give_back(done.aligned, done.report, done.transform)
-
-
-def as_data(data: Examples | None) -> Data | None:
-    """Examples as matching methods and statistics take them."""
-    if data is None or isinstance(data, Data):
-        return data
-    if isinstance(data, (str, os.PathLike)):
-        return read_data(data)
-    return Data(*data) if isinstance(data, (tuple, list)) else Data(data)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+import numbers
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
+from torch import nn
 
 from canon.alignment import align as align_checkpoints
-from canon.api.alignment import Examples, as_data
+from canon.api.examples import Examples, as_data
 from canon.api.exceptions import Patterns, excepted, not_matched, require_weights, with_own_of
 from canon.api.networks import Model, Network, Path, code_of, prefixes, read_alike, require_alike, sources
 from canon.errors import InputError
@@ -23,7 +26,7 @@ from canon.types import no_callback
 
 
 def merge(
-    networks: Sequence[Network] | Network,
+    networks: Iterable[Network] | Network,
     *others: Network,
     weights: Sequence[float] | None = None,
     align: bool = True,
@@ -52,7 +55,7 @@ def merge(
         repair: "none"; "norms", rescale each row to the mean row norm of the inputs; "batch-norm", re-estimate
             running statistics; "repair", REPAIR (Jordan et al. 2023, arXiv:2211.08403). The last two need code
             and `train`.
-        train: training inputs, or inputs and class numbers.
+        train: training inputs, or inputs and class numbers, in the forms that `canon.barrier` takes.
         model, example_inputs, spec, family, assume, method, start, balance, batch_size, order_seed, seed: as in
             `canon.align`; a method that runs the network runs it on `train`.
         except_for: as in `canon.align`; the result has those of the first network.
@@ -75,7 +78,10 @@ def merge(
         >>> len(mean.report["alignments"])
         2
     """
-    given: list[Any] = [*networks, *others] if isinstance(networks, (list, tuple)) else [networks, *others]
+    several: Any = networks
+    if isinstance(networks, (nn.Module, Mapping, str)) or not isinstance(networks, Iterable):
+        several = [networks]
+    given: list[Any] = [*several, *others]
     if len(given) < 2:
         raise InputError(f"a merge needs two networks or more, found {len(given)}")
     read = read_alike(given, [f"network {i}" for i in range(len(given))])
@@ -114,13 +120,13 @@ def interpolate(a: Network, b: Network, weight: float = 0.5) -> Any:
     Args:
         a: a module, a state dict or the path of a file; returned exactly at weight 0.
         b: a network of the same architecture; returned exactly at weight 1.
-        weight: the place on the line, any number.
+        weight: the place on the line, any finite number.
 
     Returns:
         The network, in the kind of `a`. Integer tensors are those of `a`.
 
     Raises:
-        InputError: the networks are different architectures, or not finite.
+        InputError: the networks are different architectures or not finite, or `weight` is not one number.
 
     Example:
         >>> import canon, torch
@@ -128,6 +134,8 @@ def interpolate(a: Network, b: Network, weight: float = 0.5) -> Any:
         >>> canon.interpolate(a, b, 0.25)["w"]
         tensor([0.2500, 0.2500])
     """
+    if isinstance(weight, bool) or not isinstance(weight, numbers.Real) or not math.isfinite(weight):
+        raise InputError(f"the weight is {weight!r}; expected one finite number: 0 is A, 1 is B")
     first, second = sources((a, b), ("A", "B"))
     state = interpolation.lerp(first.found.state, second.found.state, weight)
     return first.give_back(first.found.with_state(state), {"weight": weight})
@@ -163,8 +171,8 @@ def barrier(
     Args:
         a: a module, a state dict or the path of a file.
         b: a network of the same architecture.
-        data: inputs and class numbers, (examples, …) and (examples,), or an .npz file with x and y, on which networks are
-            scored.
+        data: inputs and class numbers, (examples, …) and (examples,), on which networks are scored: a pair of tensors or
+            arrays, a `DataLoader` or another iterable of batches, a data set, or an .npz file with x and y.
         align: also align `b` to `a`, and score that path.
         repair, train: as in `canon.merge`, for the networks between the ends.
         points: points on the path, ends included; at least 3.

@@ -38,7 +38,12 @@ class Inspection:
     def __str__(self) -> str:
         """One line per group with the tensor axes that it moves, then what is frozen, with reasons."""
         basis = "verified numerically" if self.verified else "assuming " + ", ".join(self.assumptions)
-        lines = [f"{self.source}: {len(self.spec.groups)} groups, {basis}"]
+        count = len(self.spec.groups)
+        lines = [
+            f"{self.source}: {count} group{'s' * (count != 1)}, {basis}"
+            if count
+            else f"{self.source}: no groups"
+        ]
         for name, group in self.spec.groups.items():
             nested = f" within each unit of {group.within}" if group.within else ""
             axes = ", ".join(f"{tensor} axis {number}" for tensor, number in self.spec.uses(name))

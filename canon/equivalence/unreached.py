@@ -102,8 +102,8 @@ def _slopes(
     wide = {
         name: t.detach().requires_grad_(t.is_floating_point()) for name, t in widened_state(state).items()
     }
-    listened = {name: t for name, t in wide.items() if t.requires_grad}
-    slopes = {name: torch.zeros_like(t) for name, t in listened.items()}
+    tracked = {name: t for name, t in wide.items() if t.requires_grad}
+    slopes = {name: torch.zeros_like(t) for name, t in tracked.items()}
     for positional, named in inputs:
         with torch.enable_grad(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
@@ -111,8 +111,8 @@ def _slopes(
             parts = [_probed(leaf, generator) for leaf in leaves]
             if not parts:
                 continue
-            found = torch.autograd.grad(torch.stack(parts).sum(), list(listened.values()), allow_unused=True)
-        for name, slope in zip(listened, found, strict=True):
+            found = torch.autograd.grad(torch.stack(parts).sum(), list(tracked.values()), allow_unused=True)
+        for name, slope in zip(tracked, found, strict=True):
             if slope is not None:
                 slopes[name] = torch.maximum(slopes[name], slope.abs().nan_to_num(0.0))
     return slopes

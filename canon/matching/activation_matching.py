@@ -1,7 +1,7 @@
 r"""Activation matching: the permutation with the largest sum of correlations between units on data.
 
 Unit i of A and unit j of B are as alike as their activations correlate over examples (and positions).
-A group is heard wherever a layer's output axis carries it; the correlations of all such layers add up.
+A group is measured wherever a layer's output axis carries it; the correlations of all such layers add up.
 Groups that no layer's output carries are matched by weights afterwards, with the others in place.
 
 Li et al. 2016, arXiv:1511.07543; Ainsworth et al. 2023, arXiv:2209.04836.
@@ -72,22 +72,22 @@ def match_activations(
     ]
     for state in states:
         spec.check(state, batch=1)
-    heard = _listen(spec, module_a, module_b, batches)
+    measured = _correlation_sums(spec, module_a, module_b, batches)
     spec, states = joined(spec, *states, batch=1)
     still, one = perm.identity(spec), torch.arange(1)
     scores = Scores(spec, states[0], states[1], perm.identity(spec, (1,)))
     before = after = torch.zeros((), dtype=torch.float64)
-    gains, unheard = dict.fromkeys(spec.groups, 0.0), []
+    gains, unmeasured = dict.fromkeys(spec.groups, 0.0), []
     for family in scores.families:
-        grams = _grams(spec, heard, family)
+        grams = _grams(spec, measured, family)
         if not grams or not all(any(name in names for names in grams) for name in family.inners):
-            unheard.append(family)
+            unmeasured.append(family)
             continue
         found = solve_family(spec, family, grams)
         first, last = (scores.value(family, grams, p)[0] for p in (scores.permutation, found))
         before, after, gains[family.outer] = before + first, after + last, float(last - first)
         scores.accept(family, one, found)
-    for family in unheard:
+    for family in unmeasured:
         if scores.uses[family]:
             scores.accept(family, one, solve_family(spec, family, scores.grams(family, one)))
     result = {name: p[0] for name, p in scores.permutation.items()}
@@ -108,7 +108,7 @@ class _CorrelationSums:
     ab: Tensor
 
     @classmethod
-    def silent(cls, axis: Axis) -> _CorrelationSums:
+    def zeros(cls, axis: Axis) -> _CorrelationSums:
         n = axis.size
         a, b, aa, bb = torch.zeros(4, n, dtype=torch.float64)
         return cls(axis, 0, a, b, aa, bb, torch.zeros(n, n, dtype=torch.float64))
@@ -135,29 +135,29 @@ class _CorrelationSums:
         return torch.where(scale > floor, covariance / scale, 0.0)
 
 
-def _listen(
+def _correlation_sums(
     spec: PermutationSpec, module_a: nn.Module, module_b: nn.Module, batches: Iterable[Any]
 ) -> list[_CorrelationSums]:
     """Run both modules over all batches and accumulate the outputs of the layers that carry groups."""
     a, b = copy.deepcopy(module_a).eval(), copy.deepcopy(module_b).eval()
-    heard: dict[tuple[str, int], _CorrelationSums] = {}
-    with _recorded(spec, a) as said_a, _recorded(spec, b) as said_b:
+    measured: dict[tuple[str, int], _CorrelationSums] = {}
+    with _recorded(spec, a) as outputs_a, _recorded(spec, b) as outputs_b:
         for batch in batches:
             arguments = batch if isinstance(batch, tuple) else (batch,)
-            for said, module in ((said_a, a), (said_b, b)):
-                said.clear()
+            for outputs, module in ((outputs_a, a), (outputs_b, b)):
+                outputs.clear()
                 module(*arguments)
-            if said_a.keys() != said_b.keys():
+            if outputs_a.keys() != outputs_b.keys():
                 raise InputError("the two modules do not call the same layers")
-            for key, (axis, output) in said_a.items():
-                if not (output.isfinite().all() and said_b[key][1].isfinite().all()):
+            for key, (axis, output) in outputs_a.items():
+                if not (output.isfinite().all() and outputs_b[key][1].isfinite().all()):
                     raise InputError(f"layer '{key[0]}' outputs NaN or infinity on the data given")
-                heard.setdefault(key, _CorrelationSums.silent(axis)).add(output, said_b[key][1])
-    if not heard:
+                measured.setdefault(key, _CorrelationSums.zeros(axis)).add(output, outputs_b[key][1])
+    if not measured:
         raise InputError(
             "no activations were recorded: no batch was given, or no layer outputs units of a group"
         )
-    return list(heard.values())
+    return list(measured.values())
 
 
 @contextmanager
@@ -165,12 +165,12 @@ def _recorded(
     spec: PermutationSpec, module: nn.Module
 ) -> Iterator[dict[tuple[str, int], tuple[Axis, Tensor]]]:
     """Outputs by (layer, call), with the axis of the spec that they carry, as (examples, units)."""
-    said: dict[tuple[str, int], tuple[Axis, Tensor]] = {}
+    outputs: dict[tuple[str, int], tuple[Axis, Tensor]] = {}
 
     def hook(name: str, axis: Axis, dim: int) -> Callable[..., None]:
         def record(layer: nn.Module, inputs: Any, output: Tensor) -> None:
-            call = sum(1 for other, _ in said if other == name)
-            said[name, call] = (axis, output.movedim(dim, -1).flatten(0, -2))
+            call = sum(1 for other, _ in outputs if other == name)
+            outputs[name, call] = (axis, output.movedim(dim, -1).flatten(0, -2))
 
         return record
 
@@ -181,7 +181,7 @@ def _recorded(
         if place is not None and weight in spec.axes and spec.axes[weight][place[0]].groups:
             handles.append(layer.register_forward_hook(hook(name, spec.axes[weight][place[0]], place[1])))
     try:
-        yield said
+        yield outputs
     finally:
         for handle in handles:
             handle.remove()
@@ -200,10 +200,10 @@ def _output_place(layer: nn.Module) -> tuple[int, int] | None:
     return None
 
 
-def _grams(spec: PermutationSpec, heard: list[_CorrelationSums], family: Family) -> Grams:
+def _grams(spec: PermutationSpec, measured: list[_CorrelationSums], family: Family) -> Grams:
     """Correlations of a family's units, summed over the layers that carry it."""
     total: Grams = {}
-    for one in heard:
+    for one in measured:
         table = one.correlation()
         alone = PermutationSpec(spec.groups, {"output": (one.axis,)})
         for use in uses(alone, family):

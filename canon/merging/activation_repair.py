@@ -22,7 +22,7 @@ from canon.errors import InputError
 from canon.io.examples import Data
 from canon.merging.weight_norms import restore_norms, restore_norms_lazily
 from canon.models.loading import loaded
-from canon.types import State
+from canon.types import LazyState, State, like
 
 Inputs = Callable[[], Iterable[Tensor]]
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
@@ -54,19 +54,33 @@ def reestimate_batch_norm(module: nn.Module, state: State, inputs: Inputs) -> di
         >>> canon.reestimate_batch_norm(net, net.state_dict(), lambda: [x])["0.running_mean"]
         tensor([3., 3.])
     """
-    working = loaded(module, state)
-    norms = [part for part in working.modules() if isinstance(part, BATCH_NORMS) and part.track_running_stats]
-    if not norms:
-        return dict(state)
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # a cumulative mean, whatever the order of the batches
-        norm.train()
-    _feed(working, inputs)
-    return _like(working, state)
+    return {name: t.clone() for name, t in reestimate_batch_norm_lazily(module, state, inputs).items()}
 
 
 @torch.no_grad()
+def reestimate_batch_norm_lazily(module: nn.Module, state: State, inputs: Inputs) -> LazyState:
+    """`reestimate_batch_norm`, the other tensors asked of `state` when they are wanted."""
+    working = loaded(module, state)
+    norms = {
+        name: part
+        for name, part in working.named_modules(remove_duplicate=False)
+        if isinstance(part, BATCH_NORMS) and part.track_running_stats
+    }
+    for norm in norms.values():
+        norm.reset_running_stats()
+        norm.momentum = None  # a cumulative mean, whatever the order of the batches
+        norm.train()
+    if norms:
+        _feed(working, inputs)
+    found = {
+        key: tensor.to(like(state)[key].dtype).clone()
+        for name, norm in norms.items()
+        for own, tensor in norm.named_buffers()
+        if (key := f"{name}.{own}" if name else own) in state
+    }
+    return LazyState(state, lambda name: found[name] if name in found else state[name], like(state))
+
+
 def repair(
     module: nn.Module, merged: State, sources: Sequence[State], weights: Sequence[float], inputs: Inputs
 ) -> dict[str, Tensor]:
@@ -97,6 +111,14 @@ def repair(
         >>> canon.repair(a, mean, [a.state_dict(), b.state_dict()], [0.5, 0.5], lambda: [x])["0.weight"].shape
         torch.Size([8, 4])
     """
+    return dict(repair_lazily(module, merged, sources, weights, inputs))
+
+
+@torch.no_grad()
+def repair_lazily(
+    module: nn.Module, merged: State, sources: Sequence[State], weights: Sequence[float], inputs: Inputs
+) -> LazyState:
+    """`repair`, each tensor made when it is asked for; one network is in memory while it runs."""
     goal: Moments = {}
     for share, state in zip(weights, sources, strict=True):
         for name, (mean, deviation) in _moments(loaded(module, state), inputs).items():
@@ -107,24 +129,25 @@ def repair(
         if isinstance(part, BATCH_NORMS):
             part.train()  # normalise by the batch: the old running statistics do not describe the merged network
     found = _moments(working, inputs, goal)
-    repaired = {name: tensor.clone() for name, tensor in merged.items()}
-    for name, (mean, deviation) in found.items():
+    del working
+
+    def repaired(key: str) -> Tensor:
+        name, _, own = key.rpartition(".")
+        tensor = merged[key]
+        if name not in found or own not in ("weight", "bias"):
+            return tensor.clone()
+        mean, deviation = found[name]
         ratio = _ratio(goal[name][1], deviation)
-        weight, bias = merged[f"{name}.weight"], merged[f"{name}.bias"]
-        shape = (-1, *[1] * (weight.dim() - 1))
-        repaired[f"{name}.weight"] = (weight.double() * ratio.reshape(shape)).to(weight.dtype)
-        repaired[f"{name}.bias"] = ((bias.double() - mean) * ratio + goal[name][0]).to(bias.dtype)
-    return reestimate_batch_norm(module, repaired, inputs)
+        if own == "weight":
+            return (tensor.double() * ratio.reshape(-1, *[1] * (tensor.dim() - 1))).to(tensor.dtype)
+        return ((tensor.double() - mean) * ratio + goal[name][0]).to(tensor.dtype)
+
+    return reestimate_batch_norm_lazily(module, LazyState(merged, repaired, like(merged)), inputs)
 
 
 def _ratio(goal: Tensor, deviation: Tensor) -> Tensor:
     alive = deviation > 1e-12  # a unit that never varies cannot be rescaled
     return torch.where(alive, goal / deviation.clamp_min(1e-12), 1.0)
-
-
-def _like(working: nn.Module, state: State) -> dict[str, Tensor]:
-    found = working.state_dict()
-    return {name: found[name].to(tensor.dtype).clone() for name, tensor in state.items()}
 
 
 def _feed(module: nn.Module, inputs: Inputs) -> None:
@@ -207,7 +230,7 @@ def repairer(
 ) -> Mend:
     """What `kind` names: (merged, sources, weights) -> the merged network with its statistics mended.
 
-    With `lazily` tensors are rescaled when they are asked for; the kinds that run the network need all of them.
+    With `lazily` tensors are made when they are asked for; the kinds that run the network hold one copy of it.
     Raises `InputError` for an unknown name, or where the module or the training examples are missing.
     """
     if kind == "none":
@@ -228,5 +251,7 @@ def repairer(
         return (x for x, _ in data.batches(batch))
 
     if kind == "batch-norm":
-        return lambda merged, sources, weights: reestimate_batch_norm(network, merged, inputs)
-    return lambda merged, sources, weights: repair(network, merged, sources, weights, inputs)
+        estimate = reestimate_batch_norm_lazily if lazily else reestimate_batch_norm
+        return lambda merged, sources, weights: estimate(network, merged, inputs)
+    mend = repair_lazily if lazily else repair
+    return lambda merged, sources, weights: mend(network, merged, sources, weights, inputs)

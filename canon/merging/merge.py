@@ -65,7 +65,7 @@ def merge_networks(
     module = None if runnable is None else runnable.module
     if runnable is not None and train is not None:
         train = runnable.fitted(train)
-    lazily = is_large(first.state) and not first.holds_ties and repair in ("none", "norms")
+    lazily = is_large(first.state) and not first.holds_ties
     mend = repairer(repair, module, train, batch, lazily)
     states: list[State] = [first.state]
     reports = []

@@ -53,6 +53,24 @@ def from_config(found: Checkpoint, config: Mapping[str, Any]) -> Runnable | None
     return None
 
 
+def contradiction(found: Checkpoint, config: Mapping[str, Any]) -> str | None:
+    """What the tensors of `found` and of the class that a configuration names differ in; None where no class is known."""
+    transformers = library(config, found)
+    if transformers is None:
+        return None
+    told = None
+    for kind, shapes in without_content(transformers, config):
+        module = module_like(shapes, found.state)
+        try:
+            who = f"{kind.__name__} as config.json describes it"
+            require_same(module.state_dict(), with_twins(module, found.state), who, "the file")
+        except InputError as error:
+            told = told or str(error)
+        else:
+            return None
+    return told or f"transformers cannot build what config.json describes (model_type {config['model_type']})"
+
+
 def library(config: Mapping[str, Any], found: Checkpoint) -> Any:
     """transformers, where it is installed and knows the class that a configuration names; else None."""
     if not isinstance(config.get("model_type"), str) or "auto_map" in config:

@@ -402,5 +402,11 @@ def call(
 def loaded(module: nn.Module, state: State) -> nn.Module:
     """A copy of `module` in evaluation mode with the tensors of `state`, in the module's own dtypes."""
     working = copy_module(module).eval()
-    load_into(working, with_twins(working, state))
+    if isinstance(state, LazyState):
+        full = twins_of(working, state)
+        with torch.no_grad():
+            for name, tensor in working.state_dict().items():
+                tensor.copy_(full[name])
+    else:
+        load_into(working, with_twins(working, state))
     return working

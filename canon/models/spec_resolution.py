@@ -84,9 +84,17 @@ def resolve(
     from canon.models.families import recognise
 
     config = read_config(found.path) if config is None else config
-    known = recognise(
-        found.state, metadata=found.metadata, name=hints.family, assume=hints.assume, config=config
-    )
+    try:
+        known = recognise(
+            found.state, metadata=found.metadata, name=hints.family, assume=hints.assume, config=config
+        )
+    except InputError as error:
+        from canon.models.huggingface import contradiction
+
+        told = None if hints.family or hints.assume else contradiction(found, config)
+        if told is None:
+            raise
+        raise InputError(f"{told}; give the configuration of this network, or --model") from error
     source = f"family {hints.family}" if hints.family else "recognised by keys and shapes"
     source += f" after the prefix {known.prefix}" if known.prefix else ""
     evidence = CHECKED

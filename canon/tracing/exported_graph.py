@@ -22,7 +22,7 @@ from canon.errors import InputError
 from canon.io.exported_program import quiet_export
 from canon.tracing.output_comparison import real_view
 from canon.tracing.packed_sequences import packed_as_padded
-from canon.tracing.streaming import DeferredTensor, Hearing, Streamed, TensorPool, wide
+from canon.tracing.streaming import DeferredTensor, GradientProbe, Streamed, TensorPool, wide
 
 # Bytes in float64 above which a network's tensors are made again whenever they are wanted.
 LARGE = 2**30
@@ -93,7 +93,7 @@ class Program:
                     node.update_arg(number, False)
         if not _functional(program.graph_module):
             try:
-                with _quiet():
+                with without_fused_attention(), quiet_export():
                     program = program.run_decompositions({})
             except Exception as error:  # as of export, its failures are of many kinds
                 raise InputError(
@@ -162,17 +162,17 @@ class Program:
             return self._run(lambda name: room.wide(state[name])[0] if self.large else wide(state[name]))
 
     def outputs_and_relevance(
-        self, state: Mapping[str, Tensor], listened: Collection[str], probe: Probe, threshold: float
+        self, state: Mapping[str, Tensor], tracked: Collection[str], probe: Probe, threshold: float
     ) -> tuple[list[Tensor], set[str]]:
-        """The outputs, and the tensors among `listened` that they depend on.
+        """The outputs, and the tensors among `tracked` that they depend on.
 
-        These are the ones whose slope times value exceeds `threshold` somewhere; the slope is that of the sum of the
-        outputs, each multiplied by what `probe` gives for it (None for one that is left out). None where a small network
+        These are the ones whose gradient times value exceeds `threshold` somewhere; the gradient is that of the sum of
+        the outputs, each multiplied by what `probe` gives for it (None for one that is left out). None where a small network
         has no derivative.
         """
-        hearing = Hearing(state, threshold, TensorPool())
-        with torch.enable_grad(), hearing.saving() if self.large else nullcontext():
-            outputs = self._run(lambda name: hearing.fetch(name, name in listened))
+        gradients = GradientProbe(state, threshold, TensorPool())
+        with torch.enable_grad(), gradients.saving() if self.large else nullcontext():
+            outputs = self._run(lambda name: gradients.fetch(name, name in tracked))
             real = [real_view(output) for output in outputs]
             weighted = [(output, probe(output)) for output in real if output.requires_grad]
             known = [(output, weight, output.isfinite()) for output, weight in weighted if weight is not None]
@@ -183,8 +183,8 @@ class Program:
                 except (RuntimeError, NotImplementedError) as error:  # operations without a derivative
                     if self.large:
                         raise InputError(f"the network has no derivative: {_reason(error)}") from error
-                    hearing.heard.clear()
-        return [output.detach() for output in outputs], hearing.heard
+                    gradients.relevant.clear()
+        return [output.detach() for output in outputs], gradients.relevant
 
     def _run(self, fetch: Callable[[str], Tensor]) -> list[Tensor]:
         # Networks that draw random numbers draw the same ones in every run.
@@ -260,7 +260,7 @@ def _export(network: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -
     module = in_one_graph(without_cache(_unfilled(network).eval()))
     args, kwargs = pytree.tree_map(wide, (args, kwargs))
     try:
-        with _quiet(), _states_of_lstm(), packed_as_padded():
+        with without_fused_attention(), quiet_export(), _states_of_lstm(), packed_as_padded():
             return torch.export.export(module, args, kwargs, strict=False)
     except Exception as error:
         raise InputError(
@@ -331,13 +331,12 @@ def in_one_graph(module: nn.Module) -> nn.Module:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Export without the fused attention of evaluation mode, and without its log messages."""
+def without_fused_attention() -> Iterator[None]:
+    """Within the block attention layers in evaluation mode compute by separate operations, which have derivatives."""
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with quiet_export():
-            yield
+        yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
 

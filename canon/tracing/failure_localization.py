@@ -24,18 +24,18 @@ def breaking_operation(
     program: Program, before: Mapping[str, Tensor], after: Mapping[str, Tensor]
 ) -> str | None:
     """The first operation whose result holds other entries after than before, and its module; or None."""
-    first, second = (_listen(program, state) for state in (before, after))
+    first, second = (_power_sums_of_results(program, state) for state in (before, after))
     for node, sums in first.items():
         if not torch.allclose(second[node], sums, rtol=0.0, atol=TOLERANCE, equal_nan=True):
             return label(node)
     return None
 
 
-def _listen(program: Program, state: Mapping[str, Tensor]) -> dict[torch.fx.Node, Tensor]:
-    listener = _PowerSumInterpreter(program.graph, lambda name: wide(state[name]))
+def _power_sums_of_results(program: Program, state: Mapping[str, Tensor]) -> dict[torch.fx.Node, Tensor]:
+    interpreter = _PowerSumInterpreter(program.graph, lambda name: wide(state[name]))
     with torch.no_grad():
-        listener.run(*program.arguments)
-    return listener.sums
+        interpreter.run(*program.arguments)
+    return interpreter.sums
 
 
 class _PowerSumInterpreter(Streamed):

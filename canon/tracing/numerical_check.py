@@ -86,15 +86,17 @@ def check_program(program: Program, spec: PermutationSpec, *, seed: int = 0) -> 
     """
     generator = torch.Generator().manual_seed(seed)
     state = lively_state(program, spec, seed)
-    reference, silent = _silent(program, spec, state, generator)
-    if silent:
+    reference, irrelevant = _irrelevant_groups(program, spec, state, generator)
+    if irrelevant:
         redrawn = _redrawn(program, spec, seed)
-        again, still = _silent(program, spec, redrawn, generator)
-        if len(still) < len(silent):
-            state, reference, silent = redrawn, again, still
-    if silent and not program.large:  # rounding, signs and largest places have no slope
-        silent = [name for name in silent if not _moves_outputs(program, spec, state, reference, name)]
-    for name in silent:
+        again, still = _irrelevant_groups(program, spec, redrawn, generator)
+        if len(still) < len(irrelevant):
+            state, reference, irrelevant = redrawn, again, still
+    if irrelevant and not program.large:  # rounding, signs and largest places have no gradient
+        irrelevant = [
+            name for name in irrelevant if not _moves_outputs(program, spec, state, reference, name)
+        ]
+    for name in irrelevant:
         if name in spec.groups:
             spec = freeze(
                 spec, name, "the numerical check could not exercise it: the outputs do not depend on it"
@@ -205,7 +207,7 @@ def _drawn(
             return value
         if not statistic:
             return draw(value, noise)
-        if value.numel() and value.min() >= 0 and value.max() > 0:  # a variance
+        if value.numel() and computable(value).min() >= 0 and computable(value).max() > 0:  # a variance
             return noise() + 0.5
         return 0.2 * noise() - 0.1
 
@@ -233,7 +235,7 @@ def _kind(value: Tensor) -> Literal["dull", "mask", "lively"]:
     return "dull" if constant else "lively"
 
 
-def _silent(
+def _irrelevant_groups(
     program: Program, spec: PermutationSpec, state: Mapping[str, Tensor], generator: torch.Generator
 ) -> tuple[list[Tensor], list[str]]:
     """The outputs, and the groups that they do not depend on.
@@ -253,13 +255,13 @@ def _silent(
     few: set[str] = set()
     for tensors in members.values():
         few.update(sorted(tensors, key=lambda name: learned[name])[:2])
-    # Slopes of the smallest tensors are enough, if the outputs depend on them; those of the largest tensors take most memory.
-    for listened in (few, learned.keys()) if program.large else (learned.keys(),):
-        outputs, heard = program.outputs_and_relevance(state, listened, probe, 1e-7)
-        silent = [g for g, tensors in members.items() if len(tensors & heard) < min(2, len(tensors))]
-        if not silent:
+    # Gradients of the smallest tensors are enough, if the outputs depend on them; those of the largest tensors take most memory.
+    for tracked in (few, learned.keys()) if program.large else (learned.keys(),):
+        outputs, relevant = program.outputs_and_relevance(state, tracked, probe, 1e-7)
+        irrelevant = [g for g, tensors in members.items() if len(tensors & relevant) < min(2, len(tensors))]
+        if not irrelevant:
             break
-    return outputs, silent if heard else list(spec.groups)
+    return outputs, irrelevant if relevant else list(spec.groups)
 
 
 def _learned_members(program: Program, spec: PermutationSpec, group: str) -> set[str]:

@@ -97,32 +97,32 @@ class Streamed(torch.fx.Interpreter):
         )
 
 
-class Hearing:
+class GradientProbe:
     """Find the tensors that the outputs depend on, in one backward pass that stores no weights.
 
-    `fetch` gives a tensor of `state` in float64, as the graph wants it; `heard` holds, after the backward pass, the
-    names of those that were listened to and whose slope times value exceeds `threshold` somewhere.
+    `fetch` gives a tensor of `state` in float64, as the graph wants it; `relevant` holds, after the backward pass, the
+    names of those that were fetched with `tracked` and whose gradient times value exceeds `threshold` somewhere.
     """
 
     def __init__(self, state: Mapping[str, Tensor], threshold: float, room: TensorPool) -> None:
-        self.heard: set[str] = set()
+        self.relevant: set[str] = set()
         self.anchor = torch.zeros((), dtype=torch.float64, requires_grad=True)
         self._state, self._threshold, self._room = state, threshold, room
         self._known: dict[int, tuple[weakref.ref[Any], str]] = {}
 
-    def fetch(self, name: str, listened: bool) -> Tensor:
+    def fetch(self, name: str, tracked: bool) -> Tensor:
         value, user = self._room.wide(self._state[name])
         if user is not None:
             self._known[value.data_ptr()] = user, name
-        if not (listened and value.is_floating_point()):
+        if not (tracked and value.is_floating_point()):
             return value
-        heard: Tensor = _Listen.apply(self.anchor, self, name, value)
-        return heard
+        recorded: Tensor = _RecordGradient.apply(self.anchor, self, name, value)
+        return recorded
 
-    def note(self, name: str, slope: Tensor) -> None:
-        pairs = zip(slope.flatten().split(PIECE), self._state[name].flatten().split(PIECE), strict=True)
+    def note(self, name: str, gradient: Tensor) -> None:
+        pairs = zip(gradient.flatten().split(PIECE), self._state[name].flatten().split(PIECE), strict=True)
         if any(float((one * other).abs().max()) > self._threshold for one, other in pairs if one.numel()):
-            self.heard.add(name)
+            self.relevant.add(name)
 
     def saving(self) -> Any:
         """A context in which autograd keeps the names of weights in their place."""
@@ -142,13 +142,13 @@ class Hearing:
         return torch.autograd.graph.saved_tensors_hooks(pack, unpack)
 
 
-class _Listen(torch.autograd.Function):
+class _RecordGradient(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, anchor: Tensor, hearing: Hearing, name: str, value: Tensor) -> Tensor:
-        ctx.hearing, ctx.name = hearing, name
+    def forward(ctx: Any, anchor: Tensor, probe: GradientProbe, name: str, value: Tensor) -> Tensor:
+        ctx.probe, ctx.name = probe, name
         return value.detach()
 
     @staticmethod
-    def backward(ctx: Any, *slopes: Any) -> Any:
-        ctx.hearing.note(ctx.name, slopes[0])
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        ctx.probe.note(ctx.name, gradients[0])
         return None, None, None, None

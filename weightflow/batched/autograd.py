@@ -12,9 +12,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, replace_all_batch_norm_modules_, vmap
+from torch.func import replace_all_batch_norm_modules_
 
+from canon.types import StateDict
 from weightflow.batched.class_axes import masked_cross_entropy
+from weightflow.batched.over_networks import over_networks
 from weightflow.batched.parameter_stack import ParameterStack
 from weightflow.networks.architectures import Architecture
 
@@ -24,17 +26,26 @@ class Recorded:
 
     Inputs are (networks, batch, *shape), or (batch, *shape) where they are shared; targets
     (networks, batch). Mini-batches are cut into the recipe's `accumulate` parts. `text` is what the
-    architecture's readout knows of the tasks.
+    architecture's readout knows of the tasks. `fixed`, stacked, is what is not trained: buffers, and parameters that
+    need no gradient.
     """
 
     def __init__(
-        self, architecture: Architecture, stack: ParameterStack, mask: Tensor, shared: bool, text: Tensor
+        self,
+        architecture: Architecture,
+        stack: ParameterStack,
+        mask: Tensor,
+        shared: bool,
+        text: Tensor,
+        fixed: StateDict,
     ) -> None:
         self.stack, self.mask, self.shared = stack, mask, shared
         self.readout, self.text = architecture.readout, text
         # one network needs no vmap, whose batched kernels are slower
         self._forward = (
-            _one(architecture, stack) if stack.networks == 1 else _many(architecture, stack, shared)
+            _one(architecture, stack, fixed)
+            if stack.networks == 1
+            else _many(architecture, stack, fixed, shared)
         )
 
     def __call__(self, inputs: Tensor, targets: Tensor) -> Tensor:
@@ -88,12 +99,14 @@ def use_channels_last(module: nn.Module) -> None:
             use_channels_last(part)
 
 
-def _one(architecture: Architecture, stack: ParameterStack) -> Callable[[Tensor], Tensor]:
+def _one(architecture: Architecture, stack: ParameterStack, fixed: StateDict) -> Callable[[Tensor], Tensor]:
     module = architecture.build().train().to(stack.flat.device)
+    module.load_state_dict({name: tensor[0] for name, tensor in fixed.items()}, strict=False)
     if len(architecture.input_shape) == 3:
         use_channels_last(module)
     for name, parameter in module.named_parameters():
-        parameter.data, parameter.grad = stack.parameters[name][0], stack.gradients[name][0]
+        if name in stack.parameters:
+            parameter.data, parameter.grad = stack.parameters[name][0], stack.gradients[name][0]
 
     def forward(inputs: Tensor) -> Tensor:
         if inputs.dim() == 4:  # the layout that convolutions on processors are written for
@@ -103,10 +116,13 @@ def _one(architecture: Architecture, stack: ParameterStack) -> Callable[[Tensor]
     return forward
 
 
-def _many(architecture: Architecture, stack: ParameterStack, shared: bool) -> Callable[[Tensor], Tensor]:
+def _many(
+    architecture: Architecture, stack: ParameterStack, fixed: StateDict, shared: bool
+) -> Callable[[Tensor], Tensor]:
     skeleton = replace_all_batch_norm_modules_(architecture.build().to("meta")).train()
     leaves = {name: view.detach().requires_grad_() for name, view in stack.parameters.items()}
     for name, leaf in leaves.items():
         leaf.grad = stack.gradients[name]
-    call = vmap(lambda state, x: functional_call(skeleton, state, (x,)), in_dims=(0, None if shared else 0))
-    return partial(call, leaves)
+    own = skeleton.state_dict().keys()  # without running statistics of batch norm
+    others = {name: tensor for name, tensor in fixed.items() if name in own}
+    return partial(over_networks(skeleton, shared=shared), {**leaves, **others})

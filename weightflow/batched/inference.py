@@ -1,20 +1,19 @@
-"""Predictions of many networks on the same examples, in one vmapped forward pass."""
+"""Predictions of many networks on the same examples, in one forward pass."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.func import functional_call, vmap
 
 from canon.types import StateDict
 from weightflow.batched.class_axes import class_table
 from weightflow.batched.evaluation_mode import in_evaluation_mode
 from weightflow.batched.group_size import networks_per_group
+from weightflow.batched.over_networks import Forward, call, over_networks
 from weightflow.batched.tasks import Task
 from weightflow.datasets import ClassificationData, StoredInputs
 from weightflow.device import usable_device
@@ -31,13 +30,13 @@ class PredictedLabels:
     confidence: Float[Tensor, "networks examples"]
 
 
-def forward_many(architecture: Architecture) -> Callable[[StateDict, Tensor], Tensor]:
+def forward_many(architecture: Architecture) -> Forward:
     """A function of stacked states and inputs (networks, batch, *shape) to outputs (networks, batch, ...).
 
     `architecture.readout` makes scores of classes out of them.
     """
     skeleton = in_evaluation_mode(architecture.build().to("meta"))
-    return vmap(partial(_call, skeleton))
+    return over_networks(skeleton)
 
 
 @torch.no_grad()
@@ -116,7 +115,7 @@ def _logits(
     positions, mask = class_table(data, tasks, architecture.classes)
     skeleton = in_evaluation_mode(architecture.build().to("meta"))
     chunk = chunk or networks_per_group(architecture)
-    forward = _alone(skeleton) if chunk == 1 else vmap(partial(_call, skeleton), in_dims=(0, None))
+    forward = _alone(skeleton) if chunk == 1 else over_networks(skeleton, shared=True)
     text = architecture.readout.targets([task.classes for task in tasks], architecture.classes)
     device = usable_device()
     # examples outermost: they are read and preprocessed once
@@ -132,12 +131,8 @@ def _logits(
             yield rows, some[own], scores.masked_fill(~mask[rows].unsqueeze(1), -torch.inf)
 
 
-def _call(skeleton: nn.Module, state: StateDict, inputs: Tensor) -> Tensor:
-    return functional_call(skeleton, state, (inputs,))
-
-
-def _alone(skeleton: nn.Module) -> Callable[[StateDict, Tensor], Tensor]:
-    return lambda state, inputs: _call(skeleton, {n: t[0] for n, t in state.items()}, inputs).unsqueeze(0)
+def _alone(skeleton: nn.Module) -> Forward:
+    return lambda state, inputs: call(skeleton, {n: t[0] for n, t in state.items()}, inputs).unsqueeze(0)
 
 
 def in_task(labels: Int[Tensor, " examples"], data: ClassificationData, tasks: Sequence[Task]) -> Tensor:

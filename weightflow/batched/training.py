@@ -27,6 +27,7 @@ from weightflow.data.augmentation import crop_flip
 from weightflow.datasets import ClassificationData
 from weightflow.device import usable_device
 from weightflow.networks.architectures import Architecture
+from weightflow.networks.architectures.requirements import require_supported
 from weightflow.networks.readout import Cosine
 
 
@@ -44,11 +45,13 @@ class Trained:
 
 def check_inputs(architecture: Architecture, data: ClassificationData) -> None:
     """`InputError` where the architecture cannot take the data's examples, before anything is trained."""
+    require_supported(architecture, data.train.inputs[torch.arange(min(2, len(data.train.inputs)))])
     wanted = architecture.readout.width
     if not architecture.has_logits and wanted is None:
         raise InputError(
             f"architecture '{architecture.name}' gives vectors to compare with text, not logits; name the "
-            "encoder of the text, for instance --set readout.encoder=wordllama"
+            "encoder of the text, for instance --set readout.encoder=wordllama, or let the last layer have "
+            "`classes` rows"
         )
     output = architecture.output_for(data.input_shape, f"data set '{data.name}'")
     if wanted not in (None, output.shape[-1]):
@@ -167,7 +170,9 @@ class _Group:
         self.places = torch.nonzero(used.any(0)).squeeze(1)
         self.rows = [torch.nonzero(own).squeeze(1) for own in used[:, self.places]]
         self.active = torch.arange(len(tasks))
-        names = dict(architecture.build().named_parameters())
+        names = [n for n, parameter in architecture.build().named_parameters() if parameter.requires_grad]
+        if not names:
+            raise InputError(f"architecture '{architecture.name}' has no parameters that need a gradient")
         self._work_on(ParameterStack({name: begin[name].to(device) for name in names}, recipe))
 
     def _work_on(self, stack: ParameterStack) -> None:
@@ -179,8 +184,13 @@ class _Group:
         self.gradients = (
             LinearChainLoss(self.layers, stack, mask, self.shared, vectors)
             if self.layers
-            else Recorded(self.architecture, stack, mask, self.shared, text)
+            else Recorded(self.architecture, stack, mask, self.shared, text, self._fixed())
         )
+
+    def _fixed(self) -> StateDict:
+        """What is not trained, of the networks that are still going."""
+        names = self.architecture.shapes.keys() - self.stack.parameters.keys()
+        return {name: self.begin[name][self.active].to(self.device) for name in sorted(names)}
 
     def train(self, progress: Callable[[int], None], after: Sequence[int] = ()) -> Trained:
         recipe, everyone = self.recipe, torch.arange(len(self.tasks))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from canon.errors import InputError
 from weightflow.models.conditioning import CONDITIONINGS
 from weightflow.training.config import TrainConfig
+from weightflow.training.functional_loss import BehaviourConfig
 from weightflow.zero_shot.features import LastLayer
 from weightflow.zoo.store import Zoo
 
@@ -21,6 +22,7 @@ def check(config: TrainConfig, zoo: Zoo) -> None:
         )
     if config.anchors.kind != "none":
         _check_anchors(config, zoo)
+    _check_behaviour(config.behaviour, zoo)
     if config.encoder == "none" and len({record.classes for record in zoo.records}) > 1:
         raise InputError(
             f"the networks of {zoo.path} have different tasks, and a run without words cannot tell which to "
@@ -43,6 +45,31 @@ def check(config: TrainConfig, zoo: Zoo) -> None:
             f"order: set {wanted}, or build the zoo with tasks.shuffled=false, or of adapters, which have no "
             "logits"
         )
+
+
+def _check_behaviour(config: BehaviourConfig, zoo: Zoo) -> None:
+    if config.invented and not zoo.architecture.example(1).is_floating_point():
+        raise InputError(
+            "behaviour.invented mixes examples of two classes, and those of "
+            f"{zoo.dataset} are no numbers but words: set it to 0"
+        )
+    if config.invented and not zoo.architecture.has_logits:
+        raise InputError(
+            f"behaviour.invented makes classes that have no name, which networks of {zoo.architecture.name} read: "
+            "set it to 0"
+        )
+    if config.distillation:
+        _check_plain_classes(zoo)
+
+
+def _check_plain_classes(zoo: Zoo) -> None:
+    names = set(zoo.data.class_names)
+    for name in dict.fromkeys(name for i in zoo.rows("seen") for name in zoo.records[i].classes):
+        if name not in names:
+            raise InputError(
+                f"behaviour.distillation asks the networks of {zoo.path} for classes of the data set, and '{name}' is "
+                "none of them but a union, or what is left: set it to 0"
+            )
 
 
 def _check_anchors(config: TrainConfig, zoo: Zoo) -> None:

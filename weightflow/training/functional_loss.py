@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
 from canon.errors import InputError
@@ -32,12 +33,15 @@ from weightflow.representation import Coordinates
 class BehaviourConfig:
     """`weight` of the cross-entropy (0 switches it off), `images` a network and step; the term is
     multiplied by t ** `power`. Each training image is replaced by its weighted mean with another one of its task, whose
-    weight is drawn between 0 and `mix`; the label stays. Words, which have no mean, are left as they are.
+    weight is drawn between 0 and `mix`; the label stays. Words, which have no mean, are left as they are. `distillation`
+    is the share of the target that comes from the zoo's networks together, and not from the label
+    (`training/soft_labels.py`).
 
     `sampled`: for which share of each batch behaviour is that of networks generated from noise under its
     prompts, and not of the predictions that the weights are compared with. `beyond`: how many tasks that
     the zoo does not have join each batch, a share of its size; their networks are generated from noise too.
-    Generating takes up to `sampled_steps` and `beyond_steps` steps.
+    Generating takes up to `sampled_steps` and `beyond_steps` steps. `invented` is the share of the classes of these
+    tasks that are means of two known classes, of their words and of their examples, with weights from 0.3 to 0.7.
 
     With `group` of 2 or more, so many networks are generated for each prompt of the sampled share and of `beyond`,
     in one step, and `ensemble` (a share of the cross-entropy), `energy` and `straight` (weights) are as in
@@ -47,11 +51,13 @@ class BehaviourConfig:
     weight: float = 0.3
     images: int = 64
     mix: float = 0.0
+    distillation: float = 0.0
     power: float = 0.0
     sampled: float = 0.0
     sampled_steps: int = 4
     beyond: float = 0.0
     beyond_steps: int = 1
+    invented: float = 0.0
     group: int = 1
     ensemble: float = 0.0
     energy: float = 0.0
@@ -64,9 +70,17 @@ class BehaviourConfig:
             raise InputError(
                 f"behaviour.mix is {self.mix}; it is a share from 0 to 0.5, beyond which the label is of the lesser part"
             )
+        if not 0 <= self.distillation <= 1:
+            raise InputError(f"behaviour.distillation is {self.distillation}; it is a share from 0 to 1")
         if self.beyond < 0 or self.beyond_steps < 1:
             raise InputError(
                 f"behaviour: beyond {self.beyond} must not be negative, beyond_steps {self.beyond_steps} at least 1"
+            )
+        if not 0 <= self.invented <= 1:
+            raise InputError(f"behaviour.invented is {self.invented}; it is a share from 0 to 1")
+        if self.invented and not self.beyond:
+            raise InputError(
+                "behaviour.invented is of the tasks that the zoo does not have: set behaviour.beyond above 0"
             )
         if not 0 <= self.sampled <= 1 or self.sampled_steps < 1:
             raise InputError(
@@ -92,13 +106,31 @@ class BehaviourConfig:
             raise InputError("behaviour.group is of sampled networks: set behaviour.sampled above 0")
 
 
+@dataclass(frozen=True)
+class Partners:
+    """Of invented classes: examples of a label are mixed with random ones of another `label` (tasks, labels of the data;
+    -1 where they are not), which weighs `share` (tasks, labels)."""
+
+    label: Tensor
+    share: Tensor
+
+
 class FunctionalLoss:
     """Cross-entropy (networks,) of decoded networks on random examples of their tasks."""
 
+    soft_labels: Tensor | None = None
+    """Scores (training examples, labels of the data) whose softmax over a task's classes joins the labels."""
+
     def __init__(
-        self, coordinates: Coordinates, data: ClassificationData, images: int, mix: float = 0.0
+        self,
+        coordinates: Coordinates,
+        data: ClassificationData,
+        images: int,
+        mix: float = 0.0,
+        distillation: float = 0.0,
     ) -> None:
         self.coordinates, self.data, self.images = coordinates, data, images
+        self.distillation = distillation
         self.mix = mix if coordinates.architecture.example(1).is_floating_point() else 0.0
         self._forward = forward_many(coordinates.architecture)
         self._readout = coordinates.architecture.readout
@@ -117,12 +149,21 @@ class FunctionalLoss:
         present: Tensor,
         split: Split,
         draws: NoiseDraws,
+        partners: Partners | None = None,
     ) -> Float[Tensor, " networks"]:
-        targets, inputs = self.examples(labels, split, draws)
+        targets, inputs = self.examples(labels, split, draws, partners)
+        if targets.is_floating_point():
+            return -(targets * self.log_probabilities(z, present, labels, inputs)).sum(-1).mean(1)
         return masked_cross_entropy(self._scores(z, present, labels, inputs), targets, present)
 
-    def examples(self, labels: Tensor, split: Split, draws: NoiseDraws) -> tuple[Tensor, Tensor]:
-        """Random examples of each task, whose `labels` are on the processor: their logits (tasks, images), and inputs (tasks, images, *shape)."""
+    def examples(
+        self, labels: Tensor, split: Split, draws: NoiseDraws, partners: Partners | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Random examples of each task, whose `labels` are on the processor: targets, and inputs (tasks, images, *shape).
+
+        The targets are logits (tasks, images), or with soft labels, which know no invented classes, probabilities
+        (tasks, images, classes).
+        """
         rows, counts = self._rows[split]
         own = (labels < 0).long().argsort(dim=1, stable=True)  # labels of the task first
         chosen = draws.on_processor
@@ -130,17 +171,34 @@ class FunctionalLoss:
         wanted = own.gather(1, place.long())
         targets = labels.gather(1, wanted)
         place = (chosen.uniform(*wanted.shape) * counts[wanted]).long()
-        inputs = split.inputs[rows[wanted, place]]
-        if self.mix and split is self.data.train:
-            inputs = self._mixed(inputs, chosen)
+        drawn = rows[wanted, place]
+        inputs = split.inputs[drawn]
+        if partners is not None:
+            label, share = partners.label.gather(1, wanted), partners.share.gather(1, wanted)
+            place = (chosen.uniform(*wanted.shape) * counts[label.clamp(min=0)]).long()
+            inputs = _towards(inputs, split.inputs[rows[label.clamp(min=0), place]], share)
+        training = split is self.data.train
+        soft = None
+        if training and self.soft_labels is not None and partners is None:
+            soft = self.soft_labels[drawn]
+        if self.mix and training:
+            other = (chosen.uniform(*drawn.shape) * self.images).long()
+            share = self.mix * chosen.uniform(*drawn.shape)
+            inputs = _mixed(inputs, other, share)
+            soft = None if soft is None else _mixed(soft, other, share)
+        if soft is not None:
+            targets = self._soft_targets(soft, targets, labels)
         return draws.put(targets), draws.put(inputs)
 
-    def _mixed(self, inputs: Float[Tensor, "tasks images ..."], draws: NoiseDraws) -> Tensor:
-        tasks, images = inputs.shape[:2]
-        other = (draws.uniform(tasks, images) * images).long()
-        share = self.mix * draws.uniform(tasks, images)
-        own = torch.arange(tasks).unsqueeze(1)
-        return inputs.lerp(inputs[own, other], share.view(tasks, images, *(1 for _ in inputs.shape[2:])))
+    def _soft_targets(
+        self, scores: Float[Tensor, "tasks images labels"], targets: Tensor, labels: Tensor
+    ) -> Float[Tensor, "tasks images classes"]:
+        classes = self.coordinates.architecture.classes
+        logits = F.one_hot(labels + 1, classes + 1)[..., 1:]
+        label_of, present = logits.argmax(1), logits.any(1)
+        scores = scores.gather(2, label_of.unsqueeze(1).expand(-1, scores.shape[1], -1))
+        soft = scores.masked_fill(~present.unsqueeze(1), -torch.inf).softmax(-1)
+        return F.one_hot(targets, classes).to(soft.dtype).lerp(soft, self.distillation)
 
     def log_probabilities(
         self,
@@ -164,6 +222,15 @@ class FunctionalLoss:
         names = self.data.class_names
         tasks = [[names[i] for i in sorted(_in(row), key=row.__getitem__)] for row in labels.tolist()]
         return self._readout.targets(tasks, present.shape[1])
+
+
+def _mixed(values: Float[Tensor, "tasks images ..."], other: Tensor, share: Tensor) -> Tensor:
+    """Each value moved by its share towards that of another image of its task."""
+    return _towards(values, values[torch.arange(len(values)).unsqueeze(1), other], share)
+
+
+def _towards(values: Float[Tensor, "tasks images ..."], others: Tensor, share: Tensor) -> Tensor:
+    return values.lerp(others, share.view(*share.shape, *(1 for _ in values.shape[2:])))
 
 
 def _in(row: Sequence[int]) -> list[int]:

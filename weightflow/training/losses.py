@@ -29,7 +29,7 @@ from weightflow.training.adversarial import Adversary
 from weightflow.training.augmentation import UnitRelabelling
 from weightflow.training.batch import Batch
 from weightflow.training.config import TrainConfig
-from weightflow.training.functional_loss import FunctionalLoss
+from weightflow.training.functional_loss import FunctionalLoss, Partners
 from weightflow.training.sampled_loss import Model, SampledLoss
 from weightflow.training.unseen_tasks import UnseenTasks
 
@@ -74,12 +74,12 @@ class Loss:
             extra["equivariance"] = config.augment.equivariance, error
         if self.beyond is not None:
             count = max(1, round(config.behaviour.beyond * len(batch)))
-            words, labels = self.beyond.draw(count, draws)
+            words, labels, partners = self.beyond.draw(count, draws)
             if config.behaviour.group > 1:
-                errors = self._sampled.cross_entropy(model, words, labels, split, draws)
+                errors = self._sampled.cross_entropy(model, words, labels, split, draws, partners)
             else:
                 steps = config.behaviour.beyond_steps
-                errors = self._from_noise(model, words, labels, steps, split, draws)
+                errors = self._from_noise(model, words, labels, steps, split, draws, partners)
             extra["beyond"] = config.behaviour.weight * count / len(batch), errors.mean()
         total = terms.total + sum(weight * error for weight, error in extra.values())
         return Terms(total, terms.parts | {n: error.detach() for n, (_, error) in extra.items()}, terms.x_1)
@@ -163,6 +163,7 @@ class Loss:
         steps: int,
         split: Split,
         draws: NoiseDraws,
+        partners: Partners | None = None,
     ) -> Tensor:
         """Cross-entropy (networks,). The last of a few steps has the gradient; how many come before is drawn."""
         objective, count = self.config.objective, len(words)
@@ -178,7 +179,7 @@ class Loss:
             with torch.no_grad():
                 x = solve(objective.velocity(predict), x, steps=before, end=before / steps)
         x_1 = objective.clean(predict)(x, x.new_full((count,), before / steps))
-        return self.behaviour.loss(x_1, labels, words.present, split, draws)
+        return self.behaviour.loss(x_1, labels, words.present, split, draws, partners)
 
     def _used(self, prompts: PromptBatch) -> Tensor:
         return self.coordinates.used(prompts.present)

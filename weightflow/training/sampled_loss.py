@@ -31,7 +31,7 @@ from weightflow.flow.schedule import expand_time
 from weightflow.representation import Coordinates
 from weightflow.text import PromptBatch
 from weightflow.training.batch import Batch
-from weightflow.training.functional_loss import BehaviourConfig, FunctionalLoss
+from weightflow.training.functional_loss import BehaviourConfig, FunctionalLoss, Partners
 
 # x_t, t, class vectors and which of them are there: to tokens
 Model = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
@@ -75,18 +75,29 @@ class SampledLoss:
         return found
 
     def cross_entropy(
-        self, model: Model, words: PromptBatch, labels: Tensor, split: Split, draws: NoiseDraws
+        self,
+        model: Model,
+        words: PromptBatch,
+        labels: Tensor,
+        split: Split,
+        draws: NoiseDraws,
+        partners: Partners | None = None,
     ) -> Tensor:
         """Of the networks of each prompt (prompts,), for tasks that the zoo has no network of."""
-        log_p, targets, _ = self._answers(self._made(model, words, draws), labels, split, draws)
+        log_p, targets, _ = self._answers(self._made(model, words, draws), labels, split, draws, partners)
         return cross_entropy(log_p, targets, self.config.ensemble)
 
     def _answers(
-        self, made: SampledBatch, labels: Tensor, split: Split, draws: NoiseDraws
+        self,
+        made: SampledBatch,
+        labels: Tensor,
+        split: Split,
+        draws: NoiseDraws,
+        partners: Partners | None = None,
     ) -> tuple[Float[Tensor, "prompts group examples classes"], Tensor, Tensor]:
         """Log probabilities, and the targets and inputs that all networks of a prompt share."""
         group = self.config.group
-        targets, inputs = self.behaviour.examples(labels, split, draws)
+        targets, inputs = self.behaviour.examples(labels, split, draws, partners)
         log_p = self.behaviour.log_probabilities(
             made.x_1,
             made.words.present,
@@ -118,8 +129,15 @@ class SampledLoss:
 def cross_entropy(
     log_p: Float[Tensor, "prompts group examples classes"], targets: Tensor, ensemble: float
 ) -> Float[Tensor, " prompts"]:
-    """Of single networks, and for the share `ensemble` of their mean probabilities."""
+    """Of single networks, and for the share `ensemble` of their mean probabilities.
+
+    `targets` are classes (prompts, examples), or probabilities (prompts, examples, classes).
+    """
     group = log_p.shape[1]
+    if targets.is_floating_point():
+        alone = -(targets.unsqueeze(1) * log_p).sum(-1).mean((1, 2))
+        together = (targets * (math.log(group) - log_p.logsumexp(1))).sum(-1).mean(1)
+        return torch.lerp(alone, together, ensemble)
     right = log_p.gather(-1, targets[:, None, :, None].expand(-1, group, -1, 1)).squeeze(-1)
     alone, together = -right.mean((1, 2)), (math.log(group) - right.logsumexp(1)).mean(1)
     return torch.lerp(alone, together, ensemble)

@@ -45,6 +45,7 @@ from weightflow.training.config import TrainConfig
 from weightflow.training.functional_loss import FunctionalLoss
 from weightflow.training.losses import Loss, Terms
 from weightflow.training.processes import Processes
+from weightflow.training.soft_labels import soft_labels
 from weightflow.training.state_dicts import (
     load_weights,
     optimizer_tensors,
@@ -112,7 +113,8 @@ class Trainer:
             exchange,
         )
         computing = self.coordinates.to(self.device)
-        behaviour = FunctionalLoss(computing, self.data, config.behaviour.images, config.behaviour.mix)
+        told = config.behaviour
+        behaviour = FunctionalLoss(computing, self.data, told.images, told.mix, told.distillation)
         self.populations = {
             split: Batch(
                 _encode(self.coordinates, zoo, rows[split], prompts[split]),
@@ -121,12 +123,14 @@ class Trainer:
             )
             for split in rows
         }
+        if told.distillation:
+            behaviour.soft_labels = soft_labels(behaviour, self.populations["seen"].to(self.device))
         self.augment = Augmentation(augment, architecture, layout)
         used = self.coordinates.used(prompts["seen"].present.unique(dim=0)).any(dim=0)
         self.adversary = None
         if config.adversary.weight:
             self.adversary = Adversary(config.adversary, used, config.seed, self.device, processes)
-        beyond = UnseenTasks(zoo, self.data, encoder) if config.behaviour.beyond else None
+        beyond = UnseenTasks(zoo, self.data, encoder, told.invented) if told.beyond else None
         self.loss = Loss(config, computing, behaviour, self.augment.units, self.adversary, beyond)
         self.header = runs.RunHeader(
             config,

@@ -18,6 +18,7 @@ from weightflow.batched.accuracy import measured
 from weightflow.data.info import DataInfo
 from weightflow.folders import EXPORTED, refuse_own, wrong_kind
 from weightflow.networks.architectures import Architecture
+from weightflow.networks.architectures.requirements import require_supported
 from weightflow.text import Prompt
 from weightflow.text.class_words import class_words
 from weightflow.zoo import unfinished
@@ -145,6 +146,7 @@ def import_zoo(
     dataset = datasets.absolute(dataset)
     data = datasets.load(dataset)
     architecture.require_inputs(data.input_shape, f"data set '{data.name}'")
+    require_supported(architecture, data.train.inputs[torch.arange(min(2, len(data.train.inputs)))])
     words = class_words(descriptions or {}, data.class_names, dataset)
     of_file = dict(classes) if isinstance(classes, Mapping) else dict.fromkeys(files, classes)
     everything = Prompt(data.class_names) if len(data.class_names) <= architecture.classes else None

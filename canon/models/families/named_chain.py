@@ -1,8 +1,9 @@
 """Chains of named layers: `conv1`, `fc1`, `fc2`, or `embedding`, `lstm`, `head`.
 
 Keys do not tell how they are joined, so nothing moves unless a person says that they are a chain. Their order is that
-in which the file lists them: that of construction. Files that list keys by the alphabet have lost it; there it has
-to follow from the shapes, or from the numbers in names that are otherwise alike.
+in which the file lists them: that of construction. Files that list keys by the alphabet, or by dtype and then by the
+alphabet as safetensors does, have lost it; there it has to follow from the shapes, or from the numbers in names that
+are otherwise alike.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Iterator
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -44,8 +46,8 @@ def _in_file(tensors: Tensors) -> list[str]:
 
 def _layers(tensors: Tensors) -> list[str]:
     """The layers in the order in which they are called; `ValueError` where the file does not tell."""
-    listed, keys = _in_file(tensors), list(tensors)
-    if keys != sorted(keys):
+    listed = _in_file(tensors)
+    if _in_construction_order(tensors):
         return listed
     numbered = [re.fullmatch(r"(.*?)(\d+)", layer) for layer in listed]
     if len({found[1] for found in numbered if found}) == 1 and all(numbered):
@@ -56,7 +58,21 @@ def _layers(tensors: Tensors) -> list[str]:
         if first is not None and second is None:
             return first
     raise ValueError(
-        f"keys in alphabetical order do not tell the order of {', '.join(listed[:4])}, and shapes leave it open"
+        f"sorted keys do not tell the order of {', '.join(listed[:4])}, and shapes leave it open"
+    )
+
+
+def _in_construction_order(tensors: Tensors) -> bool:
+    """Whether the file lists keys as modules do: each layer's together, and not sorted."""
+    keys = list(tensors)
+    names = [key.rpartition(".")[0] for key in keys]
+    leaves = [
+        [leaf for _, leaf in found]
+        for _, found in groupby(zip(names, keys, strict=True), lambda pair: pair[0])
+    ]
+    apart = len(leaves) > len(set(names))
+    return (
+        not apart and keys != sorted(keys) and not any(len(own) > 1 and own == sorted(own) for own in leaves)
     )
 
 

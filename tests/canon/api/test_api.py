@@ -236,7 +236,7 @@ def test_one_layer_has_nothing_that_moves(layer):
 def test_an_inspection_prints_a_line_for_each_group_and_each_frozen_axis():
     found = canon.inspect(nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)))
     assert str(found).split("\n")[:2] == [
-        "traced from the module Sequential: 1 groups, verified numerically",
+        "traced from the module Sequential: 1 group, verified numerically",
         "  0: 8 units: 0.weight axis 0, 0.bias axis 0, 2.weight axis 1",
     ]
     assert len(str(found).split("\n")) == 2 + len(found.spec.frozen)

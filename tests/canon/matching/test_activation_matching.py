@@ -73,7 +73,7 @@ def test_planted_permutation_is_found(module, generator):
     other, wanted = planted(module, generator)
     match = match_activations(SPEC, module, other, batches(generator))
     assert all(torch.equal(match.permutation[name], p) for name, p in wanted.items())
-    # c is heard at the convolution and at its norm, u at one layer; each unit correlates fully with its own
+    # c is measured at the convolution and at its norm, u at one layer; each unit correlates fully with its own
     assert float(match.objective) == pytest.approx(2 * CHANNELS + UNITS, rel=1e-6)
     assert match.objective > match.objective_before
 
@@ -94,8 +94,8 @@ def test_modules_are_left_as_they_were(module, generator):
     assert all(torch.equal(t, before[name]) for name, t in module.state_dict().items())
 
 
-def test_what_is_not_heard_is_matched_by_weights(generator):
-    """Attention weights without a layer of their own: a bare parameter has no output to listen to."""
+def test_groups_without_activations_are_matched_by_weights(generator):
+    """Attention weights without a layer of their own: a bare parameter has no output to measure."""
 
     class Bare(nn.Module):
         def __init__(self):
@@ -124,7 +124,7 @@ def test_what_is_not_heard_is_matched_by_weights(generator):
     assert all(torch.equal(match.permutation[name], q) for name, q in perm.invert(spec, p).items())
 
 
-def test_channels_within_heads_are_heard(generator):
+def test_channels_within_heads_are_matched(generator):
     heads, size = Factor(3, "heads"), Factor(4, "vo")
     inner = Axis(((heads, size),))
     spec = PermutationSpec(

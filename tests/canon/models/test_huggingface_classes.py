@@ -75,7 +75,6 @@ def test_keys_of_the_network_without_its_head_are_known(prefix: str, tmp_path: P
         {"model_type": "unheard-of", "architectures": ["LlamaForCausalLM"]},
         {"architectures": ["os.system"], "model_type": "os"},
         {"num_experts": 10**9},
-        {"hidden_act": "no such thing"},
     ],
     ids=lambda changed: next(iter(changed)),
 )
@@ -87,6 +86,63 @@ def test_code_that_is_not_known_and_sizes_that_do_not_fit_are_not_taken(
     (tmp_path / "a" / "config.json").write_text(json.dumps(config))
     with pytest.raises(canon.InputError, match="no family known"):
         canon.inspect(tmp_path / "a")
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        (
+            {"num_key_value_heads": 4},
+            r"LlamaForCausalLM as config.json describes it .*k_proj.weight \(16, 16\) and \(8, 16\)",
+        ),
+        (
+            {"head_dim": 8},
+            r"LlamaForCausalLM as config.json describes it .*q_proj.weight \(32, 16\) and \(16, 16\)",
+        ),
+        (
+            {"model_type": "bert", "architectures": ["BertModel"]},
+            "BertModel as config.json describes it and the file are different",
+        ),
+        ({"hidden_act": "no such thing"}, "cannot build what config.json describes"),
+    ],
+    ids=["heads", "width of heads", "class", "activation"],
+)
+def test_a_configuration_of_another_network_is_named(
+    changed: dict[str, Any], told: str, tmp_path: Path
+) -> None:
+    for number, name in enumerate("ab"):
+        folder(tmp_path / name, "LlamaForCausalLM", number)
+        config = json.loads((tmp_path / name / "config.json").read_text()) | changed
+        (tmp_path / name / "config.json").write_text(json.dumps(config))
+    with pytest.raises(canon.InputError, match=told):
+        canon.align(tmp_path / "a", tmp_path / "b")
+
+
+@pytest.mark.parametrize(
+    ("kind", "differing", "left_out"),
+    [
+        ("LlamaForCausalLM", {"vocab_size": 101}, ["model.embed_tokens", "lm_head"]),
+        ("Qwen2ForCausalLM", {"vocab_size": 101}, ["model.embed_tokens"]),
+        ("ConvNextForImageClassification", {"num_labels": 7}, ["classifier"]),
+    ],
+)
+def test_folders_may_differ_in_words_and_labels_that_are_left_out(
+    kind: str, differing: dict[str, Any], left_out: list[str], tmp_path: Path
+) -> None:
+    folder(tmp_path / "a", kind, 0)
+    config, sizes = KINDS[kind]
+    torch.manual_seed(1)
+    b = getattr(transformers, kind)(getattr(transformers, config)(**{**sizes, **differing})).eval()
+    b.save_pretrained(tmp_path / "b")
+    with pytest.raises(canon.InputError, match="--except"):
+        canon.align(tmp_path / "a", tmp_path / "b")
+    for first, second in (("a", "b"), ("b", "a")):
+        done = canon.align(tmp_path / first, tmp_path / second, except_for=left_out)
+        assert done.report["moved_fraction"] > 0.5
+        assert done.report["max_output_difference"] < 1e-9
+    mean = canon.merge([tmp_path / "b", tmp_path / "a"], except_for=left_out)
+    mean.save(tmp_path / "m")
+    getattr(transformers, kind).from_pretrained(tmp_path / "m")
 
 
 @pytest.mark.parametrize("key", ["_attn_implementation", "attn_implementation", "_experts_implementation"])

@@ -1,5 +1,7 @@
 """Named layers in a bare checkpoint: frozen, or a chain where a person says so."""
 
+from collections import OrderedDict
+
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -73,6 +75,11 @@ def in_alphabetical_order(state):
     return dict(sorted(state.items()))
 
 
+def in_the_order_of_safetensors(state):
+    """By dtype, integers of 64 bits first, then by key."""
+    return dict(sorted(state.items(), key=lambda item: (item[1].is_floating_point(), item[0])))
+
+
 @pytest.mark.parametrize(
     ("name", "order"),
     [
@@ -80,6 +87,7 @@ def in_alphabetical_order(state):
         ("tutorial", in_alphabetical_order),
         ("lstm", in_alphabetical_order),
         ("numbered", in_alphabetical_order),
+        ("tutorial", in_the_order_of_safetensors),
     ],
 )
 def test_a_chain_that_was_assumed_keeps_the_function_and_comes_back(name, order):
@@ -121,8 +129,23 @@ def test_an_order_that_the_alphabet_hides_is_refused(tmp_path):
     state = Square("decode", "code").state_dict()
     assert recognise(state, assume=["chain"]).spec.groups
     save_file(state, tmp_path / "a.safetensors")
-    with pytest.raises(InputError, match="alphabetical order do not tell the order"):
+    with pytest.raises(InputError, match="sorted keys do not tell the order"):
         canon.inspect(tmp_path / "a.safetensors", assume="chain")
+
+
+def test_an_order_that_is_by_dtype_and_alphabet_is_refused(tmp_path):
+    layers = {"start": nn.Linear(4, 4), "norm": nn.BatchNorm1d(4), "end": nn.Linear(4, 4)}
+    state = nn.Sequential(OrderedDict(layers)).state_dict()
+    assert recognise(state, assume=["chain"]).spec.groups
+    save_file(state, tmp_path / "a.safetensors")
+    with pytest.raises(InputError, match="sorted keys do not tell the order"):
+        canon.inspect(tmp_path / "a.safetensors", assume="chain")
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2, torch.bfloat16])
+def test_a_chain_of_narrow_numbers_moves(dtype):
+    state = {k: t.to(dtype) if t.is_floating_point() else t for k, t in Tutorial().state_dict().items()}
+    assert recognise(state, assume=["chain"]).spec.groups
 
 
 def test_a_table_that_may_be_a_layer_is_refused():

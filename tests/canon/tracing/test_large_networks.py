@@ -151,6 +151,30 @@ def test_what_is_written_is_the_same_bytes(
     json.dumps(found.report)
 
 
+@pytest.mark.parametrize("repair", ["batch-norm", "repair"])
+def test_a_large_network_is_repaired_like_a_small_one(
+    repair: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    examples = torch.randn(40, 3, 8, 8, generator=torch.Generator().manual_seed(2))
+    for seed, name in ((0, "a"), (1, "b")):
+        checkpoint.write(tmp_path / f"{name}.safetensors", build("convolutions", seed).state_dict())
+    files = [tmp_path / "a.safetensors", tmp_path / "b.safetensors"]
+
+    def merged() -> Any:
+        code = {"model": convolutions, "example_inputs": examples[:2]}
+        return canon.merge(files, repair=repair, train=examples, **code)
+
+    merged().save(tmp_path / "small.safetensors")
+    request.getfixturevalue("large")
+    found = merged()
+    assert isinstance(found, LargeWeights)
+    found.save(tmp_path / "large.safetensors")
+    one, other = (load_file(tmp_path / f"{size}.safetensors") for size in ("small", "large"))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    mean = canon.merge(files, model=convolutions, example_inputs=examples[:2])
+    assert not torch.equal(mean["1.running_mean"], one["1.running_mean"])
+
+
 def test_parameters_are_built_without_memory_and_buffers_with() -> None:
     with parameters_on_meta():
         made = Block()

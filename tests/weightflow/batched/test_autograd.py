@@ -37,7 +37,7 @@ def test_a_chain_has_the_gradients_of_automatic_differentiation(name, smoothing,
     losses = LinearChainLoss(layers, written, mask, shared)(inputs, targets)
     monkeypatch.setattr(TrainingRecipe, "dtype", torch.float32)  # no autocast; inputs stay float64
     monkeypatch.setattr(torch.Tensor, "float", lambda tensor: tensor)
-    expected = Recorded(architecture, recorded, mask, shared, torch.empty(2, mask.shape[1], 0))(
+    expected = Recorded(architecture, recorded, mask, shared, torch.empty(2, mask.shape[1], 0), {})(
         inputs, targets
     )
     torch.testing.assert_close(losses, expected, atol=1e-12, rtol=1e-12)
@@ -55,7 +55,7 @@ def test_parts_of_a_mini_batch_add_up_to_it(shared):
     found = []
     for parts in (1, 4):
         stack = ParameterStack(begin, TrainingRecipe(batch_size=8, accumulate=parts))
-        losses = Recorded(architecture, stack, MASK, shared, torch.empty(2, 3, 0))(inputs, targets)
+        losses = Recorded(architecture, stack, MASK, shared, torch.empty(2, 3, 0), {})(inputs, targets)
         found.append((losses, stack.flat_gradient))
     torch.testing.assert_close(found[0], found[1], atol=1e-6, rtol=1e-5)
 
@@ -96,7 +96,7 @@ def test_one_network_has_the_gradients_of_its_module(name):
     inputs, targets = torch.randn(1, 6, 3, 8, 8, generator=generator), torch.tensor([[0, 1, 2, 0, 1, 2]])
     names = [n for n, _ in architecture.build().named_parameters()]
     stack = ParameterStack({n: begin[n] for n in names}, TrainingRecipe())
-    Recorded(architecture, stack, MASK[:1], False, torch.empty(1, 3, 0))(inputs, targets)
+    Recorded(architecture, stack, MASK[:1], False, torch.empty(1, 3, 0), {})(inputs, targets)
     module = architecture.build().train()
     module.load_state_dict({n: t[0] for n, t in begin.items()}, strict=False)
     torch.nn.functional.cross_entropy(module(inputs[0]), targets[0]).backward()

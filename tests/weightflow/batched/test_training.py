@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from canon.errors import InputError
 from weightflow.batched.config import TrainingRecipe
@@ -14,13 +15,43 @@ from weightflow.batched.tasks import Task
 from weightflow.batched.training import train_many
 from weightflow.data.types import from_arrays
 from weightflow.datasets import ClassificationData
-from weightflow.networks.architectures import Architecture
+from weightflow.networks.architectures import FAMILIES, Architecture
 
 NAMES = ("cat", "dog", "eel")
 MLP = Architecture("mlp", {"inputs": 192, "hidden": [6]}, (3, 8, 8), 3)
 CNN = Architecture(
     "cnn", {"widths": [4, 5], "norm": True, "bias": False, "grid": 2, "hidden": 6}, (3, 8, 8), 3
 )  # a bias before batch norm has no gradient but rounding, which Adam blows up
+
+
+class RandomFeatures(nn.Module):
+    """Frequencies that are drawn once and kept in a buffer, a frozen layer, and two that are trained."""
+
+    def __init__(self, classes):
+        super().__init__()
+        self.register_buffer("frequencies", torch.randn(192, 6))
+        self.frozen, self.hidden, self.last = nn.Linear(6, 6), nn.Linear(6, 6), nn.Linear(6, classes)
+        self.frozen.requires_grad_(False)
+
+    def forward(self, x):
+        return self.last(torch.tanh(self.hidden(self.frozen(torch.cos(x.flatten(1) @ self.frequencies)))))
+
+
+def random_features(classes: int) -> nn.Module:
+    return RandomFeatures(classes)
+
+
+def frozen_throughout(classes: int) -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(192, classes)).requires_grad_(False)
+
+
+RANDOM_FEATURES = Architecture("random_features", {}, (3, 8, 8), 3)
+
+
+@pytest.fixture(autouse=True)
+def registered(monkeypatch):
+    own = {"random_features": random_features, "frozen_throughout": frozen_throughout}
+    monkeypatch.setattr(FAMILIES, "_entries", FAMILIES._entries | own)
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +101,7 @@ RECIPES = {
 
 
 @pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
-@pytest.mark.parametrize("architecture", [MLP, CNN], ids=["mlp", "cnn"])
+@pytest.mark.parametrize("architecture", [MLP, CNN, RANDOM_FEATURES], ids=["mlp", "cnn", "random features"])
 @pytest.mark.parametrize("count", [1, 2, 3])
 def test_many_are_trained_as_one_is(data, architecture, recipe, count):
     """At once, two at a time with one left over, and one at a time."""
@@ -169,3 +200,22 @@ def test_shared_batches_need_the_same_classes(data):
 def test_settings_that_mean_nothing_are_refused(settings, message):
     with pytest.raises(InputError, match=message):
         TrainingRecipe(**settings)
+
+
+@pytest.mark.parametrize("together", [1, 2])
+def test_what_needs_no_gradient_stays_as_it_was_drawn(data, together):
+    recipe = TrainingRecipe(steps=5, batch_size=8, weight_decay=0.5, together=together)
+    tasks = [Task("pets", NAMES)] * 2
+    begin = initialise(RANDOM_FEATURES, [0, 1])
+    found = train_many(RANDOM_FEATURES, data, tasks, [0, 1], recipe).state
+    assert {name for name in begin if torch.equal(begin[name], found[name])} == {
+        "frequencies",
+        "frozen.weight",
+        "frozen.bias",
+    }
+
+
+def test_an_architecture_without_anything_to_train_is_refused(data):
+    architecture = Architecture("frozen_throughout", {}, (3, 8, 8), 3)
+    with pytest.raises(InputError, match="no parameters that need a gradient"):
+        train_many(architecture, data, [Task("pets", NAMES)], [0], TrainingRecipe(steps=1))

@@ -117,7 +117,7 @@ def test_training_examples_are_mixed_with_others_of_their_task_and_validation_ex
 def test_tasks_beyond_the_zoo_hold_out_what_the_zoo_holds_out(zoo):
     data, encoder = datasets.load(zoo.dataset), load_encoder("wordllama")
     beyond = UnseenTasks(zoo, data, encoder)
-    prompts, labels = beyond.draw(300, NoiseDraws(torch.Generator().manual_seed(0)))
+    prompts, labels, _ = beyond.draw(300, NoiseDraws(torch.Generator().manual_seed(0)))
     in_order = labels.where(labels >= 0, labels.max() + 1).argsort(dim=1, stable=True)
     drawn = [row[: int(here.sum())].tolist() for row, here in zip(in_order, prompts.present, strict=True)]
     held_out = {frozenset(data.class_index(r.classes)) for r in zoo.records if r.split != "seen"}
@@ -127,6 +127,52 @@ def test_tasks_beyond_the_zoo_hold_out_what_the_zoo_holds_out(zoo):
     assert {len(d) for d in drawn} == {len(r.classes) for r in zoo.records if r.split == "seen"}
     names = [data.class_names[label] for label in drawn[0]]
     torch.testing.assert_close(prompts.vectors[0, : len(names)], encoder.encode(names))
+
+
+def test_invented_classes_are_means_of_two_known_ones_in_words_and_examples(zoo, tiny_config, tmp_path):
+    trainer = start(zoo, tiny_config, tmp_path / "run")
+    data, encoder = trainer.data, load_encoder("wordllama")
+    beyond = UnseenTasks(zoo, data, encoder, invented=0.5)
+    prompts, labels, partners = beyond.draw(40, NoiseDraws(torch.Generator().manual_seed(0)))
+    again = beyond.draw(40, NoiseDraws(torch.Generator().manual_seed(0)))
+    assert torch.equal(prompts.vectors, again[0].vectors)
+    assert torch.equal(partners.label, again[2].label)
+    invented = partners.label >= 0
+    assert 0.4 < invented.sum() / (labels >= 0).sum() < 0.6
+    assert (labels[invented] >= 0).all()  # every invented class has a place in its task
+    assert (partners.share[invented] >= 0.3).all()
+    assert (partners.share <= 0.7).all()
+    # a partner has no place in the task and belongs to one class alone
+    assert (labels.gather(1, partners.label.clamp(min=0))[invented] < 0).all()
+    for row in partners.label:
+        used = row[row >= 0].tolist()
+        assert len(used) == len(set(used))
+    vectors = encoder.encode(list(data.class_names))
+    row, label = torch.nonzero(invented)[0].tolist()
+    mean = vectors[label].lerp(vectors[partners.label[row, label]], partners.share[row, label])
+    made = prompts.vectors[row, labels[row, label]]
+    torch.testing.assert_close(torch.cosine_similarity(made, mean, dim=0), torch.tensor(1.0))
+    torch.testing.assert_close(made.norm(), vectors[label].norm(), rtol=1e-3, atol=1e-3)
+
+    behaviour = FunctionalLoss(trainer.coordinates, data, 16)
+    draws = [NoiseDraws(torch.Generator().manual_seed(1)) for _ in range(2)]
+    targets, mixed = behaviour.examples(labels, data.train, draws[0], partners)
+    same, own = behaviour.examples(labels, data.train, draws[1])
+    assert torch.equal(targets, same)
+    by_target = partners.share.new_zeros(40, prompts.present.shape[1])
+    by_target.scatter_add_(1, labels.clamp(min=0), partners.share)
+    share = by_target.gather(1, targets)
+    assert torch.equal(mixed[share == 0], own[share == 0])
+    other = own + (mixed - own) / share.clamp(min=0.1).unsqueeze(-1)  # the partner's example
+    examples = data.train.inputs[torch.arange(len(data.train.labels))]
+    distance = torch.cdist(other[share > 0], examples)
+    found = data.train.labels[distance.argmin(1)]
+    assert distance.min(1).values.max() < 0.1
+    rows, places = torch.nonzero(share > 0).T
+    expected = [
+        int(partners.label[r][labels[r] == t].max()) for r, t in zip(rows, targets[rows, places], strict=True)
+    ]
+    assert found.tolist() == expected
 
 
 def test_averaged_weights_may_keep_a_fixed_part_of_themselves(zoo, tiny_config, tmp_path):

@@ -64,7 +64,10 @@ def hypernetwork_config(run: TrainConfig) -> TrainConfig:
     return dataclasses.replace(
         preset,
         **{name: getattr(run, name) for name in (*kept, "model", "clip", "precision")},
-        behaviour=dataclasses.replace(preset.behaviour, images=run.behaviour.images, mix=run.behaviour.mix),
+        behaviour=dataclasses.replace(
+            preset.behaviour,
+            **{name: getattr(run.behaviour, name) for name in ("images", "mix", "invented")},
+        ),
         batch_size=run.batch_size,
         evaluate_every=run.evaluate_every,
         save_every=run.steps,

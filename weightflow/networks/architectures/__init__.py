@@ -119,6 +119,11 @@ class Architecture:
         return module
 
     @property
+    def is_own(self) -> bool:
+        """Whether it is one of the package's own."""
+        return self.name in OWN_ARGUMENTS
+
+    @property
     def is_resizable(self) -> bool:
         """Whether its function has a parameter `classes`; one without builds networks of one number of logits."""
         return "classes" in inspect.signature(FAMILIES.pick(self.name)).parameters
