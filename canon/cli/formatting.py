@@ -144,8 +144,9 @@ def _moving_positions(axis: Axis) -> int:
 def tables(found: Mapping[str, Any]) -> RenderableType:
     """The tables of what `spec` found."""
     share = found["parameters_in_moving_groups"] / max(found["parameters"], 1)
+    count = len(found["groups"])
     parts: list[RenderableType] = [
-        f"{found['spec_source']}: {len(found['groups'])} groups, "
+        f"{found['spec_source']}: {count} group{'s' * (count != 1)}, "
         f"{share:.1%} of {found['parameters']:,} parameters and {found['axes_that_move']} of {found['axes']} axes move"
     ]
     if found["assumptions"]:
