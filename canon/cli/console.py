@@ -44,7 +44,7 @@ from canon.cli.interrupts import ignoring, message_of
 from canon.cli.interrupts import on_interrupt as on_interrupt
 from canon.cli.interrupts import receiving as receiving
 from canon.errors import InputError, InputWarning, WorkError
-from canon.io.json_text import json_text
+from canon.io.json_text import json_parts
 from canon.validation import many as many
 from canon.validation import shown
 
@@ -244,7 +244,8 @@ def show(result: Mapping[str, Any], text: RenderableType, as_json: bool) -> None
     """
     finishing()
     if as_json:
-        print(json_text(result), flush=True)
+        sys.stdout.writelines(json_parts(result))
+        print(flush=True)
     else:
         width = None if sys.stdout.isatty() else 160  # files and pipes have no edge to wrap at
         text = wrapped(inert(text), sys.stdout.isatty()) if isinstance(text, str) else text

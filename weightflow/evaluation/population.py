@@ -8,7 +8,6 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -18,7 +17,7 @@ from weightflow import datasets
 from weightflow.batched.group_size import networks_per_group
 from weightflow.batched.stacked_networks import StackedNetworks
 from weightflow.batched.tasks import Task
-from weightflow.evaluation.chance import chance
+from weightflow.evaluation.chance import chances
 from weightflow.evaluation.evaluate import Spread, evaluate_ensembles, evaluate_networks, named
 from weightflow.executors import Executor, InProcess
 from weightflow.text.class_words import names_of_words
@@ -45,16 +44,21 @@ def evaluate_zoo(
     if isinstance(networks, Zoo):
         warn_of_changes(networks)
     names = datasets.load(_dataset(networks)).class_names
-    executor, rows, parts = executor or InProcess(), list[int](), list[dict[str, Tensor]]()
+    executor, rows, figures = executor or InProcess(), list[int](), dict[str, Tensor]()
     with closing(executor.map(partial(_evaluated, networks), _groups(networks))) as judging:
         for done, found in judging:
+            for name, own in found.items():
+                # kept in one tensor: small ones between large freed ones would hold the memory of both
+                if name not in figures:
+                    figures[name] = own.new_empty(len(networks), *own.shape[1:])
+                figures[name][len(rows) : len(rows) + len(done)] = own
             rows += done
-            parts.append(found)
             progress(len(done))
             if stop():
                 break
-    figures = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    figures = {name: every[: len(rows)] for name, every in figures.items()}
     tasks = _known_tasks(networks, rows, names)
+    by_chance = chances(tasks)
     prompts = _grouped([_classes(networks, row) for row in rows])
 
     def several() -> Iterator[tuple[tuple[str, ...], Task, list[int]]]:
@@ -78,7 +82,7 @@ def evaluate_zoo(
             "balanced_accuracy": Spread.of(figures["recall"].nanmean(dim=1)).to_dict(),
             "calibration_error": Spread.of(figures["calibration"]).to_dict(),
         },
-        "chance": round(chance(tasks), 6),
+        "chance": round(sum(by_chance) / len(by_chance), 6),
         "splits": {
             name: Spread.of(figures["accuracy"][own]).to_dict()
             for name, own in _grouped([task.split for task in tasks]).items()
@@ -90,7 +94,7 @@ def evaluate_zoo(
                 "networks": len(own),
                 **Spread.of(figures["accuracy"][own]).to_dict(),
                 "balanced_accuracy": round(float(figures["recall"][own].nanmean(dim=1).mean()), 6),
-                "chance": round(chance([tasks[own[0]]]), 6),
+                "chance": round(by_chance[own[0]], 6),
                 **_told(ensembles.get(classes), len(own)),
             }
             for classes, own in prompts.items()
@@ -153,7 +157,7 @@ def known_task(record: Record, names: Sequence[str], meant: Mapping[str, str] | 
         own if own in names else meant.get(said, said)
         for own, said in zip(record.classes, words, strict=True)
     ]
-    if len(set(classes)) < len(classes) or not set(classes) <= set(names):
+    if tuple(classes) == record.classes or len(set(classes)) < len(classes) or not set(classes) <= set(names):
         return record.task
     return replace(record.task, classes=tuple(classes))
 

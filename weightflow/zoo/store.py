@@ -15,10 +15,12 @@ import hashlib
 import json
 import os
 import sys
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
+from io import BytesIO
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +32,7 @@ from torch.utils.data import Dataset
 from canon.errors import InputError
 from canon.io import checkpoint, safetensors
 from canon.io.digests import checked, with_digest
-from canon.io.files import atomic_write, read_bounded, require_file, sha256
+from canon.io.files import atomic_open, atomic_write, read_bounded, require_file, sha256
 from canon.types import PathLike, StateDict
 from canon.validation import (
     Check,
@@ -166,6 +168,29 @@ def _check_manifest(path: Path, manifest: Mapping[str, Any]) -> None:
             raise InputError(f"{path}: {error.within(key)}; build the zoo again to restore it") from None
 
 
+class _Places:
+    """The rows of a zoo's shards, each of which one record takes."""
+
+    def __init__(self, networks: Sequence[int], classes: int) -> None:
+        self._starts, self._classes = list(accumulate(networks, initial=0)), classes
+        self._taken = bytearray(self._starts[-1])
+
+    def take(self, place: int, one: Record) -> None:
+        """`ValueError` where the record names too many classes, or no row, or one that another has."""
+        where = f"row {one.row} of shard {one.shard}"
+        if not 1 <= len(one.classes) <= self._classes:
+            raise ValueError(
+                f"record {place} names {len(one.classes)} classes, the networks have {self._classes}"
+            )
+        first, end = self._starts[one.shard : one.shard + 2] if one.shard < len(self._starts) - 1 else (0, 0)
+        row = first + one.row
+        if row >= end:
+            raise ValueError(f"record {place} lies in {where}, which is not there")
+        if self._taken[row]:
+            raise ValueError(f"record {place} lies in {where}, as another does")
+        self._taken[row] = 1
+
+
 def shard_path(folder: Path, index: int) -> Path:
     return folder / "shards" / f"{index:05d}.safetensors"
 
@@ -196,20 +221,16 @@ def read_shard_records(path: Path) -> list[Record]:
 
 def write_manifest(folder: Path, header: Mapping[str, Any], count: int) -> None:
     """Write records.jsonl and zoo.json for the first `count` shards that lie in the folder."""
-    shards, lines = [], []
-    for index in range(count):
-        path = shard_path(folder, index)
-        records = read_shard_records(path)
-        lines += [record.to_json() for record in records]
-        shards.append({"file": f"shards/{path.name}", "networks": len(records), "sha256": sha256(path)})
-    text = "\n".join(lines) + "\n"
-    atomic_write(folder / RECORDS, text)
-    manifest = {
-        "format": FORMAT,
-        **header,
-        "records_sha256": hashlib.sha256(text.encode()).hexdigest(),
-        "shards": shards,
-    }
+    shards, digest = [], hashlib.sha256()
+    with atomic_open(folder / RECORDS) as file:
+        for index in range(count):
+            path = shard_path(folder, index)
+            records = read_shard_records(path)
+            lines = "".join(f"{record.to_json()}\n" for record in records).encode()
+            file.write(lines)
+            digest.update(lines)
+            shards.append({"file": f"shards/{path.name}", "networks": len(records), "sha256": sha256(path)})
+    manifest = {"format": FORMAT, **header, "records_sha256": digest.hexdigest(), "shards": shards}
     atomic_write(folder / MANIFEST, json.dumps(with_digest(manifest), indent=1))
 
 
@@ -276,33 +297,27 @@ class Zoo(Dataset[StateDict]):
 
     @cached_property
     def records(self) -> list[Record]:
+        return list(self._read_records())
+
+    def _read_records(self) -> Iterator[Record]:
+        """The records one after another, each checked."""
         path = self.path / RECORDS
         if not path.exists():
             raise InputError(f"{path} is missing; run the command that built the zoo again")
         content = read_bounded(path, LIMIT)
         if hashlib.sha256(content).hexdigest() != self.manifest["records_sha256"]:
             raise InputError(f"{path} does not match its hash in zoo.json; build the zoo again to restore it")
+        held = [shard["networks"] for shard in self.manifest["shards"]]
         try:
-            records = [Record.from_json(line) for line in content.decode().splitlines()]
-            self._check_places(records)
-            return records
+            if (lines := content.count(b"\n")) != sum(held):
+                raise ValueError(f"{lines} records do not lie in {sum(held)} rows, each in its own")
+            places = _Places(held, self.architecture.classes)
+            for place, line in enumerate(BytesIO(content)):
+                found = Record.from_json(line.removesuffix(b"\n").decode())
+                places.take(place, found)
+                yield found
         except (TypeError, KeyError, ValueError) as error:
             raise InputError(f"{path} holds a record that this version cannot read: {error}") from None
-
-    def _check_places(self, records: Sequence[Record]) -> None:
-        """Every record lies in its own row of a shard that there is, and every row has one."""
-        held = [shard["networks"] for shard in self.manifest["shards"]]
-        if len(records) != sum(held) or len({(one.shard, one.row) for one in records}) != len(records):
-            raise ValueError(f"{len(records)} records do not lie in {sum(held)} rows, each in its own")
-        for place, one in enumerate(records):
-            if not 1 <= len(one.classes) <= self.architecture.classes:
-                raise ValueError(
-                    f"record {place} names {len(one.classes)} classes, the networks have {self.architecture.classes}"
-                )
-            if one.shard >= len(held) or one.row >= held[one.shard]:
-                raise ValueError(
-                    f"record {place} lies in row {one.row} of shard {one.shard}, which is not there"
-                )
 
     @property
     def header(self) -> dict[str, Any]:
@@ -391,7 +406,7 @@ class Zoo(Dataset[StateDict]):
             BASE_FILE: "base" in self.manifest,
         }
         try:
-            _ = self.records
+            deque(self._read_records(), maxlen=0)
             for name, wanted in files.items():
                 path = self.path / name
                 if wanted and not path.exists():
