@@ -118,4 +118,7 @@ def _from_row(row: Any) -> tuple[str, str]:
 
 def _from_line(line: Any) -> tuple[float, str]:
     found = json.loads(line)
-    return found["stars"], found["text"]
+    stars, text = found["stars"], found["text"]
+    if not isinstance(text, str) or isinstance(stars, bool) or not isinstance(stars, int | float):
+        raise TypeError(f"stars {stars!r}, text {text!r}")
+    return stars, text

@@ -87,6 +87,19 @@ def test_a_damaged_review_is_named(place):
         datasets.load("yelp")
 
 
+@pytest.mark.parametrize(
+    ("stars", "text"),
+    [("3", "1e308"), ("3", "null"), ("3", "true"), ("3", "[]"), ("true", '"good"'), ('"3"', '"good"')],
+)
+def test_a_review_whose_text_or_stars_are_of_another_type_is_named(place, stars, text):
+    folder = place / "yelp"
+    folder.mkdir()
+    line = f'{{"stars": {stars}, "text": {text}}}'
+    (folder / "yelp_academic_dataset_review.json").write_text(line + "\n")
+    with pytest.raises(InputError, match="review 1 is damaged"):
+        datasets.load("yelp")
+
+
 def test_a_folder_of_something_else_says_what_is_missing(place):
     (place / "yelp").mkdir()
     (place / "yelp" / "photos.json").touch()
