@@ -684,6 +684,13 @@ def profiles() -> str:
     return markdown(("work, one thread", "seconds", "share of the time, %"), body) + f"\n\n{origin(result)}"
 
 
+def startup() -> str:
+    result = read_result("startup")
+    body = [(f"`{r['command']}`", f"{r['seconds']:.2f}", f"{r['times']:.2f}") for r in result["rows"]]
+    head = ("command, small files", "processor seconds", "times `import torch`")
+    return _with_aims(markdown(head, body), "startup")
+
+
 def time_to_accuracy() -> str:
     result = read_result("time_to_accuracy")
     body = [
@@ -809,6 +816,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "speed": speed,
     "speed aims": lambda: aims("speed"),
     "profiles": profiles,
+    "startup": startup,
     "time to accuracy": time_to_accuracy,
     "large": large,
     "large zoos": large_zoos,
