@@ -239,8 +239,6 @@ def solve(c: Context, a: SimpleNamespace, out: Any) -> Any:
         return unknown(c, a, out)
     c.still([*matrix, *right])
     c.units.unify(matrix[-2], right[-2], c.because("sizes do not match"))
-    rows = c.units.free(c.units.size(matrix[-1]))
-    c.units.unify(rows, matrix[-1], c.because("sizes do not match"))
     result = [*right[:-2], matrix[-1], right[-1]]
     return [result, *([None] * (len(out) - 1))]
 
