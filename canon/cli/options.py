@@ -41,8 +41,8 @@ Assume = Annotated[
         "--assume",
         metavar="NAME[=VALUE]",
         help="A fact that keys and shapes of a bare checkpoint do not determine; the report lists it as an assumption: "
-        "heads=12, activation=relu, chain (linear layers, convolutions and norms feed one another through "
-        "activations, pooling and flattening alone), padding=both|behind|front (zero channels of shortcuts), "
+        "heads=12, activation=relu, chain (linear layers, convolutions that are not transposed and norms feed one "
+        "another through element-wise activations, pooling and flattening alone), padding=both|behind|front (zero channels of shortcuts), "
         "norm=layer, tied-head. Repeatable.",
     ),
 ]

@@ -22,7 +22,7 @@ def _bert(t: Tensors, ids: Tensor, given: Hyperparameters) -> tuple[Tensor, ...]
     for number in bert.children("encoder.layer."):
         block = bert.under(f"encoder.layer.{number}.")
         q, k, v = (block.linear(f"attention.self.{name}", x) for name in ("query", "key", "value"))
-        y = block.linear("attention.output.dense", attend(q, k, v, heads=given.heads))
+        y = block.linear("attention.output.dense", attend(q, k, v, heads=given.heads, width=x.shape[-1]))
         x = block.layer_norm("attention.output.LayerNorm", x + y)
         y = block.linear("output.dense", given.activate(block.linear("intermediate.dense", x)))
         x = block.layer_norm("output.LayerNorm", x + y)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from math import prod
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -56,9 +57,13 @@ class Tensors:
     def linear(self, key: str, x: Tensor) -> Tensor:
         return F.linear(x, self[f"{key}.weight"], self.get(f"{key}.bias"))
 
-    def conv(self, key: str, x: Tensor) -> Tensor:
-        """Stride one and edges padded; as many groups as the shapes say."""
+    def conv(self, key: str, x: Tensor, transposed: bool = False) -> Tensor:
+        """Stride one and edges padded; as many groups as the shapes say.
+
+        With `transposed` the first axis of the weight holds the inputs.
+        """
         weight = self[f"{key}.weight"]
+        weight = weight.transpose(0, 1) if transposed else weight
         convolve = (F.conv1d, F.conv2d, F.conv3d)[weight.dim() - 3]
         groups = x.shape[1] // weight.shape[1]
         padding = [size // 2 for size in weight.shape[2:]]
@@ -80,11 +85,21 @@ class Tensors:
         return F.layer_norm(x, weight.shape, weight, self.get(f"{key}.bias"))
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, *, heads: int | None, causal: bool = False) -> Tensor:
-    """Attention over (batch, tokens, width), heads laid out side by side; None where their number is not known."""
+def attend(q: Tensor, k: Tensor, v: Tensor, *, heads: int | None, width: int, causal: bool = False) -> Tensor:
+    """Attention over (batch, tokens, width), heads laid out side by side; None where their number is not known.
+
+    Nor is it where attention is not as wide as the network (`width`): heads were pruned, or have a width of their own.
+    """
+    reason = None
     if heads is None:
         reason = "the number of heads is not in the checkpoint; give config.json, --assume heads=N or --model"
-        q, k, v = (opaque(t, reason) for t in (q, k, v))
+    elif q.shape[-1] != width:
+        reason = (
+            f"attention is {q.shape[-1]} wide in a network of {width}, so heads={heads} does not tell its number of "
+            "heads; give --model"
+        )
+    if heads is None or reason is not None:
+        q, k, v = (opaque(t, reason or "") for t in (q, k, v))
         heads = 1
     q, k, v = (t.unflatten(-1, (heads, -1)).transpose(1, 2) for t in (q, k, v))
     return F.scaled_dot_product_attention(q, k, v, is_causal=causal).transpose(1, 2).flatten(2)
@@ -96,7 +111,7 @@ class FunctionalModule(nn.Module):
     def __init__(self, state: Mapping[str, Tensor], forward: Forward) -> None:
         super().__init__()
         self._forward, self._names = forward, tuple(state)  # families read the order of the file
-        known: dict[tuple[int, ...], list[Tensor]] = {}
+        known: dict[tuple[Any, ...], list[Tensor]] = {}
         for name, tensor in state.items():
             *path, last = name.split(".")
             owner: nn.Module = self
@@ -104,27 +119,31 @@ class FunctionalModule(nn.Module):
                 if step not in owner._modules:
                     owner.add_module(step, nn.Module())
                 owner = owner.get_submodule(step)
-            value = _twin(tensor, known)
             learned = tensor.is_floating_point() and not last.startswith("running_") and not is_mask(tensor)
-            if learned:
-                owner.register_parameter(last, value if isinstance(value, nn.Parameter) else None)
+            value = nn.Parameter(tensor.detach(), requires_grad=False) if learned else tensor
+            value = _twin(value, known.setdefault((learned, tensor.dtype, *tensor.shape), []))
+            if isinstance(value, nn.Parameter):
+                owner.register_parameter(last, value)
             else:
-                owner.register_buffer(last, tensor)
+                owner.register_buffer(last, value)
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:
         own = self.state_dict(keep_vars=True)
         return self._forward(Tensors({name: own[name] for name in self._names}), x)
 
 
-def _twin(tensor: Tensor, known: dict[tuple[int, ...], list[Tensor]]) -> Tensor:
-    """The parameter for `tensor`: one that came before where the two are tied, equal entry for entry."""
-    if not tensor.is_floating_point():
+def _twin(tensor: Tensor, alike: list[Tensor]) -> Tensor:
+    """`tensor`, or the one of `alike` that came before it and is tied to it: equal entry for entry.
+
+    Vectors of one number repeated, as norms begin with, are equal whether they are tied or not.
+    """
+    if not tensor.is_floating_point() or prod(tensor.shape) < 2:
         return tensor
-    alike = known.setdefault(tuple(tensor.shape), [])
-    if tensor.dim() > 1 and prod(tensor.shape) > 1:
+    values = computable(tensor.detach())
+    tells = values.any() if tensor.dim() > 1 else (values != values[0]).any()
+    if tells:
         for other in alike:
-            if equal(other, tensor) and computable(tensor).any():
+            if equal(other, tensor):
                 return other
-    made = nn.Parameter(tensor.detach(), requires_grad=False)
-    alike.append(made)
-    return made
+        alike.append(tensor)
+    return tensor

@@ -19,7 +19,9 @@ def _gpt2(t: Tensors, ids: Tensor, given: Hyperparameters) -> Tensor:
         block = gpt.under(f"h.{number}.")
         block.get("attn.bias"), block.get("attn.masked_bias")
         qkv = _conv1d(block, "attn.c_attn", block.layer_norm("ln_1", x))
-        x = x + _conv1d(block, "attn.c_proj", attend(*qkv.chunk(3, -1), heads=given.heads, causal=True))
+        x = x + _conv1d(
+            block, "attn.c_proj", attend(*qkv.chunk(3, -1), heads=given.heads, width=x.shape[-1], causal=True)
+        )
         y = given.activate(_conv1d(block, "mlp.c_fc", block.layer_norm("ln_2", x)))
         x = x + _conv1d(block, "mlp.c_proj", y)
     x = gpt.layer_norm("ln_f", x)

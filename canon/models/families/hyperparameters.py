@@ -46,10 +46,10 @@ class Hyperparameters:
     """Values that the tensors do not show; None (False for `chain` and `tied_head`) where not known.
 
     `heads` is the number of attention heads; `activation` a name in `ACTIVATIONS`; `chain` says that layers
-    follow one another with nothing between them but activations, pooling and flattening; `padding` where a
-    parameter-free shortcut puts its zero channels; `norm` "layer" for norms that could also be group norms;
-    `tied_head` that the output layer is the embedding. `origins` says where each value is from; `config` is
-    the decoded configuration file.
+    follow one another with nothing between them but element-wise activations, pooling and flattening, and that
+    no convolution is transposed; `padding` where a parameter-free shortcut puts its zero channels; `norm`
+    "layer" for norms that could also be group norms; `tied_head` that the output layer is the embedding.
+    `origins` says where each value is from; `config` is the decoded configuration file.
     """
 
     heads: int | None = None

@@ -212,5 +212,5 @@ CHAIN = Family(
     takes=("chain", "activation", "norm"),
     decisive="chain",
     unknown="keys do not tell how these layers are joined, or what stands between them; --assume chain says that "
-    "each feeds the next through activations, pooling and flattening alone, and --model gives any other code",
+    "each feeds the next through element-wise activations, pooling and flattening alone, and --model gives any other code",
 )

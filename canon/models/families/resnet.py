@@ -75,6 +75,8 @@ def _name(tensors: Tensors) -> str | None:
     blocks = [tensors.under(f"{stage}.0.") for stage in stages]
     if stages != [f"layer{n}" for n in range(1, len(stages) + 1)] or not all(map(_widens, blocks[1:])):
         return None
+    if not _ungrouped(tensors, stages):
+        return None
     counts = tuple(len(tensors.children(f"{stage}.")) for stage in stages)
     depth = _depth(blocks[0])
     widths = [_width(block, _depth(block)) for block in blocks]
@@ -84,6 +86,26 @@ def _name(tensors: Tensors) -> str | None:
             return f"torchvision {_TORCHVISION.get((depth, counts), f'ResNet {list(counts)}')}"
         return f"CIFAR ResNet {list(counts)}"
     return f"CIFAR ResNet {list(counts)}" if widths == [16, 32, 64] else None
+
+
+def _ungrouped(tensors: Tensors, stages: list[str]) -> bool:
+    """Whether no convolution has groups, the middle one of a bottleneck excepted (ResNeXt).
+
+    Networks with others (ShuffleNet) shuffle channels between them, which no tensor shows.
+    """
+    channels = int(tensors["conv1.weight"].shape[0])
+    for block in (tensors.under(f"{s}.{n}.") for s in stages for n in tensors.children(f"{s}.")):
+        depth, taken = _depth(block), channels
+        for n in range(1, depth + 1):
+            rows, columns = block[f"conv{n}.weight"].shape[:2]
+            if columns != taken and not (depth == 3 and n == 2):
+                return False
+            taken = int(rows)
+        shortcuts = [f"{name}.0.weight" for name in _SHORTCUTS if f"{name}.0.weight" in block]
+        if any(block[key].shape[1] != channels for key in shortcuts):
+            return False
+        channels = taken
+    return True
 
 
 def _widens(block: Tensors) -> bool:
@@ -104,6 +126,6 @@ RESNET = Family(
     image("conv1.weight"),
     _name,
     takes=("activation", "padding"),
-    unknown="the stages are those of no public ResNet, so keys do not tell what its blocks compute; "
+    unknown="the stages or groups are those of no public ResNet, so keys do not tell what its blocks compute; "
     "give --model, or --family resnet if they are conv-bn pairs with shortcuts",
 )

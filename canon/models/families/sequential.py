@@ -52,7 +52,10 @@ def _layers(tensors: Tensors) -> list[str]:
 
 
 def _stack_input(tensors: Tensors) -> Tensor:
-    weight = tensors[f"{_layers(tensors)[0]}.weight"]
+    first, *others = _layers(tensors)
+    weight = tensors[f"{first}.weight"]
+    if others and weight.dim() == 2 and weight.shape[0] == weight.shape[1] and f"{first}.bias" not in tensors:
+        raise ValueError(f"{first} may be an embedding or a linear layer")
     return torch.randn(2, weight.shape[1], *([4] * (weight.dim() - 2)), generator=generator())
 
 
@@ -71,7 +74,11 @@ def apply_layer(tensors: Tensors, layer: str, x: Tensor, given: Hyperparameters)
     if weight.dim() > 2:
         if x.dim() != weight.dim() or x.shape[1] != weight.shape[1]:
             raise ValueError(f"{layer} takes {weight.shape[1]} channels and is given {x.shape[1]}")
-        return tensors.conv(layer, x)
+        h = tensors.conv(layer, x)
+        if weight.shape[0] == weight.shape[1] and any(size % 2 == 0 for size in weight.shape[2:]):
+            # May be transposed, as decoders are, which no shape tells: what holds for both.
+            h = h + tensors.conv(layer, x, transposed=True)
+        return h
     if weight.dim() == 2:
         return tensors.linear(layer, _flat(x, weight.shape[1], layer))
     if f"{layer}.running_mean" in tensors:
@@ -113,5 +120,5 @@ SEQUENTIAL = Family(
     takes=("chain", "activation", "norm"),
     decisive="chain",
     unknown="keys do not tell how these layers are joined, or what stands between them; --assume chain says that "
-    "each feeds the next through activations, pooling and flattening alone",
+    "each feeds the next through element-wise activations, pooling and flattening alone",
 )

@@ -20,7 +20,9 @@ def _torchvision_vit(t: Tensors, x: Tensor, given: Hyperparameters) -> Tensor:
         block = t.under(f"encoder.layers.encoder_layer_{number}.")
         y = block.layer_norm("ln_1", x)
         qkv = F.linear(y, block["self_attention.in_proj_weight"], block["self_attention.in_proj_bias"])
-        x = x + block.linear("self_attention.out_proj", attend(*qkv.chunk(3, -1), heads=given.heads))
+        x = x + block.linear(
+            "self_attention.out_proj", attend(*qkv.chunk(3, -1), heads=given.heads, width=x.shape[-1])
+        )
         first, second = ("mlp.0", "mlp.3") if "mlp.0.weight" in block else ("mlp.linear_1", "mlp.linear_2")
         x = x + block.linear(second, given.activate(block.linear(first, block.layer_norm("ln_2", x))))
     return t.linear("heads.head", t.layer_norm("encoder.ln", x)[:, 0])
@@ -34,7 +36,7 @@ def _timm_vit(t: Tensors, x: Tensor, given: Hyperparameters) -> Tensor:
     for number in t.children("blocks."):
         block = t.under(f"blocks.{number}.")
         qkv = block.linear("attn.qkv", block.layer_norm("norm1", x))
-        y = block.linear("attn.proj", attend(*qkv.chunk(3, -1), heads=given.heads))
+        y = block.linear("attn.proj", attend(*qkv.chunk(3, -1), heads=given.heads, width=x.shape[-1]))
         x = x + (y * block["ls1.gamma"] if "ls1.gamma" in block else y)
         y = block.linear("mlp.fc2", given.activate(block.linear("mlp.fc1", block.layer_norm("norm2", x))))
         x = x + (y * block["ls2.gamma"] if "ls2.gamma" in block else y)

@@ -15,6 +15,7 @@ from torch import nn
 from canon.cli import console
 from canon.cli.main import app
 from canon.io import checkpoint
+from canon.models.families import recognise
 
 IMAGE, FLAT, IDS = torch.randn(2, 3, 8, 8), torch.randn(5, 6), torch.arange(6)[None]
 
@@ -116,6 +117,28 @@ class Residual(nn.Module):
         for n in range(1, self.stages + 1):
             x = getattr(self, f"layer{n}")(x)
         return self.linear(x.mean((2, 3)))
+
+
+class Grouped(Residual):
+    """Blocks of grouped convolutions between which channels are shuffled, as ShuffleNet has them."""
+
+    class Block(nn.Module):
+        def __init__(self, i, o):
+            super().__init__()
+            self.conv1, self.bn1 = nn.Conv2d(i, o, 3, 1, 1, bias=False, groups=4), nn.BatchNorm2d(o)
+            self.conv2, self.bn2 = nn.Conv2d(o, o, 3, 1, 1, bias=False, groups=4), nn.BatchNorm2d(o)
+            if i != o:
+                self.downsample = nn.Sequential(nn.Conv2d(i, o, 1, bias=False), nn.BatchNorm2d(o))
+
+        def forward(self, x):
+            h = F.channel_shuffle(F.relu(self.bn1(self.conv1(x))), 4)
+            h = self.bn2(self.conv2(h))
+            return F.relu(h + (self.downsample(x) if hasattr(self, "downsample") else x))
+
+    def __init__(self, widths):
+        super().__init__(widths)
+        for n, (i, o) in enumerate(zip((widths[0], *widths), widths, strict=False), 1):
+            setattr(self, f"layer{n}", nn.Sequential(self.Block(i, o)))
 
 
 class PreActivation(nn.Module):
@@ -251,6 +274,7 @@ NETWORKS = {
         IMAGE,
     ),
     "pre-activation": (PreActivation, IMAGE),
+    "groups, of CIFAR": (lambda: Grouped((16, 32, 64)), IMAGE),
 }  # fmt: skip
 
 
@@ -334,6 +358,55 @@ def test_a_scale_is_taken_only_where_the_activation_is_stated(canon):
     told = json.loads(canon("inspect b.pt --assume activation=relu --json")[1])
     assert "positive" in {group["scale"] for group in told["groups"]}
     assert "activation=relu (--assume)" in told["assumptions"]
+
+
+def shared(layer, between=nn.ReLU):
+    return nn.Sequential(
+        nn.Linear(6, 8), layer, between(), nn.Linear(8, 8), layer, between(), nn.Linear(8, 3)
+    )
+
+
+STATED = {
+    "a batch norm twice": (lambda: shared(nn.BatchNorm1d(8)), FLAT, "chain"),
+    "a layer norm twice": (lambda: shared(nn.LayerNorm(8)), FLAT, "chain --assume norm=layer"),
+    "slopes twice": (lambda: shared(nn.PReLU(8), nn.Identity), FLAT, "chain"),
+    "a convolution that may be transposed": (
+        lambda: nn.Sequential(
+            nn.Conv2d(3, 8, 3), nn.ReLU(), nn.ConvTranspose2d(8, 8, 4, 2, 1), nn.ReLU(), nn.Conv2d(8, 3, 3)
+        ),
+        IMAGE,
+        "chain",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", STATED)
+def test_what_is_stated_keeps_the_function_of_every_network_that_it_is_true_of(canon, name):
+    build, x, stated = STATED[name]
+    module = save(build)
+    before = output(module, checkpoint.read("b.pt").state, x)
+    for command in ("align a.pt b.pt --quiet", "canonicalize b.pt"):
+        code, out, err = canon(f"{command} --json --out c.pt --assume {stated}")
+        assert (code, err) == (0, "")
+        after = output(module, checkpoint.read("c.pt").state, x)
+        assert float((before - after).abs().max() / before.abs().max()) < 1e-10
+        assert json.loads(out)["moved_fraction"] > 0
+
+
+def test_a_batch_norm_that_is_shared_is_known_by_its_statistics_alone():
+    # As safetensors hold them, twice; gain and bias are those that it began with.
+    state = {name: tensor.clone() for name, tensor in shared(nn.BatchNorm1d(8)).state_dict().items()}
+    state |= {f"{n}.running_mean": torch.arange(8.0) for n in (1, 4)}
+    assert len(recognise(state, assume=["chain"]).spec.groups) == 1
+    state["4.running_mean"] = torch.arange(8.0) + 1
+    assert len(recognise(state, assume=["chain"]).spec.groups) == 2
+
+
+def test_a_square_table_is_not_taken_for_a_layer(canon):
+    save(lambda: nn.Sequential(nn.Embedding(8, 8), nn.ReLU(), nn.Linear(8, 3)))
+    code, _, err = canon("align a.pt b.pt --assume chain --out c.pt")
+    assert code == 2
+    assert "0 may be an embedding or a linear layer" in err
 
 
 @pytest.mark.parametrize("source", ["--assume", "config.json"])
