@@ -192,15 +192,20 @@ class Program:
             torch.manual_seed(0)
             try:
                 results = Streamed(self.graph, fetch).run(*self.arguments)
-            except (RuntimeError, TypeError, ValueError, IndexError) as error:
-                first = str(error).strip().splitlines()[0]
-                raise InputError(f"the network does not run with these tensors: {first}") from error
+            except (AssertionError, IndexError, RuntimeError, TypeError, ValueError) as error:
+                raise InputError(does_not_run(error)) from error
         return [results[n] for n in self.outputs if isinstance(results[n], Tensor)]
 
     @property
     def arguments(self) -> list[Any]:
         """What the graph is called with, the tensors of the state `DeferredTensor`."""
         return [DeferredTensor(slot.name) if slot.kind == "state" else slot.value for slot in self.slots]
+
+
+def does_not_run(error: Exception) -> str:
+    """What is said where an operation does not take what it was given."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return f"the network does not run with these tensors: {lines[0]}"
 
 
 def module_of(node: torch.fx.Node) -> str:
