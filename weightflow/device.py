@@ -9,6 +9,7 @@ from contextvars import ContextVar
 import torch
 
 from canon.errors import InputError
+from canon.types import State, StateDict
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 _chosen = ContextVar[torch.device | None]("device", default=None)
@@ -44,3 +45,8 @@ def usable_device(name: str | torch.device | None = None) -> torch.device:
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise InputError(f"device '{name}' cannot be used here: {str(error).splitlines()[0]}") from None
     return device
+
+
+def on_device(state: State, device: str | torch.device) -> StateDict:
+    """The same tensors on a device."""
+    return {name: tensor.to(device) for name, tensor in state.items()}
