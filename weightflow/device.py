@@ -44,3 +44,9 @@ def usable_device(name: str | torch.device | None = None) -> torch.device:
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise InputError(f"device '{name}' cannot be used here: {str(error).splitlines()[0]}") from None
     return device
+
+
+def device_with_float64() -> torch.device:
+    """The device of `computing_on`, or the processor where that one has no float64, as mps has none."""
+    device = usable_device()
+    return torch.device("cpu") if device.type == "mps" else device

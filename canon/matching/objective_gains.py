@@ -33,7 +33,7 @@ def gains_by_group(
         ours, theirs = reference[name].flatten(1).to(kind), moved.flatten(1).to(kind)
         # one reference for all is one matrix product, at the weights' precision
         together = theirs @ ours[0] if len(ours) == 1 else torch.linalg.vecdot(ours, theirs)
-        return together.double()
+        return together.double().cpu()
 
     gains = {name: torch.zeros(count, dtype=torch.float64) for name in spec.groups}
     order = sorted(spec.groups, key=lambda name: spec.groups[name].within is not None)

@@ -33,6 +33,7 @@ def canonicalize(
     out: Annotated[Path, typer.Option(help="Folder of the canonical zoo.")],
     executor: Executor = "local",
     workers: Workers = 1,
+    device: Device = "cpu",
     as_json: bool = console.JSON,
     quiet: bool = console.QUIET,
 ) -> None:
@@ -40,18 +41,23 @@ def canonicalize(
 
     The function of each network is unchanged. The mean network (the frame) is stored with the zoo.
     """
+    from weightflow.device import computing_on, usable_device
     from weightflow.executors import make_executor
     from weightflow.zoo import unfinished
     from weightflow.zoo.canonicalize import canonicalize_zoo, is_canonical_form_of
     from weightflow.zoo.store import FRAME, Zoo
 
-    opened, crew = Zoo(zoo), make_executor(executor, workers)
+    device = str(usable_device(device))
+    opened, crew = Zoo(zoo), make_executor(executor, workers, device)
     if is_canonical_form_of(out, opened):
         unfinished.finish(out)  # killed after the last file was written
         console.show({"zoo": str(out), "done_before": True}, f"{out}: already canonical", as_json)
         return
     try:
-        with console.progress(len(opened), "aligning networks", quiet=quiet) as steps:
+        with (
+            computing_on(device),
+            console.progress(len(opened), "aligning networks", quiet=quiet) as steps,
+        ):
             canonicalize_zoo(opened, out, steps.advance, crew)
     except (KeyboardInterrupt, Exception) as stop:
         kept = f"the frame and {steps.taken} of {len(opened)} networks are in {out}"

@@ -23,6 +23,7 @@ from canon.matching.population import align_many, align_to
 from canon.types import StateDict
 from weightflow.batched.class_axes import check_frame, gather_classes, scatter_classes, with_num_classes
 from weightflow.batched.tasks import Task
+from weightflow.device import device_with_float64
 from weightflow.executors import Executor, InProcess
 from weightflow.networks.architectures import Architecture
 from weightflow.zoo import unfinished
@@ -53,11 +54,24 @@ FEWEST = 16
 def align_to_frame(
     zoo_architecture: Architecture, frame: StateDict, state: StateDict, tasks: Sequence[Task]
 ) -> StateDict:
-    """Align stacked networks of any tasks to a frame; their functions stay what they are."""
+    """Align stacked networks of any tasks to a frame; their functions stay what they are.
+
+    Products of weights are computed on the device of `computing_on`; what is returned is on the processor.
+    """
     data = tasks[0].data
     wide = with_num_classes(zoo_architecture, len(data.class_names))
-    aligned = align_to(wide.spec, frame, scatter_classes(zoo_architecture, state, tasks))
-    return gather_classes(zoo_architecture, aligned.state, tasks)
+    networks = scatter_classes(zoo_architecture, state, tasks)
+    aligned = _on_processor(align_to(wide.spec, _on_device(frame), _on_device(networks)).state)
+    return gather_classes(zoo_architecture, aligned, tasks)
+
+
+def _on_device(state: StateDict) -> StateDict:
+    device = device_with_float64()  # a match is judged in float64
+    return {name: tensor.to(device) for name, tensor in state.items()}
+
+
+def _on_processor(state: StateDict) -> StateDict:
+    return {name: tensor.cpu() for name, tensor in state.items()}
 
 
 def canonicalize_zoo(
@@ -112,7 +126,7 @@ def _frame_of(zoo: Zoo, out: Path) -> StateDict:
     wide = with_num_classes(zoo.architecture, len(zoo.data.class_names))
     seen = _evenly_spaced(zoo.rows("seen") or zoo.rows(), max(FEWEST, MEMORY // (4 * wide.parameters)))
     state = scatter_classes(zoo.architecture, zoo.load(seen), [zoo.records[i].task for i in seen])
-    frame = align_many(wide.spec, state).frame
+    frame = _on_processor(align_many(wide.spec, _on_device(state)).frame)
     if (out / FRAME).exists() and not unfinished.is_unfinished(out, WORK):
         unfinished.mark(out, WORK)  # it was complete and is damaged now: valid files are kept
         remove_manifest(out)
