@@ -9,6 +9,7 @@ from contextvars import ContextVar
 import torch
 
 from canon.errors import InputError
+from canon.types import State, StateDict
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 _chosen = ContextVar[torch.device | None]("device", default=None)
@@ -46,7 +47,6 @@ def usable_device(name: str | torch.device | None = None) -> torch.device:
     return device
 
 
-def device_with_float64() -> torch.device:
-    """The device of `computing_on`, or the processor where that one has no float64, as mps has none."""
-    device = usable_device()
-    return torch.device("cpu") if device.type == "mps" else device
+def on_device(state: State, device: str | torch.device) -> StateDict:
+    """The same tensors on a device."""
+    return {name: tensor.to(device) for name, tensor in state.items()}

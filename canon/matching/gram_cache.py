@@ -7,8 +7,9 @@ float64, over the positions that would move.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from functools import cached_property, reduce
+from math import prod
 
 import torch
 from torch import Tensor
@@ -19,6 +20,9 @@ from canon.spec import Axis, Factor, PermutationSpec
 
 # Share of |A| |B| by which a difference of float32 products may be wrong, generously.
 ROUNDING = 2**-18
+
+# Entries of a tensor that a product turns to its precision at once.
+LARGE = 2**24
 
 # What Gram matrices may take in memory while they wait to be asked for again.
 KEPT_BYTES = 2**28
@@ -74,6 +78,12 @@ class Scores:
     def size(self, tensor: str) -> int:
         """Entries of one network's tensor."""
         return self.networks[tensor][0].numel()
+
+    def entries(self, family: Family) -> int:
+        """Of the family's Gram matrices for one network."""
+        signatures = {use.signature for chosen in self.uses[family].values() for use in chosen}
+        sizes = (prod(self.spec.groups[name].size for name in (family.outer, *own)) for own in signatures)
+        return sum(size**2 for size in sizes)
 
     def tensors_of(self, family: Family) -> set[str]:
         """The tensors whose entries the family's units hold."""
@@ -186,11 +196,12 @@ class Scores:
         total: Grams = {}
         for use in chosen:
             axes = self.spec.axes[use.tensor]
-            theirs = use.units(axes, self._arranged(use, rows)).flatten(2)
-            ours = use.units(axes, self._reference(use.tensor, rows)).flatten(2)
-            part = gram(ours.to(self.precision), theirs.to(self.precision))
-            known = total.get(use.signature)
-            total[use.signature] = part.contiguous() if known is None else known.add_(part)
+            pair = self._reference(use.tensor, rows), self._arranged(use, rows)
+            for piece in _pieces(pair, use.axis):
+                ours, theirs = (use.units(axes, tensor).flatten(2).to(self.precision) for tensor in piece)
+                part = gram(ours, theirs)
+                known = total.get(use.signature)
+                total[use.signature] = part.contiguous() if known is None else known.add_(part)
         return {signature: found.cpu() for signature, found in total.items()}
 
     def _arranged(self, use: AxisOccurrence, rows: Tensor) -> Tensor:
@@ -319,6 +330,19 @@ class Scores:
             index = axis_index(self.spec, Axis((segment,)), permutation)
             total = total + found.gather(-1, index[..., None]).sum((-1, -2))
         return total
+
+
+def _pieces(pair: tuple[Tensor, Tensor], axis: int) -> Iterator[tuple[Tensor, ...]]:
+    """The pair (networks, *shape), cut along an axis other than `axis` where it is large."""
+    theirs = pair[1]
+    others = [n for n in range(1, theirs.dim()) if n != 1 + axis]
+    count = -(-theirs.numel() // LARGE)
+    if count < 2 or not others:
+        yield pair
+        return
+    longest = max(others, key=theirs.size)
+    size = -(-theirs.size(longest) // count)
+    yield from zip(*(tensor.split(size, longest) for tensor in pair), strict=True)
 
 
 def _norms(tensor: Tensor) -> Tensor:

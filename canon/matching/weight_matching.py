@@ -38,6 +38,8 @@ CHUNK_BYTES = 2**25
 SURE = 0.5
 # Sweeps from the identity after which the start that lies behind gives up.
 RACE = 1
+# Entries of the scores of families that are solved side by side, at most: each takes twenty bytes an entry.
+TOGETHER = 2**25
 # Entries of a network up to which Frank-Wolfe is tried too: it takes several times as long.
 SMALL = 2**20
 
@@ -243,10 +245,12 @@ def _waves(scores: Scores, order: list[Family]) -> Iterator[list[Family]]:
     waiting = list(order)
     while waiting:
         wave: list[Family] = []
-        passed: set[str] = set()
+        passed, room = set[str](), TOGETHER
         for family in waiting:
-            if len(wave) < size and not scores.tensors_of(family) & passed:
+            entries = scores.entries(family)
+            if len(wave) < size and (not wave or entries <= room) and not scores.tensors_of(family) & passed:
                 wave.append(family)
+                room -= entries
             passed |= scores.tensors_of(family)
         yield wave
         waiting = [family for family in waiting if family not in wave]

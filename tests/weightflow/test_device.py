@@ -14,12 +14,21 @@ from weightflow.backbones.train import BackboneRecipe, BackboneTrainer
 from weightflow.batched.training import train_many
 from weightflow.device import computing_on, usable_device
 from weightflow.report import make_report
+from weightflow.zoo.canonicalize import read_frame
 
 
 def test_evaluation_is_the_same(zoo):
     here = weightflow.evaluate(zoo)
     with second_device() as device:
         assert weightflow.evaluate(zoo, device=str(device)) == here
+
+
+def test_a_canonical_zoo_is_the_same(raw_zoo, tmp_path):
+    here = weightflow.canonicalize(raw_zoo, tmp_path / "here")
+    with second_device() as device:
+        there = weightflow.canonicalize(raw_zoo, tmp_path / "there", device=str(device))
+    torch.testing.assert_close(there.load(), here.load(), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(read_frame(there), read_frame(here), rtol=1e-4, atol=1e-5)
 
 
 def test_generated_networks_are_the_same(run):

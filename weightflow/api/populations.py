@@ -10,7 +10,7 @@ from typing import Any
 from canon.errors import InputError
 from canon.types import PathLike, no_callback
 from weightflow import config
-from weightflow.device import computing_on
+from weightflow.device import computing_on, usable_device
 from weightflow.executors import make_executor
 from weightflow.zoo.builders.parallel import build_with
 from weightflow.zoo.canonicalize import canonicalize_zoo, is_canonical_form_of
@@ -68,7 +68,7 @@ def canonicalize(
     *,
     executor: str = "local",
     workers: int = 1,
-    device: str = "cpu",
+    device: str | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Zoo:
     """Bring all networks of a zoo into one frame: balance scales, then match hidden units to the mean.
@@ -80,14 +80,15 @@ def canonicalize(
         out: Folder of the canonical zoo. Where it holds the canonical form of this zoo already, nothing is done.
         executor: "local" or "ray".
         workers: Shards that are aligned side by side.
-        device: Where products of weights are computed; assignments are solved on the processor.
+        device: Where products of weights are taken: `cpu` (the default), `cuda`, `cuda:1`, or `auto`. Assignments are solved
+            on the processor, and all of it is where a device has no float64 (`mps`).
         progress: Called with the number of networks that were aligned since its last call.
 
     Returns:
         The canonical zoo, opened.
 
     Raises:
-        InputError: `out` is the zoo itself, or holds something else; this machine has no such device.
+        InputError: `out` is the zoo itself, or holds something else.
 
     Example:
         >>> import weightflow
@@ -98,9 +99,9 @@ def canonicalize(
     al. 2023, arXiv 2209.04836).
     """
     opened = zoo if isinstance(zoo, Zoo) else Zoo(zoo)
-    crew = make_executor(executor, workers, device)
     if not is_canonical_form_of(Path(out), opened):
-        with computing_on(device):
+        with computing_on(usable_device(device)):
+            crew = make_executor(executor, workers, str(usable_device()))
             canonicalize_zoo(opened, Path(out), progress or no_callback, crew)
     return Zoo(out)
 

@@ -47,15 +47,15 @@ def canonicalize(
     from weightflow.zoo.canonicalize import canonicalize_zoo, is_canonical_form_of
     from weightflow.zoo.store import FRAME, Zoo
 
-    device = str(usable_device(device))
-    opened, crew = Zoo(zoo), make_executor(executor, workers, device)
+    opened, place = Zoo(zoo), usable_device(device)
+    crew = make_executor(executor, workers, str(place))
     if is_canonical_form_of(out, opened):
         unfinished.finish(out)  # killed after the last file was written
         console.show({"zoo": str(out), "done_before": True}, f"{out}: already canonical", as_json)
         return
     try:
         with (
-            computing_on(device),
+            computing_on(place),
             console.progress(len(opened), "aligning networks", quiet=quiet) as steps,
         ):
             canonicalize_zoo(opened, out, steps.advance, crew)

@@ -251,6 +251,18 @@ def prepared_as(data: ClassificationData, preprocessing: Preprocessing) -> Class
     )
 
 
+def with_fewer_examples(data: ClassificationData, count: int) -> ClassificationData:
+    """The same data with at most `count` training examples of each class, drawn with a fixed seed."""
+    labels = data.train.labels
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
+    order = order[labels[order].argsort(stable=True)]
+    starts = torch.searchsorted(labels[order], labels[order])
+    rows = order[torch.arange(len(order)) - starts < count].sort().values
+    own = data.train.inputs
+    inputs = own.some(rows) if isinstance(own, StoredInputs) else own[rows]
+    return replace(data, train=Split(inputs, labels[rows]))
+
+
 def check_labels(name: str, labels: np.ndarray, class_names: Sequence[str]) -> None:
     """`InputError` where a label names no class, or two classes have one name."""
     if not np.issubdtype(labels.dtype, np.integer):

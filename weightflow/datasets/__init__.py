@@ -2,7 +2,8 @@
 
 A name may bring a place and options: `imagefolder:photos?size=32&skip_corrupt`, `caltech256?size=64`.
 They are the arguments of the source's function, or say how inputs are prepared
-(`digits?divisor=16&mean=0.3&std=0.4`), and are part of the data's identity. `NAME through FILE` are
+(`digits?divisor=16&mean=0.3&std=0.4`) and how many training examples of each class are used
+(`digits?examples_per_class=10`), and are part of the data's identity. `NAME through FILE` are
 the features of NAME's images under the backbone in FILE.
 """
 
@@ -12,6 +13,7 @@ import dataclasses
 import inspect
 import math
 import os
+import re
 from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any
@@ -29,6 +31,7 @@ from weightflow.data.types import (
     check_labels,
     from_arrays,
     prepared_as,
+    with_fewer_examples,
 )
 from weightflow.datasets import (
     backbone_features,
@@ -60,6 +63,8 @@ _OWN: dict[str, Callable[..., Any]] = {
 }
 PREPARED = ("divisor", "mean", "std")
 """Options of every data set: how inputs are prepared, where it is not by the training examples' own statistics."""
+FEWER = "examples_per_class"
+"""Option of every data set: how many training examples of each class are used."""
 SOURCES = Registry("data set", "weightflow.datasets", _OWN)
 
 __all__ = [
@@ -85,6 +90,12 @@ def load(name: str) -> ClassificationData:
     if through:
         file, _, query = backbone.partition("?")
         options = _options(name, query, {})
+        lost = [key for key in (*PREPARED, FEWER) if re.search(rf"[?&]{key}=", images)]
+        if lost:
+            raise InputError(
+                f"data set '{name}': option '{lost[0]}' is of the features, not of the images; write it last, after the "
+                "backbone's file"
+            )
         found = backbone_features.through(load(images), file, name)
         return _prepared(found, options)
     before, _, query = name.partition("?")
@@ -122,27 +133,31 @@ def _absolute(path: str) -> str:
 
 
 def _options(name: str, query: str, parameters: Mapping[str, inspect.Parameter]) -> dict[str, Any]:
-    """What follows the `?` in a name: options of the source (`parameters`), and those of `PREPARED`."""
+    """What follows the `?` in a name: options of the source (`parameters`), and those of every data set."""
     options: dict[str, Any] = {}
     for part in filter(None, query.split("&")):
         key, _, text = part.partition("=")
-        if key not in parameters and key not in PREPARED:
+        if key not in parameters and key not in (*PREPARED, FEWER):
             raise InputError(
                 f"data set '{name.partition('?')[0]}' has no option '{key}'; its options are: "
-                f"{', '.join([*parameters, *PREPARED])}"
+                f"{', '.join([*parameters, *PREPARED, FEWER])}"
             )
         if key in options:
             raise InputError(f"data set '{name}': option '{key}' occurs twice; leave one out")
         if key in parameters:
             options[key] = _value(name, key, text, flag=isinstance(parameters[key].default, bool))
+        elif key == FEWER:
+            options[key] = _value(name, key, text, flag=False)
         else:
             options[key] = _numbers(name, key, text)
     return options
 
 
 def _prepared(data: ClassificationData, options: Mapping[str, Any]) -> ClassificationData:
-    """The data as they are, or prepared as the options say: `(x / divisor - mean) / std`."""
-    if not options:
+    """The data as they are, or as the options say: prepared by `(x / divisor - mean) / std`, with fewer examples."""
+    if FEWER in options:
+        data = with_fewer_examples(data, options[FEWER])
+    if not any(key in options for key in PREPARED):
         return data
     divisor = options.get("divisor", 1.0)
     if isinstance(divisor, tuple):

@@ -58,18 +58,6 @@ def _check_behaviour(config: BehaviourConfig, zoo: Zoo) -> None:
             f"behaviour.invented makes classes that have no name, which networks of {zoo.architecture.name} read: "
             "set it to 0"
         )
-    if config.distillation:
-        _check_plain_classes(zoo)
-
-
-def _check_plain_classes(zoo: Zoo) -> None:
-    names = set(zoo.data.class_names)
-    for name in dict.fromkeys(name for i in zoo.rows("seen") for name in zoo.records[i].classes):
-        if name not in names:
-            raise InputError(
-                f"behaviour.distillation asks the networks of {zoo.path} for classes of the data set, and '{name}' is "
-                "none of them but a union, or what is left: set it to 0"
-            )
 
 
 def _check_anchors(config: TrainConfig, zoo: Zoo) -> None:

@@ -17,7 +17,6 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
 from canon.errors import InputError
@@ -33,9 +32,7 @@ from weightflow.representation import Coordinates
 class BehaviourConfig:
     """`weight` of the cross-entropy (0 switches it off), `images` a network and step; the term is
     multiplied by t ** `power`. Each training image is replaced by its weighted mean with another one of its task, whose
-    weight is drawn between 0 and `mix`; the label stays. Words, which have no mean, are left as they are. `distillation`
-    is the share of the target that comes from the zoo's networks together, and not from the label
-    (`training/soft_labels.py`).
+    weight is drawn between 0 and `mix`; the label stays. Words, which have no mean, are left as they are.
 
     `sampled`: for which share of each batch behaviour is that of networks generated from noise under its
     prompts, and not of the predictions that the weights are compared with. `beyond`: how many tasks that
@@ -51,7 +48,6 @@ class BehaviourConfig:
     weight: float = 0.3
     images: int = 64
     mix: float = 0.0
-    distillation: float = 0.0
     power: float = 0.0
     sampled: float = 0.0
     sampled_steps: int = 4
@@ -69,12 +65,6 @@ class BehaviourConfig:
         if not 0 <= self.mix <= 0.5:
             raise InputError(
                 f"behaviour.mix is {self.mix}; it is a share from 0 to 0.5, beyond which the label is of the lesser part"
-            )
-        if not 0 <= self.distillation <= 1:
-            raise InputError(f"behaviour.distillation is {self.distillation}; it is a share from 0 to 1")
-        if self.distillation and not self.weight:
-            raise InputError(
-                "behaviour.distillation needs behaviour: set behaviour.weight above 0, or distillation to 0"
             )
         if self.beyond < 0 or self.beyond_steps < 1:
             raise InputError(
@@ -122,19 +112,14 @@ class Partners:
 class FunctionalLoss:
     """Cross-entropy (networks,) of decoded networks on random examples of their tasks."""
 
-    soft_labels: Tensor | None = None
-    """Scores (training examples, labels of the data) whose softmax over a task's classes joins the labels."""
-
     def __init__(
         self,
         coordinates: Coordinates,
         data: ClassificationData,
         images: int,
         mix: float = 0.0,
-        distillation: float = 0.0,
     ) -> None:
         self.coordinates, self.data, self.images = coordinates, data, images
-        self.distillation = distillation
         self.mix = mix if coordinates.architecture.example(1).is_floating_point() else 0.0
         self._forward = forward_many(coordinates.architecture)
         self._readout = coordinates.architecture.readout
@@ -156,18 +141,13 @@ class FunctionalLoss:
         partners: Partners | None = None,
     ) -> Float[Tensor, " networks"]:
         targets, inputs = self.examples(labels, split, draws, partners)
-        if targets.is_floating_point():
-            return -(targets * self.log_probabilities(z, present, labels, inputs)).sum(-1).mean(1)
         return masked_cross_entropy(self._scores(z, present, labels, inputs), targets, present)
 
     def examples(
         self, labels: Tensor, split: Split, draws: NoiseDraws, partners: Partners | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Random examples of each task, whose `labels` are on the processor: targets, and inputs (tasks, images, *shape).
-
-        The targets are logits (tasks, images), or with soft labels, which know no invented classes, probabilities
-        (tasks, images, classes).
-        """
+        """Random examples of each task, whose `labels` are on the processor: targets (tasks, images), which are logits, and inputs
+        (tasks, images, *shape)."""
         rows, counts = self._rows[split]
         own = (labels < 0).long().argsort(dim=1, stable=True)  # labels of the task first
         chosen = draws.on_processor
@@ -175,34 +155,16 @@ class FunctionalLoss:
         wanted = own.gather(1, place.long())
         targets = labels.gather(1, wanted)
         place = (chosen.uniform(*wanted.shape) * counts[wanted]).long()
-        drawn = rows[wanted, place]
-        inputs = split.inputs[drawn]
+        inputs = split.inputs[rows[wanted, place]]
         if partners is not None:
             label, share = partners.label.gather(1, wanted), partners.share.gather(1, wanted)
             place = (chosen.uniform(*wanted.shape) * counts[label.clamp(min=0)]).long()
             inputs = _towards(inputs, split.inputs[rows[label.clamp(min=0), place]], share)
-        training = split is self.data.train
-        soft = None
-        if training and self.soft_labels is not None and partners is None:
-            soft = self.soft_labels[drawn]
-        if self.mix and training:
-            other = (chosen.uniform(*drawn.shape) * self.images).long()
-            share = self.mix * chosen.uniform(*drawn.shape)
-            inputs = _mixed(inputs, other, share)
-            soft = None if soft is None else _mixed(soft, other, share)
-        if soft is not None:
-            targets = self._soft_targets(soft, targets, labels)
+        if self.mix and split is self.data.train:
+            other = (chosen.uniform(*wanted.shape) * self.images).long()
+            others = inputs[torch.arange(len(inputs)).unsqueeze(1), other]
+            inputs = _towards(inputs, others, self.mix * chosen.uniform(*wanted.shape))
         return draws.put(targets), draws.put(inputs)
-
-    def _soft_targets(
-        self, scores: Float[Tensor, "tasks images labels"], targets: Tensor, labels: Tensor
-    ) -> Float[Tensor, "tasks images classes"]:
-        classes = self.coordinates.architecture.classes
-        logits = F.one_hot(labels + 1, classes + 1)[..., 1:]
-        label_of, present = logits.argmax(1), logits.any(1)
-        scores = scores.gather(2, label_of.unsqueeze(1).expand(-1, scores.shape[1], -1))
-        soft = scores.masked_fill(~present.unsqueeze(1), -torch.inf).softmax(-1)
-        return F.one_hot(targets, classes).to(soft.dtype).lerp(soft, self.distillation)
 
     def log_probabilities(
         self,
@@ -226,11 +188,6 @@ class FunctionalLoss:
         names = self.data.class_names
         tasks = [[names[i] for i in sorted(_in(row), key=row.__getitem__)] for row in labels.tolist()]
         return self._readout.targets(tasks, present.shape[1])
-
-
-def _mixed(values: Float[Tensor, "tasks images ..."], other: Tensor, share: Tensor) -> Tensor:
-    """Each value moved by its share towards that of another image of its task."""
-    return _towards(values, values[torch.arange(len(values)).unsqueeze(1), other], share)
 
 
 def _towards(values: Float[Tensor, "tasks images ..."], others: Tensor, share: Tensor) -> Tensor:

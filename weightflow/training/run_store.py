@@ -56,6 +56,8 @@ from weightflow.training.state_dicts import pack, unpack
 from weightflow.zero_shot.pictures import FILE as PICTURES
 
 FORMAT = "weightflow-run-1"
+RETIRED = (("behaviour", "distillation"),)
+"""Settings of earlier releases (section and name) that are read where they are 0."""
 CONFIG, LAYOUT, CHECKPOINT, STATE = (
     folders.CONFIG,
     "layout.json",
@@ -128,13 +130,25 @@ def read_header(folder: Path) -> RunHeader:
         )
         layout.check(architecture.shapes)
         return RunHeader(
-            config=settings.build(TrainConfig, tables["train"], "train."),
+            config=settings.build(TrainConfig, _without_retired(tables["train"]), "train."),
             zoo=settings.build(ZooReference, tables["zoo"], "zoo."),
             architecture=architecture,
             layout=layout,
             encoder=text()(tables["encoder_identity"]),
             data=_facts(tables),
         )
+
+
+def _without_retired(train: Any) -> Any:
+    """Settings that runs of earlier releases have, without those that no longer exist and were off."""
+    if not isinstance(train, dict):
+        return train
+    kept = dict(train)
+    for section, name in RETIRED:
+        own = kept.get(section)
+        if isinstance(own, dict) and own.get(name) == 0:
+            kept[section] = {key: value for key, value in own.items() if key != name}
+    return kept
 
 
 def _facts(tables: Mapping[str, Any]) -> DataInfo:

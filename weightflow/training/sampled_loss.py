@@ -129,15 +129,8 @@ class SampledLoss:
 def cross_entropy(
     log_p: Float[Tensor, "prompts group examples classes"], targets: Tensor, ensemble: float
 ) -> Float[Tensor, " prompts"]:
-    """Of single networks, and for the share `ensemble` of their mean probabilities.
-
-    `targets` are classes (prompts, examples), or probabilities (prompts, examples, classes).
-    """
+    """Of single networks, and for the share `ensemble` of their mean probabilities; `targets` (prompts, examples)."""
     group = log_p.shape[1]
-    if targets.is_floating_point():
-        alone = -(targets.unsqueeze(1) * log_p).sum(-1).mean((1, 2))
-        together = (targets * (math.log(group) - log_p.logsumexp(1))).sum(-1).mean(1)
-        return torch.lerp(alone, together, ensemble)
     right = log_p.gather(-1, targets[:, None, :, None].expand(-1, group, -1, 1)).squeeze(-1)
     alone, together = -right.mean((1, 2)), (math.log(group) - right.logsumexp(1)).mean(1)
     return torch.lerp(alone, together, ensemble)

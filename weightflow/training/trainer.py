@@ -45,7 +45,6 @@ from weightflow.training.config import TrainConfig
 from weightflow.training.functional_loss import FunctionalLoss
 from weightflow.training.losses import Loss, Terms
 from weightflow.training.processes import Processes
-from weightflow.training.soft_labels import soft_labels
 from weightflow.training.state_dicts import (
     load_weights,
     optimizer_tensors,
@@ -114,7 +113,7 @@ class Trainer:
         )
         computing = self.coordinates.to(self.device)
         told = config.behaviour
-        behaviour = FunctionalLoss(computing, self.data, told.images, told.mix, told.distillation)
+        behaviour = FunctionalLoss(computing, self.data, told.images, told.mix)
         self.populations = {
             split: Batch(
                 _encode(self.coordinates, zoo, rows[split], prompts[split]),
@@ -123,8 +122,6 @@ class Trainer:
             )
             for split in rows
         }
-        if told.distillation:
-            behaviour.soft_labels = soft_labels(behaviour, self.populations["seen"], self.device)
         self.augment = Augmentation(augment, architecture, layout)
         used = self.coordinates.used(prompts["seen"].present.unique(dim=0)).any(dim=0)
         self.adversary = None

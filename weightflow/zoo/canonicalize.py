@@ -16,6 +16,8 @@ from contextlib import closing
 from functools import partial
 from pathlib import Path
 
+import torch
+
 from canon.errors import InputError
 from canon.io import checkpoint
 from canon.io.files import reading
@@ -23,7 +25,7 @@ from canon.matching.population import align_many, align_to
 from canon.types import StateDict
 from weightflow.batched.class_axes import check_frame, gather_classes, scatter_classes, with_num_classes
 from weightflow.batched.tasks import Task
-from weightflow.device import device_with_float64
+from weightflow.device import on_device, usable_device
 from weightflow.executors import Executor, InProcess
 from weightflow.networks.architectures import Architecture
 from weightflow.zoo import unfinished
@@ -54,24 +56,18 @@ FEWEST = 16
 def align_to_frame(
     zoo_architecture: Architecture, frame: StateDict, state: StateDict, tasks: Sequence[Task]
 ) -> StateDict:
-    """Align stacked networks of any tasks to a frame; their functions stay what they are.
-
-    Products of weights are computed on the device of `computing_on`; what is returned is on the processor.
-    """
-    data = tasks[0].data
+    """Align stacked networks of any tasks to a frame, on the device of `computing_on`; their functions stay what they are."""
+    data, device = tasks[0].data, matching_device()
     wide = with_num_classes(zoo_architecture, len(data.class_names))
-    networks = scatter_classes(zoo_architecture, state, tasks)
-    aligned = _on_processor(align_to(wide.spec, _on_device(frame), _on_device(networks)).state)
-    return gather_classes(zoo_architecture, aligned, tasks)
+    networks = on_device(scatter_classes(zoo_architecture, state, tasks), device)
+    aligned = align_to(wide.spec, on_device(frame, device), networks)
+    return gather_classes(zoo_architecture, on_device(aligned.state, "cpu"), tasks)
 
 
-def _on_device(state: StateDict) -> StateDict:
-    device = device_with_float64()  # a match is judged in float64
-    return {name: tensor.to(device) for name, tensor in state.items()}
-
-
-def _on_processor(state: StateDict) -> StateDict:
-    return {name: tensor.cpu() for name, tensor in state.items()}
+def matching_device() -> torch.device:
+    """The device of `computing_on`, or the processor where that has no float64, which gains are judged in."""
+    device = usable_device()
+    return torch.device("cpu") if device.type == "mps" else device
 
 
 def canonicalize_zoo(
@@ -82,7 +78,8 @@ def canonicalize_zoo(
 ) -> None:
     """Write the canonical zoo and its frame to `out`; ids, tasks, seeds and accuracies are kept.
 
-    Where it was stopped, the same call goes on: the frame and the finished shards are kept.
+    Where it was stopped, the same call goes on: the frame and the finished shards are kept. Products of weights are
+    taken on the device of `computing_on`, assignments are solved on the processor.
     """
     if os.path.realpath(out) == os.path.realpath(zoo.path):
         raise InputError(f"{out} is the zoo itself; name another folder for the canonical one")
@@ -126,7 +123,7 @@ def _frame_of(zoo: Zoo, out: Path) -> StateDict:
     wide = with_num_classes(zoo.architecture, len(zoo.data.class_names))
     seen = _evenly_spaced(zoo.rows("seen") or zoo.rows(), max(FEWEST, MEMORY // (4 * wide.parameters)))
     state = scatter_classes(zoo.architecture, zoo.load(seen), [zoo.records[i].task for i in seen])
-    frame = _on_processor(align_many(wide.spec, _on_device(state)).frame)
+    frame = on_device(align_many(wide.spec, on_device(state, matching_device())).frame, "cpu")
     if (out / FRAME).exists() and not unfinished.is_unfinished(out, WORK):
         unfinished.mark(out, WORK)  # it was complete and is damaged now: valid files are kept
         remove_manifest(out)

@@ -338,6 +338,36 @@ def test_preprocessing_is_an_option_of_every_data_set():
     torch.testing.assert_close(images.train.inputs[:], expected)
 
 
+def test_fewer_training_examples_are_an_option_of_every_data_set():
+    whole, few = datasets.load("digits"), datasets.load("digits?examples_per_class=7&divisor=16")
+    assert few.train.labels.bincount().tolist() == [7] * 10
+    assert torch.equal(few.validation.labels, whole.validation.labels)
+    assert len(few.test) == len(whole.test)
+    kept = {tuple(row.tolist()) for row in whole.preprocessing.undone(whole.train.inputs).round()}
+    assert all(tuple(row.tolist()) in kept for row in (16 * few.train.inputs).round())
+    all_of_it = datasets.load("digits?examples_per_class=1000")
+    assert torch.equal(all_of_it.train.inputs, whole.train.inputs)
+    np.savez("a.npz", inputs=picture(0, (60, 3, 4, 4)), labels=np.arange(60) % 2)
+    stored = datasets.load("npz:a.npz?examples_per_class=3").train
+    assert stored.labels.bincount().tolist() == [3, 3]
+    assert stored.inputs[:].shape == (6, 3, 4, 4)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("digits?examples_per_class=0", "is a whole number from 1, found '0'"),
+        ("digits?examples_per_class=1.5", "is a whole number from 1, found '1.5'"),
+        ("npz:a.npz?examples_per_class=3 through b.pt", "write it last, after the backbone's file"),
+        ("npz:a.npz?std=2 through b.pt", "option 'std' is of the features, not of the images"),
+    ],
+)
+def test_options_of_all_data_sets_that_cannot_be_meant_are_refused(name, message):
+    np.savez("a.npz", inputs=picture(0, (60, 3, 4, 4)), labels=np.arange(60) % 2)
+    with pytest.raises(InputError, match=message):
+        datasets.load(name)
+
+
 def test_names_mean_the_same_in_every_folder(tmp_path):
     assert datasets.absolute("digits?mean=1") == "digits?mean=1"
     assert (

@@ -10,13 +10,16 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 from pathlib import Path
 
 import pytest
+import tomli_w
 import torch
 
 from canon.errors import InputError, WorkError
 from canon.io import checkpoint, large_tensors
+from canon.io.digests import KEY, with_digest
 from weightflow.training import run_store as runs
 from weightflow.training.trainer import resume, start
 from weightflow.zoo.builders.file_lock import holding
@@ -175,6 +178,20 @@ def test_an_older_format_is_refused(run, tmp_path):
     path.write_text(path.read_text().replace(runs.FORMAT, "weightflow-run-0"))
     with pytest.raises(InputError, match="is a run of format 'weightflow-run-0'; this version reads"):
         runs.read_header(tmp_path / "old")
+
+
+@pytest.mark.parametrize(("share", "refused"), [(0.0, False), (0.5, True)])
+def test_a_setting_that_no_longer_exists_is_read_where_it_was_off(run, tmp_path, share, refused):
+    shutil.copytree(run, tmp_path / "old")
+    path = tmp_path / "old" / "config.toml"
+    tables = tomllib.loads(path.read_text())
+    tables["train"]["behaviour"]["distillation"] = share
+    path.write_text(tomli_w.dumps(with_digest({k: v for k, v in tables.items() if k != KEY})))
+    if refused:
+        with pytest.raises(InputError, match="unknown setting 'train.behaviour.distillation'"):
+            runs.read_header(tmp_path / "old")
+    else:
+        assert runs.read_header(tmp_path / "old").config == runs.read_header(run).config
 
 
 def test_a_run_keeps_every_setting_and_its_zoo(zoo, run, tiny_config):

@@ -5,10 +5,8 @@ import dataclasses
 import pytest
 import torch
 
-import weightflow
 from canon.actions import permutation as perm
 from canon.errors import InputError
-from tests.second_device import second_device
 from weightflow import datasets
 from weightflow.batched.inference import forward_many
 from weightflow.zoo.builders.local import build_zoo
@@ -97,10 +95,3 @@ def test_networks_without_hidden_units_stay_as_they_are(tmp_path):
     canonicalize_zoo(Zoo(tmp_path / "zoo"), tmp_path / "canonical")
     before, after = Zoo(tmp_path / "zoo").load(), Zoo(tmp_path / "canonical").load()
     assert all(torch.equal(before[name], after[name]) for name in before)
-
-
-def test_a_zoo_is_canonicalized_on_a_second_device_as_on_the_processor(raw_zoo, zoo, tmp_path):
-    with second_device() as device:
-        there = weightflow.canonicalize(raw_zoo, tmp_path / "there", device=str(device))
-    torch.testing.assert_close(read_frame(there), read_frame(zoo))
-    torch.testing.assert_close(there.load(), zoo.load())
