@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import operator
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
@@ -100,6 +101,29 @@ class Program:
                     f"torch.export cannot write {type(network).__name__} without changes in place: {_reason(error)}"
                 ) from error
         return cls._lift(program, state, args, kwargs)
+
+    @classmethod
+    def recorded(cls, network: nn.Module, inputs: tuple[Tensor, ...]) -> Program:
+        """`of`, without torch.export where the forward pass is a mere sequence of operations on tensors."""
+        from canon.tracing.recorded_graph import record
+
+        module = _unfilled(network).eval()
+        held = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+        if 8 * sum(tensor.numel() for tensor in held.values()) > LARGE:
+            return cls.of(network, inputs)
+        try:
+            graph, outputs = record(module, held, [wide(x) for x in inputs])
+        except Exception:  # it relies on interfaces that torch may change; torch.export has the last word
+            return cls.of(network, inputs)
+        state = dict(network.state_dict(keep_vars=True))
+        identities = {name: (_identity(t), tuple(t.shape)) for name, t in state.items()}
+        slots = [
+            GraphInput("state", name, state[name].detach(), identities[name][0], isinstance(t, nn.Parameter))
+            for name, t in held.items()
+        ]
+        names = inspect.signature(network.forward).parameters
+        slots += [GraphInput("input", name, _varied(wide(x))) for name, x in zip(names, inputs, strict=False)]
+        return cls(_inwide(graph), tuple(slots), tuple(range(outputs)), identities)
 
     @classmethod
     def _lift(cls, program: ExportedProgram, state: Mapping[str, Tensor], args: Any, kwargs: Any) -> Program:
