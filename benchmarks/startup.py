@@ -1,7 +1,6 @@
 """Processor time from the start of a command to its end on small files, against that of `import torch`.
 
-`canon align` derives the symmetries of a checkpoint from an exported graph: what `torch.export` imports (torch._dynamo) stands
-beside it. Each command runs several times; the least time counts.
+What `torch.export` imports (torch._dynamo), which bare checkpoints do not need, stands beside `canon align`. Each command runs several times; the least time counts.
 
 python -m benchmarks.startup
 """

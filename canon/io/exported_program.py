@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from canon.errors import InputError
 from canon.io.files import atomic_open
 from canon.io.program_archive import sanitized
+from canon.io.program_rehearsal import rehearse
 from canon.validation import Invalid, shown
 
 WAY_OUT = "save its state_dict as .safetensors and give its code with --model"
@@ -39,13 +40,19 @@ def read(path: str | os.PathLike[str]) -> Any:
         ) from None
     try:
         with quiet_export():
-            return torch.export.load(safe)
+            program = torch.export.load(safe)
     except Exception as error:  # torch.export raises exceptions of many classes
         first = (str(error) or type(error).__name__).splitlines()[0]
         raise InputError(
             f"{path} is damaged, or this version of PyTorch cannot read it ({shown(first, 120)}); "
             "write it with torch.export.save"
         ) from None
+    try:
+        with quiet_export():
+            rehearse(program, os.path.getsize(path))
+    except Invalid as error:
+        raise InputError(f"{path} was refused: {error}; {WAY_OUT}") from None
+    return program
 
 
 @contextmanager

@@ -35,6 +35,8 @@ def frank_wolfe(scores: Scores) -> float:
     """Start from where Frank-Wolfe ends."""
     everyone = torch.arange(scores.count)
     live = [family for family in scores.families if scores.uses[family]]
+    if not live:  # nothing can move
+        return 0.0
     soft = {family: _barycentre(scores, family) for family in live}
     value = _value(scores, soft)
     for _ in range(STEPS):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import operator
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
@@ -102,6 +103,29 @@ class Program:
         return cls._lift(program, state, args, kwargs)
 
     @classmethod
+    def recorded(cls, network: nn.Module, inputs: tuple[Tensor, ...]) -> Program:
+        """`of`, without torch.export where the forward pass is a mere sequence of operations on tensors."""
+        from canon.tracing.recorded_graph import record
+
+        module = _unfilled(network).eval()
+        held = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+        if 8 * sum(tensor.numel() for tensor in held.values()) > LARGE:
+            return cls.of(network, inputs)
+        try:
+            graph, outputs = record(module, held, [wide(x) for x in inputs])
+        except Exception:  # it relies on interfaces that torch may change; torch.export has the last word
+            return cls.of(network, inputs)
+        state = dict(network.state_dict(keep_vars=True))
+        identities = {name: (_identity(t), tuple(t.shape)) for name, t in state.items()}
+        slots = [
+            GraphInput("state", name, state[name].detach(), identities[name][0], isinstance(t, nn.Parameter))
+            for name, t in held.items()
+        ]
+        names = inspect.signature(network.forward).parameters
+        slots += [GraphInput("input", name, _varied(wide(x))) for name, x in zip(names, inputs, strict=False)]
+        return cls(_inwide(graph), tuple(slots), tuple(range(outputs)), identities)
+
+    @classmethod
     def _lift(cls, program: ExportedProgram, state: Mapping[str, Tensor], args: Any, kwargs: Any) -> Program:
         identities = {name: (_identity(t), tuple(t.shape)) for name, t in state.items()}
         given = iter(pytree.tree_leaves((args, kwargs)))
@@ -192,15 +216,20 @@ class Program:
             torch.manual_seed(0)
             try:
                 results = Streamed(self.graph, fetch).run(*self.arguments)
-            except (RuntimeError, TypeError, ValueError, IndexError) as error:
-                first = str(error).strip().splitlines()[0]
-                raise InputError(f"the network does not run with these tensors: {first}") from error
+            except (AssertionError, IndexError, RuntimeError, TypeError, ValueError) as error:
+                raise InputError(does_not_run(error)) from error
         return [results[n] for n in self.outputs if isinstance(results[n], Tensor)]
 
     @property
     def arguments(self) -> list[Any]:
         """What the graph is called with, the tensors of the state `DeferredTensor`."""
         return [DeferredTensor(slot.name) if slot.kind == "state" else slot.value for slot in self.slots]
+
+
+def does_not_run(error: Exception) -> str:
+    """What is said where an operation does not take what it was given."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return f"the network does not run with these tensors: {lines[0]}"
 
 
 def module_of(node: torch.fx.Node) -> str:

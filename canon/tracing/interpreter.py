@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from canon.errors import InputError
 from canon.tracing.decomposition import decompose
-from canon.tracing.exported_graph import module_of
+from canon.tracing.exported_graph import does_not_run, module_of
 from canon.tracing.operations import HANDLERS, MOVES, Context, Traced, pointwise, unknown
 
 
@@ -22,6 +23,7 @@ class Interpreter(torch.fx.Interpreter):
 
     def __init__(self, graph: torch.fx.GraphModule, context: Context, known: bool, within: str = "") -> None:
         super().__init__(graph)
+        self.extra_traceback = False  # errors stay the one line that they are
         self.context = context
         self._known = known  # shapes of all results
         self._within = within  # the operation that the graph computes, empty for a network
@@ -42,10 +44,10 @@ class Interpreter(torch.fx.Interpreter):
             target: Any = node.target
             if target.__name__ == "getitem" and not isinstance(args[0], Traced):
                 return target(*args, **kwargs)
-            return self._wrap(target(*plain[0], **plain[1]), unknown, SimpleNamespace(x=args), args)
+            return self._wrap(_computed(target, *plain), unknown, SimpleNamespace(x=args), args)
         operation: Any = node.target
         schema = operation._schema
-        out = node.meta["val"] if self._known else operation(*plain[0], **plain[1])
+        out = node.meta["val"] if self._known else _computed(operation, *plain)
         name = schema.name.partition("::")[2]
         name = name.rstrip("_") if not name.startswith("__") else name
         self.context.name = name
@@ -119,6 +121,14 @@ class Interpreter(torch.fx.Interpreter):
         if self.context.name == "cat":
             return all(x.direct for x in tensors)
         return self.context.name in MOVES and any(x.direct for x in tensors)
+
+
+def _computed(target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """The result of an operation on numbers; `InputError` where it does not take them."""
+    try:
+        return target(*args, **kwargs)
+    except (AssertionError, IndexError, RuntimeError, TypeError, ValueError) as error:
+        raise InputError(does_not_run(error)) from error
 
 
 def shapes_known(graph: torch.fx.GraphModule) -> bool:

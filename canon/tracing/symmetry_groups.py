@@ -59,6 +59,11 @@ def trace(
     return trace_module(network, program, *call_of(example_inputs), verify=verify)
 
 
+def trace_recorded(network: nn.Module, inputs: tuple[Tensor, ...], *, verify: bool = True) -> PermutationSpec:
+    """`trace`, of a module whose forward pass is a sequence of operations; starts faster than torch.export."""
+    return trace_module(network, Program.recorded(network, inputs), inputs, {}, verify=verify)
+
+
 def trace_module(
     network: nn.Module, program: Program, args: Any, kwargs: Mapping[str, Any], *, verify: bool = True
 ) -> PermutationSpec:

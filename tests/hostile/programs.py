@@ -230,6 +230,67 @@ def _beyond(found: Any) -> None:
     found["config"]["0.weight"]["tensor_meta"]["storage_offset"] = {"as_int": 10**6}
 
 
+def _operation(target: str, **arguments: Any) -> Change:
+    """The first operation after the linear layer is another one, called with these arguments."""
+
+    def change(found: Any) -> None:
+        node = next(n for n in _graph(found)["nodes"] if "relu" in n["target"])
+        node["target"] = f"torch.ops.aten.{target}"
+        node["inputs"] = node["inputs"][:1] + [
+            {"name": name, "arg": argument, "kind": 1} for name, argument in arguments.items()
+        ]
+
+    return change
+
+
+def _doubled(count: int) -> Change:
+    """A chain of operations, each of twice the size of the one before."""
+
+    def change(found: Any) -> None:
+        graph = _graph(found)
+        at, old = next((n, node) for n, node in enumerate(graph["nodes"]) if "relu" in node["target"])
+        result, before = old["outputs"][0]["as_tensor"]["name"], old["inputs"][0]["arg"]["as_tensor"]["name"]
+        made = []
+        for number in range(count):
+            name = result if number == count - 1 else f"twice_{number}"
+            both = {"as_tensors": [{"name": before}, {"name": before}]}
+            inputs = [{"name": "tensors", "arg": both, "kind": 1}]
+            made.append(
+                {
+                    **old,
+                    "target": "torch.ops.aten.cat.default",
+                    "inputs": inputs,
+                    "outputs": [{"as_tensor": {"name": name}}],
+                }
+            )
+            graph["tensor_values"][name] = graph["tensor_values"][result]
+            before = name
+        graph["nodes"][at : at + 1] = made
+
+    return change
+
+
+UNRUNNABLE: dict[str, Change] = {
+    "more memory than there is": _operation(
+        "new_full.default", size={"as_ints": [10**9, 4]}, fill_value={"as_int": 1}
+    ),
+    "a repetition without end": _operation("repeat.default", repeats={"as_ints": [10**5, 10**4]}),
+    "padding without end": _operation("constant_pad_nd.default", pad={"as_ints": [0, 10**9]}),
+    "sizes that overflow": _operation("new_zeros.default", size={"as_ints": [2**62, 2**62]}),
+    "a negative size": _operation("new_zeros.default", size={"as_ints": [-5]}),
+    "a view beyond its memory": _operation(
+        "as_strided.default", size={"as_ints": [4, 8]}, stride={"as_ints": [10**6, 1]}
+    ),
+    "another shape than it says": _operation("sum.default"),
+    "matrices that are not square": _operation("linalg_matrix_exp.default"),
+    "a number in place of a tensor": _operation("is_pinned.default"),
+    "a value in place of a tensor": _operation("_local_scalar_dense.default"),
+    "a tensor without its history": _operation("data.default"),
+    "an argument of no meaning": _operation("softmax.int", dim={"as_int": 7}),
+    "results that double": _doubled(33),
+}
+"""Programs that are well formed, and whose operations fail or take too much when they are run."""
+
 ENUM = json.dumps([{"__enum__": True, "fqn": "antigravity:x", "name": "y"}])
 FACTORY = {"default_factory_module": "antigravity", "default_factory_name": "x", "dict_context": ["a"]}
 

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import random
+import re
 import shutil
 from pathlib import Path
 
@@ -180,6 +181,26 @@ def test_verify_misses_that_files_are_of_two_runs(name, run, zoo, tiny_config, t
     shutil.copyfile(tmp_path / "other" / name, tmp_path / "run" / name)
     assert call("verify", tmp_path / "run") == 1
     assert "state.safetensors is of another model than" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("saved", [False, True])
+@pytest.mark.parametrize(("line", "instead"), [("width = 16", "width = 32"), ("depth = 2", "depth = 3")])
+def test_verify_misses_that_the_settings_are_of_another_model(saved, line, instead, run, tmp_path, capsys):
+    shutil.copytree(run, tmp_path / "run")
+    folder = tmp_path / "run"
+    if saved:
+        folder = tmp_path / "saved"
+        assert call("export", tmp_path / "run", "--format", "pretrained", "--out", folder) == 0
+    assert call("verify", folder) == 0
+    config = (folder / "config.toml").read_text()
+    assert line in config
+    without_digest = re.sub(r"(?m)^sha256 = .*\n", "", config)
+    (folder / "config.toml").write_text(without_digest)
+    assert call("verify", folder) == 0
+    (folder / "config.toml").write_text(without_digest.replace(line, instead))
+    capsys.readouterr()
+    assert call("verify", folder) == 1
+    assert "the model of the run's settings" in capsys.readouterr().out
 
 
 def test_verify_refuses_what_is_neither(tmp_path, capsys):

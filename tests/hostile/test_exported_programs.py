@@ -68,6 +68,50 @@ def test_code_in_notes_is_left_out(place, content, capsys, kind, command):
     assert not Path(programs.CANARY).exists()
 
 
+@pytest.mark.parametrize("kind", programs.UNRUNNABLE)
+def test_programs_that_cannot_be_run_are_refused(place, content, capsys, kind):
+    parts = programs.with_json(programs.members(content), programs.MODEL, programs.UNRUNNABLE[kind])
+    programs.write_for_this_torch(place / "x.pt2", parts)
+    code, said = run(capsys, "inspect", "x.pt2")
+    assert (code, len(said)) == (2, 1), said
+    assert "unexpected" not in said[0]
+    assert "While executing" not in said[0]
+    assert os.listdir() == ["x.pt2"]
+
+
+def test_a_program_names_the_operation_that_fails_and_the_way_out(place, content, capsys):
+    kind = "a repetition without end"
+    parts = programs.with_json(programs.members(content), programs.MODEL, programs.UNRUNNABLE[kind])
+    programs.write_for_this_torch(place / "x.pt2", parts)
+    code, said = run(capsys, "canonicalize", "x.pt2", "-o", "o.pt2")
+    assert (code, os.listdir()) == (2, ["x.pt2"])
+    assert said[0].startswith("error: x.pt2 was refused: the results of its operations take ")
+    assert "--model" in said[0]
+
+
+def test_the_memory_of_a_program_is_that_of_what_is_alive(place):
+    """Twenty results of 64 MB each, one after another, are read; as many at once are not."""
+
+    class Chain(torch.nn.Module):
+        def __init__(self, kept):
+            super().__init__()
+            self.kept, self.weight = kept, torch.nn.Parameter(torch.ones(1))
+
+        def forward(self, x):
+            made = [x.expand(2**23) * self.weight]
+            for _ in range(20):
+                made.append(made[-1] + 1)
+                if not self.kept:
+                    made = made[-1:]
+            return torch.stack([one[0] for one in made]).sum()
+
+    for kept in (False, True):
+        program = torch.export.export(Chain(kept), (torch.ones(1),), strict=False)
+        torch.export.save(program, "x.pt2")
+        with pytest.raises(InputError, match="bytes of memory") if kept else contextlib.nullcontext():
+            program_file.read("x.pt2")
+
+
 @pytest.mark.parametrize("command", ["canonicalize", "verify", "align", "merge", "barrier"])
 def test_every_command_refuses_compiled_code(place, content, capsys, command):
     programs.hostile(place, content)["compiled code"](place / "x.pt2")

@@ -4,7 +4,6 @@ Processes are ended by SIGKILL, from an audit hook of Python, which hears of eac
 """
 
 import contextlib
-import os
 import re
 import shutil
 
@@ -36,7 +35,8 @@ TINY = (
 def ready(tmp_path_factory, raw_zoo, zoo, run):
     """What the commands read."""
     folder = tmp_path_factory.mktemp("ready")
-    os.environ["WEIGHTFLOW_CACHE"] = str(folder / "cache")
+    patch = pytest.MonkeyPatch()
+    patch.setenv("WEIGHTFLOW_CACHE", str(folder / "cache"))
     shutil.copytree(raw_zoo.path, folder / "raw")
     shutil.copytree(zoo.path, folder / "zoo")
     shutil.copytree(run, folder / "run")
@@ -96,7 +96,7 @@ def ready(tmp_path_factory, raw_zoo, zoo, run):
         folder,
     )
     yield folder
-    del os.environ["WEIGHTFLOW_CACHE"]
+    patch.undo()
 
 
 def quiet(line, *places):

@@ -128,7 +128,8 @@ def project(tmp_path_factory):
         "from tests.hostile.programs import network\nimport torch\n"
         "def build():\n    return network(), (torch.zeros(4, 5),)\n"
     )
-    os.environ["WEIGHTFLOW_CACHE"] = str(project / "cache")
+    patch = pytest.MonkeyPatch()
+    patch.setenv("WEIGHTFLOW_CACHE", str(project / "cache"))
     load.cache_clear()
     for line in (
         "weightflow zoo build {0}/recipe.toml --out {0}/zoo -q",
@@ -148,7 +149,7 @@ def project(tmp_path_factory):
         assert call(line, project, dataset) == 0, line
     _read_vectors(project)
     yield project
-    del os.environ["WEIGHTFLOW_CACHE"]
+    patch.undo()
     load.cache_clear()
 
 

@@ -256,3 +256,13 @@ def test_a_file_in_the_place_of_a_folder_is_wrong_input(zoo, run, tmp_path, caps
     assert call(*command.format(zoo=zoo.path, run=run).split(), "--out", out) == 2
     assert f"error: {out} cannot be written: {tmp_path}/file is not a folder" in capsys.readouterr().err
     assert (tmp_path / "file").read_text() == "precious"
+
+
+def test_a_link_to_a_population_is_replaced_and_what_it_points_to_stays(run, tmp_path):
+    assert call("sample", run, "--classes", "one,two", "--out", tmp_path / "old", "-q") == 0
+    before = files(tmp_path / "old")
+    (tmp_path / "out").symlink_to("old")
+    for _ in range(2):
+        assert call("sample", run, "--classes", "three,four", "--out", tmp_path / "out", "-q") == 0
+        assert sorted(os.listdir(tmp_path)) == ["old", "out"]
+        assert files(tmp_path / "old") == before

@@ -63,11 +63,11 @@ def exchange(made: Path, folder: Path) -> None:
     """Put the folder `made` in the place of `folder`, which is there whole, the old or the new, at any time
     but for the moment between two renames; then the old one lies beside it and is put back by `recover`."""
     old = _old(folder)
-    shutil.rmtree(old, ignore_errors=True)
+    _discard(old)
     if folder.exists():
         os.replace(folder, old)
     os.replace(made, folder)
-    shutil.rmtree(old, ignore_errors=True)
+    _discard(old)
 
 
 def recover(folder: Path) -> None:
@@ -75,8 +75,8 @@ def recover(folder: Path) -> None:
     old = _old(folder)
     if old.is_dir() and not folder.exists():
         os.replace(old, folder)
-    elif old.is_dir():
-        shutil.rmtree(old, ignore_errors=True)
+    else:
+        _discard(old)
 
 
 def beside(folder: Path) -> Path:
@@ -86,6 +86,14 @@ def beside(folder: Path) -> Path:
 
 def _old(folder: Path) -> Path:
     return folder.with_name(f".{folder.name}.old")
+
+
+def _discard(old: Path) -> None:
+    """Remove a folder, or a link to one: what it points to stays."""
+    if old.is_symlink():
+        old.unlink(missing_ok=True)
+    else:
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def _is_temporary(path: Path) -> bool:

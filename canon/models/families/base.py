@@ -14,7 +14,7 @@ from canon.errors import InputError
 from canon.models.families.functional import FunctionalModule, Tensors
 from canon.models.families.hyperparameters import Hyperparameters
 from canon.spec import Axis, PermutationSpec
-from canon.tracing.symmetry_groups import trace
+from canon.tracing.symmetry_groups import trace_recorded
 from canon.types import LazyState
 
 
@@ -92,7 +92,7 @@ def functional_spec(
     if unread:
         raise FamilyMismatch(f"it has no {', '.join(unread[:3])}")
     sketch = FunctionalModule(state, lambda held, x: family.forward(held, x, given))
-    spec = trace(sketch, (example,), verify=verify)
+    spec = trace_recorded(sketch, (example,), verify=verify)
     architecture: tuple[str, ...]
     if named:
         architecture = (f"the family {label} (--family)",)

@@ -5,6 +5,7 @@ import torch
 
 from canon.actions import permutation as perm
 from canon.errors import InputError
+from canon.matching.initialization import STARTS
 from canon.matching.weight_matching import match_weights
 from canon.spec import Axis, Factor, Group, PermutationSpec
 from tests.canon.examples import mlp, noisy, residual_stack, transformer_stack, weights
@@ -162,6 +163,13 @@ def test_not_a_number_names_the_tensor(generator):
     bad = {**state, "layers.2.bias": torch.full((3,), float("nan"))}
     with pytest.raises(InputError, match=r"networks: layers\.2\.bias holds NaN"):
         match_weights(spec, state, bad)
+
+
+@pytest.mark.parametrize("start", STARTS)
+def test_every_start_takes_a_network_in_which_nothing_can_move(start, generator):
+    spec = PermutationSpec({}, {"weight": (Axis.fixed(3), Axis.fixed(4))})
+    state = {"weight": torch.randn(3, 4, generator=generator)}
+    assert match_weights(spec, state, state, start=start).converged
 
 
 @pytest.mark.slow

@@ -8,6 +8,7 @@ from torch import nn
 import canon
 from canon.errors import InputError
 from canon.models.families import recognise
+from canon.tracing import recorded_graph
 
 
 def cnn():
@@ -119,6 +120,62 @@ def test_the_spec_of_a_bare_checkpoint_holds_for_the_network(name):
     assert check.spec == found  # no scale was taken away either
     assert sum(g.size for g in found.groups.values()) == sum(g.size for g in traced.groups.values())
     assert found.statistics == traced.statistics
+
+
+def refuse(*args, **kwargs):
+    raise RuntimeError("not to be called")
+
+
+FAST = ("mlp", "gpt2")
+
+
+@pytest.mark.parametrize(
+    "name", [n if n in FAST else pytest.param(n, marks=pytest.mark.slow) for n in NETWORKS]
+)
+def test_the_recorded_graph_gives_the_groups_of_the_exported_one(name, monkeypatch):
+    torch.manual_seed(0)
+    state = NETWORKS[name][0]().state_dict()
+    family = "resnet" if name == "cifar resnet" else None
+    for assume in {(), tuple(ASSUMED.get(name, ()))}:
+        with monkeypatch.context() as without_recording:
+            without_recording.setattr(recorded_graph, "record", refuse)
+            exported = recognise(state, name=family, assume=assume, verify=False).spec
+        with monkeypatch.context() as without_export:
+            without_export.setattr(torch.export, "export", refuse)
+            assert recognise(state, name=family, assume=assume, verify=False).spec == exported
+
+
+@pytest.mark.parametrize("name", [n for n in NETWORKS if n not in SLOW])
+def test_a_bare_checkpoint_is_traced_without_torch_export(name, monkeypatch):
+    monkeypatch.setattr(torch.export, "export", refuse)
+    state = NETWORKS[name][0]().state_dict()
+    family = "resnet" if name == "cifar resnet" else None
+    assert recognise(state, name=family, assume=ASSUMED.get(name, ()), verify=False).spec.groups
+
+
+class Writes(nn.Module):
+    def forward(self, x):
+        return x.clone().add_(1)
+
+
+class Decides(nn.Module):
+    def forward(self, x):
+        return x * 2 if x.sum() > 0 else x
+
+
+class Constant(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.table = [torch.ones(3)]
+
+    def forward(self, x):
+        return x + self.table[0]
+
+
+@pytest.mark.parametrize("build", [Writes, Decides, Constant])
+def test_what_is_not_a_sequence_of_operations_is_not_recorded(build):
+    with pytest.raises(recorded_graph.NotRecordable):
+        recorded_graph.record(build(), {}, [torch.ones(3)])
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64, "norms in float32"])
