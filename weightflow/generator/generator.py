@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import shutil
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,8 +14,8 @@ import torch
 from torch import Tensor
 
 from canon.errors import InputError
-from canon.io.files import explain, reading
-from canon.io.folders import require_place
+from canon.io.files import reading
+from canon.io.folders import new_folder, require_place
 from canon.types import PathLike, StateDict
 from weightflow.batched import batch_norm
 from weightflow.batched.stacked_networks import StackedNetworks
@@ -536,21 +535,15 @@ def _reopened(folder: Path, device: str, identity: str) -> Flow:
 
 
 def save_generator(flow: Flow, folder: Path) -> None:
-    """`flow.save_pretrained` into a new folder: all of it or nothing."""
+    """`flow.save_pretrained` into a new folder: all of it or nothing, also where several processes write it."""
     require_place(folder)
     if folder.is_dir() and any(folder.iterdir()):
         raise InputError(f"{folder} is not an empty folder; choose another name")
     folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = folder.with_name(f".{folder.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    try:
-        flow.save_pretrained(temporary)
-        if folder.is_dir():
-            folder.rmdir()
-        temporary.rename(folder)
-    except OSError as error:
-        if error.filename and not str(error.filename).startswith(str(temporary)):
-            raise  # a file that is copied, and cannot be read
-        raise explain(folder, error) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    with new_folder(folder) as temporary:
+        try:
+            flow.save_pretrained(temporary)
+        except OSError as error:
+            if error.filename and not str(error.filename).startswith(str(temporary)):  # a file that is copied
+                raise InputError(f"{error.filename} cannot be read: {error.strerror}") from error
+            raise

@@ -1,6 +1,7 @@
 """What is handed over does what was generated, wherever it runs, and needs nothing else."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -265,6 +266,26 @@ def test_a_table_of_vectors_travels_with_its_generator(zoo, tiny_config, tmp_pat
     weightflow.text.load_encoder.cache_clear()
     moved = (tmp_path / "generator").rename(tmp_path / "elsewhere")
     assert torch.equal(weightflow.load(moved).generate(["one", "two"])(RAW), before)
+
+
+def test_a_generator_that_two_write_at_once_is_that_of_one(run, tmp_path, monkeypatch):
+    flow, write, turns = Flow(run), Flow.save_pretrained, []
+
+    def of_the_other_meanwhile(self, folder):
+        turns.append(folder)
+        write(self, folder)
+        if len(turns) == 1:
+            monkeypatch.setattr(os, "getpid", lambda own=os.getpid(): own + 1)
+            save_generator(flow, tmp_path / "generator")
+
+    monkeypatch.setattr(Flow, "save_pretrained", of_the_other_meanwhile)
+    with pytest.raises(InputError, match="generator cannot be written: Directory not empty"):
+        save_generator(flow, tmp_path / "generator")
+    assert len(set(turns)) == 2
+    assert os.listdir(tmp_path) == ["generator"]
+    monkeypatch.undo()
+    save_generator(flow, tmp_path / "alone")
+    assert sorted(os.listdir(tmp_path / "generator")) == sorted(os.listdir(tmp_path / "alone"))
 
 
 @pytest.mark.parametrize(
