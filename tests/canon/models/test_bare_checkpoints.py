@@ -402,6 +402,21 @@ def test_a_batch_norm_that_is_shared_is_known_by_its_statistics_alone():
     assert len(recognise(state, assume=["chain"]).spec.groups) == 2
 
 
+def test_heads_stay_where_attention_is_not_as_wide_as_the_network():
+    state = dict(bert(48, 12).state_dict())
+    attention = "encoder.layer.0.attention."
+    for name in ("query", "key", "value"):  # half of the heads are pruned, the others as wide as before
+        state |= {
+            f"{attention}self.{name}.{leaf}": torch.randn(24, 48)[:, : 48**n].squeeze(1)
+            for n, leaf in enumerate(("bias", "weight"))
+        }
+    state[f"{attention}output.dense.weight"] = torch.randn(48, 24)
+    spec = recognise(state, assume=["heads=12"]).spec
+    assert "heads=12 does not tell" in spec.frozen[f"{attention}self.query.weight axis 0"]
+    assert not spec.axes[f"{attention}self.value.weight"][0].groups
+    assert list(spec.groups) == ["encoder.layer.0.intermediate.dense"]
+
+
 def test_a_square_table_is_not_taken_for_a_layer(canon):
     save(lambda: nn.Sequential(nn.Embedding(8, 8), nn.ReLU(), nn.Linear(8, 3)))
     code, _, err = canon("align a.pt b.pt --assume chain --out c.pt")
