@@ -42,7 +42,16 @@ def origin(result: dict[str, Any]) -> str:
 def demo() -> str:
     result = read_result("demo")
     rows = result["rows"]
-    names = ["generated", "trained", "zoo_mean_rows", "nearest_rows", "gaussian_pc", "nearest_prompt"]
+    names = [
+        "generated",
+        "trained",
+        "generalist",
+        "hypernetwork",
+        "zoo_mean_rows",
+        "nearest_rows",
+        "gaussian_pc",
+        "nearest_prompt",
+    ]
     names += ["soup_16", "interpolation", "noise_as_wide_as_the_zoo", "zoo_mean", "random_text"]
     names += ["shuffled_prompt", "chance"]
     body = [(name.replace("_", " "), spread([r[name] for r in rows])) for name in names if name in rows[0]]
@@ -52,7 +61,12 @@ def demo() -> str:
         "max wrong-IoU, zoo against itself": "wrong_iou_zoo",
         "root-mean-square ratio": "rms_ratio",
     }
-    facts = [(label, spread([r[key] for r in rows], 2, 1)) for label, key in plain.items()]
+    facts = [
+        (label, "–" if None in (found := [r[key] for r in rows]) else spread(found, 2, 1))
+        for label, key in plain.items()
+    ]
+    ratios = [r["diversity"]["ratio"] for r in rows]
+    facts.append(("disagreement of one prompt's networks over trained", spread(ratios, 2, 1)))
     facts.append(("seconds for 100 networks", spread([r["seconds_for_100"] for r in rows], 2, 1)))
     return (
         markdown(("unseen combinations, digits", "accuracy, %"), body)
@@ -166,8 +180,8 @@ def headline() -> str:
         row["baselines"]["generalist"])  # fmt: skip
     digits = read_result("demo")["rows"][0]
     names = ("zoo_mean_rows", "nearest_rows", "soup_16", "interpolation", "ridge_rows", "nearest_prompt")
-    add("MLPs for 3 to 6 of 10 digits", {**digits, "accuracy": digits["generated"]}, _best({n: digits[n] for n in names}),
-        digits["chance"], None)  # fmt: skip
+    add("MLPs with 6 hidden units for 3 to 6 of 10 digits", {**digits, "accuracy": digits["generated"]}, _best({n: digits[n] for n in names}),
+        digits["chance"], digits["generalist"])  # fmt: skip
     tina = [r for r in read_result("tina")["rows"] if r["table"] == "splits" and r["variant"] == "weightflow"]
     names = ("zoo_mean_rows", "nearest_rows", "ridge_rows", "nearest_class")
     for what, zoo, split in (
@@ -201,6 +215,7 @@ def specialists() -> str:
     rows = [r for r in result["rows"] if r["table"] == "accuracy"]
     body = [
         ("generated", spread([r["accuracy"] for r in rows])),
+        ("generated, without noise", spread([r["without_noise"] for r in rows])),
         ("trained on the task", spread([r["trained"] for r in rows])),
         *(
             (name.replace("_", " "), spread([r["baselines"][name] for r in rows]))
@@ -213,7 +228,8 @@ def specialists() -> str:
 
 
 def specialists_diversity() -> str:
-    rows = [r for r in read_result("specialists")["rows"] if r["table"] == "diversity"]
+    measured = [r for r in read_result("specialists")["rows"] if r["table"] == "diversity"]
+    rows = [r for r in measured if r["variant"] != "hypernetwork"]
     body = []
     for noise in dict.fromkeys(r.get("noise") for r in rows):
         same = [r for r in rows if r.get("noise") == noise]
@@ -225,6 +241,8 @@ def specialists_diversity() -> str:
                 *(spread([r[key] for r in same]) for key in ("one", "ensemble", "disagreement")),
             )
         )
+    alone = [r["one"] for r in measured if r["variant"] == "hypernetwork"]
+    body.append(("hypernetwork, one network for every seed", spread(alone), "–", "–"))
     return markdown(("eight networks of one prompt, %", "one", "ensemble", "disagreement of two"), body)
 
 
@@ -265,17 +283,20 @@ def pictures() -> str:
     return markdown(("accuracy, %", "pictures of a class:", *head), body) + f"\n\n{origin(result)}"
 
 
-def specialists_curve() -> str:
+def specialists_curve(sweep: str) -> str:
     result = read_result("specialists_curve")
     rows = [
         (
-            str(r["hidden"] or "none (linear)"),
+            r["point"],
             *(_per_cent(r[key]) for key in ("generalist", "trained", "generated")),
-            f"{_per_cent(r['best_trivial'])} ({r['best_trivial_name'].replace('_', ' ')})",
+            f"{_per_cent(r['best_trivial'])} ({r['best_trivial_name'].replace('_', ' ')})"
+            if r["best_trivial"]
+            else "–",
         )
         for r in result["rows"]
+        if r["sweep"] == sweep
     ]
-    head = ("hidden units", "generalist", "trained", "generated", "best trivial")
+    head = (sweep, "generalist", "trained", "generated", "best trivial")
     return markdown(head, rows) + f"\n\n{origin(result)}"
 
 
@@ -828,7 +849,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "headline": headline,
     "specialists": specialists,
     "specialists diversity": specialists_diversity,
-    "specialists curve": specialists_curve,
+    "specialists curve": lambda: specialists_curve("hidden units"),
+    "specialists networks": lambda: specialists_curve("networks in the zoo"),
+    "specialists images": lambda: specialists_curve("training examples a class"),
     "specialists aims": lambda: aims("specialists"),
     "groupings": groupings,
     "groupings aims": lambda: aims("groupings"),
