@@ -192,11 +192,11 @@ class Flow:
         """`InputError` where classes made of classes overlap, leave no `other`, or are new to the run."""
         data = self.header.data
         groups = [group_of(d, data.classes) for d in prompt.descriptions]
-        unions = [d.name for d, group in zip(prompt.descriptions, groups, strict=True) if group]
-        if unions and not data.groups:
+        made = [d.name for d, group in zip(prompt.descriptions, groups, strict=True) if group is not None]
+        if made and not data.groups:
             raise InputError(
-                f"'{unions[0]}' is a union of classes, and this run was trained on single classes; build a zoo "
-                "with tasks.unions and train on it"
+                f"'{made[0]}' is made of several classes, and this run was trained on single classes; build a zoo "
+                "with tasks.unions or tasks.other and train on it"
             )
         if data.groups:
             known = [

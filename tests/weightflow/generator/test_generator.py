@@ -92,6 +92,14 @@ def test_noise_is_the_same_drawn_side_by_side(flow, monkeypatch):
     assert torch.equal(flow.noise(range(5), present), expected)
 
 
+@pytest.mark.parametrize("classes", ["three, other", "three, rest = other", "odd = one or three, seven"])
+def test_a_run_of_single_classes_makes_none_of_several(run, classes):
+    with pytest.raises(
+        InputError, match="is made of several classes, and this run was trained on single classes"
+    ):
+        weightflow.load(run).sample(classes)
+
+
 def test_a_run_says_how_it_is_sampled(flow):
     words = flow.prompts([THREE])
     noise = flow.noise([0], words.present)
