@@ -38,8 +38,11 @@ def read_toml(path: str | Path) -> dict[str, Any]:
         raise InputError(f"{path} is not TOML: {shown(str(error), 200)}") from None
 
 
-def build(cls: type[C], data: Mapping[str, Any], where: str = "") -> C:
-    """A config dataclass from nested tables; an unknown key raises and names the nearest valid ones."""
+def build(cls: type[C], data: Any, where: str = "") -> C:
+    """A config dataclass from nested tables; an unknown key raises and names the nearest valid ones.
+
+    `InputError` where `data`, which may come from a damaged file, is no table.
+    """
     if not isinstance(data, Mapping):
         raise InputError(
             f"expected a table of settings{' in ' + where.rstrip('.') if where else ''}, found {shown(data)}"
