@@ -52,7 +52,7 @@ def build(cls: type[C], data: Any, where: str = "") -> C:
     for key, value in data.items():
         if key not in kinds:
             inner = [path for path in _settings(cls) if path.rpartition(".")[2] == key]
-            near = ", ".join(where + path for path in inner) or suggest(key, kinds)
+            near = ", ".join(where + path for path in inner or suggest(key, kinds).split(", "))
             raise InputError(f"unknown setting '{where}{shown(key)}'; nearest: {near}")
         values[key] = _convert(kinds[key], value, f"{where}{key}")
     missing = [
