@@ -245,6 +245,13 @@ def test_an_unknown_name_lists_the_known_ones():
         recognise({}, name="alexnet")
 
 
+@pytest.mark.parametrize("dtype", [torch.complex64, torch.int8])
+def test_weights_that_are_not_real_numbers_are_named(dtype):
+    state = {"0.weight": torch.ones(4, 3).to(dtype), "2.weight": torch.ones(2, 4).to(dtype)}
+    with pytest.raises(InputError, match=r"0\.weight is of dtype \w+, and weights are real numbers"):
+        recognise(state, assume=["chain"])
+
+
 def test_layers_that_do_not_fit_are_refused():
     with pytest.raises(InputError, match="the shapes do not fit"):
         recognise({"0.weight": torch.randn(4, 3), "2.weight": torch.randn(2, 5)}, assume=["chain"])
