@@ -99,8 +99,9 @@ def attend(
     """Attention over (batch, tokens, width), heads laid out side by side; None where their number is not known.
 
     Nor is it where attention is not as wide as the network (`width`): heads were pruned, or have a width of their own.
-    Queries and keys may be normalized without a tensor that shows it (YOSO), so their scales stay. With `rotated`
-    they may carry rotary positions, which no tensor shows either: their channels stay, and heads move whole.
+    Queries, keys and what attention gives may be normalized without a tensor that shows it (YOSO), so scales stay. With
+    `rotated` queries and keys may carry rotary positions, which no tensor shows either: their channels stay, and
+    heads move whole.
     """
     reason = None
     if heads is None:
@@ -118,7 +119,8 @@ def attend(
     if rotated:
         channels = torch.arange(1.0, q.shape[-1] + 1).to(q)
         q, k = q * channels, k * channels
-    return F.scaled_dot_product_attention(q, k, v, is_causal=causal).transpose(1, 2).flatten(2)
+    found = F.normalize(F.scaled_dot_product_attention(q, k, v, is_causal=causal), dim=-1)
+    return found.transpose(1, 2).flatten(2)
 
 
 class FunctionalModule(nn.Module):

@@ -165,5 +165,5 @@ SEQUENTIAL = Family(
     takes=("chain", "activation", "norm", "plain_convolutions"),
     decisive="chain",
     unknown="keys do not tell how these layers are joined, or what stands between them; --assume chain says that "
-    "each feeds the next through element-wise activations, pooling and flattening alone",
+    "each feeds the next, once, through element-wise activations, pooling over positions and flattening alone",
 )
