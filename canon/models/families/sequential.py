@@ -15,10 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from canon.models.families.base import Family
+from canon.models.families.convolution_readings import Reading, readings
 from canon.models.families.example_inputs import generator
 from canon.models.families.functional import Tensors
 from canon.models.families.hyperparameters import Hyperparameters
-from canon.models.families.transposed_convolutions import readings
 from canon.models.families.vgg import name_of
 from canon.tracing.operations.opaque import opaque
 
@@ -65,8 +65,8 @@ def _stack_input(tensors: Tensors) -> Tensor:
 def chain_input(tensors: Tensors, layers: Sequence[str]) -> Tensor:
     """A batch of two of what the first layer takes."""
     weight = tensors[f"{layers[0]}.weight"]
-    transposed = readings(tensors, layers).get(layers[0]) == {True}
-    takes = weight.shape[0 if transposed or weight.dim() == 1 else 1]
+    found = readings(tensors, layers).get(layers[0])
+    takes = min(found).takes if found else weight.shape[min(1, weight.dim() - 1)]
     return torch.randn(2, takes, *([4] * (weight.dim() - 2)), generator=generator())
 
 
@@ -113,20 +113,27 @@ class Layers:
 
     def _convolve(self, layer: str, x: Tensor) -> Tensor:
         tensors, weight = self._tensors, self._tensors[f"{layer}.weight"]
-        found = self._readings.get(layer) or {False}
-        takes = weight.shape[0 if found == {True} else 1]
-        if x.dim() != weight.dim() or x.shape[1] != takes:
-            raise ValueError(f"{layer} takes {takes} channels and is given {x.shape[1]}")
-        if len(found) > 1 and weight.shape[0] != weight.shape[1]:
-            raise ValueError(f"{layer} may be a convolution or a transposed one; {_SAY_PLAIN}")
-        h = tensors.conv(layer, x, transposed=found == {True})
-        if len(found) > 1:  # what holds for both, unless it may have groups, too
-            h = h + tensors.conv(layer, x, transposed=True)
-            if f"{layer}.bias" not in tensors:
-                h = opaque(h, f"{layer} may be a transposed convolution, with groups; {_SAY_PLAIN}")
-        if layer == self._first and False in found and not self._plain:
-            h = opaque(h, f"{layer} takes the input, so it may have groups; {_SAY_PLAIN}")
-        return h
+        as_it_is = Reading(False, 1, weight.shape[1], weight.shape[0])
+        found = self._readings.get(layer) or {as_it_is}
+        first = layer == self._first and not self._plain
+        if len({(first or reading.takes, reading.gives) for reading in found}) > 1:
+            raise ValueError(
+                f"{layer} may be a convolution or a transposed one, or have groups; {_SAY_PLAIN}"
+            )
+        simplest, *others = sorted(found)
+        if x.dim() != weight.dim() or x.shape[1] != simplest.takes:
+            raise ValueError(f"{layer} takes {simplest.takes} channels and is given {x.shape[1]}")
+        if simplest.transposed and simplest.groups > 1:
+            raise ValueError(f"{layer} is a transposed convolution with groups")
+        if others and simplest.groups > 1:
+            x = opaque(x, f"{layer} may be a transposed convolution; {_SAY_PLAIN}")
+        h = tensors.conv(layer, x, transposed=simplest.transposed)
+        if first and not simplest.transposed:
+            return opaque(h, f"{layer} takes the input, so it may have groups; {_SAY_PLAIN}")
+        if others and simplest.groups > 1:
+            return opaque(h, f"{layer} may be a transposed convolution; {_SAY_PLAIN}")
+        # what holds for a convolution and a transposed one
+        return h + tensors.conv(layer, x, transposed=True) if others else h
 
 
 _SAY_PLAIN = "--assume plain-convolutions says that no convolution is transposed or has groups"

@@ -4,6 +4,7 @@ Every network here has the keys and shapes of something that a reader might take
 """
 
 import json
+import random
 from itertools import pairwise
 
 import pytest
@@ -12,6 +13,7 @@ import torch.nn.functional as F
 import torchvision
 from torch import nn
 
+from canon.actions import permutation
 from canon.cli import console
 from canon.cli.main import app
 from canon.errors import InputError
@@ -530,7 +532,7 @@ def test_what_is_stated_keeps_the_function_of_every_network_that_it_is_true_of(c
 UNDECIDED = {
     "transposed convolutions that may be plain": (
         lambda: nn.Sequential(nn.ConvTranspose2d(3, 8, 3, bias=False), nn.ReLU(), nn.ConvTranspose2d(8, 3, 3, bias=False)),
-        "0 may be a convolution or a transposed one; --assume plain-convolutions",
+        "0 may be a convolution or a transposed one, or have groups; --assume plain-convolutions",
     ),
     "numbers against the order": (
         lambda: nn.ModuleDict({"fc2": nn.Linear(8, 8), "fc1": nn.Linear(8, 8), "out": nn.Linear(8, 3)}),
@@ -554,6 +556,52 @@ def test_a_chain_of_which_something_is_left_open_is_refused(name):
     build, message = UNDECIDED[name]
     with pytest.raises(InputError, match=message):
         recognise(build().state_dict(), assume=["chain"])
+
+
+def random_chain(seed):
+    """A chain of convolutions, transposed or grouped, norms and linear layers, and an input for it; None where none fits."""
+    rng = random.Random(seed)
+    channels = taken = rng.choice([2, 4, 6])
+    layers, positions = [], 6
+    for _ in range(rng.choice([1, 2, 3, 4])):
+        given, size = rng.choice([2, 4, 6]), rng.choice([1, 3])
+        kind = rng.choice([nn.Conv1d, nn.ConvTranspose1d])
+        options = {"padding": size // 2, "bias": rng.random() < 0.7, "groups": rng.choice([1, 1, 2])}
+        norm = rng.choice(
+            [nn.BatchNorm1d, nn.BatchNorm1d, nn.PReLU, lambda n: nn.GroupNorm(2, n), lambda n: nn.RMSNorm(6)]
+        )
+        layers += [kind(channels, given, size, **options), norm(given) if rng.random() < 0.5 else nn.ReLU()]
+        channels = given
+    if rng.random() < 0.5:
+        wide = rng.choice([1, 2, 3])
+        layers += [
+            nn.AdaptiveAvgPool1d(wide),
+            nn.Flatten(),
+            nn.Linear(channels * wide, 5),
+            nn.Tanh(),
+            nn.Linear(5, 3),
+        ]
+    return nn.Sequential(*layers), torch.randn(2, taken, positions, dtype=torch.float64)
+
+
+def test_random_chains_keep_their_function_or_are_refused():
+    moved = 0
+    for seed in range(60):
+        torch.manual_seed(seed)
+        module, x = random_chain(seed)
+        module = noisy(lambda module=module: module, seed).double()
+        state = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+        try:
+            spec = recognise(state, assume=["chain"], verify=False).spec
+        except InputError:
+            continue
+        before = output(module, state, x)
+        changed = permutation.apply(
+            spec, permutation.random(spec, torch.Generator().manual_seed(seed)), state
+        )
+        torch.testing.assert_close(output(module, changed, x), before, rtol=1e-9, atol=1e-9)
+        moved += bool(spec.groups)
+    assert moved > 5
 
 
 def test_norms_are_found_before_and_behind_the_layer_of_their_number():
