@@ -109,7 +109,7 @@ def report(
 
 @contextmanager
 def _keeping(parts: Parts) -> Iterator[None]:
-    """Ctrl-C and SIGTERM say how many parts of the report are kept."""
+    """Ctrl-C, SIGTERM and SIGHUP say how many parts of the report are kept."""
     try:
         yield
     except (KeyboardInterrupt, Exception) as stop:
