@@ -12,6 +12,7 @@ from pathlib import Path
 from canon.errors import InputError
 from canon.io.files import explain, remove_left_behind, require_folder, temporary_name
 from canon.io.formats import SUFFIXES
+from canon.validation import many
 
 if sys.platform != "win32":
     import fcntl
@@ -63,23 +64,24 @@ def require_place(path: Name) -> None:
         raise InputError(f"{path} cannot be written: {place} is read-only; choose another place")
 
 
-def require_space(path: Name, needed: int, what: str) -> None:
-    """`InputError` where the disk of a folder at `path`, which may not be there yet, cannot hold `needed` bytes more.
+def require_space(path: Name, networks: int, size: int, *, anew: bool = False) -> None:
+    """`InputError` where the disk of a folder at `path`, which may not be there yet, cannot hold `networks` of `size` bytes.
 
-    What lies in the folder already counts as written. `what` says of what they are, as "100 networks".
+    What lies in the folder already counts as written, but where all are written `anew` beside it.
     """
+    needed = networks * size
     place = Path(path).absolute()
     while not place.is_dir() and place != place.parent:
         place = place.parent
     free = shutil.disk_usage(place).free
     if needed <= free:  # without a walk through the folder
         return
-    files = Path(path).rglob("*") if os.path.isdir(path) else ()
+    files = () if anew or not os.path.isdir(path) else Path(path).rglob("*")
     needed -= sum(file.lstat().st_size for file in files)
     if needed > free:
         raise InputError(
-            f"{path} cannot be written: {what} take {needed} bytes, and {free} bytes are free; ask for fewer, free "
-            "some space, or choose a place on another disk"
+            f"{path} cannot be written: {many(networks, 'network')} of {size} bytes need {needed} more, and {free} "
+            "bytes are free; ask for fewer, free some space, or choose a place on another disk"
         )
 
 

@@ -110,7 +110,8 @@ def export_zoo(
     require_place(folder)
     require_apart(folder, zoo.path)
     many = len(zoo) if count is None else min(count, len(zoo))
-    require_space(folder, 4 * many * zoo.architecture.parameters, f"{many} networks")
+    require_space(folder, many, 4 * zoo.architecture.parameters)
+    zoo.require_sound(range(many))
     with writing_into(folder):
         return _export(zoo, folder, count, format, prepared, progress)
 

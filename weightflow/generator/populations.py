@@ -133,8 +133,7 @@ def generate_zoo(
     require_apart(folder, flow.folder)
     require_place(folder)
     if isinstance(prompts, Sequence):
-        many = count * len(prompts)
-        require_space(unfinished.beside(folder), 4 * many * flow.architecture.parameters, f"{many} networks")
+        require_space(folder, count * len(prompts), 4 * flow.architecture.parameters, anew=True)
         for some in _in_parts(dict.fromkeys(prompts), CHECKED):
             flow.prompts(some)
     with _alone(folder):

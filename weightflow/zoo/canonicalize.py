@@ -86,7 +86,8 @@ def canonicalize_zoo(
     """
     require_apart(out, zoo.path)
     _require_own(zoo, out)
-    require_space(out, 4 * len(zoo) * zoo.architecture.parameters, f"{len(zoo)} networks")
+    require_space(out, len(zoo), 4 * zoo.architecture.parameters)
+    zoo.require_sound()
     warn_of_changes(zoo)
     with writing_into(out):
         _require_own(zoo, out)  # another command may have come first

@@ -145,7 +145,7 @@ def import_zoo(
     """
     unfinished.require_free(out, WORK)
     require_apart(out, *{path.parent for path in files}, *datasets.folders_of(dataset))
-    require_space(out, 4 * len(files) * architecture.parameters, f"{len(files)} networks")
+    require_space(out, len(files), 4 * architecture.parameters)
     with writing_into(out):
         return _import(
             files, out, architecture, dataset, classes, lineage, descriptions, shard_size, progress

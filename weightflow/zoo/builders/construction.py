@@ -122,8 +122,7 @@ class ZooConstruction:
         folder, path = self.folder, self.folder / RECIPE
         require_place(folder)
         require_apart(folder, *datasets.folders_of(self.recipe.dataset))
-        many = len(self.tasks)
-        require_space(folder, 4 * many * self.architecture.parameters, f"{many} networks")
+        require_space(folder, len(self.tasks), 4 * self.architecture.parameters)
         if path.exists():
             if not _is_of(path, self.recipe):
                 raise InputError(
