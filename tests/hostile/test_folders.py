@@ -214,7 +214,7 @@ def refusal(capsys, line, **places):
 @pytest.mark.parametrize(
     ("line", "source"),
     [
-        (CANONICALIZE, "zoo"), (EXPORT, "zoo"), (SAMPLE, "run"), (IMPORT, "files"), (PRETRAINED, "run"), (TRAIN, "canonical"),
+        (CANONICALIZE, "zoo"), (EXPORT, "zoo"), (SAMPLE, "run"), (PRETRAINED, "run"), (TRAIN, "canonical"),
     ],
 )  # fmt: skip
 def test_results_are_not_written_into_inputs(line, source, project, tmp_path, capsys):

@@ -157,7 +157,6 @@ def import_(
 
     Example: [bold]weightflow zoo import nets --model a.py:f --dataset digits --out zoo[/]
     """
-    from canon.io.folders import require_apart
     from weightflow.registry import announce
     from weightflow.text import Prompt
     from weightflow.text.class_words import read_class_words
@@ -174,7 +173,6 @@ def import_(
     from weightflow.zoo.unfinished import MARK
 
     files = checkpoint_files(folder)
-    require_apart(out, folder)
     changes = settings_of(settings)
     plan = read_recipe(recipe, changes) if recipe else None
     name = announce(dataset) if dataset else plan.dataset if plan else None

@@ -144,7 +144,7 @@ def import_zoo(
     `descriptions` say in words what names of classes mean. Every file is read before anything is written; `InputError` names those that do not fit.
     """
     unfinished.require_free(out, WORK)
-    require_apart(out, *{path.parent for path in files}, *datasets.folders_of(dataset))
+    require_apart(out, *datasets.folders_of(dataset))
     require_space(out, len(files), 4 * architecture.parameters)
     with writing_into(out):
         return _import(
