@@ -211,7 +211,9 @@ def _is_out_of_memory(error: Exception) -> bool:
 
 
 def _line(error: Exception) -> str:
-    return shown(" ".join(str(error)[: 10 * LONGEST].split()), LONGEST) or type(error).__name__
+    text = shown(" ".join(str(error)[: 10 * LONGEST].split()), LONGEST)
+    # a character may take ten when it is escaped
+    return (text if len(text) <= LONGEST + 1 else f"{text[:LONGEST]}…") or type(error).__name__
 
 
 def say(text: str) -> None:

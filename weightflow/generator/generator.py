@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from canon.errors import InputError
-from canon.io.files import reading
+from canon.io.files import FULL, reading
 from canon.io.folders import new_folder, require_apart, require_place
 from canon.types import PathLike, StateDict
 from weightflow.batched import batch_norm
@@ -545,6 +545,8 @@ def save_generator(flow: Flow, folder: Path) -> None:
         try:
             flow.save_pretrained(temporary)
         except OSError as error:
+            if error.errno in FULL:
+                raise
             if error.filename and not str(error.filename).startswith(str(temporary)):  # a file that is copied
                 raise InputError(f"{error.filename} cannot be read: {error.strerror}") from error
             raise

@@ -119,6 +119,11 @@ def test_done_is_zero():
     assert console.run_cli(command(lambda: None), ["go"]) == 0
 
 
+def test_a_long_error_is_cut_after_it_is_escaped(capsys):
+    assert console.run_cli(raising(InputError("\0" * 100_000)), ["go"]) == 2
+    assert len(capsys.readouterr().err) < console.LONGEST + 20
+
+
 def test_an_interrupt_says_how_to_go_on(capsys):
     def act():
         with console.on_interrupt("3 shards are kept; run the same command again"):
