@@ -42,8 +42,8 @@ def align(
 
       canon align a.pt b.pt --model nets.py:build --input 1x3x32x32 --out c.pt
     """
-    check_network_output(out, b)
-    check_outputs(transform, report)
+    check_network_output(out, b, a)
+    check_outputs(transform, report, inputs=(a, b))
     from canon.api import alignment
 
     with console.progress(None, "matching", quiet=quiet):

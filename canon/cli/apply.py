@@ -41,7 +41,7 @@ def apply(
 
       canon apply t.safetensors lora.safetensors --kind lora --out l.safetensors
     """
-    check_network_output(out, a)
+    check_network_output(out, a, t)
     from canon.actions.transform_files import transform_file
     from canon.models.stored_keys import stored_keys
 

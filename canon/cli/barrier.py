@@ -47,7 +47,7 @@ def barrier(
 
       canon barrier a.pt b.pt --model nets.py:build --data x.npz --align
     """
-    check_outputs(plot)
+    check_outputs(plot, inputs=(a, b))
     from canon.api import averaging
     from canon.io.examples import read_data
     from canon.merging.plotting import check_format, save_plot

@@ -38,7 +38,7 @@ def canonicalize(
       canon canonicalize vit.pt --model nets.py:build --fold --out c.safetensors
     """
     check_network_output(out, a)
-    check_outputs(transform)
+    check_outputs(transform, inputs=(a,))
     from canon.api import alignment
     from canon.errors import InputError
 

@@ -1,6 +1,6 @@
 """Shared by both command lines: one-line errors, exit codes, progress, JSON output.
 
-Exit codes: 0 done, 1 the work failed, 2 the command was wrong, 130 interrupted, 143 ended by SIGTERM.
+Exit codes: 0 done, 1 the work failed, 2 the command was wrong, 130 interrupted, 143 ended by SIGTERM, 129 by SIGHUP.
 Results go to standard output, everything else to standard error. Nothing here imports torch.
 """
 
@@ -16,7 +16,7 @@ import textwrap
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from io import TextIOWrapper
 from pathlib import Path
 from typing import Any, NoReturn
@@ -213,12 +213,18 @@ def _is_out_of_memory(error: Exception) -> bool:
 
 
 def _line(error: Exception) -> str:
-    return shown(" ".join(str(error)[: 10 * LONGEST].split()), LONGEST) or type(error).__name__
+    text = shown(" ".join(str(error)[: 10 * LONGEST].split()), LONGEST)
+    # a character may take ten when it is escaped
+    return (text if len(text) <= LONGEST + 1 else f"{text[:LONGEST]}…") or type(error).__name__
 
 
 def say(text: str) -> None:
-    """One line on standard error."""
-    print(wrapped(inert(text), sys.stderr.isatty()), file=sys.stderr, flush=True)
+    """One line on standard error, or nothing where that is gone, as a terminal after SIGHUP: the work goes on."""
+    try:
+        print(wrapped(inert(text), sys.stderr.isatty()), file=sys.stderr, flush=True)
+    except OSError:
+        with suppress(OSError, ValueError):  # a stream without a descriptor
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())  # or the flush at exit fails
 
 
 def wrapped(text: str, terminal: bool) -> str:

@@ -34,7 +34,7 @@ def inspect(
 
       canon inspect net.pt --model nets.py:build --save-spec groups.json
     """
-    check_outputs(save_spec)
+    check_outputs(save_spec, inputs=(a,))
     from canon.api import inspection
     from canon.errors import InputError
 

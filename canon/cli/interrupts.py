@@ -1,4 +1,4 @@
-"""Handling of Ctrl-C and SIGTERM, and the message about what was kept.
+"""Handling of Ctrl-C, SIGTERM and SIGHUP, and the message about what was kept.
 
 Without `deferred`, a signal raises `KeyboardInterrupt` where the program stands. Work whose state is whole
 only between two steps asks `deferred` instead: the first signal then sets a flag, a second one raises. Once the
@@ -11,10 +11,19 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+def _stopping_signals() -> tuple[signal.Signals, ...]:
+    """Ctrl-C, SIGTERM, and SIGHUP (of a terminal that is closed) unless the parent, such as nohup, ignores it."""
+    hangup = getattr(signal, "SIGHUP", None)  # Windows has none
+    if hangup is None or signal.getsignal(hangup) is signal.SIG_IGN:
+        return (signal.SIGINT, signal.SIGTERM)
+    return (signal.SIGINT, signal.SIGTERM, hangup)
+
+
+_SIGNALS = _stopping_signals()
 
 
 class Requests:
@@ -31,7 +40,7 @@ class Requests:
 
     @property
     def exit_code(self) -> int:
-        """128 and the number of the first signal, as shells have it: 130 for Ctrl-C, 143 for SIGTERM."""
+        """128 and the number of the first signal, as shells have it: 130 for Ctrl-C, 143 for SIGTERM, 129 for SIGHUP."""
         return 128 + (self.received[0] if self.received else signal.SIGINT)
 
     def _receive(self, number: int, frame: Any) -> None:
@@ -41,7 +50,8 @@ class Requests:
         if not self.deferring or len(self.received) > 1:
             raise KeyboardInterrupt
         again = "; Ctrl-C again stops at once" if number == signal.SIGINT else ""
-        print(f"stopping after this step{again}", file=sys.stderr, flush=True)
+        with suppress(OSError):  # after SIGHUP the terminal is gone
+            print(f"stopping after this step{again}", file=sys.stderr, flush=True)
 
 
 _OUTSIDE = Requests()
@@ -51,7 +61,7 @@ _current = _OUTSIDE
 
 @contextmanager
 def receiving() -> Iterator[Requests]:
-    """Within the block, Ctrl-C and SIGTERM are recorded in the yielded `Requests` and raise
+    """Within the block, Ctrl-C, SIGTERM and SIGHUP are recorded in the yielded `Requests` and raise
     `KeyboardInterrupt`.
 
     A block within another, as of one command that runs several, records them in both.
@@ -73,12 +83,12 @@ def receiving() -> Iterator[Requests]:
 
 
 def finishing() -> None:
-    """From here on Ctrl-C and SIGTERM do nothing: all that is left is to write or to print a finished result."""
+    """From here on Ctrl-C, SIGTERM and SIGHUP do nothing: all that is left is to write or to print a finished result."""
     _current.finishing = True
 
 
 def ignoring(ignored: bool) -> None:
-    """Whether Ctrl-C and SIGTERM do nothing outside of `receiving`, or end the process at once."""
+    """Whether Ctrl-C, SIGTERM and SIGHUP do nothing outside of `receiving`, or end the process at once."""
     for number in _SIGNALS:
         signal.signal(number, signal.SIG_IGN if ignored else signal.SIG_DFL)
 
@@ -104,7 +114,7 @@ def deferred() -> Iterator[Requests]:
 
 @contextmanager
 def on_interrupt(message: str) -> Iterator[None]:
-    """Within the block, Ctrl-C or SIGTERM ends the command with `message`: what is kept and how to go on."""
+    """Within the block, Ctrl-C, SIGTERM or SIGHUP ends the command with `message`: what is kept and how to go on."""
     try:
         yield
     except (KeyboardInterrupt, Exception) as stop:  # libraries may convert KeyboardInterrupt

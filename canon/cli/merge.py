@@ -41,7 +41,7 @@ def merge(
 
       canon merge a.pt b.pt --weights 0.7,0.3 --model nets.py:build --out m.pt
     """
-    check_network_output(out, networks[0])
+    check_network_output(out, *networks)
     from canon.api import averaging
     from canon.merging.merge import parse_weights
 

@@ -6,11 +6,13 @@ import copy
 import io
 import logging
 import os
+import typing
 import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor, nn
@@ -39,7 +41,7 @@ def read(path: str | os.PathLike[str]) -> Any:
             "write it with torch.export.save"
         ) from None
     try:
-        with quiet_export():
+        with quiet_export(), _type_hints_once():
             program = torch.export.load(safe)
     except Exception as error:  # torch.export raises exceptions of many classes
         first = (str(error) or type(error).__name__).splitlines()[0]
@@ -66,6 +68,21 @@ def quiet_export() -> Iterator[None]:
             yield
     finally:
         logging.disable(disabled)
+
+
+@contextmanager
+def _type_hints_once() -> Iterator[None]:
+    """Within the block, `typing.get_type_hints` resolves each class once: torch asks again for every operation."""
+    resolve, known = typing.get_type_hints, dict[Any, Any]()
+
+    def resolved(owner: Any, **options: Any) -> dict[str, Any]:
+        key = (owner, *((name, id(value)) for name, value in options.items()))
+        if key not in known:
+            known[key] = resolve(owner, **options)
+        return known[key]
+
+    with mock.patch.object(typing, "get_type_hints", resolved):
+        yield
 
 
 def write(

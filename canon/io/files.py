@@ -23,7 +23,8 @@ from canon.errors import InputError, WorkError
 from canon.validation import shown
 
 _HOST = re.sub(r"[^A-Za-z0-9]", "", socket.gethostname())[:20]  # the folder may be shared by machines
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+"""Errors of a write that found no space; of a copy, Python names the file that is read."""
 
 
 @contextmanager
@@ -90,7 +91,7 @@ def temporary_name(target: Path, unique: str = "") -> Path:
 
 def explain(path: str | os.PathLike[str], error: OSError) -> Exception:
     """The exception for a failed write of `path`: `WorkError` if the disk is full, else `InputError`."""
-    if error.errno in _FULL:
+    if error.errno in FULL:
         return WorkError(f"{path} was not written: {error.strerror}; free some space and run again")
     if isinstance(error, FileNotFoundError):
         return InputError(f"{path} cannot be written: its folder does not exist; create it first")

@@ -35,6 +35,8 @@ from canon.validation import (
     union,
 )
 
+MOST_OPERATIONS, MOST_VALUES = 6_000, 1_000_000
+"""Of a program: torch reads about 1,000 operations per second."""
 _SAFE = r"[A-Za-z0-9_ .,:/+\-]*"  # no quote, bracket or escape: torch writes such text into code
 safe_text = text(_SAFE)
 """Text that may stand in code: without quotes, brackets or escapes."""
@@ -370,9 +372,28 @@ _PAYLOADS = record({"config": table(tensor_name, _PAYLOAD)})
 
 def program(content: bytes) -> bytes:
     """The JSON of a program, checked and written anew; `Invalid` where it holds what no network needs."""
-    found = _guarded(_PROGRAM, parse_json(content))
+    given = parse_json(content, 1 << 26)
+    _require_bounded(given)
+    found = _guarded(_PROGRAM, given)
     found.pop("guards_code", None)  # not needed to run, and unknown to older PyTorch
     return json.dumps(found).encode()
+
+
+def _require_bounded(found: Any) -> None:
+    """`Invalid` where the program has too many operations, those of graphs within graphs included, or values."""
+    stack, operations, values = [found], 0, 0
+    while stack:
+        value = stack.pop()
+        values += len(value)
+        if isinstance(value, dict):
+            nodes = value.get("nodes")
+            operations += len(nodes) if isinstance(nodes, list) else 0
+            value = value.values()
+        if operations > MOST_OPERATIONS:
+            raise Invalid(f"it has {operations} operations; at most {MOST_OPERATIONS} are read")
+        if values > MOST_VALUES:
+            raise Invalid(f"it has more than {MOST_VALUES} values")
+        stack += [own for own in value if isinstance(own, (dict, list))]
 
 
 def payloads(content: bytes) -> dict[str, Any]:

@@ -243,7 +243,7 @@ def _operation(target: str, **arguments: Any) -> Change:
     return change
 
 
-def _doubled(count: int) -> Change:
+def doubled(count: int) -> Change:
     """A chain of operations, each of twice the size of the one before."""
 
     def change(found: Any) -> None:
@@ -287,7 +287,7 @@ UNRUNNABLE: dict[str, Change] = {
     "a value in place of a tensor": _operation("_local_scalar_dense.default"),
     "a tensor without its history": _operation("data.default"),
     "an argument of no meaning": _operation("softmax.int", dim={"as_int": 7}),
-    "results that double": _doubled(33),
+    "results that double": doubled(33),
 }
 """Programs that are well formed, and whose operations fail or take too much when they are run."""
 

@@ -23,7 +23,7 @@ from canon.cli import console
 from canon.cli.main import app as canon_app
 from weightflow.cli.main import app as weightflow_app
 program, *arguments = sys.argv[1:]
-code = console.guarded(canon_app if program == "canon" else weightflow_app, arguments, name=program)
+code = console.run_cli(canon_app if program == "canon" else weightflow_app, arguments, name=program)
 print("peak", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
 sys.exit(code)
 """

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import shutil
+import typing
 import zipfile
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from canon.cli import console
 from canon.cli.main import app
 from canon.errors import InputError
 from canon.io import exported_program as program_file
+from canon.io import program_schema
 from tests.hostile import programs
 
 
@@ -77,6 +79,29 @@ def test_programs_that_cannot_be_run_are_refused(place, content, capsys, kind):
     assert "unexpected" not in said[0]
     assert "While executing" not in said[0]
     assert os.listdir() == ["x.pt2"]
+
+
+def test_a_program_of_too_many_operations_is_refused_before_torch_sees_it(
+    place, content, capsys, monkeypatch
+):
+    monkeypatch.setattr(torch.export, "load", None)
+    repeated = programs.doubled(program_schema.MOST_OPERATIONS)
+    parts = programs.with_json(programs.members(content), programs.MODEL, repeated)
+    programs.write_for_this_torch(place / "x.pt2", parts)
+    code, said = run(capsys, "inspect", "x.pt2")
+    assert (code, len(said)) == (2, 1)
+    assert " operations; at most 6000 are read; save its state_dict " in said[0]
+    assert "--model" in said[0]
+
+
+def test_classes_of_the_schema_are_resolved_once(place, content, monkeypatch):
+    (place / "x.pt2").write_bytes(content)
+    real, asked = typing.get_type_hints, []
+    monkeypatch.setattr(
+        typing, "get_type_hints", lambda owner, **more: (asked.append(owner), real(owner, **more))[1]
+    )
+    program_file.read(place / "x.pt2")
+    assert len(asked) == len(set(asked))
 
 
 def test_a_program_names_the_operation_that_fails_and_the_way_out(place, content, capsys):

@@ -3,18 +3,22 @@
 import hashlib
 import json
 import os
+import re
 import shutil
 
 import numpy as np
 import pytest
+import tomli_w
 
 from canon.cli import console
 from canon.cli.main import app as canon_app
 from canon.errors import InputError
+from canon.io.folders import require_apart, writing_into
 from tests.hostile import programs
-from weightflow import datasets
+from weightflow import config, datasets
 from weightflow.backbones import read_backbone
 from weightflow.cli.main import app
+from weightflow.zoo import unfinished
 
 APPS = {"canon": canon_app, "weightflow": app}
 
@@ -173,3 +177,119 @@ def test_words_of_no_class_are_refused_before_anything_is_trained(tmp_path, caps
     )
     assert "has no class 'elephant'" in capsys.readouterr().err
     assert os.listdir(tmp_path) == ["words.csv"]
+
+
+CANONICALIZE, EXPORT = "canonicalize {zoo} --out {out} -q", "export {zoo} --out {out} -q"
+SAMPLE = "sample {run} --classes one,two --out {out} -q"
+IMPORT = "zoo import {files} --dataset digits --out {out} -q"
+PRETRAINED = "export {run} --format pretrained --out {out}"
+TRAIN = "train {canonical} --out {out} -q --set steps=1"
+BUILD = "zoo build {recipe} --out {out} -q"
+
+
+@pytest.fixture
+def project(raw_zoo, zoo, run, tiny_recipe, tmp_path, monkeypatch):
+    """Copies of what each command reads, by name."""
+    monkeypatch.chdir(tmp_path)
+    project = {name: tmp_path / "inputs" / name for name in ("zoo", "canonical", "run", "files")}
+    for name, source in (("zoo", raw_zoo.path), ("canonical", zoo.path), ("run", run)):
+        shutil.copytree(source, project[name])
+    call("export", project["zoo"], "--out", project["files"], "--count", 2, "-q")
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text(tomli_w.dumps(config.to_dict(tiny_recipe)))
+    return project | {"recipe": recipe}
+
+
+def everything(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def refusal(capsys, line, **places):
+    capsys.readouterr()
+    assert call(*line.format(**places).split()) == 2
+    (said,) = capsys.readouterr().err.strip().splitlines()
+    return said
+
+
+@pytest.mark.parametrize(
+    ("line", "source"),
+    [
+        (CANONICALIZE, "zoo"), (EXPORT, "zoo"), (SAMPLE, "run"), (PRETRAINED, "run"), (TRAIN, "canonical"),
+    ],
+)  # fmt: skip
+def test_results_are_not_written_into_inputs(line, source, project, tmp_path, capsys):
+    before = everything(tmp_path)
+    for out, what in (
+        (project[source], "is the input itself"),
+        (project[source] / "new" / "out", "lies within the input"),
+        (project[source] / ".." / source, "is the input itself"),
+        (project[source].parent, "holds the input"),
+    ):
+        assert what in refusal(capsys, line, out=out, **project)
+        assert everything(tmp_path) == before
+        assert not (project[source] / "new").exists()
+
+
+@pytest.mark.parametrize("name", ["fuse", "enhance"])
+def test_networks_are_not_written_over_inputs(name, project, tmp_path, capsys):
+    networks = sorted(project["files"].glob("*.safetensors"))[: 2 if name == "fuse" else 1]
+    before = everything(tmp_path)
+    for out in (networks[0], project["run"] / "checkpoint.safetensors"):
+        line = " ".join([name, *map(str, networks), "--run {run} --out {out}"])
+        assert " the input" in refusal(capsys, line, out=out, **project)
+    assert everything(tmp_path) == before
+
+
+def test_a_zoo_is_not_built_among_the_images_of_its_data(project, tmp_path, capsys):
+    (tmp_path / "images" / "cat").mkdir(parents=True)
+    with pytest.raises(InputError, match="lies within the input"):
+        require_apart(
+            tmp_path / "images" / "zoo", *datasets.folders_of(f"imagefolder:{tmp_path}/images?size=8")
+        )
+
+
+@pytest.mark.parametrize("line", [CANONICALIZE, EXPORT, SAMPLE, IMPORT, BUILD])
+def test_networks_that_do_not_fit_on_the_disk_are_refused_before_the_work(
+    line, project, tmp_path, monkeypatch, capsys
+):
+    usage = shutil._ntuple_diskusage(total=10**6, used=10**6 - 100, free=100)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    said = refusal(capsys, line, out=tmp_path / "out", **project)
+    assert re.search(
+        r"out cannot be written: \d+ networks? of \d+ bytes need \d+ more, and 100 bytes are free; ask for",
+        said,
+    )
+    assert not (tmp_path / "out").exists()
+
+
+def test_any_number_of_networks_is_compared_with_the_disk(project, tmp_path, capsys):
+    said = refusal(capsys, SAMPLE + " --count 10000000000000", out=tmp_path / "out", **project)
+    assert "10000000000000 networks of " in said
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("line", [CANONICALIZE, EXPORT, SAMPLE, IMPORT, PRETRAINED])
+def test_the_second_writer_of_a_folder_is_told_of_the_first(line, project, tmp_path, capsys):
+    out = tmp_path / "out"
+    with writing_into(unfinished.beside(out) if line == SAMPLE else out):
+        assert f"another process is writing into {out}; wait" in refusal(capsys, line, out=out, **project)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["inputs", "recipe.toml"]
+    assert call(*line.format(out=out, **project).split()) == 0
+    assert not list(tmp_path.rglob("*.new"))
+
+
+def test_a_folder_that_is_made_and_stays_empty_is_removed(tmp_path):
+    (tmp_path / "there").mkdir()
+    for name in ("a/b/c", "there"):
+        with pytest.raises(InputError, match="of the block"), writing_into(tmp_path / name):
+            raise InputError("of the block")
+    assert [path.name for path in tmp_path.iterdir()] == ["there"]
+
+
+@pytest.mark.parametrize("line", [CANONICALIZE, EXPORT])
+def test_nothing_is_begun_of_a_zoo_whose_last_shard_is_damaged(line, project, tmp_path, capsys):
+    shards = sorted((project["zoo"] / "shards").iterdir())
+    assert len(shards) > 1
+    shards[-1].write_bytes(shards[-1].read_bytes()[:-1] + b"x")
+    assert "is damaged: its SHA-256" in refusal(capsys, line, out=tmp_path / "out", **project)
+    assert not (tmp_path / "out").exists()

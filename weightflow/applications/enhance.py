@@ -24,6 +24,9 @@ from weightflow.generator.generator import Flow
 from weightflow.text import Prompt
 from weightflow.zoo.canonicalize import align_to_frame
 
+LARGEST = 1e12
+"""Standard deviations of the zoo's weights; squares of larger ones overflow in float32."""
+
 
 def enhance(
     flow: Flow,
@@ -41,6 +44,11 @@ def enhance(
     prompts = [Prompt(task.classes) for task in tasks]
     words = flow.prompts(prompts)
     x_1 = flow.coordinates.encode(align_to_frame(flow.architecture, flow.frame, state, tasks), words.present)
+    if not (largest := float(x_1.abs().max())) <= LARGEST:
+        raise InputError(
+            f"the weights of the network are {largest:.0e} standard deviations of the zoo's from their mean, which "
+            "overflows in the generator; give a network that was trained"
+        )
     t, schedule = torch.full((len(tasks),), 1 - strength), flow.header.config.objective.schedule
     x_0 = flow.noise(seeds, words.present)
     x_t = expand_time(schedule.alpha(t), x_1) * x_1 + expand_time(schedule.sigma(t), x_1) * x_0

@@ -69,7 +69,7 @@ def train(
 
 
 def _until_stopped(trainer: BackboneTrainer, advance: Callable[[int, str], None]) -> Epoch:
-    """Train; Ctrl-C and SIGTERM stop after the current mini-batch, and the state is saved."""
+    """Train; Ctrl-C, SIGTERM and SIGHUP stop after the current mini-batch, and the state is saved."""
     try:
         with console.deferred() as stop:
             last = trainer.run(advance, stop)

@@ -63,6 +63,7 @@ def fuse(
     """
     from canon.io.checkpoint import check_suffix
     from canon.io.files import require_folder
+    from canon.io.folders import require_apart
     from weightflow.applications.fuse import fuse as fuse_networks
     from weightflow.applications.fuse import union_of
     from weightflow.applications.fusion_baselines import baseline_accuracies
@@ -74,6 +75,7 @@ def fuse(
 
     check_suffix(out)
     require_folder(out)
+    require_apart(out, run, *networks)
     _check_plot(plot, sweep)
     flow = Flow(run, device)
     if classes is not None and len(classes) != len(networks):
@@ -127,6 +129,7 @@ def enhance(
     """
     from canon.io.checkpoint import check_suffix
     from canon.io.files import require_folder
+    from canon.io.folders import require_apart
     from weightflow.applications.enhance import enhance as enhance_networks
     from weightflow.device import computing_on
     from weightflow.evaluation.chance import chance
@@ -137,6 +140,7 @@ def enhance(
 
     check_suffix(out)
     require_folder(out)
+    require_apart(out, run, network)
     _check_plot(plot, sweep)
     flow = Flow(run, device)
     prompt = None if classes is None else Prompt.parse(classes, flow.known_classes)

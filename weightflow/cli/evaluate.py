@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,7 +12,7 @@ import typer
 
 from canon.cli import console
 from canon.errors import InputError
-from canon.io.folders import require_place
+from canon.io.folders import require_place, writing_into
 from weightflow.cli.options import Device, Executor, Solver, Workers
 
 if TYPE_CHECKING:
@@ -77,7 +77,8 @@ def report(
     from weightflow.report.parts import Parts
 
     folder = out or run
-    if out is not None or run.is_dir():
+    is_place = out is not None or run.is_dir()  # and no name on the hub
+    if is_place:
         require_place(folder)
     if limit < 1:
         raise InputError(f"--limit is {limit}; it must be at least 1")
@@ -86,7 +87,11 @@ def report(
     }
     sampling = replace(Flow(run).sampling, **asked)
     parts = Parts(folder / "report.partial.json")
-    with _keeping(parts), console.progress(None, "report", quiet=quiet) as bar:
+    with (
+        writing_into(folder) if is_place else nullcontext(),
+        _keeping(parts),
+        console.progress(None, "report", quiet=quiet) as bar,
+    ):
         found = measure(
             run,
             limit=limit,
@@ -109,7 +114,7 @@ def report(
 
 @contextmanager
 def _keeping(parts: Parts) -> Iterator[None]:
-    """Ctrl-C and SIGTERM say how many parts of the report are kept."""
+    """Ctrl-C, SIGTERM and SIGHUP say how many parts of the report are kept."""
     try:
         yield
     except (KeyboardInterrupt, Exception) as stop:

@@ -135,7 +135,7 @@ def sample(
 
 @contextmanager
 def _keeping(out: Path) -> Iterator[list[int]]:
-    """Ctrl-C, SIGTERM and errors say how many networks are on disk; the caller appends their numbers."""
+    """Ctrl-C, SIGTERM, SIGHUP and errors say how many networks are on disk; the caller appends their numbers."""
     from weightflow.zoo.store import manifest_version
 
     kept: list[int] = []

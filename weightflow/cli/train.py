@@ -156,7 +156,7 @@ def _until_stopped(
     metrics: Callable[[Mapping[str, int | float]], None],
     again: str,
 ) -> Progress:
-    """Train; Ctrl-C and SIGTERM stop after the current step, and the state is saved."""
+    """Train; Ctrl-C, SIGTERM and SIGHUP stop after the current step, and the state is saved."""
     try:
         with console.deferred() as stop:
             return trainer.run(advance, stop, metrics)

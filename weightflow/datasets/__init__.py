@@ -16,6 +16,7 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -130,6 +131,13 @@ def absolute(name: str) -> str:
 
 def _absolute(path: str) -> str:
     return os.path.abspath(os.path.expanduser(path))
+
+
+def folders_of(name: str) -> list[Path]:
+    """The folders that a data set's name names, as of images; results must not be written into them."""
+    images = name.partition(THROUGH)[0].partition("?")[0]
+    path = SOURCES.split(images)[1]
+    return [Path(path)] if path and os.path.isdir(path) else []
 
 
 def _options(name: str, query: str, parameters: Mapping[str, inspect.Parameter]) -> dict[str, Any]:

@@ -106,7 +106,10 @@ class _Crew:
 
 def _begin(threads: int, alive: Connection) -> None:
     threading.Thread(target=_end_with, args=(alive,), daemon=True).start()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the parent handles it
+    # Ctrl-C, and SIGHUP of a terminal that is closed, reach all processes; the parent handles them
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "SIGHUP"):
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
     import torch
 
     torch.set_num_threads(threads)

@@ -18,7 +18,7 @@ from torch import Tensor
 from canon.errors import InputError
 from canon.io import checkpoint
 from canon.io.files import atomic_write, read_bounded
-from canon.io.folders import require_place
+from canon.io.folders import require_apart, require_place, require_space, writing_into
 from canon.types import StateDict
 from canon.validation import Invalid, parse_json
 from weightflow import datasets, folders
@@ -108,6 +108,17 @@ def export_zoo(
     if len(zoo) == 0:
         raise InputError(f"{zoo.path} holds no network")
     require_place(folder)
+    require_apart(folder, zoo.path)
+    many = len(zoo) if count is None else min(count, len(zoo))
+    require_space(folder, many, 4 * zoo.architecture.parameters)
+    zoo.require_sound(range(many))
+    with writing_into(folder):
+        return _export(zoo, folder, count, format, prepared, progress)
+
+
+def _export(
+    zoo: Zoo, folder: Path, count: int | None, format: str, prepared: bool, progress: Callable[[int], None]
+) -> list[Path]:
     make, facts = pick(FORMATS, format, "format"), facts_of(zoo)
     source = _source(folder, zoo)
     features, example = None, None

@@ -56,13 +56,14 @@ def denoise(
     """
     if method.draws and noise is None:
         raise InputError("this sampler draws noise at every step; say where from")
-    times = torch.linspace(start, 1.0, steps + 1, dtype=torch.float64)
-    alpha, sigma = schedule.alpha(times), schedule.sigma(times)
+    h = (1.0 - start) / steps
     for step in range(steps):
-        x_1 = clean(x, x.new_full((len(x),), float(times[step])))
+        # two times at once, and not all: any number of steps may be asked for
+        times = torch.tensor([start + step * h, start + (step + 1) * h], dtype=torch.float64)
+        x_1 = clean(x, x.new_full((len(x),), float(times[0])))
         if step == steps - 1:
             return x_1
-        a_t, a_s, s_t, s_s = (float(v) for v in (alpha[step], alpha[step + 1], sigma[step], sigma[step + 1]))
+        (a_t, a_s), (s_t, s_s) = schedule.alpha(times).tolist(), schedule.sigma(times).tolist()
         posterior = (s_s / s_t) ** 2 * max(s_t**2 - (a_t / a_s) ** 2 * s_s**2, 0.0)
         v = method.eta**2 * posterior
         kept = max(s_s**2 - v, 0.0) ** 0.5 / s_t

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from canon.errors import InputError
-from canon.io.files import reading
-from canon.io.folders import new_folder, require_place
+from canon.io.files import FULL, reading
+from canon.io.folders import new_folder, require_apart, require_place
 from canon.types import PathLike, StateDict
 from weightflow.batched import batch_norm
 from weightflow.batched.stacked_networks import StackedNetworks
@@ -537,6 +537,7 @@ def _reopened(folder: Path, device: str, identity: str) -> Flow:
 def save_generator(flow: Flow, folder: Path) -> None:
     """`flow.save_pretrained` into a new folder: all of it or nothing, also where several processes write it."""
     require_place(folder)
+    require_apart(folder, flow.folder)
     if folder.is_dir() and any(folder.iterdir()):
         raise InputError(f"{folder} is not an empty folder; choose another name")
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -544,6 +545,8 @@ def save_generator(flow: Flow, folder: Path) -> None:
         try:
             flow.save_pretrained(temporary)
         except OSError as error:
+            if error.errno in FULL:
+                raise
             if error.filename and not str(error.filename).startswith(str(temporary)):  # a file that is copied
                 raise InputError(f"{error.filename} cannot be read: {error.strerror}") from error
             raise

@@ -10,6 +10,7 @@ import shutil
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from itertools import islice
@@ -17,6 +18,7 @@ from pathlib import Path
 
 from canon.errors import InputError
 from canon.io.files import read_bounded
+from canon.io.folders import require_apart, require_place, require_space, writing_into
 from canon.types import StateDict
 from weightflow.executors import Executor, InProcess
 from weightflow.flow.sampling_config import SampleConfig
@@ -113,6 +115,9 @@ def generate_zoo(
     is replaced at the end (until then the new one lies beside it; where the work fails the earlier one stays),
     anything else is refused. An executor makes the same networks in the same order; its workers read the
     generator's folder.
+
+    `InputError` where another process samples into the folder, where it belongs to the generator's own, and where the
+    networks would not fit on the disk.
     """
     executor = executor or InProcess()
     if not isinstance(prompts, Sequence) and not isinstance(executor, InProcess):
@@ -125,14 +130,48 @@ def generate_zoo(
         raise InputError(
             f"--seed is {seed}; with {count} network{'s' * (count > 1)} it is a number from -2^63 to 2^63 - {count}"
         )
+    require_apart(folder, flow.folder)
+    require_place(folder)
+    if isinstance(prompts, Sequence):
+        require_space(folder, count * len(prompts), 4 * flow.architecture.parameters, anew=True)
+        for some in _in_parts(dict.fromkeys(prompts), CHECKED):
+            flow.prompts(some)
+    with _alone(folder):
+        yield from _generated(flow, prompts, count, seed, config, folder, progress, stop, executor)
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Hold the place of the next population beside `folder`, whatever lies there, for as long as it is made."""
+    place = unfinished.beside(folder)
+    try:
+        with writing_into(place):
+            yield
+    except InputError as error:
+        if str(place) not in str(error):
+            raise
+        raise InputError(str(error).replace(str(place), str(folder))) from None
+    finally:
+        with suppress(OSError):  # one of a killed process, and empty
+            place.rmdir()
+
+
+def _generated(
+    flow: Flow,
+    prompts: Iterable[Prompt],
+    count: int,
+    seed: int,
+    config: SampleConfig,
+    folder: Path,
+    progress: Callable[[int], None],
+    stop: Callable[[], bool],
+    executor: Executor,
+) -> Generator[SampledPrompt, None, None]:
     unfinished.recover(folder)
     earlier = _holds_earlier(folder)
     place = unfinished.beside(folder) if earlier else folder
     if earlier and has_manifest(place) and read_manifest(place).get("lineage") == GENERATED:
-        shutil.rmtree(place)  # its writer was killed before it could put it in its place
-    if isinstance(prompts, Sequence):
-        for some in _in_parts(dict.fromkeys(prompts), CHECKED):
-            flow.prompts(some)
+        unfinished.mark(place, WORK)  # its writer was killed before it could put it in its place
     header = {
         "architecture": flow.architecture.to_dict(),
         "dataset": flow.header.zoo.dataset,

@@ -22,6 +22,7 @@ from torch import Tensor
 from canon.errors import InputError, WorkError
 from canon.io import checkpoint
 from canon.io.files import reading, require_file
+from canon.io.folders import require_apart
 from canon.io.large_tensors import large_zeros
 from canon.types import StateDict
 from weightflow import config as settings
@@ -436,6 +437,7 @@ def start(
     zoo: Zoo, config: TrainConfig, folder: Path, device: str = "cpu", processes: Processes = Processes()
 ) -> Trainer:
     """A new run in an empty folder; `InputError` where another process begins one there."""
+    require_apart(folder, zoo.path)
     processes.first_alone(lambda: _require_free(zoo.path, folder))
     trainer = Trainer(zoo, config, folder, device, processes)
     tensors = trainer.tensors()

@@ -9,7 +9,6 @@ stored beside the zoo, so that any network can follow.
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
@@ -21,6 +20,7 @@ import torch
 from canon.errors import InputError
 from canon.io import checkpoint
 from canon.io.files import reading
+from canon.io.folders import require_apart, require_space, writing_into
 from canon.matching.population import align_many, align_to
 from canon.types import StateDict
 from weightflow.batched.class_axes import check_frame, gather_classes, scatter_classes, with_num_classes
@@ -80,16 +80,31 @@ def canonicalize_zoo(
 
     Where it was stopped, the same call goes on: the frame and the finished shards are kept. Products of weights are
     taken on the device of `computing_on`, assignments are solved on the processor.
+
+    `InputError` where another process writes there, where `out` is, lies within or holds the zoo, where it holds
+    something else, and where the networks would not fit on the disk.
     """
-    if os.path.realpath(out) == os.path.realpath(zoo.path):
-        raise InputError(f"{out} is the zoo itself; name another folder for the canonical one")
+    require_apart(out, zoo.path)
+    _require_own(zoo, out)
+    require_space(out, len(zoo), 4 * zoo.architecture.parameters)
+    zoo.require_sound()
+    warn_of_changes(zoo)
+    with writing_into(out):
+        _require_own(zoo, out)  # another command may have come first
+        _write_canonical(zoo, out, progress, executor)
+
+
+def _require_own(zoo: Zoo, out: Path) -> None:
+    """`InputError` where the folder holds anything but the canonical form of this zoo, whole or begun."""
     if not (out / FRAME).exists() or unfinished.is_unfinished(out, WORK):
         unfinished.require_free(out, WORK)
     elif has_manifest(out) and _source(out) != zoo.identity:
         raise InputError(
             f"{out} holds the canonical form of another zoo than {zoo.path}; choose another name, or delete it"
         )
-    warn_of_changes(zoo)
+
+
+def _write_canonical(zoo: Zoo, out: Path, progress: Callable[[int], None], executor: Executor | None) -> None:
     frame = _frame_of(zoo, out)
     taken = deque[tuple[int, list[Record]]]()
 

@@ -12,6 +12,7 @@ import torch
 
 from canon.errors import InputError, InputWarning
 from canon.io import checkpoint, formats
+from canon.io.folders import require_apart, require_space, writing_into
 from canon.validation import Invalid, many, parse_json
 from weightflow import datasets
 from weightflow.batched.accuracy import measured
@@ -143,6 +144,25 @@ def import_zoo(
     `descriptions` say in words what names of classes mean. Every file is read before anything is written; `InputError` names those that do not fit.
     """
     unfinished.require_free(out, WORK)
+    require_apart(out, *datasets.folders_of(dataset))
+    require_space(out, len(files), 4 * architecture.parameters)
+    with writing_into(out):
+        return _import(
+            files, out, architecture, dataset, classes, lineage, descriptions, shard_size, progress
+        )
+
+
+def _import(
+    files: Sequence[Path],
+    out: Path,
+    architecture: Architecture,
+    dataset: str,
+    classes: Sequence[str] | Mapping[Path, Sequence[str]] | None,
+    lineage: str,
+    descriptions: Mapping[str, Any] | None,
+    shard_size: int,
+    progress: Callable[[int], None],
+) -> int:
     dataset = datasets.absolute(dataset)
     data = datasets.load(dataset)
     architecture.require_inputs(data.input_shape, f"data set '{data.name}'")

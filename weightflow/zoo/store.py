@@ -399,6 +399,16 @@ class Zoo(Dataset[StateDict]):
         shards = [self._problem(index) for index in range(len(self.manifest["shards"]))]
         return [problem for problem in (*shards, *self._other_problems()) if problem is not None]
 
+    def require_sound(self, rows: Iterable[int] | None = None) -> None:
+        """`InputError` where a shard of the given rows (all by default) is missing or damaged.
+
+        For work that writes as it reads: nothing is begun then.
+        """
+        for index in sorted(
+            {self.records[row].shard for row in (range(len(self)) if rows is None else rows)}
+        ):
+            self._opened(index)
+
     def _other_problems(self) -> Iterator[str]:
         """What is wrong with the records, the frame, the base and the note of the recipe."""
         files = {

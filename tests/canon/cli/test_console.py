@@ -119,6 +119,11 @@ def test_done_is_zero():
     assert console.run_cli(command(lambda: None), ["go"]) == 0
 
 
+def test_a_long_error_is_cut_after_it_is_escaped(capsys):
+    assert console.run_cli(raising(InputError("\0" * 100_000)), ["go"]) == 2
+    assert len(capsys.readouterr().err) < console.LONGEST + 20
+
+
 def test_an_interrupt_says_how_to_go_on(capsys):
     def act():
         with console.on_interrupt("3 shards are kept; run the same command again"):
@@ -154,7 +159,7 @@ def test_run_exits_with_the_code(monkeypatch):
     assert stop.value.code == 1
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_signals_after_the_result_change_nothing(number):
     code = f"""
 import atexit, signal
@@ -169,6 +174,54 @@ console.run(app, ['go'], name='canon')
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, "the result\n", "")
+
+
+def test_a_hangup_is_an_interrupt(capsys):
+    assert console.run_cli(command(lambda: signal.raise_signal(signal.SIGHUP)), ["go"]) == 129
+    assert capsys.readouterr().err.startswith("interrupted: ")
+
+
+def test_an_ignored_hangup_stays_ignored():
+    """As of a command that nohup starts."""
+    code = """
+import signal
+from canon.cli import console
+app = console.application('x', '1')
+@app.command()
+def go():
+    signal.raise_signal(signal.SIGHUP)
+    console.show({}, 'the result', False)
+console.run(app, ['go'], name='canon')
+"""
+    done = subprocess.run(["nohup", sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "the result\n")
+
+
+def test_a_closed_terminal_ends_a_command_as_an_interrupt():
+    """Its lines go nowhere then, and the exit code stays that of the signal."""
+    code = """
+import os, signal, time
+from canon.cli import console
+app = console.application('x', '1')
+@app.command()
+def go():
+    with console.progress(10, 'working'), console.deferred() as stop:
+        os.write(1, b'ready\\n')
+        while not stop():
+            time.sleep(0.01)
+        console.say('saved')
+console.run(app, ['go'], name='canon')
+"""
+    ours, theirs = os.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stdin=theirs, stdout=subprocess.PIPE, stderr=theirs, text=True
+    )
+    os.close(theirs)
+    assert process.stdout.readline() == "ready\n"
+    os.close(ours)
+    process.send_signal(signal.SIGHUP)
+    assert process.communicate(timeout=30)[0] == ""
+    assert process.returncode == 129
 
 
 def test_a_finished_step_of_a_command_does_not_end_its_interrupts(capsys):

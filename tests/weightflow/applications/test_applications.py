@@ -66,6 +66,18 @@ def test_another_architecture_names_what_differs(zoo, tmp_path):
         read_network(path, zoo.architecture, "digits", Prompt(("one", "two")))
 
 
+@pytest.mark.parametrize("value", [1e30, 1e38])
+def test_weights_that_overflow_in_the_generator_are_refused(value, flow, zoo, tmp_path, run, capsys):
+    given = network(zoo, 0)
+    path, out = tmp_path / "n.safetensors", tmp_path / "out.safetensors"
+    state = {name: torch.full_like(tensor, value) for name, tensor in given.state.items()}
+    write_network(path, zoo.architecture, state, given.prompt.classes)
+    command = ["enhance", str(path), "--run", str(run), "--out", str(out)]
+    assert console.run_cli(app, command, name="weightflow") == 2
+    assert "standard deviations of the zoo's from their mean" in capsys.readouterr().err
+    assert not out.exists()
+
+
 def test_strength_runs_from_as_it_is_to_made_anew(flow, zoo):
     given = network(zoo, 0)
     same = enhance(flow, given.state, [given.task], 0.0, [0])

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: the step at hand is kept, the message says which, and the same command goes on."""
+"""Ctrl-C, SIGTERM and SIGHUP: the step at hand is kept, the message says which, and the same command goes on."""
 
 import json
 import os
@@ -36,7 +36,9 @@ def interrupted_at(monkeypatch, place, count):
     monkeypatch.setattr(place, work)
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
+)
 def test_training_keeps_the_step_at_which_it_was_ended(zoo, tmp_path, number, code):
     out = tmp_path / "run"
     command = [sys.executable, "-m", "weightflow.cli.main", "train", str(zoo.path), "--out", str(out)]

@@ -1,5 +1,6 @@
 """What is handed over does what was generated, wherever it runs, and needs nothing else."""
 
+import errno
 import json
 import os
 import shutil
@@ -12,7 +13,7 @@ from torch import nn
 
 import weightflow
 from canon.cli import console
-from canon.errors import InputError
+from canon.errors import InputError, WorkError
 from canon.io import checkpoint
 from canon.io.digests import with_digest
 from weightflow import datasets
@@ -268,6 +269,21 @@ def test_a_table_of_vectors_travels_with_its_generator(zoo, tiny_config, tmp_pat
     assert torch.equal(weightflow.load(moved).generate(["one", "two"])(RAW), before)
 
 
+def test_a_full_disk_is_not_a_report_that_cannot_be_read(run, tmp_path, monkeypatch):
+    shutil.copytree(run, tmp_path / "run")
+    (tmp_path / "run" / "report.json").write_text('{"splits": {}}')
+
+    def full(source, target):
+        raise OSError(errno.ENOSPC, "No space left on device", source)  # as Python reports it
+
+    monkeypatch.setattr(shutil, "copyfile", full)
+    with pytest.raises(
+        WorkError, match="generator was not written: No space left on device; free some space"
+    ):
+        save_generator(Flow(tmp_path / "run"), tmp_path / "generator")
+    assert os.listdir(tmp_path) == ["run"]
+
+
 def test_a_generator_that_two_write_at_once_is_that_of_one(run, tmp_path, monkeypatch):
     flow, write, turns = Flow(run), Flow.save_pretrained, []
 
@@ -275,13 +291,12 @@ def test_a_generator_that_two_write_at_once_is_that_of_one(run, tmp_path, monkey
         turns.append(folder)
         write(self, folder)
         if len(turns) == 1:
-            monkeypatch.setattr(os, "getpid", lambda own=os.getpid(): own + 1)
-            save_generator(flow, tmp_path / "generator")
+            with pytest.raises(InputError, match="another process is writing into .*generator; wait until"):
+                save_generator(flow, tmp_path / "generator")
 
     monkeypatch.setattr(Flow, "save_pretrained", of_the_other_meanwhile)
-    with pytest.raises(InputError, match="generator cannot be written: Directory not empty"):
-        save_generator(flow, tmp_path / "generator")
-    assert len(set(turns)) == 2
+    save_generator(flow, tmp_path / "generator")
+    assert len(turns) == 1
     assert os.listdir(tmp_path) == ["generator"]
     monkeypatch.undo()
     save_generator(flow, tmp_path / "alone")

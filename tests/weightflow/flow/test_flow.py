@@ -249,3 +249,20 @@ def test_noise_around_the_path_is_where_it_is_asked_for():
 def test_a_source_without_noise_is_refused():
     with pytest.raises(InputError, match="objective.source 0 has no noise to learn a distribution from"):
         ObjectiveConfig(source=0.0)
+
+
+def test_any_number_of_denoising_steps_takes_no_memory():
+    class Stopped(Exception):
+        pass
+
+    times = []
+
+    def clean(x, t):
+        times.append(float(t[0]))
+        if len(times) == 3:
+            raise Stopped
+        return x
+
+    with pytest.raises(Stopped):
+        denoise(clean, SCHEDULES["diffusion"], torch.zeros(1, 2), method=DENOISERS["ddim"], steps=10**15)
+    assert times == [0.0, pytest.approx(1e-15), pytest.approx(2e-15)]

@@ -76,7 +76,7 @@ def test_a_folder_with_other_content_is_left_alone(raw_zoo, zoo, tiny_recipe, tm
     build_zoo(dataclasses.replace(tiny_recipe, tasks=small), other)
     with pytest.raises(InputError, match="holds the canonical form of another zoo"):
         canonicalize_zoo(Zoo(other), zoo.path)
-    with pytest.raises(InputError, match="is the zoo itself"):
+    with pytest.raises(InputError, match="is the input itself"):
         canonicalize_zoo(raw_zoo, raw_zoo.path)
 
 

@@ -15,10 +15,10 @@ from pathlib import Path
 
 from canon.errors import InputError
 from canon.io.files import atomic_write, read_bounded, reading, sha256
-from canon.io.folders import require_place
+from canon.io.folders import require_apart, require_place, require_space
 from canon.types import StateDict
 from canon.validation import parse_json
-from weightflow import config
+from weightflow import config, datasets
 from weightflow.batched.accuracy import measured
 from weightflow.batched.initialization import initialise
 from weightflow.batched.tasks import Task
@@ -121,6 +121,8 @@ class ZooConstruction:
         """Note the recipe in the folder before anything is trained; refuse a folder of another recipe."""
         folder, path = self.folder, self.folder / RECIPE
         require_place(folder)
+        require_apart(folder, *datasets.folders_of(self.recipe.dataset))
+        require_space(folder, len(self.tasks), 4 * self.architecture.parameters)
         if path.exists():
             if not _is_of(path, self.recipe):
                 raise InputError(
