@@ -66,7 +66,7 @@ def _layers(tensors: Tensors) -> list[str]:
 def _check_numbers(tensors: Tensors, listed: list[str]) -> None:
     """Raise `ValueError` where the order of construction contradicts the numbers in names.
 
-    Layers that are alike but for their numbers are called in the order of these, and `bn2` beside layer 2.
+    Layers that are alike but for their numbers are called in the order of these, and `bn2` behind layer 2.
     """
     reached: dict[str, tuple[int, str]] = {}
     for layer in listed:
@@ -77,21 +77,30 @@ def _check_numbers(tensors: Tensors, listed: list[str]) -> None:
         if number < last:
             raise ValueError(f"the file lists {layer} behind {other}, so it does not tell the order of calls")
         reached[stem] = number, layer
-    numbers = [_stem_and_number(layer)[1] for layer in listed]
-    for place, layer in enumerate(listed):
-        number = numbers[place]
-        others = [n for other, n in zip(listed, numbers, strict=True) if _dims(tensors, other) > 1]
-        beside = numbers[max(place - 1, 0) : place] + numbers[place + 1 : place + 2]
-        if (
-            _dims(tensors, layer) == 1
-            and "." not in layer
-            and number is not None
-            and number in others
-            and number not in beside
-        ):
-            raise ValueError(
-                f"the file does not list {layer} beside layer {number}, so it does not tell the order"
-            )
+    for layer in listed:
+        if _dims(tensors, layer) == 1 and "." not in layer:
+            _check_norm(tensors, listed, layer)
+
+
+def _check_norm(tensors: Tensors, listed: list[str], layer: str) -> None:
+    """Raise `ValueError` for a norm apart from the layer of its number, or behind all layers if an earlier one fits.
+
+    In front of its layer it is where it would not fit behind.
+    """
+    place, number = listed.index(layer), _stem_and_number(layer)[1]
+    size = len(tensors[f"{layer}.weight"])
+    layers = [other for other in listed if _dims(tensors, other) > 1]
+    own = [other for other in layers if number is not None and _stem_and_number(other)[1] == number]
+    before, behind = listed[max(place - 1, 0) : place], listed[place + 1 : place + 2]
+    if own and before and _stem_and_number(before[0])[1] == number:
+        return
+    if own and not (set(own) & set(behind) and _gives(tensors, behind[0]) != size):
+        raise ValueError(
+            f"the file does not list {layer} behind layer {number}, so it does not tell the order"
+        )
+    earlier = [other for other in layers[:-1] if size > 1 and _gives(tensors, other) == size]
+    if earlier and place > listed.index(layers[-1]):
+        raise ValueError(f"the file lists {layer} behind all layers, and it may stand behind {earlier[-1]}")
 
 
 def _stem_and_number(layer: str) -> tuple[str, int | None]:

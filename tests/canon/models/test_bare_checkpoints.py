@@ -542,7 +542,11 @@ UNDECIDED = {
         lambda: nn.ModuleDict(
             {"fc1": nn.Linear(6, 8), "fc2": nn.Linear(8, 8), "bn1": nn.BatchNorm1d(8), "bn2": nn.BatchNorm1d(8), "fc3": nn.Linear(8, 3)}
         ),
-        "the file does not list bn1 beside layer 1",
+        "the file does not list bn1 behind layer 1",
+    ),
+    "a norm behind all layers": (
+        lambda: nn.ModuleDict({"enter": nn.Linear(6, 8), "leave": nn.Linear(8, 8), "norm": nn.BatchNorm1d(8)}),
+        "the file lists norm behind all layers, and it may stand behind enter",
     ),
     "a convolution over steps": (
         lambda: nn.ModuleDict({"emb": nn.Embedding(11, 3), "conv": nn.Conv1d(3, 8, 3), "fc": nn.Linear(8, 3)}),
@@ -605,9 +609,23 @@ def test_random_chains_keep_their_function_or_are_refused():
 
 
 def test_norms_are_found_before_and_behind_the_layer_of_their_number():
-    for names in (("fc1", "bn1", "fc2", "bn2", "fc3"), ("bn1", "fc1", "bn2", "fc2", "fc3")):
-        layers = {n: nn.BatchNorm1d(8) if n.startswith("bn") else nn.Linear(8, 8) for n in names}
+    behind = {
+        "fc1": nn.Linear(6, 8),
+        "bn1": nn.BatchNorm1d(8),
+        "fc2": nn.Linear(8, 8),
+        "bn2": nn.BatchNorm1d(8),
+    }
+    before = {
+        "bn1": nn.BatchNorm1d(6),
+        "fc1": nn.Linear(6, 8),
+        "bn2": nn.BatchNorm1d(8),
+        "fc2": nn.Linear(8, 3),
+    }
+    for layers in (behind | {"fc3": nn.Linear(8, 3)}, before):
         assert recognise(nn.ModuleDict(layers).state_dict(), assume=["chain"]).spec.groups
+    either = {"bn1": nn.BatchNorm1d(8), "fc1": nn.Linear(8, 8), "fc2": nn.Linear(8, 3)}
+    with pytest.raises(InputError, match="does not list bn1 behind layer 1"):
+        recognise(nn.ModuleDict(either).state_dict(), assume=["chain"])
 
 
 def test_what_stays_says_how_to_let_it_move():
