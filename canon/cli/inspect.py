@@ -37,10 +37,11 @@ def inspect(
     check_outputs(save_spec, inputs=(a,))
     from canon.api import inspection
     from canon.errors import InputError
+    from canon.models.spec_resolution import spec_text
 
     found = inspection.inspect(a, **hints.arguments())
     if save_spec is not None:
-        content = found.spec.to_json() + "\n"
+        content = spec_text(found.spec)
         # the same content was written by an earlier call that was interrupted afterwards
         if os.path.lexists(save_spec) and (
             not save_spec.is_file() or save_spec.read_bytes() != content.encode()

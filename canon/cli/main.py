@@ -22,7 +22,7 @@ app = console.application(
     "  a .pt2 file (torch.export)      traced and checked numerically\n\n"
     "  --model pkg.mod:build           your module, traced and checked numerically\n\n"
     "  a bare checkpoint               keys, shapes and config.json; --assume adds what these do not determine\n\n"
-    "  --spec S.json                   a spec that `canon inspect --save-spec` wrote, amended by hand if need be\n\n"
+    "  --spec S.json                   a spec that `canon inspect --save-spec` wrote, amended by hand without its entry sha256\n\n"
     "Exit codes: 0 done; 1 the work failed, or `verify` found two different functions; 2 wrong input; 3 `verify` "
     "could not decide; 130 interrupted.",
     __version__,

@@ -7,8 +7,10 @@ tell is assumed and said. With a model or a program at hand the network can also
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,11 +18,13 @@ from torch import Tensor
 
 from canon.errors import InputError
 from canon.io.checkpoint import Checkpoint
+from canon.io.digests import KEY, checked, with_digest
 from canon.io.files import read_bounded
 from canon.io.model_config import read_config
 from canon.io.prefixes import prefix_of
 from canon.models.loading import ModelSource, Runnable, find_runnable, load
 from canon.spec import Axis, PermutationSpec
+from canon.validation import Invalid, parse_json
 
 CHECKED = "every group was verified numerically to keep the function, in float64"
 
@@ -167,7 +171,7 @@ def _within(spec: PermutationSpec, found: Checkpoint) -> PermutationSpec:
 
 
 def read_spec(path: str | os.PathLike[str], state: Mapping[str, Tensor]) -> PermutationSpec:
-    """The spec in a JSON file, checked against `state`."""
+    """The spec in a JSON file, checked against `state`, and against its own digest where it carries one."""
     if not os.path.exists(path):
         raise InputError(
             f"{path} does not exist; --spec reads a spec, `canon inspect --save-spec {path}` writes one"
@@ -176,6 +180,15 @@ def read_spec(path: str | os.PathLike[str], state: Mapping[str, Tensor]) -> Perm
         text = read_bounded(path, 1 << 28).decode("utf-8")
     except UnicodeDecodeError:
         raise InputError(f"{path} is not JSON; write a spec with `canon inspect --save-spec`") from None
+    with suppress(Invalid):  # which `from_json` names
+        table = parse_json(text)
+        if isinstance(table, dict) and KEY in table:
+            text = json.dumps(checked(path, table))
     spec = PermutationSpec.from_json(text)
     spec.check(state)
     return spec
+
+
+def spec_text(spec: PermutationSpec) -> str:
+    """What a file of the spec holds: its JSON with its own digest, which a person who amends it takes out."""
+    return json.dumps(with_digest(json.loads(spec.to_json())), indent=1) + "\n"

@@ -268,6 +268,20 @@ def test_inspect_reads_a_spec_and_writes_one_only_to_a_new_file(canon, folder):
     assert not (folder / "new.json").exists()
 
 
+def test_a_damaged_spec_is_refused_and_an_amended_one_is_read(canon, folder):
+    assert canon("inspect a.pt --spec s.json --save-spec new.json")[0] == 0
+    written = json.loads((folder / "new.json").read_text())
+    written["axes"]["0.weight"][0][0][0][2] = 9
+    (folder / "new.json").write_text(json.dumps(written))
+    code, _, err = canon("align a.pt b.pt --spec new.json --out c.pt")
+    assert code == 2
+    assert "new.json is damaged or was edited" in err
+    assert "take its entry 'sha256' out" in err
+    del written["sha256"]
+    (folder / "new.json").write_text(json.dumps(written))
+    assert canon("inspect a.pt --spec new.json")[0] == 0
+
+
 def test_balance_gives_c_the_scales_of_a(canon):
     state = checkpoint.read("b.pt").state
     scales = {name: torch.rand(HIDDEN, dtype=torch.float64) + 0.5 for name in SPEC.groups}
