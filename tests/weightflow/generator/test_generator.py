@@ -13,6 +13,7 @@ from weightflow.generator.decode import decode
 from weightflow.generator.generator import Flow, SampleConfig
 from weightflow.generator.populations import generate_zoo
 from weightflow.text import Prompt
+from weightflow.training import run_store as runs
 from weightflow.zoo.store import Zoo
 
 
