@@ -40,7 +40,21 @@ def read_npz(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
             raise InputError(
                 f"{path}: '{shown(name)}' is {shown(kind)}; expected numbers or text along an axis"
             )
-    return {name: _as_torch_takes_it(array) for name, array in arrays.items()}
+    native = {name: _as_torch_takes_it(array) for name, array in arrays.items()}
+    for name, array in native.items():
+        if not _is_text(array):
+            raise InputError(
+                f"{path} is damaged: '{shown(name)}' holds characters that there are none of; save it again"
+            )
+    return native
+
+
+def _is_text(array: np.ndarray) -> bool:
+    """Whether every character is one of Unicode's, which numpy does not check, and no half of a pair."""
+    if array.dtype.kind != "U" or not array.size or not array.dtype.itemsize:
+        return True
+    codes = np.ascontiguousarray(array).view(np.uint32)
+    return not ((codes > 0x10FFFF) | ((codes >= 0xD800) & (codes < 0xE000))).any()
 
 
 def _as_torch_takes_it(array: np.ndarray) -> np.ndarray:

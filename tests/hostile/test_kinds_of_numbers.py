@@ -7,6 +7,7 @@ import torch
 import canon
 from canon.errors import InputError
 from canon.io import checkpoint
+from canon.io.arrays import read_npz
 from canon.io.examples import read_data
 from tests.hostile import programs
 from weightflow.datasets import backbone_features
@@ -63,3 +64,16 @@ def test_features_are_finite(tmp_path):
     np.save(tmp_path / "train.npy", np.ones((3, 3, 4, 4), np.uint8))
     with pytest.raises(InputError, match="features of the backbone are not finite"):
         backbone_features._compute(lambda images: images.float().flatten(1) * torch.inf, tmp_path, tmp_path)
+
+
+@pytest.mark.parametrize("code", [0x110000, 0x61000000, 0xFFFFFFFF, 0xD800, 0xDFFF])
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_text_of_no_characters_is_refused(code, order, tmp_path):
+    """numpy reads any numbers as characters; Python fails on some when they become text."""
+    names = np.array(["ab", "c"]).astype(f"{order}U2")
+    np.savez(tmp_path / "x.npz", names=names)
+    assert read_npz(tmp_path / "x.npz")["names"].tolist() == ["ab", "c"]
+    names.view(f"{order}u4")[1] = code
+    np.savez(tmp_path / "x.npz", names=names, empty=np.array([""]))
+    with pytest.raises(InputError, match="'names' holds characters that there are none of"):
+        read_npz(tmp_path / "x.npz")
