@@ -207,6 +207,7 @@ def measure_family(name: str, seed: int = 0) -> list[dict[str, Any]]:
     """The rows of a family, one a layout."""
     chain = name in CHAINS
     build = CHAINS[name] if chain else NETWORKS[name]
+    options = _assumed(build) if chain else []
     states = []
     for number in (seed, seed + 1):
         torch.manual_seed(number)
@@ -220,7 +221,7 @@ def measure_family(name: str, seed: int = 0) -> list[dict[str, Any]]:
     for layout, write in (CHAIN_LAYOUTS if chain else LAYOUTS).items():
         began = time.perf_counter()
         with tempfile.TemporaryDirectory() as place:
-            root, options = Path(place), ["--assume", "chain"] if chain else []
+            root = Path(place)
             module = module.float()
             places = {}
             for letter, state in (("a", own), ("p", planted), ("b", other)):
@@ -235,7 +236,7 @@ def measure_family(name: str, seed: int = 0) -> list[dict[str, Any]]:
                 {
                     "network": name,
                     "layout": layout,
-                    "source": "--assume chain" if chain else "config.json",
+                    "source": " ".join(options) or "config.json",
                     "groups": len(spec.groups),
                     "recovered": _same(load(back), own),
                     "moved_fraction": round(report["moved_fraction"], 4),
@@ -247,6 +248,12 @@ def measure_family(name: str, seed: int = 0) -> list[dict[str, Any]]:
             )  # fmt: skip
             rows[-1]["kept"] = rows[-1]["relative_difference"] <= TOLERANCE
     return rows
+
+
+def _assumed(build: Callable[[], tuple[nn.Module, Any]]) -> list[str]:
+    """What a person says of a chain: of one with convolutions also that they are neither transposed nor grouped."""
+    convolutions = any(isinstance(module, nn.Conv2d) for module in build()[0].modules())
+    return ["--assume", "chain", *(["--assume", "plain-convolutions"] if convolutions else [])]
 
 
 def main() -> None:

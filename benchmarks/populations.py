@@ -57,8 +57,8 @@ def cases() -> list[Case]:
         Case("iris MLP", "iris", 50, 500),
         Case("digits MLP", "digits", 50, 250),
         Case("Fashion-MNIST MLP", "fashion_mnist", 5, 25),
-        Case("small CNN, ten of a hundred classes", "tina_cnn", 1, 2, {"dataset": found.images}),
-        Case("linear heads, ten of a hundred classes", "tina_head", 50, 250, {"dataset": found.features}),
+        Case("small CNN, ten of a hundred classes", "tina_cnn", 3, 2, {"dataset": found.images}),
+        Case("linear heads, ten of a hundred classes", "tina_head", 100, 250, {"dataset": found.features}),
         Case("adapters", "t2w_adapter", 1, 100,
              {"dataset": found.features, "readout": {"encoder": found.encoder}}),
     ]  # fmt: skip

@@ -14,9 +14,15 @@ from canon.actions.canonical_form import canonical_element
 from canon.actions.permutation import identity
 from canon.actions.scaling import minimal_scales, scaled
 from canon.actions.transform import Transform
-from canon.equivalence.outputs import NO_CODE, TOLERANCE, output_difference
+from canon.equivalence.outputs import (
+    NO_CODE,
+    NUDGE,
+    TOLERANCE,
+    output_difference,
+    rounding_difference,
+)
 from canon.equivalence.weights import comparable, matchable
-from canon.errors import WorkError
+from canon.errors import InputError, WorkError
 from canon.folding.batch_norm_scale import absorb_scales
 from canon.folding.norm_folding import Folded, fold_norms
 from canon.io.checkpoint import Checkpoint, require_finite, require_same
@@ -219,6 +225,12 @@ def verified(
         generator = generator or torch.Generator().manual_seed(0)
         found = output_difference(resolved.runnable, before.state, moved, generator)
         if not found.same:
+            apart = rounding_difference(resolved.runnable, before.state, generator)
+            if found.within_rounding(apart):
+                raise InputError(
+                    f"the network's outputs depend on rounding: they change by {apart:.1e} relative where each weight changes "
+                    f"by one part in {1 / NUDGE:.0e}, so that no result can be checked; nothing was written"
+                )
             raise WorkError(
                 f"the result does not compute the same function (outputs differ by {found.relative:.2e} relative, "
                 f"{TOLERANCE:.0e} allowed): the spec ({resolved.source}) is wrong; nothing was written"

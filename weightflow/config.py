@@ -38,8 +38,11 @@ def read_toml(path: str | Path) -> dict[str, Any]:
         raise InputError(f"{path} is not TOML: {shown(str(error), 200)}") from None
 
 
-def build(cls: type[C], data: Mapping[str, Any], where: str = "") -> C:
-    """A config dataclass from nested tables; an unknown key raises and names the nearest valid ones."""
+def build(cls: type[C], data: Any, where: str = "") -> C:
+    """A config dataclass from nested tables; an unknown key raises and names the nearest valid ones.
+
+    `InputError` where `data`, which may come from a damaged file, is no table.
+    """
     if not isinstance(data, Mapping):
         raise InputError(
             f"expected a table of settings{' in ' + where.rstrip('.') if where else ''}, found {shown(data)}"
@@ -49,7 +52,7 @@ def build(cls: type[C], data: Mapping[str, Any], where: str = "") -> C:
     for key, value in data.items():
         if key not in kinds:
             inner = [path for path in _settings(cls) if path.rpartition(".")[2] == key]
-            near = ", ".join(where + path for path in inner) or suggest(key, kinds)
+            near = ", ".join(where + path for path in inner or suggest(key, kinds).split(", "))
             raise InputError(f"unknown setting '{where}{shown(key)}'; nearest: {near}")
         values[key] = _convert(kinds[key], value, f"{where}{key}")
     missing = [

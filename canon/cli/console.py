@@ -43,6 +43,7 @@ from canon.cli.interrupts import finishing as finishing
 from canon.cli.interrupts import ignoring, message_of
 from canon.cli.interrupts import on_interrupt as on_interrupt
 from canon.cli.interrupts import receiving as receiving
+from canon.cli.large_pages import use_large_pages
 from canon.errors import InputError, InputWarning, WorkError
 from canon.io.json_text import json_parts
 from canon.validation import many as many
@@ -96,6 +97,7 @@ def run(app: typer.Typer, arguments: Sequence[str] | None = None, *, name: str |
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal in ASCII shows ? for what it lacks
+    use_large_pages()
     ignoring(True)  # a finished command takes a moment to unload its libraries
     code = run_cli(app, sys.argv[1:] if arguments is None else arguments, name=name)
     if code:

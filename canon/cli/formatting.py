@@ -64,7 +64,7 @@ def _excepted(report: Mapping[str, Any], whose: str) -> list[str]:
 def _left_out(report: Mapping[str, Any]) -> list[str]:
     names = report.get("left_out")
     return (
-        [f"left out of the container, as its tensors follow the old order: {', '.join(names)}"]
+        [f"left out, as it follows the old order of units or takes more than 1 GiB: {', '.join(names)}"]
         if names
         else []
     )

@@ -41,8 +41,9 @@ Assume = Annotated[
         "--assume",
         metavar="NAME[=VALUE]",
         help="A fact that keys and shapes of a bare checkpoint do not determine; the report lists it as an assumption: "
-        "heads=12, activation=relu, chain (linear layers, convolutions that are not transposed and norms feed one "
-        "another through element-wise activations, pooling and flattening alone), padding=both|behind|front (zero channels of shortcuts), "
+        "heads=12, activation=relu, chain (linear layers, convolutions, recurrent layers and norms over units feed one "
+        "another, each once, through element-wise activations, pooling over positions and flattening alone), "
+        "plain-convolutions (none is transposed or has groups), padding=both|behind|front (zero channels of shortcuts), "
         "norm=layer, tied-head. Repeatable.",
     ),
 ]

@@ -14,9 +14,12 @@ from canon.models.loading import Runnable, call, is_large, twins_of
 from canon.tracing.exported_graph import skeleton
 from canon.tracing.output_comparison import real_view, relative_difference
 from canon.tracing.streaming import wide
+from canon.types import LazyState, like
 
 TOLERANCE = 1e-9  # relative, in float64
 DRAWS = 3  # random batches
+NUDGE = 2.0**-51  # relative, of each weight: what sums in another order differ by
+AMPLIFIED = 100.0  # times that, at most, a relabelling moves outputs: it rounds more than weights
 NO_CODE = "the network's code is not known; give --model or a .pt2 file to compare outputs"
 
 
@@ -36,6 +39,10 @@ class Difference:
     @property
     def same(self) -> bool:
         return self.relative <= TOLERANCE
+
+    def within_rounding(self, apart: float) -> bool:
+        """Whether it is no more than rounding explains that moves outputs by `apart` (`rounding_difference`)."""
+        return self.relative <= AMPLIFIED * apart
 
     @property
     def note(self) -> str:
@@ -77,6 +84,28 @@ def output_difference(
     if widened is None or widened[1] >= relative:
         return Difference(absolute, relative, draws)
     return Difference(*widened, draws, widened=True)
+
+
+def rounding_difference(runnable: Runnable, state: Mapping[str, Tensor], generator: torch.Generator) -> float:
+    """How far outputs move, relative to their size, where every weight moves by the rounding of float64.
+
+    Where it is large, outputs cannot show whether two networks compute the same: huge weights, for one, leave nothing but
+    rounding behind an attention or a norm.
+    """
+
+    def nudged(name: str) -> Tensor:
+        value = state[name]
+        if not value.is_floating_point():
+            return value
+        draw = torch.Generator().manual_seed(numbers[name])
+        signs = 2 * torch.randint(2, value.shape, generator=draw, dtype=torch.int8) - 1
+        return wide(value) * (1 + NUDGE * signs.double())
+
+    numbers = {name: number for number, name in enumerate(state)}
+    moved = LazyState(state, nudged, like(state))
+    return output_difference(
+        runnable, state, moved if is_large(state) else dict(moved), generator, draws=1
+    ).relative
 
 
 def _check_repeatable(again: list[Tensor], before: list[Tensor]) -> None:

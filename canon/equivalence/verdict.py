@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from canon.equivalence.outputs import NO_CODE, TOLERANCE, output_difference
+from canon.equivalence.outputs import NO_CODE, TOLERANCE, output_difference, rounding_difference
 from canon.equivalence.unreached import unreached
 from canon.equivalence.weights import agreement, coarsest, equal_tensors, same_entries
 from canon.errors import InputError
@@ -40,6 +40,11 @@ def same_by_running(
         return _verdict(same, f"{proof}{more}", found.absolute, tolerance, runnable.assumptions)
 
     if not found.same and found.relative > allowed:
+        apart = rounding_difference(runnable, a, again)
+        if found.within_rounding(apart):
+            return verdict(
+                None, f", and outputs change by {apart:.1e} where weights change by rounding alone", allowed
+            )
         note = f" exceeds the tolerance {allowed:.0e} of rounding to {dtype}{_mixed(a, b)}"
         return verdict(False, note, allowed)
     if found.same:

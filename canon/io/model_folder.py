@@ -29,6 +29,7 @@ from canon.types import select_tensors
 from canon.validation import Invalid, parse_json, record, shown, table, text
 
 INDEX_LIMIT = 100_000_000  # bytes
+BESIDE_LIMIT = 2**30  # bytes of files that are copied with the weights, all together
 _STEMS = ("model", "pytorch_model", "diffusion_pytorch_model", "open_clip_model", "open_clip_pytorch_model")
 _SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})(?P<suffix>\.safetensors|\.bin)")
 _ADAPTERS = ("adapter_model.safetensors", "adapter_model.bin")
@@ -161,9 +162,13 @@ def _sharded(path: Path, name: str) -> ModelFolder:
 
 
 def _with_others(found: ModelFolder) -> ModelFolder:
-    """`found` with the other files of its folder: those that are copied, and weights that are not."""
+    """`found` with the other files of its folder: those that are copied, and those that are not.
+
+    These are weights, and files from where all of them take more than `BESIDE_LIMIT`.
+    """
     beside: list[str] = []
     left_out: list[str] = []
+    size = 0
     for folder, folders, files in os.walk(found.path):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(files):
@@ -172,7 +177,8 @@ def _with_others(found: ModelFolder) -> ModelFolder:
             if relative in found.files or relative == found.index or name.startswith("."):
                 continue
             weights = name.lower().endswith(tuple(_WEIGHTS)) or not _own(place, found.path)
-            (left_out if weights else beside).append(relative)
+            size += 0 if weights else place.stat().st_size
+            (left_out if weights or size > BESIDE_LIMIT else beside).append(relative)
     return ModelFolder(
         found.path, found.files, found.index, found.shard_of, found.metadata, tuple(beside), tuple(left_out)
     )

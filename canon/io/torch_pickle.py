@@ -48,6 +48,10 @@ def _load(path: str | os.PathLike[str], device: str) -> Any:
         raise InputError(refusal(path, str(error))) from None
     except Exception as error:  # a damaged pickle can fail in any way at all
         first = (str(error) or type(error).__name__).splitlines()[0]
+        if "torchscript" in first.lower():
+            raise InputError(
+                f"{path} is a TorchScript program, which holds code; save `torch.jit.load(…).state_dict()` instead"
+            ) from None
         if "quantized" in first.lower():
             raise InputError(
                 f"{path} holds quantized tensors, whose units have scales of their own; give the network before it was "

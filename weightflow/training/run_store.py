@@ -6,6 +6,8 @@ layout.json               architecture and layout
 metrics.jsonl             one line an event
 checkpoint.safetensors    raw.*, average.*, coordinates.*, frame.*: what sampling needs
 state.safetensors         everything that an exact resume needs, written whole or not at all
+
+A run that has not saved since its first step has a state and no checkpoint.
 """
 
 from __future__ import annotations
@@ -265,7 +267,7 @@ def _check_together(folder: Path) -> None:
     weights = read_checkpoint(folder, read_header(folder)).average
     if not (folder / STATE).exists():
         return
-    state = unpack("average", checkpoint.read(folder / STATE).state)
+    state = unpack("raw", checkpoint.read(folder / STATE).state)
     if {name: t.shape for name, t in state.items()} != {name: t.shape for name, t in weights.items()}:
         raise InputError(
             f"{folder / STATE} is of another model than {folder / CHECKPOINT}; restore the files of one run"

@@ -315,12 +315,17 @@ class Trainer:
         self.saved = self.progress.step
 
     def tensors(self) -> dict[str, Tensor]:
-        """Everything that an exact resume needs, in the first process; all take part where each has a part of the model."""
+        """Everything that an exact resume needs, in the first process; all take part where each has a part of the model.
+
+        Before the first step the averages are the weights: they are left out.
+        """
+        averages = {}
+        if self.progress.step:
+            averages = pack("average", self.average.state_dict()) | pack("best", self.best_average)
         return self.processes.collect(
             {
                 **pack("raw", self.model.state_dict()),
-                **pack("average", self.average.state_dict()),
-                **pack("best", self.best_average),
+                **averages,
                 **pack("optimizer", optimizer_tensors(self.model, self.optimizer)),
                 **pack("adversary", self.adversary.tensors() if self.adversary is not None else {}),
                 "generator": self.generator.get_state(),
@@ -328,7 +333,7 @@ class Trainer:
         )
 
     def write(self, tensors: StateDict) -> None:
-        """Write the files of `tensors`, in the first process."""
+        """Write the files of `tensors`, in the first process: before the first step there is nothing to sample from."""
         if not self.processes.first:
             return
         p = self.progress
@@ -340,6 +345,8 @@ class Trainer:
         }
         checkpoint.write(self.folder / runs.STATE, tensors, counters)
         self.saved = p.step
+        if not p.step:
+            return
         # before the first evaluation no weights are the best; the initial ones are the worst
         best, step = ("best", p.best_step) if p.best_step else ("average", p.step)
         weights = unpack("raw", tensors), unpack(best, tensors)
@@ -347,8 +354,9 @@ class Trainer:
 
     def complete(self) -> None:
         """Write the checkpoint of the state that was restored, where the run was killed between the two."""
+        step = self.progress.step
         if self.processes.any(
-            self.processes.first and runs.checkpoint_step(self.folder) != self.progress.step
+            self.processes.first and step > 0 and runs.checkpoint_step(self.folder) != step
         ):
             self.save()
 
@@ -358,16 +366,16 @@ class Trainer:
         found = checkpoint.read(path)
         with reading(path, "restore it, or train the run again in another folder"):
             who = str(path)
-            best = unpack("best", found.state)
-            load_weights(self.average, best, who)
+            m, raw = found.metadata, unpack("raw", found.state)
+            initial = raw if int(m["step"]) == 0 else {}  # see `tensors`
+            load_weights(self.average, unpack("best", found.state) or initial, who)
             self.best_average = {k: v.clone() for k, v in self.average.state_dict().items()}
-            load_weights(self.model, unpack("raw", found.state), who)
-            load_weights(self.average, unpack("average", found.state), who)
+            load_weights(self.model, raw, who)
+            load_weights(self.average, unpack("average", found.state) or initial, who)
             restore_optimizer(self.model, self.optimizer, unpack("optimizer", found.state))
             if self.adversary is not None:
                 self.adversary.restore(unpack("adversary", found.state))
             self.generator.set_state(found.state["generator"])
-            m = found.metadata
             self.progress = Progress(
                 int(m["step"]), float.fromhex(m["best"]), int(m["best_step"]), int(m["stale"])
             )

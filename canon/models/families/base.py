@@ -82,6 +82,7 @@ def functional_spec(
     decided = family.decisive is not None and getattr(given, family.decisive)
     if name is None and not named and not decided:
         return Recognition(nothing_moves(state, family.unknown), stated=False)
+    _check_dtypes(state)
     tensors = Tensors(state)
     # Files may mix dtypes, or hold another than the example's: for shapes one serves.
     alike = Tensors(LazyState(state, lambda key: _in_float32(state[key])), read=tensors.read)
@@ -114,6 +115,14 @@ def _mismatches() -> Iterator[None]:
         raise FamilyMismatch(f"{error.args[0]} is missing") from None
     except (RuntimeError, ValueError, IndexError) as error:
         raise FamilyMismatch(f"the shapes do not fit: {str(error).splitlines()[0]}") from None
+
+
+def _check_dtypes(state: Mapping[str, Tensor]) -> None:
+    """Raise `FamilyMismatch` for a weight that is complex or a whole number: families compute with real numbers."""
+    for key, tensor in state.items():
+        if key.rpartition(".")[2] == "weight" and not tensor.is_floating_point():
+            dtype = str(tensor.dtype).removeprefix("torch.")
+            raise FamilyMismatch(f"{key} is of dtype {dtype}, and weights are real numbers")
 
 
 def _in_float32(tensor: Tensor) -> Tensor:

@@ -51,7 +51,9 @@ def _bert_heads(t: Tensors, bert: Tensors, x: Tensor, words: Tensor) -> tuple[Te
     if "qa_outputs.weight" in t:
         outputs.append(t.linear("qa_outputs", x))
     if not outputs:
-        outputs = [x] if pooled is None else [x, pooled]
+        outputs = [x]
+    if pooled is not None and not {"cls.seq_relationship.weight", "classifier.weight"} & set(t):
+        outputs.append(pooled)  # no head reads it, so a caller does
     return tuple(outputs)
 
 

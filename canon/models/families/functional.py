@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from math import prod
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -85,10 +86,22 @@ class Tensors:
         return F.layer_norm(x, weight.shape, weight, self.get(f"{key}.bias"))
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, *, heads: int | None, width: int, causal: bool = False) -> Tensor:
+def attend(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    heads: int | None,
+    width: int,
+    causal: bool = False,
+    rotated: bool = False,
+) -> Tensor:
     """Attention over (batch, tokens, width), heads laid out side by side; None where their number is not known.
 
     Nor is it where attention is not as wide as the network (`width`): heads were pruned, or have a width of their own.
+    Queries, keys and what attention gives may be normalized without a tensor that shows it (YOSO), so scales stay. With
+    `rotated` queries and keys may carry rotary positions, which no tensor shows either: their channels stay, and
+    heads move whole.
     """
     reason = None
     if heads is None:
@@ -102,7 +115,12 @@ def attend(q: Tensor, k: Tensor, v: Tensor, *, heads: int | None, width: int, ca
         q, k, v = (opaque(t, reason or "") for t in (q, k, v))
         heads = 1
     q, k, v = (t.unflatten(-1, (heads, -1)).transpose(1, 2) for t in (q, k, v))
-    return F.scaled_dot_product_attention(q, k, v, is_causal=causal).transpose(1, 2).flatten(2)
+    q, k = (F.normalize(t, dim=-1) for t in (q, k))
+    if rotated:
+        channels = torch.arange(1.0, q.shape[-1] + 1).to(q)
+        q, k = q * channels, k * channels
+    found = F.normalize(F.scaled_dot_product_attention(q, k, v, is_causal=causal), dim=-1)
+    return found.transpose(1, 2).flatten(2)
 
 
 class FunctionalModule(nn.Module):

@@ -30,6 +30,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu6": F.relu6,
 }
 PADDING = ("both", "behind", "front")
+FLAGS = ("chain", "tied_head", "plain_convolutions")  # said by their name alone
 _SYNONYMS = {"swish": "silu", "leaky-relu": "leaky_relu"}
 
 # The keys under which configuration files keep a value.
@@ -43,11 +44,11 @@ WIDTHS = ("hidden_size", "n_embd", "embed_dim", "d_model")
 
 @dataclass(frozen=True)
 class Hyperparameters:
-    """Values that the tensors do not show; None (False for `chain` and `tied_head`) where not known.
+    """Values that the tensors do not show; None (False for what is said by its name alone) where not known.
 
     `heads` is the number of attention heads; `activation` a name in `ACTIVATIONS`; `chain` says that layers
-    follow one another with nothing between them but element-wise activations, pooling and flattening, and that
-    no convolution is transposed; `padding` where a parameter-free shortcut puts its zero channels; `norm`
+    follow one another, each once, with nothing between them but element-wise activations, pooling over positions and
+    flattening; `plain_convolutions` that none is transposed or has groups; `padding` where a parameter-free shortcut puts its zero channels; `norm`
     "layer" for norms that could also be group norms; `tied_head` that the output layer is the embedding.
     `origins` says where each value is from; `config` is the decoded configuration file.
     """
@@ -58,6 +59,7 @@ class Hyperparameters:
     padding: str | None = None
     norm: str | None = None
     tied_head: bool = False
+    plain_convolutions: bool = False
     origins: Mapping[str, str] = field(default_factory=dict)
     config: Mapping[str, Any] = field(default_factory=dict)
 
@@ -114,7 +116,7 @@ def parse(
 def _parse_one(text: str) -> tuple[str, Any]:
     name, given, value = text.strip().partition("=")
     name, value = name.strip().replace("-", "_"), value.strip()
-    if name in ("chain", "tied_head"):
+    if name in FLAGS:
         if value.lower() not in ("", "true", "yes", "1"):
             raise InputError(f"--assume {text}: write {name.replace('_', '-')} alone")
         return name, True
@@ -130,7 +132,7 @@ def _parse_one(text: str) -> tuple[str, Any]:
     if name not in choices:
         raise InputError(
             f"--assume {text}: '{name}' is not known; one of heads=N, activation=NAME, chain, padding=WHERE, "
-            "norm=layer, tied-head"
+            "norm=layer, tied-head, plain-convolutions"
         )
     value = _SYNONYMS.get(value, value)
     if not given or value not in choices[name]:

@@ -21,7 +21,7 @@ from canon.models.families.base import Family
 from canon.models.families.example_inputs import generator
 from canon.models.families.functional import Tensors
 from canon.models.families.hyperparameters import Hyperparameters
-from canon.models.families.sequential import apply_layer
+from canon.models.families.sequential import Layers, chain_input
 
 # More layers than these are not tried in every order.
 MOST = 8
@@ -48,6 +48,7 @@ def _layers(tensors: Tensors) -> list[str]:
     """The layers in the order in which they are called; `ValueError` where the file does not tell."""
     listed = _in_file(tensors)
     if _in_construction_order(tensors):
+        _check_numbers(tensors, listed)
         return listed
     numbered = [re.fullmatch(r"(.*?)(\d+)", layer) for layer in listed]
     if len({found[1] for found in numbered if found}) == 1 and all(numbered):
@@ -60,6 +61,52 @@ def _layers(tensors: Tensors) -> list[str]:
     raise ValueError(
         f"sorted keys do not tell the order of {', '.join(listed[:4])}, and shapes leave it open"
     )
+
+
+def _check_numbers(tensors: Tensors, listed: list[str]) -> None:
+    """Raise `ValueError` where the order of construction contradicts the numbers in names.
+
+    Layers that are alike but for their numbers are called in the order of these, and `bn2` behind layer 2.
+    """
+    reached: dict[str, tuple[int, str]] = {}
+    for layer in listed:
+        stem, number = _stem_and_number(layer)
+        if number is None:
+            continue
+        last, other = reached.get(stem, (-1, ""))
+        if number < last:
+            raise ValueError(f"the file lists {layer} behind {other}, so it does not tell the order of calls")
+        reached[stem] = number, layer
+    for layer in listed:
+        if _dims(tensors, layer) == 1 and "." not in layer:
+            _check_norm(tensors, listed, layer)
+
+
+def _check_norm(tensors: Tensors, listed: list[str], layer: str) -> None:
+    """Raise `ValueError` for a norm apart from the layer of its number, or behind all layers if an earlier one fits.
+
+    In front of its layer it is where it would not fit behind.
+    """
+    place, number = listed.index(layer), _stem_and_number(layer)[1]
+    size = len(tensors[f"{layer}.weight"])
+    layers = [other for other in listed if _dims(tensors, other) > 1]
+    own = [other for other in layers if number is not None and _stem_and_number(other)[1] == number]
+    before, behind = listed[max(place - 1, 0) : place], listed[place + 1 : place + 2]
+    if own and before and _stem_and_number(before[0])[1] == number:
+        return
+    if own and not (set(own) & set(behind) and _gives(tensors, behind[0]) != size):
+        raise ValueError(
+            f"the file does not list {layer} behind layer {number}, so it does not tell the order"
+        )
+    earlier = [other for other in layers[:-1] if size > 1 and _gives(tensors, other) == size]
+    if earlier and place > listed.index(layers[-1]):
+        raise ValueError(f"the file lists {layer} behind all layers, and it may stand behind {earlier[-1]}")
+
+
+def _stem_and_number(layer: str) -> tuple[str, int | None]:
+    """`fc2` is ("fc", 2); a name without a number at its end has None."""
+    found = re.fullmatch(r"(.*?)(\d+)", layer)
+    return (found[1], int(found[2])) if found else (layer, None)
 
 
 def _in_construction_order(tensors: Tensors) -> bool:
@@ -131,36 +178,35 @@ def _input(tensors: Tensors) -> Tensor:
     layers = _layers(tensors)
     if _embeds(tensors, layers):
         return torch.arange(6).reshape(2, 3) % len(tensors[f"{layers[0]}.weight"])
-    first = layers[0]
-    if f"{first}.weight" not in tensors:
-        return torch.randn(2, 3, _takes(tensors, first), generator=generator())
-    sizes = [4] * (_dims(tensors, first) - 2)
-    return torch.randn(2, _takes(tensors, first), *sizes, generator=generator())
+    if f"{layers[0]}.weight" not in tensors:
+        return torch.randn(2, 3, _takes(tensors, layers[0]), generator=generator())
+    return chain_input(tensors, layers)
 
 
 def _chain(tensors: Tensors, x: Tensor, given: Hyperparameters) -> Tensor:
     layers = _layers(tensors)
-    if _embeds(tensors, layers):
+    steps = _embeds(tensors, layers)  # whether units are on the last axis, behind that of steps
+    if steps:
         x = given.activate(tensors[f"{layers[0]}.weight"][x])
         layers = layers[1:]
+    apply = Layers(tensors, layers, given)
     for number, layer in enumerate(layers):
-        x = (
-            _recurrent(tensors, layer, x)
-            if f"{layer}.weight_ih_l0" in tensors
-            else _plain(tensors, layer, x, given)
-        )
+        if f"{layer}.weight_ih_l0" in tensors:
+            x, steps = _recurrent(tensors, layer, x), True
+        else:
+            x = _at_each_step(tensors, layer, x, apply) if steps else apply(layer, x)
         if number < len(layers) - 1:
             x = given.activate(x)
     return x
 
 
-def _plain(tensors: Tensors, layer: str, x: Tensor, given: Hyperparameters) -> Tensor:
+def _at_each_step(tensors: Tensors, layer: str, x: Tensor, apply: Layers) -> Tensor:
     weight = tensors[f"{layer}.weight"]
-    if x.dim() == 3 and weight.dim() < 3:  # after a recurrent layer: the same for each step
-        if weight.dim() == 2 and weight.shape[1] != x.shape[2]:
-            raise ValueError(f"{layer} takes {weight.shape[1]} features and is given {x.shape[2]}")
-        return apply_layer(tensors, layer, x.flatten(0, 1), given).unflatten(0, x.shape[:2])
-    return apply_layer(tensors, layer, x, given)
+    if weight.dim() > 2:
+        raise ValueError(f"{layer} is a convolution and is given steps")
+    if weight.dim() == 2 and weight.shape[1] != x.shape[2]:
+        raise ValueError(f"{layer} takes {weight.shape[1]} features and is given {x.shape[2]}")
+    return apply(layer, x.flatten(0, 1)).unflatten(0, x.shape[:2])
 
 
 def _recurrent(tensors: Tensors, layer: str, x: Tensor) -> Tensor:
@@ -209,8 +255,8 @@ CHAIN = Family(
     _is_chain,
     _input,
     lambda tensors: None,
-    takes=("chain", "activation", "norm"),
+    takes=("chain", "activation", "norm", "plain_convolutions"),
     decisive="chain",
     unknown="keys do not tell how these layers are joined, or what stands between them; --assume chain says that "
-    "each feeds the next through element-wise activations, pooling and flattening alone, and --model gives any other code",
+    "each feeds the next, once, through element-wise activations, pooling over positions and flattening alone, and --model gives any other code",
 )

@@ -18,17 +18,21 @@ _TORCHVISION: dict[tuple[int, tuple[int, ...]], str] = {
     (3, (3, 4, 23, 3)): "ResNet-101",
     (3, (3, 8, 36, 3)): "ResNet-152",
 }
+# Blocks in each of the three stages of the public CIFAR networks: ResNet-20, 32, 44, 56, 110, 164 and 1202.
+_CIFAR = (3, 5, 7, 9, 18, 27, 200)
 _SHORTCUTS = ("downsample", "shortcut")
 
 
-def _resnet(tensors: Tensors, x: Tensor, given: Hyperparameters) -> Tensor:
+def _resnet(tensors: Tensors, x: Tensor, given: Hyperparameters) -> Tensor | tuple[Tensor, ...]:
+    """The logits; without a head the maps of all stages, as a backbone may hand out any of them."""
     x = given.activate(tensors.batch_norm("bn1", tensors.conv("conv1", x)))
+    maps = [x]
     for stage in _stages(tensors):
         for number in tensors.children(f"{stage}."):
             x = _residual(tensors.under(f"{stage}.{number}."), x, given)
-    x = x.mean((2, 3))
+        maps.append(x)
     head = _head(tensors)
-    return x if head is None else tensors.linear(head, x)
+    return tuple(maps) if head is None else tensors.linear(head, x.mean((2, 3)))
 
 
 def _residual(block: Tensors, x: Tensor, given: Hyperparameters) -> Tensor:
@@ -66,10 +70,11 @@ def _depth(block: Tensors) -> int:
 
 
 def _name(tensors: Tensors) -> str | None:
-    """The public architecture whose stages and widths these are.
+    """The public architecture whose widths and numbers of blocks these are, all of them.
 
-    Every stage but the first has to widen: only there do shapes tell a norm behind its convolution from
-    one before it, as pre-activation networks have under the same keys.
+    Smaller networks have the same keys and may do anything between their convolutions. Every stage but the
+    first has to widen: only there do shapes tell a norm behind its convolution from one before it, as
+    pre-activation networks have under the same keys.
     """
     stages = _stages(tensors)
     blocks = [tensors.under(f"{stage}.0.") for stage in stages]
@@ -80,12 +85,14 @@ def _name(tensors: Tensors) -> str | None:
     counts = tuple(len(tensors.children(f"{stage}.")) for stage in stages)
     depth = _depth(blocks[0])
     widths = [_width(block, _depth(block)) for block in blocks]
-    if widths == [64 * 2**n * (1 if depth == 2 else 4) for n in range(4)]:
+    if widths == [64 * 2**n * (1 if depth == 2 else 4) for n in range(4)] and (depth, counts) in _TORCHVISION:
         projected = all("downsample.0.weight" in block for block in blocks[1:])
-        if projected and _head(tensors) != "linear":
-            return f"torchvision {_TORCHVISION.get((depth, counts), f'ResNet {list(counts)}')}"
-        return f"CIFAR ResNet {list(counts)}"
-    return f"CIFAR ResNet {list(counts)}" if widths == [16, 32, 64] else None
+        whose = "torchvision" if projected and _head(tensors) != "linear" else "CIFAR"
+        return f"{whose} {_TORCHVISION[depth, counts]}"
+    small = [16 * 2**n * (1 if depth == 2 else 4) for n in range(3)]
+    if widths == small and counts in [(n, n, n) for n in _CIFAR]:
+        return f"CIFAR ResNet-{3 * depth * counts[0] + 2}"
+    return None
 
 
 def _ungrouped(tensors: Tensors, stages: list[str]) -> bool:
@@ -126,6 +133,6 @@ RESNET = Family(
     image("conv1.weight"),
     _name,
     takes=("activation", "padding"),
-    unknown="the stages or groups are those of no public ResNet, so keys do not tell what its blocks compute; "
+    unknown="the stages, blocks or groups are those of no public ResNet, so keys do not tell what its blocks compute; "
     "give --model, or --family resnet if they are conv-bn pairs with shortcuts",
 )

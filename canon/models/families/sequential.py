@@ -8,11 +8,14 @@ says that it is a chain.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from canon.models.families.base import Family
+from canon.models.families.convolution_readings import Reading, readings
 from canon.models.families.example_inputs import generator
 from canon.models.families.functional import Tensors
 from canon.models.families.hyperparameters import Hyperparameters
@@ -56,37 +59,84 @@ def _stack_input(tensors: Tensors) -> Tensor:
     weight = tensors[f"{first}.weight"]
     if others and weight.dim() == 2 and weight.shape[0] == weight.shape[1] and f"{first}.bias" not in tensors:
         raise ValueError(f"{first} may be an embedding or a linear layer")
-    return torch.randn(2, weight.shape[1], *([4] * (weight.dim() - 2)), generator=generator())
+    return chain_input(tensors, _layers(tensors))
+
+
+def chain_input(tensors: Tensors, layers: Sequence[str]) -> Tensor:
+    """A batch of two of what the first layer takes."""
+    weight = tensors[f"{layers[0]}.weight"]
+    found = readings(tensors, layers).get(layers[0])
+    takes = min(found).takes if found else weight.shape[min(1, weight.dim() - 1)]
+    return torch.randn(2, takes, *([4] * (weight.dim() - 2)), generator=generator())
 
 
 def _stack(tensors: Tensors, x: Tensor, given: Hyperparameters) -> Tensor:
     layers = _layers(tensors)
+    apply = Layers(tensors, layers, given, plain=name_of(tensors) is not None)
     for number, layer in enumerate(layers):
-        x = apply_layer(tensors, layer, x, given)
+        x = apply(layer, x)
         if number < len(layers) - 1:
             x = given.activate(x)
     return x
 
 
-def apply_layer(tensors: Tensors, layer: str, x: Tensor, given: Hyperparameters) -> Tensor:
-    """A linear layer, a convolution or a norm, as its tensors show; `ValueError` where `x` does not fit it."""
-    weight = tensors[f"{layer}.weight"]
-    if weight.dim() > 2:
-        if x.dim() != weight.dim() or x.shape[1] != weight.shape[1]:
-            raise ValueError(f"{layer} takes {weight.shape[1]} channels and is given {x.shape[1]}")
-        h = tensors.conv(layer, x)
-        if weight.shape[0] == weight.shape[1] and any(size % 2 == 0 for size in weight.shape[2:]):
-            # May be transposed, as decoders are, which no shape tells: what holds for both.
-            h = h + tensors.conv(layer, x, transposed=True)
-        return h
-    if weight.dim() == 2:
-        return tensors.linear(layer, _flat(x, weight.shape[1], layer))
-    if f"{layer}.running_mean" in tensors:
-        return tensors.batch_norm(layer, x)
-    if f"{layer}.bias" in tensors:
-        return _norm(tensors, layer, x, given)
-    # slopes of a PReLU, or the gain of an RMSNorm: a number for each unit, or one for all
-    return F.gelu(x) * _by_channel(weight, x)
+class Layers:
+    """Applies linear layers, convolutions and norms of a chain, as the tensors of all of them show.
+
+    With `plain`, or where a person assumed plain convolutions, none is transposed or has groups. Otherwise the units of
+    a convolution that may be are bound to what holds for all readings.
+    """
+
+    def __init__(
+        self, tensors: Tensors, layers: Sequence[str], given: Hyperparameters, plain: bool = False
+    ) -> None:
+        self._tensors, self._given = tensors, given
+        self._plain = plain or given.plain_convolutions
+        self._first = layers[0]
+        self._readings = {} if self._plain else readings(tensors, layers)
+
+    def __call__(self, layer: str, x: Tensor) -> Tensor:
+        """The output of a layer; `ValueError` where `x` does not fit it."""
+        tensors, weight = self._tensors, self._tensors[f"{layer}.weight"]
+        if weight.dim() > 2:
+            return self._convolve(layer, x)
+        if weight.dim() == 2:
+            return tensors.linear(layer, _flat(x, weight.shape[1], layer))
+        if f"{layer}.running_mean" in tensors:
+            return tensors.batch_norm(layer, x)
+        if f"{layer}.bias" in tensors:
+            return _norm(tensors, layer, x, self._given)
+        # slopes of a PReLU, or the gain of an RMSNorm: a number for each unit, or one for all
+        if x.dim() > 2 and len(weight) > 1:
+            x = opaque(x, f"{layer} may hold a number for each channel or for each position; give --model")
+        return F.gelu(x) * _by_channel(weight, x)
+
+    def _convolve(self, layer: str, x: Tensor) -> Tensor:
+        tensors, weight = self._tensors, self._tensors[f"{layer}.weight"]
+        as_it_is = Reading(False, 1, weight.shape[1], weight.shape[0])
+        found = self._readings.get(layer) or {as_it_is}
+        first = layer == self._first and not self._plain
+        if len({(first or reading.takes, reading.gives) for reading in found}) > 1:
+            raise ValueError(
+                f"{layer} may be a convolution or a transposed one, or have groups; {_SAY_PLAIN}"
+            )
+        simplest, *others = sorted(found)
+        if x.dim() != weight.dim() or x.shape[1] != simplest.takes:
+            raise ValueError(f"{layer} takes {simplest.takes} channels and is given {x.shape[1]}")
+        if simplest.transposed and simplest.groups > 1:
+            raise ValueError(f"{layer} is a transposed convolution with groups")
+        if others and simplest.groups > 1:
+            x = opaque(x, f"{layer} may be a transposed convolution; {_SAY_PLAIN}")
+        h = tensors.conv(layer, x, transposed=simplest.transposed)
+        if first and not simplest.transposed:
+            return opaque(h, f"{layer} takes the input, so it may have groups; {_SAY_PLAIN}")
+        if others and simplest.groups > 1:
+            return opaque(h, f"{layer} may be a transposed convolution; {_SAY_PLAIN}")
+        # what holds for a convolution and a transposed one
+        return h + tensors.conv(layer, x, transposed=True) if others else h
+
+
+_SAY_PLAIN = "--assume plain-convolutions says that no convolution is transposed or has groups"
 
 
 def _norm(tensors: Tensors, layer: str, x: Tensor, given: Hyperparameters) -> Tensor:
@@ -108,6 +158,8 @@ def _flat(x: Tensor, features: int, layer: str) -> Tensor:
         positions, rest = divmod(features, x.shape[1])
         if rest:
             raise ValueError(f"{layer} takes {features} features, no multiple of {x.shape[1]} channels")
+        if positions == 2:
+            x = opaque(x, f"{layer} may take two poolings of each channel side by side; give --model")
         x = F.adaptive_avg_pool1d(x.flatten(2), positions).flatten(1)
     return x
 
@@ -117,8 +169,8 @@ SEQUENTIAL = Family(
     _is_stack,
     _stack_input,
     name_of,
-    takes=("chain", "activation", "norm"),
+    takes=("chain", "activation", "norm", "plain_convolutions"),
     decisive="chain",
     unknown="keys do not tell how these layers are joined, or what stands between them; --assume chain says that "
-    "each feeds the next through element-wise activations, pooling and flattening alone",
+    "each feeds the next, once, through element-wise activations, pooling over positions and flattening alone",
 )

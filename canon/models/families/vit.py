@@ -36,7 +36,11 @@ def _timm_vit(t: Tensors, x: Tensor, given: Hyperparameters) -> Tensor:
     for number in t.children("blocks."):
         block = t.under(f"blocks.{number}.")
         qkv = block.linear("attn.qkv", block.layer_norm("norm1", x))
-        y = block.linear("attn.proj", attend(*qkv.chunk(3, -1), heads=given.heads, width=x.shape[-1]))
+        # timm's Eva has the same keys where its queries have no bias, and rotary positions.
+        rotated = "attn.qkv.bias" not in block
+        y = block.linear(
+            "attn.proj", attend(*qkv.chunk(3, -1), heads=given.heads, width=x.shape[-1], rotated=rotated)
+        )
         x = x + (y * block["ls1.gamma"] if "ls1.gamma" in block else y)
         y = block.linear("mlp.fc2", given.activate(block.linear("mlp.fc1", block.layer_norm("norm2", x))))
         x = x + (y * block["ls2.gamma"] if "ls2.gamma" in block else y)

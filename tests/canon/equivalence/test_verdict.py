@@ -185,3 +185,25 @@ def test_a_large_network_is_compared_by_the_entries_of_its_tensors(monkeypatch):
     found = canon.equivalent(a, moved, example_inputs=ids)
     assert found.same is None
     assert "0.weight has other entries" in found.reason
+
+
+@pytest.mark.parametrize("huge", [1e16, 1e25])
+def test_outputs_that_are_rounding_decide_nothing(huge):
+    """A sum in another order is another number, of which such a network shows what rounding left."""
+    net = seeded(
+        lambda: Made(
+            lambda s, x: torch.sin(s.c * s.b(torch.relu(s.a(x)))),
+            a=nn.Linear(6, 8),
+            b=nn.Linear(8, 3),
+            c=nn.Parameter(torch.tensor(1.0)),
+        )
+    )
+    state = net.state_dict() | {"c": torch.tensor(huge, dtype=torch.float64)}
+    order = torch.randperm(8, generator=torch.Generator().manual_seed(0))
+    moved = {**state, "a.weight": state["a.weight"][order], "a.bias": state["a.bias"][order]}
+    moved["b.weight"] = state["b.weight"][:, order]
+    found = canon.equivalent(state, moved, model=net, example_inputs=FLAT)
+    assert found.same is None
+    assert "weights change by rounding alone" in found.reason
+    with pytest.raises(canon.InputError, match="outputs depend on rounding"):
+        canon.align(state, moved, model=net, example_inputs=FLAT)

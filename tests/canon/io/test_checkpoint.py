@@ -296,6 +296,56 @@ def test_a_container_in_a_container_is_kept(tmp_path):
     assert torch.equal(again["checkpoint"]["model"]["w"], torch.full((2, 3), 2.0))
 
 
+@pytest.mark.parametrize(
+    ("whole", "place"),
+    [
+        ({"state": {"model": W}}, ("state", "model")),
+        ({"run": {"nets": {"main": W, "step": 3}}, "seed": 1}, ("run", "nets", "main")),
+        ({"optim": {"state": {0: W}}, "task": {"net": W}}, ("task", "net")),
+    ],
+)
+def test_containers_lie_at_any_depth(tmp_path, whole, place):
+    torch.save(whole, tmp_path / "a.pt")
+    found = checkpoint.read(tmp_path / "a.pt")
+    checkpoint.write(tmp_path / "b.pt", found.with_state({"w": torch.full((2, 3), 2.0)}))
+    again = torch.load(tmp_path / "b.pt", weights_only=True)
+    for key in place:
+        again = again[key]
+    assert torch.equal(again["w"], torch.full((2, 3), 2.0))
+
+
+def test_several_containers_are_asked_for(tmp_path):
+    torch.save({"first": {"net": W}, "second": {"net": V}}, tmp_path / "a.pt")
+    with pytest.raises(InputError, match="holds containers of tensors under first, second"):
+        checkpoint.read(tmp_path / "a.pt")
+
+
+def test_the_entries_of_a_container_keep_their_order(tmp_path):
+    torch.save({"epoch": 1, "net": W, "lr": 0.1}, tmp_path / "a.pt")
+    found = checkpoint.read(tmp_path / "a.pt")
+    assert list(found.container.wrap(found.state)) == ["epoch", "net", "lr"]
+
+
+def test_an_averaged_model_keeps_its_count(tmp_path):
+    net = torch.nn.Linear(3, 2)
+    averaged = torch.optim.swa_utils.AveragedModel(net)
+    averaged.update_parameters(net)
+    torch.save(averaged.state_dict(), tmp_path / "a.pt")
+    found = checkpoint.read(tmp_path / "a.pt")
+    assert found.state.keys() == {"module.weight", "module.bias"}
+    checkpoint.write(tmp_path / "b.pt", found)
+    averaged.load_state_dict(torch.load(tmp_path / "b.pt", weights_only=True))
+    assert averaged.n_averaged == 1
+
+
+def test_a_torchscript_program_is_named(tmp_path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.jit.save(torch.jit.script(torch.nn.Linear(3, 2)), tmp_path / "a.pt")
+    with pytest.raises(InputError, match=r"is a TorchScript program, .* save `torch\.jit\.load"):
+        checkpoint.read(tmp_path / "a.pt")
+
+
 def test_single_numbers_beside_a_network_are_kept(tmp_path):
     kept = {"best_acc1": torch.tensor(0.5), "scaler": {"scale": torch.ones(1)}}
     torch.save({"state_dict": W, **kept, "optimizer": {"state": {0: W}}}, tmp_path / "a.pth.tar")

@@ -143,6 +143,17 @@ def test_a_link_out_of_the_folder_is_not_copied(tmp_path):
     assert "notes.txt" in done.report["left_out"]
 
 
+def test_files_beside_the_weights_have_a_limit(tmp_path):
+    one = folder(tmp_path / "a", state(0))
+    with open(one / "huge.txt", "wb") as file:
+        file.truncate(2**31)  # of holes: it takes no room on the disk
+    done = canon.canonicalize(one, assume="chain")
+    done.save(tmp_path / "c")
+    assert (tmp_path / "c" / "config.json").is_file()
+    assert not (tmp_path / "c" / "huge.txt").exists()
+    assert "huge.txt" in done.report["left_out"]
+
+
 def index_of(path):
     return path / "model.safetensors.index.json"
 

@@ -4,6 +4,7 @@ Every network here has the keys and shapes of something that a reader might take
 """
 
 import json
+import random
 from itertools import pairwise
 
 import pytest
@@ -12,8 +13,10 @@ import torch.nn.functional as F
 import torchvision
 from torch import nn
 
+from canon.actions import permutation
 from canon.cli import console
 from canon.cli.main import app
+from canon.errors import InputError
 from canon.io import checkpoint
 from canon.models.families import recognise
 
@@ -105,18 +108,30 @@ class Block(nn.Module):
 
 
 class Residual(nn.Module):
-    def __init__(self, widths, widen=lambda x: torch.cat([x, x * 0], 1), inner=nn.Identity(), act=F.relu):
+    def __init__(
+        self,
+        widths,
+        widen=lambda x: torch.cat([x, x * 0], 1),
+        inner=nn.Identity(),
+        act=F.relu,
+        blocks=1,
+        head=True,
+    ):
         super().__init__()
         self.conv1, self.bn1 = nn.Conv2d(3, widths[0], 3, 1, 1, bias=False), nn.BatchNorm2d(widths[0])
         for n, (i, o) in enumerate(zip((widths[0], *widths), widths, strict=False), 1):
-            self.add_module(f"layer{n}", nn.Sequential(Block(i, o, widen, inner, act)))
-        self.stages, self.act, self.linear = len(widths), act, nn.Linear(widths[-1], 5)
+            ends = [(i, o), *[(o, o)] * (blocks - 1)]
+            self.add_module(f"layer{n}", nn.Sequential(*[Block(*end, widen, inner, act) for end in ends]))
+        self.stages, self.act = len(widths), act
+        if head:
+            self.linear = nn.Linear(widths[-1], 5)
 
     def forward(self, x):
         x = self.act(self.bn1(self.conv1(x)))
+        maps = [x]
         for n in range(1, self.stages + 1):
-            x = getattr(self, f"layer{n}")(x)
-        return self.linear(x.mean((2, 3)))
+            maps.append(getattr(self, f"layer{n}")(maps[-1]))
+        return self.linear(maps[-1].mean((2, 3))) if hasattr(self, "linear") else maps
 
 
 class Grouped(Residual):
@@ -205,6 +220,20 @@ class Encoder(nn.Module):
         return self.transformer(x).last_hidden_state
 
 
+class MaskedAndPooled(nn.Module):
+    """A BERT whose callers read its pooled output, under the keys of a masked language model with a pooler."""
+
+    def __init__(self):
+        super().__init__()
+        whole = bert(48, 4, "BertForPreTraining")
+        self.bert, self.cls = whole.bert, nn.Module()
+        self.cls.predictions = whole.cls.predictions
+
+    def forward(self, x):
+        hidden, pooled = self.bert(x)[:2]
+        return torch.cat([self.cls.predictions(hidden)[:, 0], pooled], -1)
+
+
 def linears(*widths):
     return [nn.Linear(i, o) for i, o in pairwise(widths)]
 
@@ -256,23 +285,33 @@ NETWORKS = {
     "padding behind, three stages": (lambda: Residual((4, 8, 16)), IMAGE),
     "padding in front": (lambda: Residual((4, 8, 16), lambda x: torch.cat([x * 0, x], 1)), IMAGE),
     "padding in front, of CIFAR": (
-        lambda: Residual((16, 32, 64), lambda x: torch.cat([x * 0, x], 1)),
+        lambda: Residual((16, 32, 64), lambda x: torch.cat([x * 0, x], 1), blocks=3),
         IMAGE,
     ),
-    "activation, SiLU": (lambda: Residual((16, 32, 64), act=F.silu), IMAGE),
-    "activation, GELU": (lambda: Residual((16, 32, 64), act=F.gelu), IMAGE),
-    "activation, tanh": (lambda: Residual((16, 32, 64), act=torch.tanh), IMAGE),
+    "activation, SiLU": (lambda: Residual((16, 32, 64), act=F.silu, blocks=3), IMAGE),
+    "activation, GELU": (lambda: Residual((16, 32, 64), act=F.gelu, blocks=3), IMAGE),
+    "activation, tanh": (lambda: Residual((16, 32, 64), act=torch.tanh, blocks=3), IMAGE),
     "channels repeated": (lambda: Residual((4, 8, 16), lambda x: x.repeat_interleave(2, 1)), IMAGE),
     "blocks with a shuffle": (lambda: Residual((8, 16), inner=nn.ChannelShuffle(2)), IMAGE),
     "blocks with a shuffle, three stages": (
         lambda: Residual((4, 8, 16), inner=nn.ChannelShuffle(2)),
         IMAGE,
     ),
-    "padding behind, of CIFAR": (lambda: Residual((16, 32, 64)), IMAGE),
+    "padding behind, of CIFAR": (lambda: Residual((16, 32, 64), blocks=3), IMAGE),
     "channels repeated, of CIFAR": (
-        lambda: Residual((16, 32, 64), lambda x: x.repeat_interleave(2, 1)),
+        lambda: Residual((16, 32, 64), lambda x: x.repeat_interleave(2, 1), blocks=3),
         IMAGE,
     ),
+    "blocks with a shuffle, of CIFAR": (
+        lambda: Residual((16, 32, 64), inner=nn.ChannelShuffle(4)),
+        IMAGE,
+    ),
+    "blocks with a norm over neighbours, of CIFAR": (
+        lambda: Residual((16, 32, 64), act=lambda x: F.local_response_norm(F.relu(x), 5)),
+        IMAGE,
+    ),
+    "maps of all stages, of CIFAR": (lambda: Residual((16, 32, 64), blocks=3, head=False), IMAGE),
+    "pooled output beside a language model": (MaskedAndPooled, IDS),
     "pre-activation": (PreActivation, IMAGE),
     "groups, of CIFAR": (lambda: Grouped((16, 32, 64)), IMAGE),
 }  # fmt: skip
@@ -296,6 +335,8 @@ def output(module, state, x):
     )
     with torch.no_grad():
         found = module(x.double() if x.is_floating_point() else x)
+    if isinstance(found, list):
+        return torch.cat([part.flatten() for part in found])
     return found if isinstance(found, torch.Tensor) else found[0]
 
 
@@ -344,7 +385,7 @@ def test_a_bare_checkpoint_keeps_its_function(canon, name):
 
 def test_a_scale_is_taken_only_where_the_activation_is_stated(canon):
     """SiLU under the keys of a public ResNet: balancing as if it were ReLU would change it."""
-    build = lambda: Residual((16, 32, 64), act=F.silu)  # noqa: E731
+    build = lambda: Residual((16, 32, 64), act=F.silu, blocks=3)  # noqa: E731
     module = save(build)
     state = checkpoint.read("b.pt").state
     state["layer1.0.bn1.weight"] *= 7
@@ -372,10 +413,105 @@ STATED = {
     "slopes twice": (lambda: shared(nn.PReLU(8), nn.Identity), FLAT, "chain"),
     "a convolution that may be transposed": (
         lambda: nn.Sequential(
-            nn.Conv2d(3, 8, 3), nn.ReLU(), nn.ConvTranspose2d(8, 8, 4, 2, 1), nn.ReLU(), nn.Conv2d(8, 3, 3)
+            nn.Conv2d(3, 6, 3),
+            nn.ReLU(),
+            nn.Conv2d(6, 8, 3),
+            nn.ReLU(),
+            nn.ConvTranspose2d(8, 8, 4, 2, 1),
+            nn.ReLU(),
+            nn.Conv2d(8, 3, 3),
         ),
         IMAGE,
         "chain",
+    ),
+    "a transposed convolution of three by three": (
+        lambda: nn.Sequential(
+            nn.Conv2d(3, 6, 3),
+            nn.ReLU(),
+            nn.Conv2d(6, 8, 3),
+            nn.ReLU(),
+            nn.ConvTranspose2d(8, 8, 3, 2, 1),
+            nn.ReLU(),
+            nn.Conv2d(8, 3, 3),
+        ),
+        IMAGE,
+        "chain",
+    ),
+    "a decoder": (
+        lambda: nn.Sequential(
+            nn.ConvTranspose2d(3, 8, 3), nn.ReLU(), nn.ConvTranspose2d(8, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 1)
+        ),
+        IMAGE,
+        "chain",
+    ),
+    "a generator with norms": (
+        lambda: nn.Sequential(
+            nn.ConvTranspose2d(3, 8, 4, bias=False),
+            nn.BatchNorm2d(8),
+            nn.ReLU(),
+            nn.ConvTranspose2d(8, 4, 4, bias=False),
+            nn.BatchNorm2d(4),
+            nn.ReLU(),
+            nn.ConvTranspose2d(4, 1, 4),
+        ),
+        IMAGE,
+        "chain",
+    ),
+    "a first convolution with groups": (
+        lambda: nn.Sequential(
+            nn.Conv2d(6, 8, 3, groups=2), nn.ReLU(), nn.Conv2d(8, 5, 3), nn.ReLU(), nn.Conv2d(5, 4, 3)
+        ),
+        torch.randn(2, 6, 8, 8),
+        "chain",
+    ),
+    "a first convolution that is depthwise": (
+        lambda: nn.Sequential(
+            nn.Conv1d(4, 4, 3, groups=4), nn.ReLU(), nn.Conv1d(4, 8, 1), nn.ReLU(), nn.Conv1d(8, 4, 3)
+        ),
+        torch.randn(2, 4, 8),
+        "chain",
+    ),
+    "plain convolutions": (
+        lambda: nn.Sequential(
+            nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3)
+        ),
+        IMAGE,
+        "chain --assume plain-convolutions",
+    ),
+    "two poolings side by side": (
+        lambda: Named(
+            lambda layers, x: layers[2](
+                torch.cat([(h := layers[1](layers[0](x).relu())).amax((2, 3)), h.mean((2, 3))], 1)
+            ),
+            nn.Conv2d(3, 6, 3),
+            nn.Conv2d(6, 8, 3),
+            nn.Linear(16, 4),
+        ),
+        IMAGE,
+        "chain --assume plain-convolutions",
+    ),
+    "a gain for each position": (
+        lambda: nn.Sequential(
+            nn.Conv1d(3, 6, 3, padding=1),
+            nn.ReLU(),
+            nn.Conv1d(6, 8, 3, padding=1),
+            nn.RMSNorm(8),
+            nn.ReLU(),
+            nn.Conv1d(8, 4, 3),
+        ),
+        torch.randn(2, 3, 8),
+        "chain --assume plain-convolutions",
+    ),
+    "convolutions over as many positions as channels": (
+        lambda: Named(
+            lambda layers, x: layers[3](layers[2](layers[1](layers[0](x))).mean(2)),
+            nn.Conv1d(3, 4, 3, padding=1),
+            nn.BatchNorm1d(4),
+            nn.Conv1d(4, 4, 1),
+            nn.Linear(4, 3),
+        ),
+        torch.randn(2, 3, 4),
+        "chain --assume plain-convolutions",
     ),
 }
 
@@ -391,6 +527,114 @@ def test_what_is_stated_keeps_the_function_of_every_network_that_it_is_true_of(c
         after = output(module, checkpoint.read("c.pt").state, x)
         assert float((before - after).abs().max() / before.abs().max()) < 1e-10
         assert json.loads(out)["moved_fraction"] > 0
+
+
+UNDECIDED = {
+    "transposed convolutions that may be plain": (
+        lambda: nn.Sequential(nn.ConvTranspose2d(3, 8, 3, bias=False), nn.ReLU(), nn.ConvTranspose2d(8, 3, 3, bias=False)),
+        "0 may be a convolution or a transposed one, or have groups; --assume plain-convolutions",
+    ),
+    "numbers against the order": (
+        lambda: nn.ModuleDict({"fc2": nn.Linear(8, 8), "fc1": nn.Linear(8, 8), "out": nn.Linear(8, 3)}),
+        "the file lists fc1 behind fc2, so it does not tell the order of calls",
+    ),
+    "norms behind all layers": (
+        lambda: nn.ModuleDict(
+            {"fc1": nn.Linear(6, 8), "fc2": nn.Linear(8, 8), "bn1": nn.BatchNorm1d(8), "bn2": nn.BatchNorm1d(8), "fc3": nn.Linear(8, 3)}
+        ),
+        "the file does not list bn1 behind layer 1",
+    ),
+    "a norm behind all layers": (
+        lambda: nn.ModuleDict({"enter": nn.Linear(6, 8), "leave": nn.Linear(8, 8), "norm": nn.BatchNorm1d(8)}),
+        "the file lists norm behind all layers, and it may stand behind enter",
+    ),
+    "a convolution over steps": (
+        lambda: nn.ModuleDict({"emb": nn.Embedding(11, 3), "conv": nn.Conv1d(3, 8, 3), "fc": nn.Linear(8, 3)}),
+        "conv is a convolution and is given steps",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", UNDECIDED)
+def test_a_chain_of_which_something_is_left_open_is_refused(name):
+    build, message = UNDECIDED[name]
+    with pytest.raises(InputError, match=message):
+        recognise(build().state_dict(), assume=["chain"])
+
+
+def random_chain(seed):
+    """A chain of convolutions, transposed or grouped, norms and linear layers, and an input for it; None where none fits."""
+    rng = random.Random(seed)
+    channels = taken = rng.choice([2, 4, 6])
+    layers, positions = [], 6
+    for _ in range(rng.choice([1, 2, 3, 4])):
+        given, size = rng.choice([2, 4, 6]), rng.choice([1, 3])
+        kind = rng.choice([nn.Conv1d, nn.ConvTranspose1d])
+        options = {"padding": size // 2, "bias": rng.random() < 0.7, "groups": rng.choice([1, 1, 2])}
+        norm = rng.choice(
+            [nn.BatchNorm1d, nn.BatchNorm1d, nn.PReLU, lambda n: nn.GroupNorm(2, n), lambda n: nn.RMSNorm(6)]
+        )
+        layers += [kind(channels, given, size, **options), norm(given) if rng.random() < 0.5 else nn.ReLU()]
+        channels = given
+    if rng.random() < 0.5:
+        wide = rng.choice([1, 2, 3])
+        layers += [
+            nn.AdaptiveAvgPool1d(wide),
+            nn.Flatten(),
+            nn.Linear(channels * wide, 5),
+            nn.Tanh(),
+            nn.Linear(5, 3),
+        ]
+    return nn.Sequential(*layers), torch.randn(2, taken, positions, dtype=torch.float64)
+
+
+def test_random_chains_keep_their_function_or_are_refused():
+    moved = 0
+    for seed in range(60):
+        torch.manual_seed(seed)
+        module, x = random_chain(seed)
+        module = noisy(lambda module=module: module, seed).double()
+        state = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+        try:
+            spec = recognise(state, assume=["chain"], verify=False).spec
+        except InputError:
+            continue
+        before = output(module, state, x)
+        changed = permutation.apply(
+            spec, permutation.random(spec, torch.Generator().manual_seed(seed)), state
+        )
+        torch.testing.assert_close(output(module, changed, x), before, rtol=1e-9, atol=1e-9)
+        moved += bool(spec.groups)
+    assert moved > 5
+
+
+def test_norms_are_found_before_and_behind_the_layer_of_their_number():
+    behind = {
+        "fc1": nn.Linear(6, 8),
+        "bn1": nn.BatchNorm1d(8),
+        "fc2": nn.Linear(8, 8),
+        "bn2": nn.BatchNorm1d(8),
+    }
+    before = {
+        "bn1": nn.BatchNorm1d(6),
+        "fc1": nn.Linear(6, 8),
+        "bn2": nn.BatchNorm1d(8),
+        "fc2": nn.Linear(8, 3),
+    }
+    for layers in (behind | {"fc3": nn.Linear(8, 3)}, before):
+        assert recognise(nn.ModuleDict(layers).state_dict(), assume=["chain"]).spec.groups
+    either = {"bn1": nn.BatchNorm1d(8), "fc1": nn.Linear(8, 8), "fc2": nn.Linear(8, 3)}
+    with pytest.raises(InputError, match="does not list bn1 behind layer 1"):
+        recognise(nn.ModuleDict(either).state_dict(), assume=["chain"])
+
+
+def test_what_stays_says_how_to_let_it_move():
+    state = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3)).state_dict()
+    found = recognise(state, assume=["chain"])
+    assert "0 takes the input, so it may have groups" in found.spec.frozen["0.weight axis 0"]
+    told = recognise(state, assume=["chain", "plain-convolutions"])
+    assert next(iter(told.spec.groups.values())).size == 8
+    assert "plain-convolutions (--assume)" in told.assumptions
 
 
 def test_a_batch_norm_that_is_shared_is_known_by_its_statistics_alone():
@@ -415,6 +659,45 @@ def test_heads_stay_where_attention_is_not_as_wide_as_the_network():
     assert "heads=12 does not tell" in spec.frozen[f"{attention}self.query.weight axis 0"]
     assert not spec.axes[f"{attention}self.value.weight"][0].groups
     assert list(spec.groups) == ["encoder.layer.0.intermediate.dense"]
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_channels_of_heads_stay_where_positions_may_rotate_them(canon, bias):
+    """timm's Eva has the keys of a VisionTransformer, and rotary positions, where its queries have no bias."""
+    pytest.importorskip("timm")
+    from timm.models.eva import Eva
+
+    module = save(
+        (lambda: timm_vit(24, 3))
+        if bias
+        else lambda: Eva(
+            8, 4, embed_dim=24, depth=2, num_heads=3, num_classes=3, qkv_bias=False, init_values=None
+        )
+    )
+    before = output(module, checkpoint.read("b.pt").state, IMAGE)
+    code, out, err = canon("align a.pt b.pt --quiet --balance --json --out c.pt --assume heads=3")
+    assert (code, err) == (0, "")
+    after = output(module, checkpoint.read("c.pt").state, IMAGE)
+    assert float((before - after).abs().max() / before.abs().max()) < 1e-5
+    sizes = [group["size"] for group in json.loads(out)["groups"]]
+    assert sizes.count(3) == 2  # heads move in both blocks
+    assert sizes.count(8) == (
+        4 if bias else 2
+    )  # and channels of values; of queries and keys where none rotates
+
+
+def test_heads_that_keys_tell_have_no_scale(canon):
+    """YOSO normalizes queries, keys and what attention gives, under the keys of BERT."""
+    transformers = pytest.importorskip("transformers")
+    config = transformers.YosoConfig(
+        vocab_size=11, hidden_size=24, num_hidden_layers=1, num_attention_heads=4, intermediate_size=20,
+        max_position_embeddings=12, conv_window=None, use_expectation=True,
+    )  # fmt: skip
+    module = save(lambda: transformers.YosoModel(config))
+    before = output(module, checkpoint.read("b.pt").state, IDS)
+    assert canon("align a.pt b.pt --quiet --balance --json --out c.pt --assume heads=4")[0] == 0
+    after = output(module, checkpoint.read("c.pt").state, IDS)
+    assert float((before - after).abs().max() / before.abs().max()) < 1e-5
 
 
 def test_a_square_table_is_not_taken_for_a_layer(canon):

@@ -92,9 +92,10 @@ NETWORKS = {
     "gpt2": (gpt2, IDS),
 }  # fmt: skip
 SLOW = {"vgg"}
+OWN_SIZES = {"cifar resnet", "resnext"}  # of other widths or fewer blocks than public ones
 ASSUMED = {
     "mlp": ["chain", "activation=relu"],
-    "cnn": ["chain", "norm=layer"],
+    "cnn": ["chain", "norm=layer", "plain-convolutions"],
     "cifar resnet": ["padding=both", "activation=relu"],
     "resnet": ["activation=relu"],
     "vit, torchvision": ["heads=3"],
@@ -112,7 +113,7 @@ def test_the_spec_of_a_bare_checkpoint_holds_for_the_network(name):
     torch.manual_seed(0)
     module = build().eval()
     state = {key: tensor.clone() for key, tensor in module.state_dict().items()}
-    family = "resnet" if name == "cifar resnet" else None
+    family = "resnet" if name in OWN_SIZES else None
     found = recognise(state, name=family, assume=ASSUMED.get(name, ())).spec
     traced = canon.trace(module, example)
     check = canon.check_groups(module, example, found)
@@ -135,7 +136,7 @@ FAST = ("mlp", "gpt2")
 def test_the_recorded_graph_gives_the_groups_of_the_exported_one(name, monkeypatch):
     torch.manual_seed(0)
     state = NETWORKS[name][0]().state_dict()
-    family = "resnet" if name == "cifar resnet" else None
+    family = "resnet" if name in OWN_SIZES else None
     for assume in {(), tuple(ASSUMED.get(name, ()))}:
         with monkeypatch.context() as without_recording:
             without_recording.setattr(recorded_graph, "record", refuse)
@@ -149,7 +150,7 @@ def test_the_recorded_graph_gives_the_groups_of_the_exported_one(name, monkeypat
 def test_a_bare_checkpoint_is_traced_without_torch_export(name, monkeypatch):
     monkeypatch.setattr(torch.export, "export", refuse)
     state = NETWORKS[name][0]().state_dict()
-    family = "resnet" if name == "cifar resnet" else None
+    family = "resnet" if name in OWN_SIZES else None
     assert recognise(state, name=family, assume=ASSUMED.get(name, ()), verify=False).spec.groups
 
 
@@ -181,7 +182,11 @@ def test_what_is_not_a_sequence_of_operations_is_not_recorded(build):
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64, "norms in float32"])
 @pytest.mark.parametrize(
     ("build", "assume"),
-    [(cnn, ["chain", "norm=layer"]), (CifarResNet, ["padding=both"]), (timm_vit, ["heads=3"])],
+    [
+        (cnn, ["chain", "norm=layer", "plain-convolutions"]),
+        (CifarResNet, ["padding=both"]),
+        (timm_vit, ["heads=3"]),
+    ],
 )
 def test_a_bare_checkpoint_may_have_any_dtype(build, assume, dtype):
     state = build().state_dict()
@@ -238,6 +243,13 @@ def test_a_tensor_too_many_is_not_ignored():
 def test_an_unknown_name_lists_the_known_ones():
     with pytest.raises(InputError, match=r"family 'alexnet' is not known; canon knows .*resnet"):
         recognise({}, name="alexnet")
+
+
+@pytest.mark.parametrize("dtype", [torch.complex64, torch.int8])
+def test_weights_that_are_not_real_numbers_are_named(dtype):
+    state = {"0.weight": torch.ones(4, 3).to(dtype), "2.weight": torch.ones(2, 4).to(dtype)}
+    with pytest.raises(InputError, match=r"0\.weight is of dtype \w+, and weights are real numbers"):
+        recognise(state, assume=["chain"])
 
 
 def test_layers_that_do_not_fit_are_refused():

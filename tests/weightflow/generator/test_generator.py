@@ -13,6 +13,7 @@ from weightflow.generator.decode import decode
 from weightflow.generator.generator import Flow, SampleConfig
 from weightflow.generator.populations import generate_zoo
 from weightflow.text import Prompt
+from weightflow.training import run_store as runs
 from weightflow.zoo.store import Zoo
 
 
@@ -209,11 +210,16 @@ def test_without_noise_every_seed_gives_one_network_and_with_less_they_are_neare
 def test_a_run_that_has_not_taken_a_step_is_refused(zoo, tiny_config, tmp_path):
     from weightflow.training.trainer import start
 
-    trainer = start(zoo, tiny_config, tmp_path / "run")
+    folder = tmp_path / "run"
+    trainer = start(zoo, tiny_config, folder)
+    with pytest.raises(InputError, match="has no checkpoint yet; go on with: weightflow"):
+        Flow(folder)
+    weights = trainer.model.state_dict()  # earlier releases wrote a checkpoint of step 0
+    runs.write_checkpoint(folder, weights, weights, trainer.coordinates, trainer.frame, 0, 0)
     with pytest.raises(
         InputError, match="has not trained: its weights are those of step 0; go on with: weightflow"
     ):
-        Flow(tmp_path / "run")
+        Flow(folder)
     trainer.run(stop=lambda: True)
     flow = Flow(tmp_path / "run")
     flow.save_pretrained(tmp_path / "saved")

@@ -59,6 +59,20 @@ def test_a_run_stopped_and_resumed_equals_one_that_was_not(zoo, run, tiny_config
     assert log(folder) == log(run)
 
 
+def test_before_the_first_step_weights_are_stored_once(zoo, run, tiny_config, tmp_path):
+    folder = tmp_path / "run"
+    trainer = start(zoo, tiny_config, folder)
+    weights = {f"raw.{name}" for name in trainer.model.state_dict()}
+    assert finished_tensors(folder).keys() == weights | {"generator"}
+    assert runs.checkpoint_step(folder) is None
+    with pytest.raises(InputError, match="has no checkpoint yet; go on with"):
+        runs.read_checkpoint(folder, runs.read_header(folder))
+    resume(zoo, folder)
+    assert runs.checkpoint_step(folder) is None
+    resume(zoo, folder).run()
+    assert_same_run(folder, run)
+
+
 def test_a_run_killed_at_any_moment_resumes_bit_for_bit(zoo, run, tiny_config, tmp_path):
     """SIGKILL, from outside, at moments that nothing in the program knows of."""
     folder = tmp_path / "run"

@@ -95,7 +95,7 @@ def train_alone(architecture, task, seed, recipe):
         ({"architecture": {"arguments": {"inputs": 63}}}, "cannot take examples of shape"),
         (
             {"training": {"lerning_rate": 1.0}},
-            "unknown setting 'training.lerning_rate'; nearest: learning_rate",
+            "unknown setting 'training.lerning_rate'; nearest: training.learning_rate",
         ),
     ],
 )
@@ -269,7 +269,7 @@ def test_a_folder_without_manifest_is_no_zoo(tmp_path):
 
 
 def test_an_unknown_key_in_a_recipe_names_the_nearest():
-    with pytest.raises(InputError, match=r"unknown setting 'training.step'; nearest: steps"):
+    with pytest.raises(InputError, match=r"unknown setting 'training.step'; nearest: training.steps"):
         read_recipe("digits", {"training": {"step": 3}})
 
 
