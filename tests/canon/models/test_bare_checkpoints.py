@@ -407,33 +407,29 @@ def shared(layer, between=nn.ReLU):
     )
 
 
+def transposed(kernel):
+    return nn.Sequential(
+        nn.Conv2d(3, 6, 3),
+        nn.ReLU(),
+        nn.Conv2d(6, 8, 3),
+        nn.ReLU(),
+        nn.ConvTranspose2d(8, 8, kernel, 2, 1),
+        nn.ReLU(),
+        nn.Conv2d(8, 3, 3),
+    )
+
+
 STATED = {
     "a batch norm twice": (lambda: shared(nn.BatchNorm1d(8)), FLAT, "chain"),
     "a layer norm twice": (lambda: shared(nn.LayerNorm(8)), FLAT, "chain --assume norm=layer"),
     "slopes twice": (lambda: shared(nn.PReLU(8), nn.Identity), FLAT, "chain"),
     "a convolution that may be transposed": (
-        lambda: nn.Sequential(
-            nn.Conv2d(3, 6, 3),
-            nn.ReLU(),
-            nn.Conv2d(6, 8, 3),
-            nn.ReLU(),
-            nn.ConvTranspose2d(8, 8, 4, 2, 1),
-            nn.ReLU(),
-            nn.Conv2d(8, 3, 3),
-        ),
+        lambda: transposed(4),
         IMAGE,
         "chain",
     ),
     "a transposed convolution of three by three": (
-        lambda: nn.Sequential(
-            nn.Conv2d(3, 6, 3),
-            nn.ReLU(),
-            nn.Conv2d(6, 8, 3),
-            nn.ReLU(),
-            nn.ConvTranspose2d(8, 8, 3, 2, 1),
-            nn.ReLU(),
-            nn.Conv2d(8, 3, 3),
-        ),
+        lambda: transposed(3),
         IMAGE,
         "chain",
     ),
