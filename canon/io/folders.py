@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import sys
@@ -122,8 +123,8 @@ def writing_into(path: Name) -> Iterator[None]:
     finally:
         if descriptor is not None:
             os.close(descriptor)
-        with suppress(OSError):  # it holds something, or was moved
-            for place in missing:
+        with suppress(OSError):  # it was moved
+            for place in itertools.takewhile(lambda place: not os.listdir(place), missing):
                 place.rmdir()
 
 
