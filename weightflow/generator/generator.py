@@ -385,7 +385,9 @@ class Flow:
     ) -> StateDict:
         """One network for each prompt and seed, stacked and padded to the run's number of logits."""
         words = self.prompts(prompts)
-        x = (config or self.sampling).noise * self.noise(seeds, words.present)
+        x, scale = self.noise(seeds, words.present), (config or self.sampling).noise
+        if scale != 1:
+            x.mul_(scale)
         z = self.tokens(words, x, config, seeds=seeds)
         return self.with_statistics(decode(self.coordinates, z, words), prompts)
 
