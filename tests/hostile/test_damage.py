@@ -180,7 +180,7 @@ def test_verify_misses_that_files_are_of_two_runs(name, run, zoo, tiny_config, t
     shutil.copytree(run, tmp_path / "run")
     shutil.copyfile(tmp_path / "other" / name, tmp_path / "run" / name)
     assert call("verify", tmp_path / "run") == 1
-    assert "state.safetensors is of another model than" in capsys.readouterr().out
+    assert f"{name} is of another run" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("saved", [False, True])

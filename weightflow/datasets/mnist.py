@@ -76,8 +76,11 @@ def _load(
     def decode(target: Path) -> None:
         for part, (images, labels) in files.items():
             pixels, targets = read_idx(images), read_idx(labels)
-            if pixels.ndim != 3 or len(pixels) != len(targets):
-                raise InputError(f"{images} holds {pixels.shape} pixels, {labels} {len(targets)} labels")
+            if pixels.ndim != 3 or targets.shape != pixels.shape[:1]:
+                raise InputError(
+                    f"{images} holds pixels {pixels.shape}, {labels} labels {targets.shape}; expected (images, height, "
+                    "width) and a label each: get both files again"
+                )
             decoded_cache.write_part(target, part, _resized(pixels[:, None], size), targets)
         decoded_cache.write_names(target, class_names)
 

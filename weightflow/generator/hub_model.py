@@ -54,6 +54,7 @@ class HubModel(ModelHubMixin, library_name="weightflow", tags=["weight-generatio
             weights.frame,
             weights.step,
             weights.trained,
+            header.identity,
         )
         if (flow.folder / PICTURES).exists():
             shutil.copyfile(flow.folder / PICTURES, save_directory / PICTURES)

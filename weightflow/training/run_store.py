@@ -69,6 +69,7 @@ CONFIG, LAYOUT, CHECKPOINT, STATE = (
 METRICS, REPORT = "metrics.jsonl", "report.json"
 # what a saved generator brings beside these: its table of text vectors and its backbone
 TABLE, BACKBONE = "vectors.npz", "backbone.safetensors"
+RUN = "run"  # the entry of the metadata that says of which run a file is
 LIMIT = 1 << 28  # bytes of a table or of a log
 
 
@@ -87,7 +88,10 @@ class ZooReference:
 
 @dataclass(frozen=True)
 class RunHeader:
-    """What is fixed before the first step."""
+    """What is fixed before the first step.
+
+    `identity` tells the run from others: its checkpoint and its state carry it (empty in runs of earlier releases).
+    """
 
     config: TrainConfig
     zoo: ZooReference
@@ -95,12 +99,14 @@ class RunHeader:
     layout: Layout
     encoder: str
     data: DataInfo
+    identity: str = ""
 
 
 def write_header(folder: Path, header: RunHeader) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     tables = {
         "format": FORMAT,
+        "identity": header.identity,
         "encoder_identity": header.encoder,
         "zoo": dataclasses.asdict(header.zoo),
         "data": header.data.to_dict(),
@@ -138,6 +144,7 @@ def read_header(folder: Path) -> RunHeader:
             layout=layout,
             encoder=text()(tables["encoder_identity"]),
             data=_facts(tables),
+            identity=text()(tables.get("identity", "")),
         )
 
 
@@ -167,25 +174,35 @@ def write_checkpoint(
     frame: Mapping[str, Tensor],
     step: int,
     trained: int | None = None,
+    run: str = "",
 ) -> None:
-    """Write what sampling needs: averaged weights as of `step`, in a run of `trained` steps so far."""
+    """Write what sampling needs: averaged weights as of `step`, in a run of `trained` steps so far; its identity is `run`."""
     tensors = {
         **pack("raw", raw),
         **pack("average", average),
         **pack("coordinates", coordinates.tensors()),
         **pack("frame", frame),
     }
-    said = {"format": FORMAT, "step": str(step)} | ({} if trained is None else {"trained": str(trained)})
+    said = {"format": FORMAT, RUN: run, "step": str(step)}
+    if trained is not None:
+        said["trained"] = str(trained)
     checkpoint.write(folder / CHECKPOINT, tensors, said)
 
 
-def checkpoint_step(folder: Path) -> int | None:
-    """How many steps the run of a checkpoint had taken; None where there is none, or none that can be read."""
+def checkpoint_step(folder: Path, header: RunHeader | None = None) -> int | None:
+    """How many steps the run of a checkpoint had taken; None where there is none, or none that can be read.
+
+    `InputError` where it is of another run than `header`.
+    """
     path = folder / CHECKPOINT
     try:
-        return int(checkpoint.read(path).metadata["trained"])
+        found = checkpoint.read(path)
+        step = int(found.metadata["trained"])
     except (InputError, KeyError, ValueError):
         return None
+    if header is not None:
+        require_own(found, path, header)
+    return step
 
 
 def identity_of(weights: Mapping[str, Tensor]) -> str:
@@ -220,6 +237,7 @@ def read_checkpoint(folder: Path, header: RunHeader) -> Weights:
             f"{folder} has no checkpoint yet; go on with: weightflow train {header.zoo.path} --out {folder} --resume"
         )
     found = checkpoint.read(path)
+    require_own(found, path, header)
     tensors = found.state
     checkpoint.require_finite(tensors, str(path))
     with reading(path, "restore it, or train the run again"):
@@ -232,6 +250,15 @@ def read_checkpoint(folder: Path, header: RunHeader) -> Weights:
         step, trained = int(found.metadata.get("step", "0")), found.metadata.get("trained")
         steps = None if trained is None else int(trained)
     return Weights(unpack("average", tensors), coordinates, frame, step, steps)
+
+
+def require_own(found: checkpoint.Checkpoint, path: Path, header: RunHeader) -> None:
+    """`InputError` where a checkpoint or a state is of another run than the settings beside it, if both say of which."""
+    own, run = header.identity, found.metadata.get(RUN, "")
+    if own and run and own != run:
+        raise InputError(
+            f"{path} is of another run ({run[:12]}) than {path.parent / CONFIG} ({own[:12]}); restore the files of one run"
+        )
 
 
 def verify_run(folder: Path) -> list[str]:
@@ -263,15 +290,11 @@ def verify_run(folder: Path) -> list[str]:
 
 
 def _check_together(folder: Path) -> None:
-    """`InputError` where files that are sound each are of different runs, as far as their shapes tell."""
-    weights = read_checkpoint(folder, read_header(folder)).average
-    if not (folder / STATE).exists():
-        return
-    state = unpack("raw", checkpoint.read(folder / STATE).state)
-    if {name: t.shape for name, t in state.items()} != {name: t.shape for name, t in weights.items()}:
-        raise InputError(
-            f"{folder / STATE} is of another model than {folder / CHECKPOINT}; restore the files of one run"
-        )
+    """`InputError` where files that are sound each are of different runs."""
+    header = read_header(folder)
+    read_checkpoint(folder, header)
+    if (folder / STATE).exists():
+        require_own(checkpoint.read(folder / STATE), folder / STATE, header)
 
 
 def read_report(folder: Path) -> dict[str, Any] | None:

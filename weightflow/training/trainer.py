@@ -21,6 +21,7 @@ from torch import Tensor
 
 from canon.errors import InputError, WorkError
 from canon.io import checkpoint
+from canon.io.digests import digest_of
 from canon.io.files import reading, require_file
 from canon.io.folders import require_apart
 from canon.io.large_tensors import large_zeros
@@ -141,6 +142,7 @@ class Trainer:
                 words=words,
             ),
         )
+        self.header = replace(self.header, identity=_identity(self.header))
         self.generator = torch.Generator().manual_seed(config.seed)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
@@ -183,7 +185,7 @@ class Trainer:
             return self._run(on_step, stop, on_metrics)
 
     def _require_own(self) -> None:
-        if runs.checkpoint_step(self.folder) not in (None, self.saved):
+        if runs.checkpoint_step(self.folder, self.header) not in (None, self.saved):
             raise InputError(
                 f"{self.folder} was trained on by another process meanwhile; go on with it: {_again(self.zoo_path, self.folder)}"
             )
@@ -338,6 +340,7 @@ class Trainer:
             return
         p = self.progress
         counters = {
+            runs.RUN: self.header.identity,
             "step": str(p.step),
             "best": p.best.hex(),
             "best_step": str(p.best_step),
@@ -350,13 +353,15 @@ class Trainer:
         # before the first evaluation no weights are the best; the initial ones are the worst
         best, step = ("best", p.best_step) if p.best_step else ("average", p.step)
         weights = unpack("raw", tensors), unpack(best, tensors)
-        runs.write_checkpoint(self.folder, *weights, self.coordinates, self.frame, step, p.step)
+        runs.write_checkpoint(
+            self.folder, *weights, self.coordinates, self.frame, step, p.step, self.header.identity
+        )
 
     def complete(self) -> None:
         """Write the checkpoint of the state that was restored, where the run was killed between the two."""
         step = self.progress.step
         if self.processes.any(
-            self.processes.first and step > 0 and runs.checkpoint_step(self.folder) != step
+            self.processes.first and step > 0 and runs.checkpoint_step(self.folder, self.header) != step
         ):
             self.save()
 
@@ -364,6 +369,7 @@ class Trainer:
         """Go on from the folder's state: weights, averages, moments, random numbers, counters."""
         path = self.folder / runs.STATE
         found = checkpoint.read(path)
+        runs.require_own(found, path, self.header)
         with reading(path, "restore it, or train the run again in another folder"):
             who = str(path)
             m, raw = found.metadata, unpack("raw", found.state)
@@ -522,6 +528,7 @@ def resume(
     require_file(folder / runs.STATE)
     config = _changed(header.config, changes or {}, folder)
     trainer = Trainer(zoo, config, folder, device, processes)
+    trainer.header = replace(trainer.header, identity=header.identity)  # as it began
     with _writing(folder, processes):
         trainer.restore()
         trainer.complete()
@@ -534,6 +541,24 @@ def resume(
             if processes.first:
                 runs.write_header(folder, trainer.header)
     return trainer
+
+
+def _identity(header: runs.RunHeader) -> str:
+    """What tells a run from others: its zoo, text vectors, shapes, and the settings that stay as they are."""
+    kept = {
+        name: value
+        for name, value in _flat(settings.to_dict(header.config)).items()
+        if name not in CHANGEABLE
+    }
+    return digest_of(
+        {
+            "zoo": header.zoo.identity,
+            "encoder": header.encoder,
+            "architecture": header.architecture.to_dict(),
+            "layout": header.layout.to_dict(),
+            "settings": kept,
+        }
+    )
 
 
 def _changed(config: TrainConfig, changes: Mapping[str, Any], folder: Path) -> TrainConfig:

@@ -127,6 +127,7 @@ def test_missing_data_says_where_it_looked_and_what_to_do(tmp_path):
     [
         (lambda f: (f / "t10k-labels-idx1-ubyte").unlink(), "has no t10k-labels-idx1-ubyte nor"),
         (lambda f: (f / "train-images-idx3-ubyte").write_bytes(b"<html>"), "is not an IDX file of bytes"),
+        (lambda f: (f / "train-labels-idx1-ubyte").write_bytes(b"\0\0\x08\0\x01"), r"labels \(\); expected"),
         (
             lambda f: (f / "train-labels-idx1-ubyte").write_bytes(b"\0\0\x08\x01\0\0\0\x09\x01"),
             "is damaged: 1 values, its header says 9",
