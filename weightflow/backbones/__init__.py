@@ -20,9 +20,10 @@ from torch import Tensor, nn
 
 from canon.errors import InputError
 from canon.io import checkpoint
-from canon.io.files import reading
+from canon.io.files import reading, sha256
 from canon.validation import integer, items, optional, parse_json, record, table, text
 from weightflow.backbones import pretrained
+from weightflow.data.info import DataInfo
 from weightflow.data.types import Preprocessing
 from weightflow.device import usable_device
 from weightflow.networks.architectures import Architecture
@@ -70,10 +71,14 @@ _CARD = record(
 
 @dataclass(frozen=True)
 class Backbone:
-    """A frozen network; called on raw images (examples, channels, height, width) it gives features."""
+    """A frozen network; called on raw images (examples, channels, height, width) it gives features.
+
+    `digest` is the SHA-256 of the file that it was read from.
+    """
 
     module: nn.Module
     card: BackboneCard
+    digest: str = ""
 
     @torch.no_grad()
     def __call__(
@@ -133,7 +138,18 @@ def read_backbone(path: str | Path) -> Backbone:
             module = pretrained.skeleton(card.model, found.state)
         checkpoint.require_same(module.state_dict(), found.state, "the model that it names", str(path))
         module.load_state_dict(found.state)
-        return Backbone(headless(module), card)
+        return Backbone(headless(module), card, sha256(path))
+
+
+def backbone_of(facts: DataInfo) -> Backbone:
+    """The backbone that networks were trained on, from the file that they name; `InputError` where it is another one now."""
+    found = read_backbone(str(facts.backbone))
+    if facts.backbone_digest and found.digest != facts.backbone_digest:
+        raise InputError(
+            f"{facts.backbone} is another backbone ({found.digest[:12]}) than the networks were trained on "
+            f"({facts.backbone_digest[:12]}); restore that one"
+        )
+    return found
 
 
 def write_backbone(

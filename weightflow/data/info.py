@@ -19,7 +19,8 @@ class DataInfo:
     """`classes` are all of the data set's, in label order; `known` those that the networks were trained on.
 
     `groups`: the networks had tasks with classes made of classes. `fingerprint` and the number of `examples` are the
-    data's when the networks were trained, where that is known; `words` say what names of classes mean.
+    data's when the networks were trained, where that is known, and `backbone_digest` the SHA-256 of the file of the
+    backbone that they were seen through; `words` say what names of classes mean.
     """
 
     dataset: str
@@ -30,6 +31,7 @@ class DataInfo:
     groups: bool = False
     fingerprint: str = ""
     examples: int = 0
+    backbone_digest: str = ""
     words: Mapping[str, tuple[str, ...]] = field(default_factory=dict, hash=False)
 
     @property
@@ -56,6 +58,7 @@ class DataInfo:
             data.licence,
             fingerprint=data.fingerprint,
             examples=data.examples,
+            backbone_digest=data.backbone_digest,
         )
 
     @classmethod
@@ -73,6 +76,7 @@ class DataInfo:
             "licence": self.licence,
             **({"groups": True} if self.groups else {}),
             **({"fingerprint": self.fingerprint, "examples": self.examples} if self.fingerprint else {}),
+            **({"backbone_digest": self.backbone_digest} if self.backbone_digest else {}),
             **({"words": {name: list(own) for name, own in self.words.items()}} if self.words else {}),
             **self.preprocessing.to_dict(),
         }
@@ -92,6 +96,7 @@ class DataInfo:
             groups=found.get("groups", False),
             fingerprint=found.get("fingerprint", ""),
             examples=found.get("examples", 0),
+            backbone_digest=found.get("backbone_digest", ""),
             words={name: tuple(own) for name, own in found.get("words", {}).items()},
         )
 
@@ -119,6 +124,7 @@ _FACTS = record(
         "groups": boolean,
         "fingerprint": text(r"[0-9a-f]*", 64),
         "examples": integer(0),
+        "backbone_digest": text(r"[0-9a-f]{64}"),
         "words": table(_NAME, items(_NAME)),
     },
 )

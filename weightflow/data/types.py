@@ -170,8 +170,8 @@ class ClassificationData:
     """Real examples of named classes. Validation is cut from training data, never from test data.
 
     `folder` holds the decoded arrays, where there is one. Where the examples are features, `features` makes
-    them of raw images, and `excluded` classes were kept from the backbone that made them. `fingerprint` changes
-    with the examples, `remarks` say what was left out or changed when they were read. `rows_as` is the shape of pictures
+    them of raw images, `backbone_digest` is the SHA-256 of the backbone's file, and `excluded` classes were kept from it.
+    `fingerprint` changes with the examples, `remarks` say what was left out or changed when they were read. `rows_as` is the shape of pictures
     whose pixels are stored as rows.
     """
 
@@ -184,6 +184,7 @@ class ClassificationData:
     licence: str
     folder: Path | None = None
     features: Callable[[Tensor], Tensor] | None = None
+    backbone_digest: str = ""
     excluded: tuple[str, ...] = ()
     fingerprint: str = ""
     remarks: tuple[str, ...] = ()

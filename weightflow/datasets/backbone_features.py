@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from canon.errors import InputError
-from canon.io.files import require_file, sha256
+from canon.io.files import require_file
 from weightflow.data import decoded_cache
 from weightflow.data.types import ClassificationData
 
@@ -34,11 +34,11 @@ def through(images: ClassificationData, backbone: str, name: str) -> Classificat
             f"data set '{images.name}' has examples of shape {images.input_shape}; a backbone sees images"
         )
     source, frozen = images.folder, read_backbone(path)
-    key = decoded_cache.identity("features", [], images=source.name, backbone=sha256(path))
+    key = decoded_cache.identity("features", [], images=source.name, backbone=frozen.digest)
     folder = decoded_cache.decoded(key, lambda target: _compute(frozen, source, target))
     data = decoded_cache.from_folder(name, folder, licence=images.licence, divisor=1.0)
     unknown = tuple(own for own in frozen.card.excluded if own in images.class_names)
-    return dataclasses.replace(data, features=frozen, excluded=unknown)
+    return dataclasses.replace(data, features=frozen, backbone_digest=frozen.digest, excluded=unknown)
 
 
 def _compute(backbone: Backbone, source: Path, target: Path, batch: int = 256) -> None:

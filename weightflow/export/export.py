@@ -22,7 +22,7 @@ from canon.io.folders import require_apart, require_place, require_space, writin
 from canon.types import StateDict
 from canon.validation import Invalid, parse_json
 from weightflow import datasets, folders
-from weightflow.backbones import Features, read_backbone
+from weightflow.backbones import Features, backbone_of
 from weightflow.batched import batch_norm
 from weightflow.data.info import without_folders
 from weightflow.datasets import DataInfo, StoredInputs
@@ -178,7 +178,7 @@ def _features(facts: DataInfo) -> Features | None:
             f"the networks are heads on the features of {facts.backbone}, which is not there; restore it, or write "
             "programs that take features: --prepared"
         )
-    return Features(read_backbone(facts.backbone))
+    return Features(backbone_of(facts))
 
 
 def _raw_example(zoo: Zoo, facts: DataInfo, features: Features | None) -> Tensor:

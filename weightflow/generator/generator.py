@@ -463,10 +463,10 @@ class Flow:
     @cached_property
     def _features(self) -> Callable[[Tensor], Tensor] | None:
         """What comes before the networks, where they are heads on the features of a backbone."""
-        from weightflow.backbones import read_backbone
+        from weightflow.backbones import backbone_of
 
-        backbone = self.header.data.backbone
-        return None if backbone is None else read_backbone(backbone)
+        facts = self.header.data
+        return None if facts.backbone is None else backbone_of(facts)
 
     # huggingface_hub takes a while to import, and making networks does not need it
 

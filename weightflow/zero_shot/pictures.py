@@ -89,9 +89,9 @@ class PictureEncoder(TextEncoder):
 
     @cached_property
     def _backbone(self) -> Callable[[Tensor], Tensor]:
-        from weightflow.backbones import read_backbone
+        from weightflow.backbones import backbone_of
 
-        return read_backbone(str(self.data.backbone))
+        return backbone_of(self.data)
 
     @cached_property
     def _evidence(self) -> tuple[Evidence, tuple[int, int, int]]:

@@ -12,6 +12,8 @@ from weightflow.zoo.store import Zoo
 
 def change_of(facts: DataInfo, data: ClassificationData) -> str | None:
     """What has changed, in words; None where nothing has, or it is not known what the data were."""
+    if facts.backbone_digest not in ("", data.backbone_digest):
+        return f"the backbone of '{data.name}' has changed"
     if not facts.fingerprint or facts.fingerprint == data.fingerprint:
         return None
     if facts.classes != data.class_names:

@@ -2,12 +2,14 @@
 
 import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
+import weightflow
 from canon.cli import console
 from canon.errors import InputError
 from canon.io import checkpoint
@@ -119,6 +121,25 @@ def test_heads_are_a_zoo_and_classes_new_to_the_backbone_a_split(images, backbon
         new = {"red thing", "grey thing"} & set(record.classes)
         assert len(new) == (2 if record.split == "unseen_by_backbone" else 0)
     assert checkpoint.read(tmp_path / "zoo" / "base.safetensors").state["bias"].shape == (2,)
+
+
+def test_networks_notice_another_backbone_in_the_place_of_theirs(images, backbone, tmp_path):
+    mine = tmp_path / "mine.safetensors"
+    shutil.copyfile(backbone, mine)
+    settings = {**HEADS, "dataset": f"{images} through {mine}", "shard_size": 1}
+    zoo = weightflow.build_zoo("tina_head", tmp_path / "zoo", settings=settings)
+    weightflow.evaluate(zoo)
+    BackboneTrainer(
+        datasets.load(images), dataclasses.replace(TINY, seed=1), mine, ["grey thing", "red thing"]
+    ).run()
+    datasets.load.cache_clear()
+    with pytest.warns(weightflow.InputWarning, match="the backbone of '.*' has changed since"):
+        weightflow.evaluate(tmp_path / "zoo")
+    with pytest.raises(InputError, match="mine.safetensors is another backbone"):
+        export_zoo(Zoo(tmp_path / "zoo"), tmp_path / "programs", format="pt2")
+    (tmp_path / "zoo" / "shards" / "00002.safetensors").unlink()
+    with pytest.raises(InputError, match="the backbone of '.*' has changed since .* was begun"):
+        weightflow.build_zoo("tina_head", tmp_path / "zoo", settings=settings)
 
 
 def test_a_program_of_a_head_takes_images_as_bytes(images, backbone, tmp_path):
