@@ -29,9 +29,8 @@ def alignment(report: Mapping[str, Any], out: str) -> str:
     if "nothing_moved_because" in report:
         lines.append(f"nothing moved: {report['nothing_moved_because']}")
     function = f"C computes the function of B{_evidence(report)}"
-    return "\n".join(
-        [*lines, function, *_prefixes(report), *_excepted(report, "B"), *_left_out(report), f"wrote {out}"]
-    )
+    told = [*_in_place(report), *_prefixes(report), *_excepted(report, "B"), *_left_out(report)]
+    return "\n".join([*lines, function, *told, f"wrote {out}"])
 
 
 def merging(report: Mapping[str, Any], out: str) -> str:
@@ -47,7 +46,21 @@ def canonical(report: Mapping[str, Any], out: str) -> str:
     lines = [f"{report['moved_fraction']:.1%} of the units moved"]
     if "nothing_moved_because" in report:
         lines.append(f"nothing moved: {report['nothing_moved_because']}")
-    return "\n".join([*lines, f"the function stayed{_evidence(report)}", *_left_out(report), f"wrote {out}"])
+    told = [f"the function stayed{_evidence(report)}", *_in_place(report), *_left_out(report)]
+    return "\n".join([*lines, *told, f"wrote {out}"])
+
+
+SHOWN = 3  # axes that stay in place; `inspect` shows all
+
+
+def _in_place(report: Mapping[str, Any]) -> list[str]:
+    """A line on what may not move and why, where something else may."""
+    frozen = report["frozen"]
+    if not report["groups"] or not frozen:
+        return []
+    first = "; ".join(f"{name}: {reason}" for name, reason in list(frozen.items())[:SHOWN])
+    more = f"; and {len(frozen) - SHOWN} more, which `canon inspect` names" if len(frozen) > SHOWN else ""
+    return [f"in place: {first}{more}"]
 
 
 def _prefixes(report: Mapping[str, Any]) -> list[str]:

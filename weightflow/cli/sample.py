@@ -235,21 +235,21 @@ def _warned(flow: Flow, asked: Iterable[Prompt]) -> Iterator[Prompt]:
 
     known = {*flow.known_classes, *names_of_words(flow.header.data.words)}
     names, told = flow.header.data.classes if flow.header.data.groups else (), set[str]()
-    seen: set[Prompt] = set()
     for prompt in asked:
-        if prompt in seen:
+        described = {
+            d.name: d
+            for d in prompt.descriptions
+            if d.name not in told and not all(word in known for word in d.words or [d.name])
+        }
+        if not described or len(told) >= MOST_WARNED:
             yield prompt
             continue
-        seen.add(prompt)
         flow.prompts([prompt])  # one that is refused needs no warning
-        described = {d.name: d for d in prompt.descriptions}
         for found in flow.neighbours(prompt):
-            own = described[found.described]
-            if found.described in told or all(word in known for word in own.words or [own.name]):
+            own = described.get(found.described)
+            if own is None or len(told) >= MOST_WARNED:
                 continue
             told.add(found.described)
-            if len(told) > MOST_WARNED:
-                continue
             if group_of(own, names) is not None:
                 continue
             meant = next(filter(None, (misspelt(word, flow.known_classes) for word in own.words)), None)

@@ -57,6 +57,8 @@ class Description:
         text = unicodedata.normalize("NFC", text)
         if (own := class_named(text.strip(), known)) is not None:
             return cls.of(own)
+        if (plain := text.strip()) and not {"=", "|"} & set(plain) and not plain.startswith(IMAGE):
+            return cls.of(plain)
         name, equals, rest = (part.strip() for part in text.partition("="))
         ways = [way.strip() for way in (rest if equals else name).split("|")]
         first_image = next((i for i, way in enumerate(ways) if way.startswith(IMAGE)), len(ways))

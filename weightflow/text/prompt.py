@@ -52,8 +52,8 @@ class Prompt:
             raise InputError(
                 f"the prompt names one class, '{self.classes[0]}'; a classifier needs two or more"
             )
-        twice = sorted(name for name, count in Counter(self.classes).items() if count > 1)
-        if twice:
+        if len(set(self.classes)) < len(self.classes):
+            twice = sorted(name for name, count in Counter(self.classes).items() if count > 1)
             raise InputError(f"the prompt names '{twice[0]}' twice; each class stands for one logit")
 
         for name in (*self.classes, *self.words):
@@ -93,7 +93,8 @@ class Prompt:
         except csv.Error as error:
             raise InputError(f"the prompt '{text}' cannot be read: {error}") from None
         described = tuple(Description.parse(part, known) for part in parts or [""])
-        return cls(tuple(d.name for d in described), described)
+        names = tuple(d.name for d in described)
+        return cls(names, () if all(d.words == (d.name,) and not d.images for d in described) else described)
 
 
 def as_prompts(

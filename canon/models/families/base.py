@@ -113,7 +113,9 @@ def _mismatches() -> Iterator[None]:
         yield
     except KeyError as error:
         raise FamilyMismatch(f"{error.args[0]} is missing") from None
-    except (RuntimeError, ValueError, IndexError) as error:
+    except ValueError as error:  # of our own families, which say what is the matter
+        raise FamilyMismatch(str(error).splitlines()[0]) from None
+    except (RuntimeError, IndexError) as error:
         raise FamilyMismatch(f"the shapes do not fit: {str(error).splitlines()[0]}") from None
 
 

@@ -221,6 +221,17 @@ def test_align_says_why_nothing_moved(canon, folder):
     assert "nothing moved: no group of units may move" in out
 
 
+def test_what_stays_in_place_is_named_where_the_rest_moves(canon, folder):
+    spec = json.loads((folder / "s.json").read_text())
+    frozen = {f"{n}.weight axis 0": "a reason" for n in range(5)}
+    (folder / "t.json").write_text(
+        json.dumps({k: v for k, v in spec.items() if k != "sha256"} | {"frozen": frozen})
+    )
+    out = canon("align a.pt b.pt --spec t.json --out c.pt")[1]
+    assert "in place: 0.weight axis 0: a reason; 1.weight axis 0: a reason; " in out
+    assert "; and 2 more, which `canon inspect` names" in out
+
+
 def test_a_wrong_spec_is_caught_by_running_the_network(canon, folder):
     axes = dict(SPEC.axes) | {"4.weight": (Axis.fixed(OUT), Axis.fixed(HIDDEN))}
     (folder / "wrong.json").write_text(PermutationSpec(SPEC.groups, axes).to_json())
