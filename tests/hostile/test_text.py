@@ -133,6 +133,18 @@ def test_names_are_inert_in_a_report(name, measured):
     assert "alert(1)</script>" not in page(found)
 
 
+@pytest.mark.parametrize("sign", ["\u202e", "\u2066", "\u200f", "\x1b", "\x9b"])
+def test_a_name_cannot_turn_the_text_beside_it_in_a_report(sign, measured):
+    from weightflow.report.html import page
+
+    found = copy.deepcopy(measured)
+    split = found["splits"][found["focus"]]
+    split["classes"] = {sign + key: value for key, value in split["classes"].items()}
+    text = page(found)
+    assert sign not in text
+    assert sign.encode("unicode_escape").decode() in text
+
+
 def texts(value, at=()):
     """The places of all texts in nested tables and lists."""
     if isinstance(value, str):

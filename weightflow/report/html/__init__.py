@@ -8,6 +8,7 @@ standard library's `Template` fills; text is escaped where it becomes HTML, and 
 from __future__ import annotations
 
 import html
+import re
 from importlib import resources
 from pathlib import Path
 from string import Template
@@ -18,6 +19,9 @@ from weightflow.report.html.charts import PICTURES
 from weightflow.report.html.figure import Figure
 from weightflow.report.html.tables import facts, full_table
 from weightflow.report.verdict import verdict
+
+INVISIBLE = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+"""Control characters and those that change the direction of text: in a name they would also change what stands beside it."""
 
 
 def write_page(path: Path, report: dict[str, Any]) -> None:
@@ -35,7 +39,7 @@ def page(report: dict[str, Any]) -> str:
         f"<span>{html.escape(word)}</span>" for word in words
     )  # lines break between them alone
     judged, _, more = verdict(report).partition(". ")
-    return template.substitute(
+    made = template.substitute(
         title=html.escape(_title(report)),
         about=html.escape(_about(report)),
         command=f" · <code>{command}</code>" if command else "",
@@ -48,6 +52,7 @@ def page(report: dict[str, Any]) -> str:
         good=f"{100 * report['novelty'].get('good', 0.95):.0f}",
         environment=html.escape(environment),
     )
+    return INVISIBLE.sub(lambda sign: sign[0].encode("unicode_escape").decode(), made)
 
 
 def _title(report: dict[str, Any]) -> str:
