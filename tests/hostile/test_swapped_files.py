@@ -10,6 +10,8 @@ from canon.errors import InputError
 from weightflow.cli.main import app
 from weightflow.training import trainer
 from weightflow.training.run_store import read_header
+from weightflow.zoo.canonicalize import read_frame
+from weightflow.zoo.store import Zoo, write_zoo
 
 
 @pytest.fixture(scope="module")
@@ -79,3 +81,15 @@ def test_a_saved_generator_keeps_the_identity_of_its_run(run, other, tmp_path):
     )
     with pytest.raises(InputError, match="is of another run"):
         weightflow.load(tmp_path / "own")
+
+
+def test_the_frame_of_another_zoo_is_refused(zoo, raw_zoo, tmp_path, capsys):
+    few = raw_zoo.rows("seen")[:4]
+    write_zoo(tmp_path / "raw", raw_zoo.header, raw_zoo.load(few), [raw_zoo.records[i] for i in few])
+    weightflow.canonicalize(tmp_path / "raw", tmp_path / "other")
+    shutil.copytree(zoo.path, tmp_path / "zoo")
+    shutil.copyfile(tmp_path / "other" / "frame.safetensors", tmp_path / "zoo" / "frame.safetensors")
+    with pytest.raises(InputError, match="is the frame of another zoo"):
+        read_frame(Zoo(tmp_path / "zoo"))
+    assert call("verify", tmp_path / "zoo") == 1
+    assert "is the frame of another zoo" in capsys.readouterr().out

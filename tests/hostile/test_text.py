@@ -133,7 +133,7 @@ def test_names_are_inert_in_a_report(name, measured):
     assert "alert(1)</script>" not in page(found)
 
 
-@pytest.mark.parametrize("sign", ["\u202e", "\u2066", "\u200f", "\x1b", "\x9b"])
+@pytest.mark.parametrize("sign", ["\u202e", "\u2066", "\u200f", "\u200b", "\ufeff", "\x1b", "\x9b"])
 def test_a_name_cannot_turn_the_text_beside_it_in_a_report(sign, measured):
     from weightflow.report.html import page
 

@@ -245,7 +245,10 @@ def _warned(flow: Flow, asked: Iterable[Prompt]) -> Iterator[Prompt]:
             yield prompt
             continue
         flow.prompts([prompt])  # one that is refused needs no warning
-        for found in flow.neighbours(prompt):
+        near = flow.neighbours(prompt)
+        if not near:  # no words are compared
+            told |= described.keys()
+        for found in near:
             own = described.get(found.described)
             if own is None or len(told) >= MOST_WARNED:
                 continue

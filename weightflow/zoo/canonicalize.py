@@ -183,7 +183,9 @@ def read_frame(zoo: Zoo) -> StateDict:
             f"{zoo.path} is not canonical; run: weightflow canonicalize {zoo.path} --out {zoo.path}-canonical"
         )
     path = zoo.path / FRAME
-    frame = dict(checkpoint.read(path).state)
+    found = checkpoint.read(path)
+    zoo.require_own_frame(found)
+    frame = dict(found.state)
     checkpoint.require_finite(frame, str(path))
     with reading(path, "run weightflow canonicalize again"):
         check_frame(frame, zoo.architecture, len(zoo.data.class_names))

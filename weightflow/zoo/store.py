@@ -409,6 +409,15 @@ class Zoo(Dataset[StateDict]):
         ):
             self._opened(index)
 
+    def require_own_frame(self, frame: checkpoint.Checkpoint) -> None:
+        """`InputError` where a canonical zoo's frame says that it was made with another one."""
+        own, source = self.manifest.get("canonical", {}).get("source"), frame.metadata.get("source")
+        if own and source and own != source:
+            raise InputError(
+                f"{self.path / FRAME} is the frame of another zoo ({source[:12]}) than zoo.json ({own[:12]}) says; restore "
+                "it, or run weightflow canonicalize again"
+            )
+
     def _other_problems(self) -> Iterator[str]:
         """What is wrong with the records, the frame, the base and the note of the recipe."""
         files = {
@@ -422,7 +431,9 @@ class Zoo(Dataset[StateDict]):
                 if wanted and not path.exists():
                     yield f"{path} is missing; run the command that made the zoo again"
             for path in sorted(self.path.glob("*.safetensors")):
-                checkpoint.read(path)
+                found = checkpoint.read(path)
+                if path.name == FRAME:
+                    self.require_own_frame(found)
         except InputError as error:
             yield str(error)
         recipe = self.path / RECIPE

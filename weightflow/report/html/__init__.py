@@ -20,8 +20,8 @@ from weightflow.report.html.figure import Figure
 from weightflow.report.html.tables import facts, full_table
 from weightflow.report.verdict import verdict
 
-INVISIBLE = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
-"""Control characters and those that change the direction of text: in a name they would also change what stands beside it."""
+INVISIBLE = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]")
+"""Characters of names that do not show, or change the direction of what stands beside them."""
 
 
 def write_page(path: Path, report: dict[str, Any]) -> None:
