@@ -10,7 +10,7 @@ import typing
 import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from typing import Any
 from unittest import mock
 
@@ -59,11 +59,12 @@ def read(path: str | os.PathLike[str]) -> Any:
 
 @contextmanager
 def quiet_export() -> Iterator[None]:
-    """Within the block, torch's exporters and readers log and warn of nothing: what matters is in the error."""
+    """Within the block, torch's exporters and readers log, print and warn of nothing: what matters is in the error."""
     disabled = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
-        with warnings.catch_warnings():
+        # a graph that could not be finished is printed
+        with warnings.catch_warnings(), redirect_stderr(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:
