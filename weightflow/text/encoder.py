@@ -70,6 +70,10 @@ class TextEncoder(ABC):
         return F.normalize(vectors.float(), dim=-1) * self.width**0.5
 
 
+MOST_KEPT = 100_000
+"""Vectors in memory; those of a million words would take gigabytes."""
+
+
 @dataclass
 class CachedEncoder(TextEncoder):
     """A caching wrapper: each description is encoded once and kept on disk.
@@ -105,7 +109,10 @@ class CachedEncoder(TextEncoder):
             for key, vector in zip(new, vectors(list(new.values())), strict=True):
                 self._known[key] = vector
                 self._write(key, vector)
-        return torch.stack([self._known[key] for key in keys])
+        found = torch.stack([self._known[key] for key in keys])
+        if len(self._known) > MOST_KEPT:
+            self._known.clear()
+        return found
 
     def _path(self, key: str) -> Path:
         assert self.folder is not None

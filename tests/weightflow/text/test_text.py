@@ -208,6 +208,15 @@ def test_a_description_is_encoded_once():
     assert inner.asked == ["a", "b", "c"]
 
 
+def test_few_vectors_are_kept_in_memory(monkeypatch):
+    monkeypatch.setattr("weightflow.text.encoder.MOST_KEPT", 2)
+    encoder = CachedEncoder(Counting())
+    assert encoder.encode(["a", "b", "c"]).shape == (3, 2)
+    assert not encoder._known
+    assert encoder.encode(["a", "b"]).shape == (2, 2)
+    assert set(encoder._known) == {"a", "b"}
+
+
 def test_vectors_are_kept_by_content(tmp_path):
     first, second = Counting(), Counting()
     kept = CachedEncoder(first, tmp_path).encode(["a", "b"])
