@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from benchmarks import fashion, planted
-from benchmarks.common import aim, interval, write_result
+from benchmarks.common import aim, forget_peak, interval, memory, write_result
 from canon.actions import permutation as perm
 from canon.matching.linear_assignment import solve
 from canon.matching.weight_matching import match_weights
@@ -139,17 +139,6 @@ def without_heads(spec: PermutationSpec) -> PermutationSpec:
 def pair(name: str) -> list[nn.Module]:
     torch.manual_seed(0)
     return [getattr(torchvision.models, name)().eval() for _ in range(2)]
-
-
-def memory(what: str) -> int:
-    """Bytes that this process holds (VmRSS), or the most it held since `forget_peak` (VmHWM)."""
-    status = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
-    return 1024 * int(next(line.split()[1] for line in status if line.startswith(what)))
-
-
-def forget_peak() -> None:
-    """Let the peak start again from what is held now: loading is not matching."""
-    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
 
 
 def timed(name: str, spec: PermutationSpec, threads: int) -> Row:

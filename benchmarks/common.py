@@ -53,6 +53,17 @@ def _git(*arguments: str) -> str | None:
     return done.stdout.strip()
 
 
+def memory(what: str) -> int:
+    """Bytes that this process holds (VmRSS), or the most it held since `forget_peak` (VmHWM); of Linux."""
+    status = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    return 1024 * int(next(line.split()[1] for line in status if line.startswith(what)))
+
+
+def forget_peak() -> None:
+    """Let the peak start again from what is held now (Linux)."""
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+
+
 def interval(values: Sequence[float], level: float = 0.95) -> list[float] | None:
     """The 95 % interval of the mean; None for fewer than two values."""
     if len(values) < 2:

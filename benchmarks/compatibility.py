@@ -15,12 +15,11 @@ import torch
 from torch import Tensor
 
 import canon
-from benchmarks.common import write_result
+from benchmarks.common import forget_peak, memory, write_result
 from benchmarks.public_networks import NETWORKS, disturb
 from canon.actions import permutation
 from canon.actions.scaling import apply_scale
 from canon.actions.transform import Transform
-from canon.alignment import peak_memory
 from canon.equivalence.outputs import output_difference
 from canon.errors import InputError
 from canon.matching.signed_weight_matching import match_signed
@@ -50,7 +49,8 @@ def measure(name: str, seed: int = 0) -> dict[str, Any]:
     module, inputs = NETWORKS[name]()
     module = without_cache(module.eval())
     disturb(module, torch.Generator().manual_seed(seed))
-    began = time.perf_counter()
+    forget_peak()
+    held, began = memory("VmRSS"), time.perf_counter()
     row: dict[str, Any] = {"network": name, "parameters": sum(p.numel() for p in module.parameters())}
     try:
         spec = canon.trace(module, inputs)
@@ -74,7 +74,7 @@ def measure(name: str, seed: int = 0) -> dict[str, Any]:
         "kept": found.same,
         "recovered": planted_is_recovered(spec, state, seed + 2) if spec.groups else None,
         "seconds": round(time.perf_counter() - began, 2),
-        "peak_memory_bytes": peak_memory()["peak_memory_bytes"],
+        "added_memory_bytes": memory("VmHWM") - held,
         "frozen": spec.frozen,
     }
 

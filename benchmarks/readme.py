@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import sys
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -306,7 +307,7 @@ def compatibility() -> str:
         (
             r["network"],
             *(
-                ("no", "–", "–", "–", "–")
+                ("no", "–", "–", "–", "–", "–", "–", r["error"])
                 if not r["traced"]
                 else (
                     "yes",
@@ -314,9 +315,11 @@ def compatibility() -> str:
                     f"{100 * r['share_of_axes']:.0f}",
                     "yes" if r["kept"] else "**no**",
                     "–" if r["recovered"] is None else "yes" if r["recovered"] else "**no**",
+                    f"{r['seconds']:.1f}",
+                    f"{r['added_memory_bytes'] / 2**20:.0f}",
+                    reasons(r["frozen"]),
                 )
             ),
-            f"{r['seconds']:.1f}",
         )
         for r in result["rows"]
     ]
@@ -328,8 +331,19 @@ def compatibility() -> str:
         "function kept",
         "planted recovered",
         "seconds",
+        "memory, MiB",
+        "what is frozen, besides inputs and outputs",
     )
     return markdown(head, rows) + f"\n\n{origin(result)}"
+
+
+def reasons(frozen: dict[str, str]) -> str:
+    """Why parts of a network stay, without the places; how many parts stay for one reason, where it is more than one."""
+    said = (re.sub(r" \(\S+ in \S+\)$", "", reason) for reason in frozen.values())
+    said = (re.sub(r"^\S+ (is not used|is a table)", r"a parameter \1", reason) for reason in said)
+    said = (re.sub(r"^axis \d+ of constant .*", "a constant", reason) for reason in said)
+    counts = Counter(reason for reason in said if not re.match(r"axis \d+ of (input|an output)", reason))
+    return "; ".join(f"{reason} × {n}" if n > 1 else reason for reason, n in counts.items()) or "–"
 
 
 def families() -> str:

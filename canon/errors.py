@@ -14,6 +14,21 @@ class InputError(ValueError):
     """
 
 
+class ArchitectureMismatch(InputError):
+    """Two networks, or a network and its code, have other tensors or other shapes.
+
+    Example:
+        >>> import torch
+        >>> from canon.errors import ArchitectureMismatch
+        >>> from canon.io.checkpoint import require_same
+        >>> try:
+        ...     require_same({"w": torch.ones(2)}, {"w": torch.ones(3)}, "A", "B")
+        ... except ArchitectureMismatch as error:
+        ...     print(error)
+        A and B are different architectures: w (2,) and (3,)
+    """
+
+
 class InputWarning(UserWarning):
     """A notice about the input; the work continues. Commands print it as one line.
 

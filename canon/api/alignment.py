@@ -9,7 +9,14 @@ from torch import nn
 
 from canon import alignment
 from canon.api.examples import Examples, as_data
-from canon.api.exceptions import Patterns, excepted, not_matched, require_weights, with_own_of
+from canon.api.exceptions import (
+    Patterns,
+    code_of_the_kept,
+    excepted,
+    not_matched,
+    require_weights,
+    with_own_of,
+)
 from canon.api.networks import (
     Model,
     Network,
@@ -139,7 +146,8 @@ def align(
     require_alike((first, second))
     # Where the two differ, the structure and the configuration are those of the network that is kept.
     known = (second, first) if left else (first, second)
-    resolved = not_matched(code_of(model, example_inputs, spec, family, assume).resolve(*known), left)
+    with code_of_the_kept(left, second):
+        resolved = not_matched(code_of(model, example_inputs, spec, family, assume).resolve(*known), left)
     order = None if order_seed is None else torch.Generator().manual_seed(order_seed)
     matcher = matcher_for(method, MatcherContext(start, order, resolved.runnable, as_data(data), batch_size))
     done = alignment.align(

@@ -12,7 +12,14 @@ from torch import nn
 
 from canon.alignment import align as align_checkpoints
 from canon.api.examples import Examples, as_data
-from canon.api.exceptions import Patterns, excepted, not_matched, require_weights, with_own_of
+from canon.api.exceptions import (
+    Patterns,
+    code_of_the_kept,
+    excepted,
+    not_matched,
+    require_weights,
+    with_own_of,
+)
 from canon.api.networks import Model, Network, Path, code_of, prefixes, read_alike, require_alike, sources
 from canon.errors import InputError
 from canon.matching.registry import MatcherContext, matcher_for
@@ -90,8 +97,9 @@ def merge(
     found = with_own_of(read, left, kept=0)
     require_alike(found)
     code, examples = code_of(model, example_inputs, spec, family, assume), as_data(train)
-    resolved = not_matched(code.resolve(*found), left) if align else None
-    runnable = code.runnable(*found) if resolved is None else resolved.runnable
+    with code_of_the_kept(left, found[0]):
+        resolved = not_matched(code.resolve(*found), left) if align else None
+        runnable = code.runnable(*found) if resolved is None else resolved.runnable
     order = None if order_seed is None else torch.Generator().manual_seed(order_seed)
     merged, report = merge_networks(
         [network.found for network in found],

@@ -5,12 +5,13 @@ They are not part of the matching. The network that is kept has its own; in the 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from fnmatch import fnmatchcase
 
 from canon.api.networks import Source
-from canon.errors import InputError
+from canon.errors import ArchitectureMismatch, InputError
 from canon.models.spec_resolution import SpecSource
 
 Patterns = Sequence[str] | str
@@ -63,6 +64,19 @@ def not_matched(resolved: SpecSource, names: Collection[str]) -> SpecSource:
     """The spec in which the tensors `names` are permuted and not used to match units."""
     spec = resolved.spec
     return replace(resolved, spec=replace(spec, statistics=spec.statistics | (spec.axes.keys() & names)))
+
+
+@contextmanager
+def code_of_the_kept(names: Collection[str], kept: Source) -> Iterator[None]:
+    """Where code does not fit, says that it has to build the network whose own tensors are kept."""
+    try:
+        yield
+    except ArchitectureMismatch as error:
+        if not names:
+            raise
+        raise ArchitectureMismatch(
+            f"{error}; where networks differ (--except), give code that builds {kept.name}, whose function is kept"
+        ) from None
 
 
 def require_weights(method: str, names: Collection[str]) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from canon.errors import InputError
+from canon.errors import ArchitectureMismatch, InputError
 from canon.io import exported_program, hub, model_folder, safetensors, torch_pickle
 from canon.io.container import Container, unwrap
 from canon.io.dtypes import all_finite, computable, is_mask
@@ -139,7 +139,7 @@ def _read_file(path: str | os.PathLike[str]) -> Checkpoint:
 
 
 def require_same(a: Mapping[str, Tensor], b: Mapping[str, Tensor], who_a: str, who_b: str) -> None:
-    """`InputError` unless keys and shapes agree, and what is complex is so in both; ten differences are listed."""
+    """`ArchitectureMismatch` unless keys and shapes agree, and what is complex is so in both; ten differences are listed."""
     differences = []
     for name in [*a, *(name for name in b if name not in a)]:
         if name not in b:
@@ -152,7 +152,7 @@ def require_same(a: Mapping[str, Tensor], b: Mapping[str, Tensor], who_a: str, w
             differences.append(f"{name} {a[name].dtype} and {b[name].dtype}")
     if differences:
         more = f"; and {len(differences) - 10} more" if len(differences) > 10 else ""
-        raise InputError(
+        raise ArchitectureMismatch(
             f"{who_a} and {who_b} are different architectures: {'; '.join(differences[:10])}{more}"
         )
 

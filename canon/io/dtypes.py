@@ -27,7 +27,10 @@ def equal(a: Tensor, b: Tensor) -> bool:
 
 
 def is_mask(tensor: Tensor) -> bool:
-    """Whether a tensor is a mask as attention adds it to scores: -inf here and there, and zero elsewhere."""
+    """Whether a tensor is a mask as attention adds it to scores.
+
+    -inf here and there and zero elsewhere, or -inf at exactly the later positions and any bias before them (ALiBi).
+    """
     if not tensor.is_floating_point():
         return False
     wide = computable(tensor)
@@ -35,4 +38,8 @@ def is_mask(tensor: Tensor) -> bool:
     if finite.all() or not (wide[~finite] == -torch.inf).all():
         return False
     # A tensor of nothing but -inf is a diverged weight, not a mask.
-    return bool(finite.any()) and bool((wide[finite] == 0).all())
+    if not finite.any():
+        return False
+    if (wide[finite] == 0).all():
+        return True
+    return finite.ndim >= 2 and bool((finite == torch.ones_like(finite).tril()).all())

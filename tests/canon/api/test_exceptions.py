@@ -129,3 +129,8 @@ def test_wrong_patterns_are_refused(tmp_path: Path, capsys: pytest.CaptureFixtur
     line = ["merge", *line[1:4], tmp_path / "m.pt", "--model", f"{__name__}:ten", "--except", "fc"]
     assert console.run_cli(main.app, [str(x) for x in line], name="canon") == 0
     assert torch.load(tmp_path / "m.pt")["fc.bias"].shape == (10,)
+    line = ["align", *line[1:3], "-o", tmp_path / "d.pt", "--model", f"{__name__}:ten", "--except", "fc"]
+    capsys.readouterr()
+    assert console.run_cli(main.app, [str(x) for x in line], name="canon") == 2
+    assert f"give code that builds {tmp_path / 'b.pt'}, whose function is kept" in capsys.readouterr().err
+    assert not (tmp_path / "d.pt").exists()

@@ -18,6 +18,14 @@ def test_an_additive_mask_is_data() -> None:
     require_finite({"mask": torch.full((4, 4), -INF).triu(1)}, "a.pt")
 
 
+def test_a_causal_bias_is_data() -> None:
+    bias = torch.arange(4.0)[:, None, None] * torch.arange(5.0) + torch.full((5, 5), -INF).triu(1)
+    require_finite({"bias": bias}, "a.pt")
+    bias[1, 4, 0] = -INF
+    with pytest.raises(InputError, match="NaN or infinity"):
+        require_finite({"bias": bias}, "a.pt")
+
+
 @pytest.mark.parametrize("values", [[-INF, -INF], [-INF, 0.5], [INF, 0.0], [float("nan"), 0.0]])
 def test_a_diverged_tensor_is_no_mask(values: list[float]) -> None:
     with pytest.raises(InputError, match="NaN or infinity"):
