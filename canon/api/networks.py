@@ -19,7 +19,8 @@ from canon.io.checkpoint import Checkpoint, require_finite, require_same, with_c
 from canon.io.model_config import read_config
 from canon.io.prefixes import with_keys_like
 from canon.models.config_check import agreed_config, require_fitting_config
-from canon.models.loading import Inputs, ModelSource, Runnable, load
+from canon.models.example_inputs import Inputs
+from canon.models.loading import ModelSource, Runnable, load
 from canon.models.spec_resolution import CHECKED, SpecSource, require_symmetries, resolve
 from canon.models.spec_resolution import code_of as find_code
 from canon.models.stored_keys import StoredKeys, stored_keys

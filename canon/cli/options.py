@@ -52,7 +52,8 @@ Input = Annotated[
     typer.Option(
         "--input",
         metavar="SHAPE",
-        help="Example inputs for --model: 1x3x224x224, or 1x16@1000 for token ids below 1000; commas between.",
+        help="Example inputs for --model: 1x3x224x224, or 1x16@1000 for token ids below 1000; commas between. "
+        "Classes of transformers, and networks that begin with a linear layer, need none.",
     ),
 ]
 StartName = Literal["auto", "identity", "anchored", "signatures", "frank_wolfe"]

@@ -10,17 +10,16 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from canon.errors import InputError
 from canon.io.checkpoint import Checkpoint, require_same
 from canon.io.prefixes import module_like
-from canon.models.loading import Inputs, Runnable, guess_inputs, load, with_twins
+from canon.models.example_inputs import example_inputs
+from canon.models.loading import Runnable, load, with_twins
 from canon.models.unfilled import needs_only_parameters, parameters_on_meta
 
-LENGTH = 16  # tokens of an example
 _PARTS = ("layer", "expert", "depth", "block")
-_POSITIONS = ("max_position_embeddings", "n_positions", "max_target_positions", "max_sequence_length")
 
 
 def from_config(found: Checkpoint, config: Mapping[str, Any]) -> Runnable | None:
@@ -38,7 +37,7 @@ def from_config(found: Checkpoint, config: Mapping[str, Any]) -> Runnable | None
             module = _built(transformers, kind, config)
         if module is None or not needs_only_parameters(module):
             continue
-        inputs = _inputs(module)
+        inputs = example_inputs(module)
         if inputs is None:
             return None
         module = module_like(module, found.state)
@@ -139,56 +138,3 @@ def _without_code(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {k: _without_code(v) for k, v in value.items() if "_implementation" not in str(k)}
     return [_without_code(one) for one in value] if isinstance(value, list) else value
-
-
-def _inputs(module: Any) -> Inputs | None:
-    """Example inputs by the name of the main one: tokens, pictures or sound; None for others."""
-    config, main = module.config, module.main_input_name
-    draws = torch.Generator().manual_seed(0)
-    if main == "input_ids":
-        words = _number(config, "vocab_size")
-        if words is None:
-            return None
-        length = _length(config)
-        named: dict[str, Any] = {"input_ids": torch.randint(words, (1, length), generator=draws)}
-        if getattr(config, "is_encoder_decoder", False):
-            named["decoder_input_ids"] = torch.randint(words, (1, length), generator=draws)
-        if getattr(config, "vision_config", None) is not None:
-            pictures = _pictures(config.vision_config, draws)
-            if pictures is None:
-                return None
-            named["pixel_values"] = pictures
-        return named
-    if main == "pixel_values":
-        pictures = _pictures(config, draws)
-        return None if pictures is None else {"pixel_values": pictures}
-    if main == "input_features":
-        bands, steps = _number(config, "num_mel_bins"), _number(config, "max_source_positions")
-        words = _number(config, "vocab_size")
-        if bands is None or steps is None or words is None:
-            return None
-        sound = torch.randn(1, bands, 2 * steps, generator=draws)
-        tokens = torch.randint(words, (1, _length(config)), generator=draws)
-        return {"input_features": sound, "decoder_input_ids": tokens}
-    return guess_inputs(module)
-
-
-def _pictures(config: Any, draws: torch.Generator) -> Tensor | None:
-    size, channels = getattr(config, "image_size", 64), _number(config, "num_channels")
-    height, width = size if isinstance(size, (list, tuple)) else (size, size)
-    if channels is None or not isinstance(height, int) or not isinstance(width, int):
-        return None
-    return torch.randn(1, channels, height, width, generator=draws)
-
-
-def _length(config: Any) -> int:
-    """Tokens of an example: fewer than usual where the network has few positions, of which some hold two more than it takes."""
-    most = [_number(config, name) for name in _POSITIONS]
-    return max(1, min([LENGTH, *(count - 2 for count in most if count is not None)]))
-
-
-def _number(config: Any, name: str) -> int | None:
-    value = getattr(config, name, None)
-    if value is None and getattr(config, "text_config", None) is not None:
-        value = getattr(config.text_config, name, None)
-    return value if isinstance(value, int) and value > 0 else None

@@ -24,11 +24,10 @@ from canon.io.checkpoint import Checkpoint, require_same
 from canon.io.examples import Data
 from canon.io.files import require_file
 from canon.io.prefixes import module_like
+from canon.models.example_inputs import Inputs, example_inputs
 from canon.models.unfilled import needs_only_parameters, parameters_on_meta
 from canon.tracing.exported_graph import LARGE, Program, copy_module, operation
 from canon.types import LazyState, State, like
-
-Inputs = tuple[Any, ...] | dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -118,7 +117,7 @@ def find_runnable(found: Checkpoint, hints: ModelSource) -> Runnable | None:
     if hints.example_inputs is not None:
         inputs = hints.example_inputs
     if inputs is None:
-        inputs = guess_inputs(module)
+        inputs = example_inputs(module)
     if inputs is None:
         raise InputError(
             f"{hints.model_name} gave no example inputs; add --input, as in --input 1x3x224x224 "
@@ -141,20 +140,6 @@ def _built(hints: ModelSource, large: bool) -> tuple[nn.Module, Inputs | None]:
         return copy_module(hints.model), None  # what the user holds is left as it is
     assert callable(hints.model)
     return _called(hints.model, hints.model_name, large)
-
-
-def guess_inputs(module: nn.Module) -> Inputs | None:
-    """Example inputs for a module that begins with a linear layer, None for any other.
-
-    A linear layer takes any batch of rows, so the guess cannot change the groups; whether the module runs
-    on it is seen when it is traced.
-    """
-    first = next(
-        (part for part in module.modules() if next(part.parameters(recurse=False), None) is not None), None
-    )
-    if isinstance(first, nn.Linear):
-        return (torch.randn(2, first.in_features, generator=torch.Generator().manual_seed(0)),)
-    return None
 
 
 def require_runnable(found: Runnable | None) -> Runnable:

@@ -30,7 +30,8 @@ DATASETS = (
 )
 RECIPES = (
     "cifar10_cnn, cifar10_resnet18, cifar10_resnet20, cifar10_vit, digits, digits_groupings, fashion_mnist, iris, "
-    "mnist, specialists, specialists_digits, t2w_adapter, tina_cnn, tina_head, yelp; some also as NAME-small"
+    "mnist, specialists, specialists_cnn, specialists_digits, t2w_adapter, tina_cnn, tina_head, yelp; some also as "
+    "NAME-small"
 )
 
 Solver = Annotated[

@@ -57,6 +57,17 @@ def test_a_folder_is_aligned_as_the_class_that_its_configuration_names(kind: str
     assert "assuming config.json" in verdict.report["verdict"]
 
 
+@pytest.mark.parametrize("kind", ["LlamaForCausalLM", "T5ForConditionalGeneration"])
+def test_code_of_the_library_needs_no_example_inputs(kind: str, tmp_path: Path) -> None:
+    a, b = folder(tmp_path / "a", kind, 0), folder(tmp_path / "b", kind, 1)
+    aligned = canon.align(a, b)
+    assert aligned.report["verified"]
+    assert aligned.report["moved_fraction"] > 0.5
+    words = {"input_ids": torch.arange(6)[None]}
+    words |= {"decoder_input_ids": torch.arange(3)[None]} if b.config.is_encoder_decoder else {}
+    assert torch.allclose(aligned(**words).logits, b(**words).logits, atol=1e-4)
+
+
 @pytest.mark.parametrize("prefix", ["", "model.", "module."])
 def test_keys_of_the_network_without_its_head_are_known(prefix: str, tmp_path: Path) -> None:
     folder(tmp_path / "a", "LlamaForCausalLM", 0)
