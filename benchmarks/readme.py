@@ -211,34 +211,34 @@ def _means(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return {**mean, "baselines": {n: float(np.mean([r["baselines"][n] for r in rows])) for n in names}}
 
 
-def specialists() -> str:
-    result = read_result("specialists")
+def specialists(name: str, networks: str) -> str:
+    result = read_result(name)
     rows = [r for r in result["rows"] if r["table"] == "accuracy"]
     body = [
         ("generated", spread([r["accuracy"] for r in rows])),
         ("generated, without noise", spread([r["without_noise"] for r in rows])),
         ("trained on the task", spread([r["trained"] for r in rows])),
         *(
-            (name.replace("_", " "), spread([r["baselines"][name] for r in rows]))
-            for name in _means(rows)["baselines"]
+            (other.replace("_", " "), spread([r["baselines"][other] for r in rows]))
+            for other in _means(rows)["baselines"]
         ),
         ("chance", spread([rows[0]["chance"]])),
     ]
-    head = ("heads with 4 hidden units, unseen combinations", "accuracy, %")
+    head = (f"{networks}, unseen combinations", "accuracy, %")
     return markdown(head, body) + f"\n\n{origin(result)}"
 
 
-def specialists_diversity() -> str:
-    measured = [r for r in read_result("specialists")["rows"] if r["table"] == "diversity"]
+def specialists_diversity(name: str) -> str:
+    measured = [r for r in read_result(name)["rows"] if r["table"] == "diversity"]
     rows = [r for r in measured if r["variant"] != "hypernetwork"]
     body = []
     for noise in dict.fromkeys(r.get("noise") for r in rows):
         same = [r for r in rows if r.get("noise") == noise]
-        name = "trained from independent seeds" if noise is None else f"generated, noise x {noise:g}"
+        what = "trained from independent seeds" if noise is None else f"generated, noise x {noise:g}"
         chosen = sum(r.get("default") == noise for r in same if noise is not None)
         body.append(
             (
-                name + (f" (chosen for {chosen} of {len(same)} seeds)" if chosen else ""),
+                what + (f" (chosen for {chosen} of {len(same)} seeds)" if chosen else ""),
                 *(spread([r[key] for r in same]) for key in ("one", "ensemble", "disagreement")),
             )
         )
@@ -861,8 +861,11 @@ TABLES: dict[str, Callable[[], str]] = {
     "demo aims": demo_aims,
     "ablations": ablations,
     "headline": headline,
-    "specialists": specialists,
-    "specialists diversity": specialists_diversity,
+    "specialists": lambda: specialists("specialists", "heads with 4 hidden units"),
+    "specialists diversity": lambda: specialists_diversity("specialists"),
+    "specialists cnn": lambda: specialists("specialists_cnn", "CNNs of 213 parameters"),
+    "specialists cnn diversity": lambda: specialists_diversity("specialists_cnn"),
+    "specialists cnn aims": lambda: aims("specialists_cnn"),
     "specialists curve": lambda: specialists_curve("hidden units"),
     "specialists networks": lambda: specialists_curve("networks in the zoo"),
     "specialists images": lambda: specialists_curve("training examples a class"),

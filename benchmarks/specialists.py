@@ -194,6 +194,17 @@ def measure(zoo: Zoo, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
                 yield {"variant": "hypernetwork", "seed": seed, "table": "diversity", "one": accuracy}
 
 
+def least(name: str, wanted: float, of: Callable[[Any], float], of_rows: Sequence[Any]) -> dict[str, Any]:
+    """An aim that the mean over seeds is at least `wanted`."""
+    values = [of(r) for r in of_rows]
+    return aim(name, f"at least {wanted}", values, sum(values) / len(values) >= wanted)
+
+
+def trivial(row: dict[str, Any]) -> float:
+    """The accuracy of the best trivial baseline."""
+    return max(v for n, v in row["baselines"].items() if v is not None and n not in NOT_TRIVIAL)
+
+
 def aims(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     ours = [r for r in rows if r["table"] == "accuracy" and r["variant"] == OURS]
     spread = [
@@ -204,16 +215,9 @@ def aims(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         for variant in ("trained", "hypernetwork")
     )
 
-    def least(name: str, wanted: float, of: Callable[[Any], float], of_rows: Sequence[Any]) -> dict[str, Any]:
-        values = [of(r) for r in of_rows]
-        return aim(name, f"at least {wanted}", values, sum(values) / len(values) >= wanted)
-
     def within(name: str, a: str, b: str) -> dict[str, Any]:
         values = [100 * (r["solvers"][a] - r["solvers"][b]) for r in ours]
         return aim(name, "within 0.5", values, abs(sum(values) / len(values)) <= 0.5)
-
-    def trivial(row: dict[str, Any]) -> float:
-        return max(v for n, v in row["baselines"].items() if v is not None and n not in NOT_TRIVIAL)
 
     pairs = list(zip(spread, trained, strict=True))
     return [
@@ -235,11 +239,12 @@ def aims(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
-def zoo_of(options: argparse.Namespace) -> Zoo:
+def zoo_of(options: argparse.Namespace, recipe: str, changes: dict[str, Any]) -> Zoo:
+    """The canonical zoo that was given, or that of a recipe, built in the folder."""
     if options.zoo:
         return Zoo(options.zoo)
-    built, aligned = options.folder / "specialists", options.folder / "specialists-canonical"
-    build_zoo(read_recipe("specialists", {"dataset": f"{options.images} through {options.backbone}"}), built)
+    built, aligned = options.folder / recipe, options.folder / f"{recipe}-canonical"
+    build_zoo(read_recipe(recipe, changes), built)
     if not (aligned / "zoo.json").exists():
         canonicalize_zoo(Zoo(built), aligned)
     return Zoo(aligned)
@@ -270,7 +275,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         options.folder = options.folder or Path(folder)
         options.folder.mkdir(parents=True, exist_ok=True)
-        for row in measure(zoo_of(options), options):
+        dataset = f"{options.images} through {options.backbone}"
+        for row in measure(zoo_of(options, "specialists", {"dataset": dataset}), options):
             rows.append(row)
             print(row, flush=True)
     seconds, seeds = (
