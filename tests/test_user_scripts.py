@@ -4,6 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 CANON = """
 import torch
 from torch import nn
@@ -32,6 +34,7 @@ print(flow.report().verdict, weightflow.evaluate(nets)["chance"], weightflow.__v
 """
 
 
+@pytest.mark.slow
 def test_scripts_pass_strict_type_checking(tmp_path):
     """One process for both: most of its time goes into reading torch."""
     for name, text in (("with_canon", CANON), ("with_weightflow", WEIGHTFLOW)):

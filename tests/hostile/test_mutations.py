@@ -301,7 +301,7 @@ def examine(code, said, seconds):
     return f"{seconds:.0f} seconds" if seconds > SECONDS else ""
 
 
-COUNTS = pytest.mark.parametrize("count", [30, pytest.param(500, marks=pytest.mark.slow)])
+COUNTS = pytest.mark.parametrize("count", [15, pytest.param(500, marks=pytest.mark.slow)])
 
 
 @COUNTS

@@ -37,7 +37,12 @@ def interrupted_at(monkeypatch, place, count):
 
 
 @pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
+    ("number", "code"),
+    [
+        (signal.SIGTERM, 143),
+        pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow),
+        pytest.param(signal.SIGHUP, 129, marks=pytest.mark.slow),
+    ],
 )
 def test_training_keeps_the_step_at_which_it_was_ended(zoo, tmp_path, number, code):
     out = tmp_path / "run"

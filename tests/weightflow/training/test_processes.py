@@ -62,7 +62,10 @@ def losses(folder):
 SHARDED = pytest.param(
     ("--shard",),
     id="sharded",
-    marks=pytest.mark.skipif(not hasattr(torch.cpu.Stream, "record_event"), reason="an old torch"),
+    marks=[
+        pytest.mark.skipif(not hasattr(torch.cpu.Stream, "record_event"), reason="an old torch"),
+        pytest.mark.slow,
+    ],
 )
 SPLITS = pytest.mark.parametrize("split", [pytest.param((), id="replicated"), SHARDED])
 

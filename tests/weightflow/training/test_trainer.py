@@ -258,6 +258,7 @@ def begin_when_told(zoo, config, folder, ready, go, answers):
         answers.put(str(error))
 
 
+@pytest.mark.slow
 def test_two_processes_in_one_folder_are_one_run(zoo, tiny_config, tmp_path):
     context = multiprocessing.get_context("spawn")
     ready, go, answers = context.Semaphore(0), context.Event(), context.Queue()
