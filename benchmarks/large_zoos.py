@@ -4,7 +4,7 @@ Zoos of 1,000, 10,000 and 100,000 digits MLPs (2,410 parameters; two steps of tr
 networks can do) go through the commands, each in a process of its own. Measured is private memory (RssAnon, every 20 ms): pages of
 mapped files are not counted, as the system drops them when others need the room.
 
-python -m benchmarks.large_zoos [--networks 1000 10000 100000]
+python -m benchmarks.large_zoos [--networks 1000 10000 100000] [--folder FOLDER]
 """
 
 from __future__ import annotations
@@ -75,10 +75,13 @@ def measured(name: str, arguments: list[str]) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--networks", type=int, nargs="+", default=[1_000, 10_000, 100_000])
+    parser.add_argument("--folder", type=Path, help="on a disk with room for the zoos; they do not stay")
     asked = parser.parse_args()
     begin, rows = time.perf_counter(), []
+    if asked.folder:
+        asked.folder.mkdir(parents=True, exist_ok=True)
     for networks in asked.networks:
-        with tempfile.TemporaryDirectory() as temporary:
+        with tempfile.TemporaryDirectory(dir=asked.folder) as temporary:
             for name, arguments in commands(Path(temporary), networks).items():
                 rows.append({"networks": networks, **measured(name, arguments)})
                 print(rows[-1], flush=True)
