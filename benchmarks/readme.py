@@ -179,6 +179,9 @@ def headline() -> str:
     row = _means([r for r in read_result("specialists")["rows"] if r["table"] == "accuracy"])
     add("specialists: 4 hidden units for 10 of 57 classes", row, _best(row["baselines"]), row["chance"],
         row["baselines"]["generalist"])  # fmt: skip
+    row = _means([r for r in read_result("specialists_cnn")["rows"] if r["table"] == "accuracy"])
+    add("CNNs of 213 parameters for 3 to 5 of 10 kinds of clothing", row, _best(row["baselines"]), row["chance"],
+        row["baselines"]["generalist"])  # fmt: skip
     digits = read_result("demo")["rows"][0]
     names = ("zoo_mean_rows", "nearest_rows", "soup_16", "interpolation", "ridge_rows", "nearest_prompt")
     add("MLPs with 6 hidden units for 3 to 6 of 10 digits", {**digits, "accuracy": digits["generated"]}, _best({n: digits[n] for n in names}),
