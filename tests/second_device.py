@@ -77,6 +77,18 @@ def second_device() -> Iterator[torch.device]:
         yield torch.device(NAME, 0)
 
 
+@contextmanager
+def accelerator() -> Iterator[torch.device]:
+    """A real device: the same tests on a machine that has one (`pytest -m gpu`)."""
+    yield torch.device("cuda", 0)
+
+
+another_device = pytest.mark.parametrize(
+    "other",
+    [pytest.param(second_device, id="second"), pytest.param(accelerator, id="cuda", marks=pytest.mark.gpu)],
+)
+
+
 def _compute(func: Any, args: Any, kwargs: Any) -> Any:
     tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
     elsewhere = [tensor for tensor in tensors if isinstance(tensor, Elsewhere)]

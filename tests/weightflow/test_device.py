@@ -5,60 +5,110 @@ import pytest
 import torch
 
 import weightflow
+from canon.cli import console
 from canon.errors import InputError
 from canon.io import checkpoint
-from tests.second_device import second_device
+from tests.second_device import another_device
 from weightflow import datasets
 from weightflow.backbones import read_backbone
 from weightflow.backbones.train import BackboneRecipe, BackboneTrainer
 from weightflow.batched.training import train_many
+from weightflow.cli.main import app
 from weightflow.device import computing_on, usable_device
 from weightflow.report import make_report
 from weightflow.zoo.canonicalize import read_frame
+from weightflow.zoo.network_file import write_network
 
 
-def test_evaluation_is_the_same(zoo):
+def call(*arguments):
+    return console.run_cli(app, [str(a) for a in arguments], name="weightflow")
+
+
+@another_device
+def test_evaluation_is_the_same(zoo, other):
     here = weightflow.evaluate(zoo)
-    with second_device() as device:
+    with other() as device:
         assert weightflow.evaluate(zoo, device=str(device)) == here
 
 
-def test_a_canonical_zoo_is_the_same(raw_zoo, tmp_path):
+@another_device
+def test_a_canonical_zoo_is_the_same(raw_zoo, tmp_path, other):
     here = weightflow.canonicalize(raw_zoo, tmp_path / "here")
-    with second_device() as device:
+    with other() as device:
         there = weightflow.canonicalize(raw_zoo, tmp_path / "there", device=str(device))
     torch.testing.assert_close(there.load(), here.load(), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(read_frame(there), read_frame(here), rtol=1e-4, atol=1e-5)
 
 
-def test_generated_networks_are_the_same(run):
+@another_device
+def test_generated_networks_are_the_same(run, other):
     here = weightflow.load(run).sample("three, seven", 3).state
-    with second_device() as device:
+    with other() as device:
         there = weightflow.load(run, device=str(device)).sample("three, seven", 3).state
     torch.testing.assert_close(there, here, rtol=1e-4, atol=1e-5)
 
 
-def test_trained_networks_are_the_same(zoo, tiny_recipe):
+@another_device
+def test_trained_networks_are_the_same(zoo, tiny_recipe, other):
     data, tasks = datasets.load(zoo.dataset), [record.task for record in zoo.records[:3]]
     recipe = tiny_recipe.training
     here = train_many(zoo.architecture, data, tasks, [0, 1, 2], recipe).state
-    with second_device() as device, computing_on(device):
+    with other() as device, computing_on(device):
         there = train_many(zoo.architecture, data, tasks, [0, 1, 2], recipe).state
     assert {tensor.device.type for tensor in there.values()} == {"cpu"}
     torch.testing.assert_close(there, here, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.slow
-def test_a_report_is_the_same(run):
+@another_device
+def test_a_report_is_the_same(run, other):
     here = make_report(run, 0, 3)
-    with second_device() as device, computing_on(device):
+    with other() as device, computing_on(device):
         there = make_report(run, 0, 3)
     for part in ("accuracy", "trained"):
         mine, other = (found["splits"][found["focus"]][part]["mean"] for found in (here, there))
         assert other == pytest.approx(mine, abs=0.01)
 
 
-def test_a_backbone_is_the_same(tmp_path):
+@another_device
+def test_commands_on_networks_are_the_same(run, zoo, tmp_path, other):
+    """fuse, enhance and transfer, as they are called."""
+    record = zoo.records[0]
+    given = tmp_path / "given.safetensors"
+    write_network(given, zoo.architecture, {n: t[:1] for n, t in zoo.load([0]).items()}, record.classes)
+    arguments = {
+        "fuse": ["fuse", given, given, "--run", run, "--strength", "0.5", "--out"],
+        "enhance": ["enhance", given, "--run", run, "--strength", "0.5", "--out"],
+    }
+    classes = ", ".join(record.classes)
+    transfer = [
+        "transfer",
+        zoo.path,
+        "--dataset",
+        "digits",
+        "--classes",
+        classes,
+        "--epochs",
+        "0,1",
+        "--count",
+        2,
+    ]
+    for name, command in arguments.items():
+        assert call(*command, tmp_path / f"{name}.pt") == 0
+    assert call(*transfer, "--quiet") == 0
+    with other() as device:
+        for name, command in arguments.items():
+            assert call(*command, tmp_path / f"{name}-there.pt", "--device", device) == 0
+        assert call(*transfer, "--quiet", "--device", device) == 0
+    for name in arguments:
+        here, there = (
+            torch.load(tmp_path / f"{name}{where}.pt", weights_only=True) for where in ("", "-there")
+        )
+        torch.testing.assert_close(dict(there), dict(here), rtol=1e-4, atol=1e-5)
+
+
+@another_device
+def test_a_backbone_is_the_same(tmp_path, other):
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (48, 3, 8, 8), dtype=np.uint8)
     np.savez(tmp_path / "images.npz", inputs=images, labels=np.arange(48) % 3)
@@ -72,7 +122,7 @@ def test_a_backbone_is_the_same(tmp_path):
         precision="float32",
     )
     BackboneTrainer(data, recipe, tmp_path / "here.safetensors").run()
-    with second_device() as device, computing_on(device):
+    with other() as device, computing_on(device):
         asked = iter([False, True])
         trainer = BackboneTrainer(data, recipe, tmp_path / "there.safetensors")
         assert trainer.run(stop=lambda: next(asked)) is None

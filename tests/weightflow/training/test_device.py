@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 import torch
 
-from tests.second_device import second_device
+from tests.second_device import another_device
 from weightflow.training.adversarial import AdversaryConfig
 from weightflow.training.augmentation import AugmentConfig
 from weightflow.training.functional_loss import BehaviourConfig
@@ -14,8 +14,9 @@ from weightflow.training.trainer import resume, start
 from .test_trainer import finished_tensors
 
 
+@another_device
 @pytest.mark.parametrize("every_term", [False, True])
-def test_a_run_on_a_second_device_equals_one_on_the_processor(zoo, tiny_config, tmp_path, every_term):
+def test_a_run_on_another_device_equals_one_on_the_processor(zoo, tiny_config, tmp_path, every_term, other):
     if every_term:
         tiny_config = dataclasses.replace(
             tiny_config,
@@ -24,7 +25,7 @@ def test_a_run_on_a_second_device_equals_one_on_the_processor(zoo, tiny_config, 
             behaviour=BehaviourConfig(images=8, beyond=0.5, sampled=0.5, group=2, energy=1.0, straight=1.0),
         )
     start(zoo, tiny_config, tmp_path / "here").run()
-    with second_device() as device:
+    with other() as device:
         trainer = start(zoo, tiny_config, tmp_path / "there", device=str(device))
         assert {p.device for p in trainer.model.parameters()} == {device}
         trainer.run(stop=lambda: trainer.progress.step == 7)
