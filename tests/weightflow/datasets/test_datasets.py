@@ -458,7 +458,9 @@ def test_the_shared_cifar100_images_are_read(tmp_path):
         pytest.skip(f"{path} is missing; set WEIGHTFLOW_SHARED to the folder that has data/cifar100-300.zip")
     data = datasets.load(f"imagefolder:{path}")
     assert data.class_names[:2] == ("apple", "aquarium fish")
-    assert (len(data.train), len(data.validation), len(data.test)) == (18_000, 2_000, 10_000)
+    assert (len(data.train) + len(data.validation), len(data.test)) == (20_000, 10_000)
+    # each image is dealt by its own digest, so that one more changes no other's part
+    assert len(data.validation) == pytest.approx(2_000, abs=150)
 
 
 def test_an_archive_that_is_none_is_named(tmp_path):
