@@ -47,7 +47,7 @@ def main() -> None:
     )
     parser.add_argument("--seeds", type=int, default=3, help="how many seeds")
     parser.add_argument("--first-seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=1000, help="of training")
+    parser.add_argument("--steps", type=int, default=2000, help="of training")
     parser.add_argument("--encoder", default="wordllama", help="of the class names")
     parser.add_argument("--zoo", type=Path, help="a canonical zoo of the recipe")
     parser.add_argument("--folder", type=Path, help="where zoo and runs go; by default they do not stay")
