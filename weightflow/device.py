@@ -43,7 +43,10 @@ def usable_device(name: str | torch.device | None = None) -> torch.device:
         device = torch.device(name)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise InputError(f"device '{name}' cannot be used here: {str(error).splitlines()[0]}") from None
+        reason = str(error).splitlines()[0].split(". ")[0]  # torch goes on with lists and advice
+        raise InputError(
+            f"device '{name}' cannot be used here: {reason}; the choices are cpu, cuda, cuda:1, mps and auto"
+        ) from None
     return device
 
 

@@ -7,6 +7,7 @@ the item of a worker that is killed to another one.
 from __future__ import annotations
 
 import os
+import pickle
 import re
 import socket
 from collections.abc import Callable, Iterator
@@ -43,10 +44,13 @@ class RayCluster(RemoteExecutor):
         _connect(ray, self.workers)
         accelerators = int(self.device != "cpu")
         call: Any = ray.remote(max_retries=RETRIES, num_cpus=1, num_gpus=accelerators)(_call)
-        shared, running = ray.put(function), list[Any]()
+        pack: Callable[[Any], bytes] = (
+            ray.cloudpickle.dumps
+        )  # unpacked where the version is known to be the same
+        shared, running = ray.put(pack(function)), list[Any]()
 
         def submit(item: Any) -> Callable[[], Any]:
-            waiting = call.remote(shared, item, self.device, _version())
+            waiting = call.remote(shared, pack(item), self.device, _version())
             running.append(waiting)
             return lambda: _received(ray, running, waiting)
 
@@ -68,9 +72,11 @@ def _connect(ray: Any, workers: int) -> None:
     _require_answer(address or "")
     try:
         ray.init(log_to_driver=False, logging_level="error", **own)
-    except (ConnectionError, RuntimeError) as error:
+    except (ConnectionError, RuntimeError, ray.exceptions.AuthenticationError) as error:
+        reason = next((line for line in str(error).splitlines() if line), type(error).__name__)
         raise InputError(
-            f"no Ray cluster answers at {ADDRESS}={address}: {str(error).splitlines()[0]}"
+            f"the Ray cluster at {ADDRESS}={address} cannot be joined: {reason}; is it a cluster of Ray "
+            f"{ray.__version__}, and, where it asks for a token (RAY_AUTH_MODE=token), is that set here too?"
         ) from error
 
 
@@ -92,9 +98,10 @@ def _received(ray: Any, running: list[Any], waiting: Any) -> Any:
         running.remove(waiting)
         return result
     except ray.exceptions.RayTaskError as error:
-        if isinstance(error.cause, ModuleNotFoundError):
+        # what cannot be imported before the work begins is told as text
+        if lacking := re.search(r"No module named '([\w.]+)'", str(error)):
             raise InputError(
-                f"a worker of the Ray cluster lacks the package '{error.cause.name}'; install weightflow=={_version()} "
+                f"a worker of the Ray cluster lacks the package '{lacking[1]}'; install weightflow=={_version()} "
                 "and the same plug-ins on every machine"
             ) from error
         raise error.cause if isinstance(error.cause, (InputError, WorkError)) else error from None
@@ -111,7 +118,7 @@ def _version() -> str:
     return weightflow.__version__
 
 
-def _call(function: Callable[[Item], Result], item: Item, device: str, version: str) -> Result:
+def _call(function: bytes, item: bytes, device: str, version: str) -> Any:
     if version != _version():
         raise InputError(
             f"a worker of the Ray cluster has weightflow {_version()} and this process {version}; install the same "
@@ -120,4 +127,4 @@ def _call(function: Callable[[Item], Result], item: Item, device: str, version: 
     from weightflow.device import computing_on
 
     with computing_on(device):
-        return function(item)
+        return pickle.loads(function)(pickle.loads(item))

@@ -139,7 +139,7 @@ def test_a_cluster_that_does_not_answer_is_named(monkeypatch):
 
 def test_a_worker_of_another_version_is_named():
     with pytest.raises(InputError, match=r"has weightflow 0\.2\.\d and this process 9\.9; install the same"):
-        ray_cluster._call(square, 1, "cpu", "9.9")
+        ray_cluster._call(b"not read", b"not read", "cpu", "9.9")
 
 
 def made(flow, folder, executor):
